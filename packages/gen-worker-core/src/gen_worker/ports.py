@@ -1,0 +1,181 @@
+"""What a call needs from the place it runs in.
+
+A host (a laptop, a worker, a test) is one `Ports` record. `RequestContext` and the engine talk to
+these protocols and to nothing else. File, model and publish ports are coroutines; blocking work is
+the implementer's to move off the loop. Telemetry is the exception: `Events.emit` is a plain call
+that never blocks and never raises, because authors emit from inner loops.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from gen_worker.events import Telemetry
+    from gen_worker.spec import Binding
+    from gen_worker.types import Asset, Tensors
+
+__all__ = [
+    "Events",
+    "FileLimits",
+    "Files",
+    "Models",
+    "OutputStream",
+    "Ports",
+    "Publisher",
+    "SaveOptions",
+    "drive",
+]
+
+T = TypeVar("T")
+
+
+class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an input file may be. Comes from the annotation and the host, never from the payload."""
+
+    max_bytes: int = 200 * 1024 * 1024
+    mime_prefix: str = ""
+    """`image/` for an `ImageAsset` and so on; empty allows any."""
+    allowed_mime_types: tuple[str, ...] = ()
+    max_width: int | None = None
+    max_height: int | None = None
+    max_pixels: int | None = None
+
+
+class SaveOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How an output is stored."""
+
+    must_create: bool = False
+    """Fail with `FileExistsError` when the ref exists already."""
+    expected_size_bytes: int | None = None
+    mime_type: str | None = None
+    checkpoint_format: str | None = None
+    """Set for model weights; the answer is then a `Tensors` instead of an `Asset`."""
+    metadata: Mapping[str, Any] | None = None
+    """`produced_by_kind`, `step_number`, … as `ctx.save_checkpoint` documents them."""
+
+
+class OutputStream(Protocol):
+    """A file being written piece by piece; see `ctx.open_output_stream`."""
+
+    bytes_written: int
+    bytes_uploaded: int
+    stream_mode: str
+
+    def write(self, data: bytes | bytearray | memoryview) -> int: ...
+    def flush(self) -> None: ...
+    def finalize(self) -> Asset | Tensors:
+        """Store the file under its ref. Called at most once."""
+        ...
+
+    def abort(self) -> None:
+        """Discard everything written. Called at most once, and not after `finalize`."""
+        ...
+
+
+class Files(Protocol):
+    """Where inputs come from and outputs go. One instance per host, called once per file."""
+
+    async def materialize(
+        self, value: Asset | Tensors, limits: FileLimits, *, request_id: str
+    ) -> Asset | Tensors:
+        """Return a copy of `value` with `local_path`, size, digest and type filled in.
+
+        Raises:
+            ValidationError: The file is not what the limits allow.
+            InputTooLargeError: It is larger than the limits allow.
+            ArtifactTransferError: It could not be fetched.
+        """
+        ...
+
+    async def save(
+        self, ref: str, source: bytes | Path, options: SaveOptions, *, request_id: str
+    ) -> Asset | Tensors:
+        """Store one finished output under `ref`."""
+        ...
+
+    async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> OutputStream:
+        """Start an output that is written piece by piece."""
+        ...
+
+    async def release(self, request_id: str) -> None:
+        """Forget whatever was kept for one request; called exactly once, when it has ended."""
+        ...
+
+
+class Events(Protocol):
+    """Where telemetry goes. Called from any thread, must not block, must not raise."""
+
+    def emit(self, event: Telemetry) -> None: ...
+
+
+class Models(Protocol):
+    """How a declared binding becomes a live object."""
+
+    async def prepare(self, binding: Binding, choice: Mapping[str, Any], annotation: Any) -> object:
+        """Resolve and fetch, holding no slot.
+
+        Args:
+            binding: What the author declared.
+            choice: What to load: `{ref, tag, flavor, provider, …}` as `Binding.choose` returned.
+            annotation: The type of the receiving parameter; `Any` when it has none.
+
+        Returns:
+            A token that `lease` understands.
+
+        Raises:
+            ModelResolutionError: There is no such model, or it cannot be had here.
+        """
+        ...
+
+    def lease(self, prepared: object, *, device: str) -> AbstractAsyncContextManager[object]:
+        """Give the loaded object for the time of one call (or of one `setup`), inside a slot."""
+        ...
+
+    async def escalate(self, prepared: list[object], error: BaseException) -> bool:
+        """After out-of-memory: make the leased models need less. False = nothing left to try."""
+        ...
+
+
+class Publisher(Protocol):
+    """How a job's files become a new revision of a repository."""
+
+    async def open(self, destination: str, *, request_id: str, **spec: Any) -> object: ...
+    async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]: ...
+    async def finalize(self, session: object, **manifest: Any) -> Mapping[str, Any]: ...
+    async def abort(self, session: object) -> None: ...
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits for an event loop, without one.
+
+    Raises:
+        RuntimeError: It did wait; the host needs an event loop and its own `Ports.run`.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError(
+        "this port waits on an event loop: give the host's `Ports` a `run` of its own"
+    )
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """One host."""
+
+    files: Files
+    events: Events
+    models: Models
+    publisher: Publisher | None = None
+    """None: publishing answers `{"ok": False, "skipped": True, …}`."""
+    run: Callable[[Coroutine[Any, Any, Any]], Any] = drive
+    """Runs a port's coroutine for a blocking caller (`ctx.save_bytes`) in the handler's thread."""
