@@ -1,0 +1,161 @@
+"""How the first word of the command line becomes a command.
+
+Start-up time is part of this command's contract, so nothing is imported before it is known to be
+needed: the list of commands and its help text are plain data, and argparse, msgspec and the
+author's project are loaded by the one command that was asked for.
+
+A command is a module `gen_worker.cli.<name>` with two functions:
+
+- `configure(parser: argparse.ArgumentParser) -> None` adds its options. A positional called
+  `tokens` (`nargs="*"`) may be mixed with options and also receives everything behind `--`.
+- `main(args: argparse.Namespace) -> int` runs it and returns the exit code. It raises
+  `gen_worker.cli.failures.UsageError` (exit 2) or any other `WorkerError` (its own exit code);
+  the message is printed as `gen-worker <name>: <message>`, without a traceback.
+
+Its module level imports only what `--help` needs: argparse types under `TYPE_CHECKING`, nothing of
+msgspec, asyncio or rich.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import ModuleType
+
+__all__ = ["COMMANDS", "Command", "build_parser", "dispatch", "find_command"]
+
+
+class Command(NamedTuple):
+    name: str
+    help: str
+    """What it does, in a few words; shown by `gen-worker --help`."""
+
+    def load(self) -> ModuleType:
+        import importlib
+
+        return importlib.import_module(f"gen_worker.cli.{self.name}")
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("run", "call one function once and print what it answers"),
+    Command("serve", "keep an endpoint loaded and answer requests"),
+    Command("invoke", "send a request to a running serve"),
+    Command("repl", "try functions interactively"),
+    Command("describe", "print what the endpoint offers, as JSON"),
+    Command("prefetch", "download the declared models"),
+    Command("build", "generate what an image build needs"),
+    Command("init", "start a new endpoint project"),
+    Command("doctor", "find what would stop this endpoint from running here"),
+    Command("env", "list every setting with its value and meaning"),
+    Command("completion", "print a shell completion script"),
+)
+
+_USAGE = "usage: gen-worker [--help] [--version] COMMAND ..."
+_INTERRUPTED = 130
+_USAGE_EXIT = 2
+
+
+def find_command(name: str) -> Command | None:
+    return next((command for command in COMMANDS if command.name == name), None)
+
+
+def build_parser(command: Command) -> argparse.ArgumentParser:
+    import argparse
+
+    module = command.load()
+    parser = argparse.ArgumentParser(
+        prog=f"gen-worker {command.name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    return parser
+
+
+def dispatch(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` (default: the process's arguments) names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        print(_help_text(), file=sys.stderr)
+        return _USAGE_EXIT
+    first, *rest = words
+    if first in ("-h", "--help"):
+        print(_help_text())
+        return 0
+    if first == "--version":
+        return _print_version()
+    command = find_command(first)
+    if command is None:
+        print(_unknown(first), file=sys.stderr)
+        return _USAGE_EXIT
+    return _run(command, rest)
+
+
+def _run(command: Command, words: list[str]) -> int:
+    try:
+        return int(command.load().main(parse(command, words)))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); a second failure at exit would be noise.
+        from gen_worker.cli.output import abandon_stdout
+
+        abandon_stdout()
+        return 1
+    except Exception as error:
+        from gen_worker.cli.failures import report
+
+        return report(command.name, error)
+
+
+def parse(command: Command, words: list[str]) -> argparse.Namespace:
+    """Parse a command's words; `tokens` may stand between options, and anywhere after `--`."""
+    parser = build_parser(command)
+    if "--" not in words:
+        return parser.parse_intermixed_args(words)
+    end = words.index("--")
+    args = parser.parse_intermixed_args(words[:end])
+    literal = words[end + 1 :]
+    if literal and not hasattr(args, "tokens"):
+        parser.error(f"unrecognized arguments: {' '.join(literal)}")
+    if literal:
+        args.tokens = [*args.tokens, *literal]
+    return args
+
+
+def _help_text() -> str:
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"  {command.name:<{width}}  {command.help}" for command in COMMANDS]
+    return "\n".join(
+        [
+            _USAGE,
+            "",
+            "Write a function, run it, serve it as an AI endpoint.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`gen-worker COMMAND --help` explains one command.",
+        ]
+    )
+
+
+def _unknown(word: str) -> str:
+    import difflib
+
+    kind = "option" if word.startswith("-") else "command"
+    close = difflib.get_close_matches(word, [command.name for command in COMMANDS], n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "see gen-worker --help"
+    return f"{_USAGE}\ngen-worker: unknown {kind} {word!r}: {hint}"
+
+
+def _print_version() -> int:
+    from gen_worker.cli.version import sdk_version
+
+    print(f"gen-worker {sdk_version()}")
+    return 0

@@ -1,0 +1,34 @@
+"""How a command that failed tells its user: one line, or one per mistake, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from gen_worker.errors import WorkerError, classify
+
+__all__ = ["UsageError", "report"]
+
+
+class UsageError(WorkerError, ValueError):
+    """The command line, the payload or the project is not as it has to be. Exit code 2."""
+
+
+def report(command: str, error: Exception) -> int:
+    """Print an error of a command on stderr and return its exit code.
+
+    Raises:
+        Exception: `error` itself, when it is none of ours: that is a defect and needs its
+            traceback.
+    """
+    if not isinstance(error, WorkerError):
+        raise error
+    for line in _lines(error):
+        print(f"gen-worker {command}: {line}", file=sys.stderr)
+    return classify(error, origin="input").exit_code
+
+
+def _lines(error: WorkerError) -> list[str]:
+    problems = getattr(error, "problems", ())
+    if not problems:
+        return [str(error) or type(error).__name__]
+    return [str(problem) for problem in problems]

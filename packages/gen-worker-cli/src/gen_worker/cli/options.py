@@ -1,0 +1,42 @@
+"""Options several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_host_options", "add_project_options"]
+
+
+def add_project_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--config` and `--module`, which `gen_worker.cli.project.open_endpoint` reads."""
+    parser.add_argument(
+        "--config",
+        metavar="PATH",
+        help="the project's endpoint.toml (default: ./endpoint.toml); its folder is the project",
+    )
+    parser.add_argument(
+        "--module",
+        metavar="MODULE",
+        help="import this module instead of endpoint.toml's `main`; the project is the current "
+        "directory and needs no endpoint.toml",
+    )
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--offline`, `--device` and `--allow-publish`: what the local host may do."""
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="never use the network; a model that is not on this machine ends with exit code 3",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", default=None, help="what ctx.device is, such as cpu or cuda:1"
+    )
+    parser.add_argument(
+        "--allow-publish",
+        action="store_true",
+        help="really publish; without it publishing calls only report what they would do",
+    )
