@@ -17,6 +17,7 @@ __all__ = [
     "CanceledError",
     "DeadlineExceededError",
     "Disposition",
+    "DuplicateRequestError",
     "Failure",
     "FatalError",
     "FunctionUnavailableError",
@@ -150,6 +151,10 @@ class OverloadedError(RetryableError):
         self.retry_after_s = retry_after_s
 
 
+class DuplicateRequestError(WorkerError):
+    """A call with this request id is running already; it goes on undisturbed."""
+
+
 class FunctionUnavailableError(WorkerError):
     """The function exists but cannot run on this worker."""
 
@@ -232,6 +237,9 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     CanceledError: Disposition("canceled", False, 499, 130, "canceled"),
     OverloadedError: Disposition("worker_overloaded", True, 429, 1, "worker busy"),
     RetryableError: Disposition("retryable", True, 503, 1, "retryable error"),
+    DuplicateRequestError: Disposition(
+        "duplicate_request_id", False, 409, 1, "duplicate request id"
+    ),
     HardwareUnmetError: Disposition("hardware_unmet", False, 503, 1, "hardware unmet"),
     FunctionUnavailableError: Disposition(
         "function_unavailable", False, 503, 1, "function unavailable"
