@@ -1,0 +1,113 @@
+"""Paired measurements: ours and a peer in alternating blocks, and the median of their ratios.
+
+A single figure from a shared machine means nothing; two figures from neighbouring moments of one run
+can be divided. A result is a row: what was measured, the peer and the file it lives in, both
+medians, the ratio with its quartiles, the number of blocks and the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCKS = 14
+"""The least number of blocks a result may rest on."""
+
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+
+
+class Row(NamedTuple):
+    """One result. `ours` and `peer` are medians in `unit`; `ratio` is the median of block ratios."""
+
+    name: str
+    unit: str
+    ours: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+    blocks: int
+    peer_source: str
+    goal: str = ""
+    is_met: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {None: "", True: "  met", False: "  MISSED"}[self.is_met]
+        return (
+            f"{self.name:<44} {self.ours:>10.3f} {self.peer:>10.3f} {self.unit:<5}"
+            f" x{self.ratio:.2f} [{self.low:.2f}-{self.high:.2f}] n={self.blocks}"
+            f"  {self.goal}{verdict}"
+        )
+
+
+def paired(
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    *,
+    unit: str,
+    peer_source: str,
+    blocks: int = BLOCKS,
+    goal: str = "",
+    passes: Callable[[float, float, float], bool] | None = None,
+) -> Row:
+    """Measure both in turn and return the row.
+
+    Args:
+        name: What is measured.
+        ours: Measures one block and returns a figure in `unit`.
+        peer: The same for the peer.
+        unit: Of both figures.
+        peer_source: File of this repository the peer's code is in.
+        blocks: How many pairs count; two more run first and are thrown away.
+        goal: The bar, in words.
+        passes: Whether `(ours, peer, ratio)` meets it.
+    """
+    mine: list[float] = []
+    theirs: list[float] = []
+    for index in range(blocks + 2):
+        pair = (ours(), peer()) if index % 2 else (peer(), ours())[::-1]
+        if index >= 2:
+            mine.append(pair[0])
+            theirs.append(pair[1])
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    a, b, ratio = statistics.median(mine), statistics.median(theirs), statistics.median(ratios)
+    met = passes(a, b, ratio) if passes else None
+    return Row(name, unit, a, b, ratio, low, high, blocks, peer_source, goal, met)
+
+
+def machine() -> dict[str, object]:
+    """Return what the figures depend on."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        pass
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def save(name: str, rows: list[Row]) -> None:
+    """Print the rows, and with `--save` keep them as `bench/results/<name>.json`."""
+    for row in rows:
+        print(row)
+    if "--save" in sys.argv:
+        os.makedirs(RESULTS, exist_ok=True)
+        document = {"machine": machine(), "rows": [row._asdict() for row in rows]}
+        with open(os.path.join(RESULTS, f"{name}.json"), "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2)
+            file.write("\n")

@@ -1,0 +1,74 @@
+"""Addresses a server listens on and a client connects to."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import NamedTuple
+
+from gen_worker.errors import ValidationError
+
+__all__ = ["TcpAddress", "UnixAddress", "parse_address"]
+
+_LOOPBACK = "127.0.0.1"
+
+
+class UnixAddress(NamedTuple):
+    """A unix socket, by absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def is_private(self) -> bool:
+        """Always: the socket file is readable by its owner alone."""
+        return True
+
+
+class TcpAddress(NamedTuple):
+    """A TCP listener or peer."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> UnixAddress | TcpAddress:
+    """Read `tcp://host:port`, `unix:///path` or a bare path.
+
+    An empty TCP host means the loopback interface: other machines are let in only by naming an
+    address such as `0.0.0.0`.
+
+    Raises:
+        ValidationError: The text is none of these.
+    """
+    if text.startswith("tcp://"):
+        return _tcp(text)
+    path = text.removeprefix("unix://")
+    if not path or "\0" in path:
+        raise ValidationError(
+            f"{text!r} is no address: give tcp://host:port, unix:///path or a path"
+        )
+    return UnixAddress(os.path.abspath(path))
+
+
+def _tcp(text: str) -> TcpAddress:
+    host, colon, port = text.removeprefix("tcp://").rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host:
+        raise ValidationError(f"{text!r} is no TCP address: write tcp://host:port, port 0 to 65535")
+    return TcpAddress(host.removeprefix("[").removesuffix("]") or _LOOPBACK, int(port))
