@@ -1,7 +1,7 @@
 """Paired measurements: ours and a peer in alternating blocks, and the median of their ratios.
 
-A single figure from a shared machine means nothing; two figures from neighbouring moments of one run
-can be divided. A result is a row: what was measured, the peer and the file it lives in, both
+A single figure from a shared machine means nothing; two figures from neighbouring moments of one
+run can be divided. A result is a row: what was measured, the peer and the file it lives in, both
 medians, the ratio with its quartiles, the number of blocks and the machine.
 """
 
@@ -24,7 +24,7 @@ RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
 
 
 class Row(NamedTuple):
-    """One result. `ours` and `peer` are medians in `unit`; `ratio` is the median of block ratios."""
+    """One result: medians in `unit`, and the median of the block ratios with its quartiles."""
 
     name: str
     unit: str
