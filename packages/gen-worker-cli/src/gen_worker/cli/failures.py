@@ -12,6 +12,16 @@ __all__ = ["UsageError", "report"]
 class UsageError(WorkerError, ValueError):
     """The command line, the payload or the project is not as it has to be. Exit code 2."""
 
+    def __init__(self, message: str, *, problems: tuple[str, ...] = ()) -> None:
+        """Keep the mistakes apart.
+
+        Args:
+            message: What is wrong and how to mend it.
+            problems: One line per mistake, when there may be several.
+        """
+        super().__init__(message)
+        self.problems = problems
+
 
 def report(command: str, error: Exception) -> int:
     """Print an error of a command on stderr and return its exit code.

@@ -22,7 +22,7 @@ def divert_stdout() -> BinaryIO:
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return results  # type: ignore[return-value]  # unbuffered binary files are RawIOBase
+    return results
 
 
 def abandon_stdout() -> None:
