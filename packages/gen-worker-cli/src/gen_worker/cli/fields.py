@@ -60,10 +60,11 @@ def payload_fields(spec: FunctionSpec) -> tuple[Field, ...]:
 
 
 def struct_fields(struct: Any) -> tuple[Field, ...]:
-    bindings = node_of(struct).bindings
+    record = node_of(struct)
+    required = {field.name for field in msgspec.structs.fields(record.type) if field.required}
     return tuple(
-        Field(field.encode_name, node_of(field.type, bindings), field.required, field.name)
-        for field in msgspec.structs.fields(struct)
+        Field(field.encoded_name, field.node, field.name in required, field.name)
+        for field in fields_of(record)
     )
 
 
@@ -103,8 +104,8 @@ def children(node: Node) -> dict[str, Node] | None:
     found: dict[str, Node] = {}
     for member in members(node):
         if member.kind == "record" and not _is_array(member.type):
-            for field in fields_of(member.type):
-                found[field.encoded_name] = node_of(field.annotation, member.bindings)
+            for field in fields_of(member):
+                found[field.encoded_name] = field.node
         elif member.kind == "mapping":
             inner = (node_of(child, member.bindings) for child in member.children)
             found["*"] = next(inner, OPEN)
