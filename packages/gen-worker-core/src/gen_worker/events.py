@@ -24,6 +24,7 @@ __all__ = [
     "Started",
     "Telemetry",
     "Timings",
+    "context_record",
 ]
 
 
@@ -114,3 +115,30 @@ Telemetry = Started | Progress | Log | Emitted | Metric
 """May be shed under load, counted; never blocks the call."""
 
 Event = Started | Progress | Log | Emitted | Metric | Delta | Result | Failed
+
+
+def context_record(event: Event) -> dict[str, Any] | None:
+    """Return what the author reported, in the one shape every text transport writes.
+
+    Returns:
+        `{"payload", "request_id", "timestamp", "type"}`, keys sorted; None for events that do not
+        come from the author's context.
+    """
+    match event:
+        case Progress():
+            stage = {} if event.stage is None else {"stage": event.stage}
+            payload: dict[str, Any] = {"progress": event.progress, **stage}
+            name = "request.progress"
+        case Log():
+            payload = {"level": event.level, "message": event.message}
+            name = "request.log"
+        case Emitted():
+            payload, name = event.payload, event.type
+        case _:
+            return None
+    return {
+        "payload": payload,
+        "request_id": event.request_id,
+        "timestamp": event.at,
+        "type": name,
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -139,6 +140,8 @@ def _bind_private(own: str, path: str) -> socket.socket:
 
 def _clear_leftover(path: str) -> None:
     """Remove a socket nobody listens on any more; refuse when somebody does."""
+    if not _is_socket(path):
+        raise AddressInUseError(f"{path!r} is no socket: move it away, or give another --socket")
     if _answers(path):
         raise AddressInUseError(
             f"another server is listening on {path!r}: stop it, or give another --socket"
@@ -154,6 +157,13 @@ def _clear_leftover(path: str) -> None:
     os.unlink(moved)
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True  # gone in the meantime: the next attempt takes the place
+
+
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
@@ -163,10 +173,6 @@ def _answers(path: str) -> bool:
             return False
         except BlockingIOError:
             return True
-        except OSError as error:
-            raise AddressInUseError(
-                f"{path!r} is no socket ({error}): move it away, or give another --socket"
-            ) from error
         return True
 
 

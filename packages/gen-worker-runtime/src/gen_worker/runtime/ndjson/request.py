@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.errors import OutputTooLargeError, classify
-from gen_worker.events import Delta, Emitted, Failed, Log, Progress, Result
+from gen_worker.events import Delta, Failed, Result, context_record
 from gen_worker.runtime.engine import Invocation
 from gen_worker.runtime.ndjson import frames
 
@@ -137,24 +137,5 @@ def _as_frame(event: Event) -> tuple[str, object] | None:
     """Name a value of the stream; None for what clients do not see."""
     if isinstance(event, Delta):
         return ("yield", event.value)
-    if isinstance(event, Progress):
-        stage = {} if event.stage is None else {"stage": event.stage}
-        payload = {"progress": event.progress} | stage
-        return ("context", _context_event("request.progress", payload, event))
-    if isinstance(event, Log):
-        payload = {"message": event.message, "level": event.level}
-        return ("context", _context_event("request.log", payload, event))
-    if isinstance(event, Emitted):
-        return ("context", _context_event(event.type, event.payload, event))
-    return None
-
-
-def _context_event(
-    kind: str, payload: dict[str, object], event: Progress | Log | Emitted
-) -> dict[str, object]:
-    return {
-        "payload": payload,
-        "request_id": event.request_id,
-        "timestamp": event.at,
-        "type": kind,
-    }
+    record = context_record(event)
+    return None if record is None else ("context", record)

@@ -1,0 +1,102 @@
+"""Frames decode strictly, and every malformed line is a `ValueError` that says why."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_worker.errors import (
+    CanceledError,
+    DeadlineExceededError,
+    ModelResolutionError,
+    OverloadedError,
+    UnknownFunctionError,
+    ValidationError,
+    classify,
+)
+from gen_worker.runtime.ndjson import frames
+
+
+def test_a_request_keeps_its_payload_as_written() -> None:
+    frame = frames.decode_frame(
+        b'{"function":"f","payload":{"a": 1},"request_id":"r","stream":true}'
+    )
+    assert frame.function == "f"
+    assert bytes(frame.payload) == b'{"a": 1}'
+    assert (frame.request_id, frame.stream, frame.keep_alive) == ("r", True, False)
+
+
+def test_a_cancel_names_its_request() -> None:
+    frame = frames.decode_frame(b'{"cancel":{"request_id":"r"}}')
+    assert frame.cancel is not None
+    assert frame.cancel.request_id == "r"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"", "not one JSON object"),
+        (b"{", "not one JSON object"),
+        (b'{"function":"f"} {}', "not one JSON object"),
+        (b"[]", "bad frame"),
+        (b"{}", "give `function`"),
+        (b'{"function":7}', "bad frame"),
+        (b'{"function":"f","stream":"yes"}', "bad frame"),
+        (b'{"cancel":{}}', "bad frame"),
+        (b'{"function":"\xff"}', "UTF-8|not one JSON"),
+        (b'{"function":"f","payload":' + b"[" * 5000, "nested|not one JSON"),
+    ],
+)
+def test_malformed_lines_are_refused(line: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        frames.decode_frame(line)
+
+
+@given(st.binary())
+def test_any_bytes_decode_or_are_refused(line: bytes) -> None:
+    try:
+        frame = frames.decode_frame(line)
+    except ValueError:
+        return
+    assert frame.function or frame.cancel
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(json_values, st.none() | st.text())
+def test_every_line_is_one_json_object_on_one_line(value: object, request_id: str | None) -> None:
+    lines = [
+        frames.event_line("yield", value, request_id),
+        frames.answer_line([("result", value)], request_id),
+        frames.done_line(request_id),
+        frames.error_line(classify(ValueError("no\nway")), request_id),
+    ]
+    for line in lines:
+        assert line.endswith(b"\n")
+        assert line.count(b"\n") == 1
+        assert json.loads(line).get("request_id") == request_id
+        assert ("request_id" in json.loads(line)) == (request_id is not None)
+    assert json.loads(lines[0])["value"] == value
+
+
+@pytest.mark.parametrize(
+    ("error", "origin", "kind"),
+    [
+        (ValidationError("x"), "input", "usage"),
+        (ValidationError("x"), "handler", "user_exception"),
+        (KeyError("x"), "handler", "user_exception"),
+        (UnknownFunctionError("x"), "input", "not_found"),
+        (ModelResolutionError("x"), "input", "model_resolution"),
+        (CanceledError(), "handler", "canceled"),
+        (DeadlineExceededError(), "handler", "canceled"),
+        (OverloadedError(), "input", "overloaded"),
+    ],
+)
+def test_error_kinds(error: Exception, origin: str, kind: str) -> None:
+    assert frames.error_kind(classify(error, origin=origin)) == kind  # type: ignore[arg-type]
