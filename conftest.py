@@ -1,0 +1,57 @@
+"""What every test run of the workspace shares: the shadowing check and the `--seeds` option."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).resolve().parent / "packages"
+INSTALLED_SWITCH = "GEN_WORKER_TEST_INSTALLED"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="give each test marked `chaos` the seeds 0 to N-1 (default: 3)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    strays = [] if os.environ.get(INSTALLED_SWITCH) else stray_directories()
+    if strays:
+        raise pytest.UsageError(
+            "`gen_worker` would be imported from outside this checkout: "
+            + ", ".join(map(repr, strays))
+            + ". Remove that installation (`pip uninstall gen-worker gen-worker-core ...`) or run"
+            " the tests in the workspace's own environment (`uv run --extra dev pytest`); to test"
+            f" installed wheels on purpose set {INSTALLED_SWITCH}=1"
+        )
+    if config.pluginmanager.hasplugin("hypothesispytest") and not os.environ.get("CI"):
+        _lift_deadlines()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames and metafunc.definition.get_closest_marker("chaos"):
+        metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
+
+
+def stray_directories() -> list[str]:
+    """List the directories outside `packages/*/src` which `gen_worker` is spread over."""
+    try:
+        root = importlib.import_module("gen_worker")
+    except ModuleNotFoundError:
+        return []
+    parts = [Path(part).resolve() for part in root.__path__]
+    return [str(part) for part in parts if part.parents[2] != PACKAGES]
+
+
+def _lift_deadlines() -> None:
+    # A busy machine makes single examples slow; Hypothesis' own profile for CI lifts this too.
+    from hypothesis import settings
+
+    settings.register_profile("workspace", deadline=None)
+    settings.load_profile("workspace")
