@@ -1,23 +1,17 @@
-"""What hardware a function needs, and what a host lacks to run it."""
+"""What hardware a function needs. Whether a host has it: `gen_worker.host_requirements`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-__all__ = [
-    "Gpu",
-    "HostFacts",
-    "HostGap",
-    "HostGapReason",
-    "ResourceRequirements",
-    "Resources",
-    "is_importable",
-    "missing_host_requirements",
-]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ResourceRequirements", "Resources"]
 
 Accelerator = Literal["cuda", "none"]
 VramFit = Literal["full_model", "largest_component"]
@@ -326,95 +320,3 @@ def _as_number(value: object, *, may_be_text: bool) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-class Gpu(NamedTuple):
-    """One GPU of a host."""
-
-    vram_gb: float
-    """Total, in GiB."""
-    compute_capability: float | None = None
-    """Such as 8.9; None when it could not be read."""
-
-
-class HostFacts(NamedTuple):
-    """What a host has to offer."""
-
-    gpus: tuple[Gpu, ...] = ()
-
-
-HostGapReason = Literal[
-    "cuda_unavailable",
-    "compute_capability_unmet",
-    "insufficient_vram",
-    "missing_optional_library",
-]
-
-
-class HostGap(NamedTuple):
-    """One reason why a function cannot run on a host."""
-
-    reason: HostGapReason
-    detail: str
-
-
-def is_importable(library: str) -> bool:
-    """Tell whether a module, or a distribution of that name, is installed; imports nothing.
-
-    Case does not matter: `pil`, `Pillow` and `flash-attn` are all found.
-    """
-    import importlib.util
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    module = library.replace("-", "_").partition(".")[0]
-    for spelling in (module, module.lower(), module.upper()):
-        try:
-            if importlib.util.find_spec(spelling) is not None:
-                return True
-        except (ImportError, ValueError):
-            continue
-    try:
-        distribution(library)
-    except (PackageNotFoundError, ValueError):
-        return False
-    return True
-
-
-def missing_host_requirements(
-    resources: Resources | ResourceRequirements,
-    host: HostFacts,
-    *,
-    has_library: Callable[[str], bool] = is_importable,
-) -> tuple[HostGap, ...]:
-    """Return why `host` cannot run the function; empty when it can.
-
-    With several GPUs one that fulfils everything is enough. The first entry is the reason to
-    report, the rest is for whoever mends the host.
-    """
-    gaps = [gap] if (gap := _gpu_gap(resources, host.gpus)) is not None else []
-    missing = [name for name in resources.required_libraries if not has_library(name)]
-    if missing:
-        detail = f"not importable: {', '.join(missing)}"
-        gaps.append(HostGap("missing_optional_library", detail))
-    return tuple(gaps)
-
-
-def _gpu_gap(resources: Resources | ResourceRequirements, gpus: Sequence[Gpu]) -> HostGap | None:
-    if not resources.needs_gpu:
-        return None
-    if not gpus:
-        return HostGap("cuda_unavailable", "a CUDA GPU is needed, none was found")
-    capability = resources.min_compute_capability
-    if capability is not None:
-        found = [gpu.compute_capability for gpu in gpus]
-        gpus = [gpu for gpu in gpus if (gpu.compute_capability or 0.0) >= capability]
-        if not gpus:
-            best = max((value for value in found if value is not None), default="unknown")
-            detail = f"compute capability {capability} is needed, the best found is {best}"
-            return HostGap("compute_capability_unmet", detail)
-    vram_gb = resources.min_vram_gb
-    largest_gb = max(gpu.vram_gb for gpu in gpus)
-    if vram_gb is not None and largest_gb < vram_gb:
-        detail = f"{vram_gb:g} GiB of VRAM are needed, the largest fitting GPU has {largest_gb:g}"
-        return HostGap("insufficient_vram", detail)
-    return None

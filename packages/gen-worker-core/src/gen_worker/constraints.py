@@ -1,0 +1,138 @@
+"""Markers that an author puts on payload fields to bound what a caller may send.
+
+`Annotated[int, Clamp(1, 50)]` pulls a number into its range, `Annotated[ImageAsset,
+AssetLimits(max_bytes=…)]` bounds a file. What refuses values instead (`ge`, `le`, `min_length`,
+`pattern`, …) is `msgspec.Meta`, checked while decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from gen_worker.transforms import Leaf, Transform, compile_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.annotations import Metadata
+
+__all__ = ["AssetLimits", "Clamp", "compile_clamps"]
+
+_TRUNCATING = ("truncate", "trunc", "down", "floor")
+
+
+class Clamp(msgspec.Struct, frozen=True):
+    """Pulls a number into `min`..`max` instead of refusing it.
+
+    Applied after decoding, in nested structs, lists and mapping values too; the bounds become
+    `minimum` and `maximum` in the JSON schema. None, bools and anything that is no number stay as
+    they are; infinities and NaN become `max`. `ValueError` when the range is empty.
+    """
+
+    min: float
+    max: float
+    cast: Literal["", "int", "float"] = ""
+    """Type of the result; empty keeps int or float as the caller sent it."""
+    round: str = "half_up"
+    """With `cast="int"`: `half_up` rounds 0.5 up, `truncate` cuts towards zero."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("min", "max"):
+            bound = getattr(self, name)
+            if isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound:
+                problems.append(f"{name} must be a number, not {bound!r}")
+        if not problems and self.min > self.max:
+            problems.append(f"min {self.min!r} is above max {self.max!r}")
+        if self.cast not in ("", "int", "float"):
+            problems.append(f'cast must be "int", "float" or empty, not {self.cast!r}')
+        if self.round not in ("half_up", *_TRUNCATING):
+            problems.append(f'round must be "half_up" or "truncate", not {self.round!r}')
+        if not problems and self.cast == "int" and math.ceil(self.min) > math.floor(self.max):
+            problems.append(f"there is no int between {self.min!r} and {self.max!r}")
+        if problems:
+            raise ValueError("Clamp: " + "; ".join(problems))
+
+    def apply(self, value: Any) -> Any:
+        """Return `value` inside the range; the same object when it is there already."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return value
+        keeps_int = isinstance(value, int) and self.cast != "float"
+        if not keeps_int and not math.isfinite(value):
+            value = self.max
+        if keeps_int or self.cast == "int":
+            return self._as_int(value)
+        clipped = min(max(value, self.min), self.max)
+        return clipped if isinstance(clipped, float) else float(clipped)
+
+    def _as_int(self, value: float) -> int:
+        # Bounds before rounding, so that any size of number converts; then whole bounds after it.
+        value = min(max(value, self.min), self.max)
+        if isinstance(value, float):
+            whole = math.floor(value)
+            if self.round != "half_up":
+                whole = math.trunc(value)
+            elif value - whole >= 0.5:
+                whole += 1
+            value = whole
+        return min(max(value, math.ceil(self.min)), math.floor(self.max))
+
+
+class AssetLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file that a caller sends for this field may be; None leaves it to the host.
+
+    Checked before the handler runs. Sizes of images are in pixels.
+    """
+
+    max_bytes: int | None = None
+    allowed_mime_types: tuple[str, ...] = ()
+    """Such as `("image/png", "image/webp")`; empty allows what the asset's type allows."""
+    max_width: int | None = None
+    max_height: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be an int above 0, not {value!r}"
+            for name in ("max_bytes", "max_width", "max_height", "max_pixels")
+            if (value := getattr(self, name)) is not None
+            and (isinstance(value, bool) or not isinstance(value, int) or value <= 0)
+        ]
+        if isinstance(self.allowed_mime_types, str):
+            problems.append(f"allowed_mime_types must be a tuple, not {self.allowed_mime_types!r}")
+        if problems:
+            raise ValueError("AssetLimits: " + "; ".join(problems))
+        msgspec.structs.force_setattr(self, "allowed_mime_types", tuple(self.allowed_mime_types))
+
+
+def compile_clamps(payload_type: Any) -> Callable[[Any], Any] | None:
+    """Build the function that clamps decoded payloads of this type.
+
+    It returns its argument when nothing had to change, else a copy that shares the rest.
+
+    Returns:
+        None when the type holds no `Clamp`.
+
+    Raises:
+        TypeError: A `Clamp` sits on something that is no number; the message names the field.
+    """
+    transform = compile_transform(payload_type, Leaf(_clamp_of, Clamp))
+    return None if transform is None else partial(_run, transform)
+
+
+def _run(transform: Transform, value: Any) -> Any:
+    return transform(value, None)
+
+
+def _clamp_of(annotation: Any, metadata: Metadata) -> Transform | None:
+    if annotation not in (int, float, Any):
+        return None
+    clamp = next((item for item in reversed(metadata) if isinstance(item, Clamp)), None)
+    if clamp is None:
+        return None
+    apply = clamp.apply
+    return lambda value, _context: apply(value)

@@ -1,0 +1,89 @@
+"""The one guard for every path and output ref that comes from outside.
+
+The checks look at the text alone and follow POSIX and Windows rules at once, so that a name is
+accepted or refused alike on every machine; symbolic links are the opener's concern.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from gen_worker.errors import ValidationError
+
+__all__ = ["job_output_ref", "normalize_ref", "safe_join"]
+
+_MAX_COMPONENT_BYTES = 255
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_URL = re.compile(r"https?://", re.IGNORECASE)
+
+
+def safe_join(root: str | os.PathLike[str], relative: str) -> str:
+    """Join a path from outside below `root`, by its text alone.
+
+    Empty and `.` components are dropped; `/` is the only separator.
+
+    Raises:
+        ValidationError: The path is absolute, has a `..`, a drive, a backslash, a device name such
+            as `NUL`, a component that ends in a dot or space or is over 255 bytes, or a control
+            character; or it names `root` itself.
+    """
+    problem = _problem_of(relative)
+    if problem is not None:
+        raise ValidationError(f"path {relative!r} {problem}: give a plain relative path")
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    return os.path.join(os.fspath(root), *parts)
+
+
+def _problem_of(relative: str) -> str | None:
+    if "\\" in relative:
+        return "has a backslash"
+    if relative.startswith("/"):
+        return "is absolute"
+    if _CONTROL.search(relative):
+        return "has a control character"
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    if not parts:
+        return "names no file"
+    return next((found for part in parts if (found := _component_problem(part))), None)
+
+
+def _component_problem(part: str) -> str | None:
+    if part == "..":
+        return "leaves its directory"
+    if _DRIVE.match(part):
+        return "has a drive letter"
+    if part[-1] in ". ":
+        return f"has {part!r}, which ends in a dot or space"
+    if _DEVICE.fullmatch(part.partition(".")[0].rstrip(" ")):
+        return f"has {part!r}, a device name on Windows"
+    if os.name == "nt" and set(part) & set('<>:"|?*'):
+        return f"has {part!r}, which Windows cannot store"
+    if len(part.encode()) > _MAX_COMPONENT_BYTES:
+        return f"has a component of more than {_MAX_COMPONENT_BYTES} bytes"
+    return None
+
+
+def normalize_ref(ref: str) -> str:
+    """Return an output ref without surrounding space and leading slashes.
+
+    Raises:
+        ValidationError: Nothing is left, or it is an http(s) URL.
+    """
+    if not isinstance(ref, str):
+        raise ValidationError(f"an output ref must be text, not {ref!r}")
+    normal = ref.strip().lstrip("/").strip()
+    if not normal:
+        raise ValidationError(f"output ref {ref!r} is empty: name the file, such as 'image.png'")
+    if _URL.match(normal):
+        raise ValidationError(f"output ref {ref!r} is a URL: name the file, such as 'image.png'")
+    return normal
+
+
+def job_output_ref(request_id: str, path: str) -> str:
+    """Return the canonical ref of a call's output, `jobs/<request_id>/outputs/<path>`."""
+    return f"jobs/{request_id}/outputs/{normalize_ref(path)}"
