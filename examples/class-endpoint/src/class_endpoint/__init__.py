@@ -1,0 +1,1 @@
+"""State that is expensive to make and cheap to use."""
