@@ -22,6 +22,7 @@ __all__ = [
     "Metadata",
     "Node",
     "Place",
+    "annotation_of",
     "display",
     "fields_of",
     "iter_places",
@@ -67,6 +68,8 @@ class Field(NamedTuple):
     encoded_name: str
     """What the field is called in JSON."""
     node: Node
+    annotation: Any
+    """As written, for messages and for msgspec."""
 
 
 class Place(NamedTuple):
@@ -76,6 +79,7 @@ class Place(NamedTuple):
     """In JSON names: `a.b` for fields, `a[]` for items, `a.*` for mapping values."""
     type: Any
     metadata: Metadata
+    node: Node
 
 
 def node_of(annotation: Any, bindings: Bindings = types.MappingProxyType({})) -> Node:
@@ -158,7 +162,7 @@ def fields_of(record: Node) -> tuple[Field, ...]:
         names = zip(hints, hints, strict=True)
     bindings = _bindings_by_field(record)
     return tuple(
-        Field(name, encoded, node_of(hints[name], bindings.get(name, {})))
+        Field(name, encoded, node_of(hints[name], bindings.get(name, {})), hints[name])
         for name, encoded in names
         if typing.ClassVar not in (hints[name], typing.get_origin(hints[name]))
     )
@@ -177,6 +181,14 @@ def _bindings_by_field(record: Node) -> dict[str, Bindings]:
     return by_field
 
 
+def annotation_of(record: Node) -> Any:
+    """Return the type a record was written as, its type arguments included."""
+    names = getattr(record.type, "__parameters__", ())
+    if not record.bindings:
+        return record.type
+    return record.type[tuple(record.bindings.get(name, Any) for name in names)]
+
+
 def display(annotation: Any) -> str:
     """Name a type as an author wrote it."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
@@ -193,7 +205,7 @@ def _places(node: Node, path: str, inherited: Metadata, outer: frozenset[Any]) -
         for member in node.children:
             yield from _places(node_of(member, node.bindings), path, metadata, outer)
         return
-    yield Place(path, node.type, metadata)
+    yield Place(path, node.type, metadata, node)
     if node.kind == "record":
         if node.type in outer:
             return

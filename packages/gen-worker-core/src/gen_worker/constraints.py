@@ -52,8 +52,11 @@ class Clamp(msgspec.Struct, frozen=True):
             problems.append(f'cast must be "int", "float" or empty, not {self.cast!r}')
         if self.round not in ("half_up", *_TRUNCATING):
             problems.append(f'round must be "half_up" or "truncate", not {self.round!r}')
-        if not problems and self.cast == "int" and math.ceil(self.min) > math.floor(self.max):
-            problems.append(f"there is no int between {self.min!r} and {self.max!r}")
+        if not problems and self.cast == "int":
+            if math.isinf(self.min) or math.isinf(self.max):
+                problems.append('cast="int" needs finite bounds')
+            elif _ceil(self.min) > _floor(self.max):
+                problems.append(f"there is no int between {self.min!r} and {self.max!r}")
         if problems:
             raise ValueError("Clamp: " + "; ".join(problems))
 
@@ -79,7 +82,23 @@ class Clamp(msgspec.Struct, frozen=True):
             elif value - whole >= 0.5:
                 whole += 1
             value = whole
-        return min(max(value, math.ceil(self.min)), math.floor(self.max))
+        return int(min(max(value, _ceil(self.min)), _floor(self.max)))
+
+    def to_json_schema(self, *, is_int: bool) -> dict[str, float]:
+        """Return `minimum` and `maximum`; an infinite bound is no bound."""
+        bounds = {
+            "minimum": _ceil(self.min) if is_int else self.min,
+            "maximum": _floor(self.max) if is_int else self.max,
+        }
+        return {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+
+
+def _ceil(bound: float) -> float:
+    return math.ceil(bound) if math.isfinite(bound) else bound
+
+
+def _floor(bound: float) -> float:
+    return math.floor(bound) if math.isfinite(bound) else bound
 
 
 class AssetLimits(msgspec.Struct, frozen=True, kw_only=True):

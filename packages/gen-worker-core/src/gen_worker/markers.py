@@ -152,8 +152,13 @@ def _row(place: Place, marker: ExpectedOutput, places: list[Place]) -> dict[str,
     }
     within = (place.path, f"{place.path}[]", f"{place.path}.*")
     kinds = [_output_kind(other.type) for other in places if other.path in within]
-    output_kind = marker.media_type or next((kind for kind in kinds if kind != "other"), "other")
-    return {"field": place.path, "type": output_kind, "count": marker.count, **optional}
+    kind = next((kind for kind in kinds if kind != "other"), "other")
+    return {
+        "field": place.path,
+        "type": marker.media_type or kind,
+        "count": marker.count,
+        **optional,
+    }
 
 
 def _output_kind(cls: Any) -> str:
