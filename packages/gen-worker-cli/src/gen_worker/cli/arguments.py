@@ -109,6 +109,8 @@ class _Writer:
         self._assigned: set[str] = set()
 
     def apply(self, word: str) -> None:
+        if not _is_unicode(word):
+            raise UsageError(f"argument {word!r} is not UTF-8 text")
         token = split_token(word, self._fields)
         if not token.operator:
             token = self._name_bare(token.text)
@@ -248,3 +250,12 @@ def _takes_text(field: Field) -> bool:
 
 def _is_local_file(text: str, primary: Field) -> bool:
     return "://" not in text and any(is_file(option) for option in members(primary.node))
+
+
+def _is_unicode(word: str) -> bool:
+    """Whether JSON can hold it: foreign bytes of a command line arrive as surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from gen_worker.errors import WorkerError, classify
 
-__all__ = ["UsageError", "report"]
+if TYPE_CHECKING:
+    from gen_worker.errors import Failure
+
+__all__ = ["UsageError", "report", "report_failure"]
 
 
 class UsageError(WorkerError, ValueError):
@@ -42,3 +46,17 @@ def _lines(error: WorkerError) -> list[str]:
     if not problems:
         return [str(error) or type(error).__name__]
     return [str(problem) for problem in problems]
+
+
+def report_failure(command: str, failure: Failure) -> int:
+    """Print why a call failed on stderr and return its exit code.
+
+    What the author's code raised is shown with its traceback; everything else in one line.
+    """
+    text = f"gen-worker {command}: {failure.message}"
+    if failure.origin == "handler" and failure.error_type != "canceled" and failure.detail:
+        text = failure.detail.rstrip("\n")
+    elif failure.path and failure.path not in failure.message:
+        text = f"{text} - at `{failure.path}`"
+    print(text, file=sys.stderr)
+    return failure.exit_code

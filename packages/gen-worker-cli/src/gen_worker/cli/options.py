@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_host_options", "add_project_options"]
+__all__ = ["add_host_options", "add_output_options", "add_project_options"]
 
 
 def add_project_options(parser: argparse.ArgumentParser) -> None:
@@ -39,4 +39,28 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         "--allow-publish",
         action="store_true",
         help="really publish; without it publishing calls only report what they would do",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, *, envelope: bool) -> None:
+    """Add `--pretty`, `--events` and `--raw`; the last two set `args.envelope`.
+
+    Args:
+        parser: The command's parser.
+        envelope: What happens without either.
+    """
+    parser.add_argument("--pretty", action="store_true", help="indent by two spaces")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--events",
+        dest="envelope",
+        action="store_true",
+        default=envelope,
+        help='print {"event": ..., "value": ...} lines' + (" (default)" if envelope else ""),
+    )
+    form.add_argument(
+        "--raw",
+        dest="envelope",
+        action="store_false",
+        help="print bare values" + ("" if envelope else " (default)"),
     )

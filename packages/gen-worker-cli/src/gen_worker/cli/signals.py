@@ -1,0 +1,77 @@
+"""What Ctrl-C and SIGTERM do to the call that runs in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from gen_worker.cancel import CancelToken
+
+__all__ = ["INTERRUPTED", "TERMINATED", "Signals"]
+
+INTERRUPTED = 130
+TERMINATED = 143
+_SECOND_PRESS_S = 2.0
+
+
+class Signals:
+    """Turns signals into a cancel: of the running call, and of nothing else.
+
+    The first Ctrl-C cancels; a second one within two seconds ends the process on the spot, without
+    `shutdown()`. SIGTERM cancels too, and its exit code is 143 whatever the call still answers.
+    """
+
+    def __init__(self, interrupt: Callable[[FrameType | None], object]) -> None:
+        """Bind to an engine.
+
+        Args:
+            interrupt: Stops a blocking handler in the main thread; called in the signal's own
+                frame, after the token was canceled.
+        """
+        self._interrupt = interrupt
+        self._token: CancelToken | None = None
+        self._pressed_at: float | None = None
+        self.is_terminated = False
+
+    @contextlib.contextmanager
+    def watching(self, token: CancelToken) -> Iterator[None]:
+        """Point both signals at `token` during the block."""
+        self._token = token
+        before = [
+            (number, signal.signal(number, handler))
+            for number, handler in (
+                (signal.SIGINT, self._on_interrupt),
+                (signal.SIGTERM, self._on_terminate),
+            )
+        ]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+            self._token = None
+
+    def _on_interrupt(self, _number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._pressed_at is not None and now - self._pressed_at < _SECOND_PRESS_S:
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        self._pressed_at = now
+        self._cancel(frame)
+
+    def _on_terminate(self, _number: int, frame: FrameType | None) -> None:
+        self.is_terminated = True
+        self._cancel(frame)
+
+    def _cancel(self, frame: FrameType | None) -> None:
+        if self._token is not None:
+            self._token.cancel("shutdown" if self.is_terminated else "interrupt")
+            self._interrupt(frame)

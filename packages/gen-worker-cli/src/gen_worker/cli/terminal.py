@@ -1,0 +1,137 @@
+"""Colour and progress bars, for a person at a terminal. Imports rich only when it draws."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.events import Emitted, Log, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from gen_worker.events import Telemetry
+
+__all__ = ["TerminalReports", "highlight_json"]
+
+_BAR_AFTER_S = 1.0
+_LEVEL_STYLES = {"debug": "dim", "warning": "yellow", "warn": "yellow", "error": "bold red"}
+
+
+def highlight_json(text: str) -> str:
+    """Return JSON with colours; the text itself stays as it is, line breaks included."""
+    import io
+
+    from rich.console import Console
+    from rich.highlighter import JSONHighlighter
+
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, soft_wrap=True, width=10_000)
+    console.print(JSONHighlighter()(text), end="")
+    return drawn.getvalue()
+
+
+class TerminalReports:
+    """Lines for what the author logs and emits, a bar for work over a second."""
+
+    def __init__(self) -> None:
+        # Reentrant: a log line is printed through the bar, which may draw itself meanwhile.
+        self._lock = threading.RLock()
+        self._console: Console | None = None
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._started_at = 0.0
+        self._progress: float | None = None
+        self._stage = ""
+
+    def emit(self, event: Telemetry) -> None:
+        with self._lock:
+            match event:
+                case Progress():
+                    self._progress = event.progress
+                    self._stage = event.stage or self._stage
+                    self._draw()
+                case Log():
+                    style = _LEVEL_STYLES.get(event.level.lower(), "")
+                    self._say(f"{event.level}: {event.message}", style)
+                case Emitted():
+                    self._say(f"{event.type} {_compact(event.payload)}", "dim")
+                case _:
+                    pass
+
+    @contextlib.contextmanager
+    def showing(self, label: str) -> Iterator[None]:
+        self._label, self._started_at = label, time.monotonic()
+        timer = threading.Timer(_BAR_AFTER_S, self._draw)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._label = ""
+                self._remove()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        with self._lock:
+            was_shown = self._bar is not None
+            self._remove()
+            try:
+                yield
+            finally:
+                if was_shown:
+                    self._draw()
+
+    def _draw(self) -> None:
+        """Show or move the bar, once the call has run long enough."""
+        with self._lock:
+            if not self._label or time.monotonic() - self._started_at < _BAR_AFTER_S:
+                return
+            if self._bar is None:
+                self._bar = _new_bar(self._get_console())
+                self._task = self._bar.add_task(self._label, total=None)
+                self._bar.start()
+            assert self._task is not None, "made with the bar"
+            total = None if self._progress is None else 1.0
+            text = f"{self._label} {self._stage}".strip()
+            done = self._progress or 0.0
+            self._bar.update(self._task, description=text, total=total, completed=done)
+
+    def _remove(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, text: str, style: str) -> None:
+        self._get_console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _get_console(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(file=sys.__stderr__)
+        return self._console
+
+
+def _new_bar(console: Console) -> Bar:
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    return Bar(*columns, TimeElapsedColumn(), console=console, transient=True)
+
+
+def _compact(payload: dict[str, Any]) -> str:
+    import msgspec
+
+    return msgspec.json.Encoder(enc_hook=str).encode(payload).decode()
