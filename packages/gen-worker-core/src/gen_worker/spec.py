@@ -87,20 +87,20 @@ class Binding(Protocol):
         ...
 
 
-class ContextParameter(msgspec.Struct, frozen=True, tag="context"):
+class ContextParameter(msgspec.Struct, frozen=True):
     """Receives the call's context. Passed by position, so its name is free."""
 
     name: str
 
 
-class PayloadParameter(msgspec.Struct, frozen=True, tag="payload"):
+class PayloadParameter(msgspec.Struct, frozen=True):
     """Receives the decoded payload."""
 
     name: str
     type: Any
 
 
-class PayloadFieldParameter(msgspec.Struct, frozen=True, tag="payload_field"):
+class PayloadFieldParameter(msgspec.Struct, frozen=True):
     """Receives one field of the payload object, decoded by itself."""
 
     name: str
@@ -108,7 +108,7 @@ class PayloadFieldParameter(msgspec.Struct, frozen=True, tag="payload_field"):
     default: Any = msgspec.NODEFAULT
 
 
-class ModelParameter(msgspec.Struct, frozen=True, tag="model"):
+class ModelParameter(msgspec.Struct, frozen=True):
     """Receives a live model."""
 
     name: str
@@ -116,7 +116,7 @@ class ModelParameter(msgspec.Struct, frozen=True, tag="model"):
     annotation: Any = Any
 
 
-class ProvidedParameter(msgspec.Struct, frozen=True, tag="provided"):
+class ProvidedParameter(msgspec.Struct, frozen=True):
     """Receives what the endpoint kind supplies under this name."""
 
     name: str
@@ -203,6 +203,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     allowed_shapes: tuple[tuple[int, ...], ...] = ()
     batching: Batching | None = None
     prefer_distilled: bool = False
+    calibration: Mapping[str, str] | None = None
+    """Policy per quantization scheme, `*` for all others: required, beneficial or unsupported."""
     case: str | None = None
     """Row of `parametrize=` this function stands for."""
     file: str = ""
