@@ -1,0 +1,239 @@
+"""Which parameter of a function receives what: context, payload, models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gen_worker.endpoint.annotations import (
+    bare_and_binding,
+    is_binding,
+    is_context,
+    is_struct,
+    list_item,
+    show,
+)
+from gen_worker.spec import ContextParameter, ModelParameter, PayloadParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import msgspec
+
+    from gen_worker.endpoint.callables import Argument
+    from gen_worker.endpoint.problems import Findings
+    from gen_worker.resources import ResourceRequirements, Resources
+    from gen_worker.spec import EndpointKind, Parameter
+
+__all__ = [
+    "Signature",
+    "callable_by_name",
+    "check_binding",
+    "check_payload",
+    "context_argument",
+    "read_signature",
+    "report_unknown_fields",
+]
+
+_ONE_STRUCT = "annotate exactly one parameter after the context with a msgspec.Struct subclass"
+
+
+class Signature(NamedTuple):
+    """The parameters of a handler, sorted by what fills them."""
+
+    parameters: tuple[Parameter, ...]
+    payload_type: type[msgspec.Struct] | None
+    """None when there is no usable payload; that is reported already."""
+    takes_list: bool = False
+    """Whether the payload is written `list[In]`: many calls handled at once."""
+
+    def with_payload(self, payload_type: type[msgspec.Struct]) -> Signature:
+        """Return the same signature for another payload type."""
+        parameters = tuple(
+            PayloadParameter(p.name, payload_type) if isinstance(p, PayloadParameter) else p
+            for p in self.parameters
+        )
+        return self._replace(parameters=parameters, payload_type=payload_type)
+
+
+def read_signature(
+    arguments: Sequence[Argument],
+    hints: Mapping[str, Any],
+    models: Mapping[str, Any],
+    findings: Findings,
+    *,
+    kind: EndpointKind | None = None,
+) -> Signature:
+    """Sort the parameters of a handler (without `self`).
+
+    Args:
+        arguments: The parameters in order.
+        hints: Resolved annotations by parameter name.
+        models: What `models=` binds; values that are no bindings are reported elsewhere.
+        findings: Receives the mistakes.
+        kind: Endpoint kind whose context the first parameter receives; None accepts any context.
+    """
+    parameters: list[Parameter] = []
+    payloads: list[tuple[str, Any]] = []
+    unbound: list[str] = []
+    context = context_argument(arguments, hints, findings, kind=kind)
+    if context is not None:
+        parameters.append(ContextParameter(context.name))
+    for argument in callable_by_name(arguments[1 if context else 0 :], findings):
+        annotation, injected = bare_and_binding(hints.get(argument.name, Any))
+        binding = models.get(argument.name, injected)
+        if injected is not None and argument.name in models:
+            findings.add(
+                "bound_twice",
+                f"parameter {argument.name!r} is bound in models= and in its annotation",
+                "keep one of the two",
+            )
+        if is_binding(binding):
+            parameters.append(ModelParameter(argument.name, binding, annotation))
+        elif is_struct(annotation) or is_struct(list_item(annotation)):
+            payloads.append((argument.name, annotation))
+            parameters.append(PayloadParameter(argument.name, list_item(annotation) or annotation))
+        elif argument.name not in models:
+            unbound.append(argument.name)
+    _report_payloads(payloads, unbound, findings)
+    if len(payloads) != 1:
+        return Signature(tuple(parameters), None)
+    item = list_item(payloads[0][1])
+    return Signature(tuple(parameters), item or payloads[0][1], item is not None)
+
+
+def context_argument(
+    arguments: Sequence[Argument],
+    hints: Mapping[str, Any],
+    findings: Findings,
+    *,
+    kind: EndpointKind | None = None,
+) -> Argument | None:
+    """Return the parameter that receives the context; None, and a mistake, when there is none."""
+    first = arguments[0] if arguments else None
+    annotation = bare_and_binding(hints.get(first.name, Any))[0] if first else Any
+    if first is None or not first.takes_position or is_struct(annotation):
+        found = f"{first.name!r} is not one" if first else "there are no parameters"
+        findings.add(
+            "context_missing",
+            f"the first parameter must receive the context, {found}",
+            "begin the parameters with ctx",
+        )
+        return None
+    batched = list_item(annotation)
+    if not is_context(annotation if batched is None else batched, kind):
+        of_kind = f" of a {kind} function" if kind else ""
+        findings.add(
+            "context_annotation",
+            f"{first.name!r} receives the context{of_kind}, not {show(annotation)}",
+            "annotate it with a context class of gen_worker, or leave the annotation out",
+        )
+    if first.name == "compute":
+        _report_compute(findings)
+    return first
+
+
+def _report_compute(findings: Findings) -> None:
+    findings.add(
+        "reserved_parameter",
+        "a parameter must not be named 'compute'",
+        "read ctx.compute instead",
+    )
+
+
+def callable_by_name(arguments: Iterable[Argument], findings: Findings) -> list[Argument]:
+    """Return the arguments that can be filled by name; report the others."""
+    usable = []
+    for argument in arguments:
+        if argument.how in ("variadic", "keywords"):
+            stars = "*" if argument.how == "variadic" else "**"
+            findings.add(
+                "variadic_parameter",
+                f"nothing fills {stars}{argument.name}",
+                "name every parameter",
+            )
+        elif argument.how == "positional_only":
+            findings.add(
+                "positional_only_parameter",
+                f"parameter {argument.name!r} cannot be passed by name",
+                "move the / directly behind the context",
+            )
+        elif argument.name == "compute":
+            _report_compute(findings)
+        else:
+            usable.append(argument)
+    return usable
+
+
+def _report_payloads(
+    payloads: Sequence[tuple[str, Any]], unbound: Sequence[str], findings: Findings
+) -> None:
+    if len(payloads) > 1:
+        shown = ", ".join(f"{name}: {show(annotation)}" for name, annotation in payloads)
+        findings.add("payload_ambiguous", f"only one payload is possible, found {shown}")
+    if not payloads:
+        # One of the unbound parameters is most likely the payload, so they are not reported too.
+        found = f"; without a meaning so far: {', '.join(unbound)}" if unbound else ""
+        findings.add("payload_missing", f"no parameter is a payload{found}", _ONE_STRUCT)
+        return
+    for name in unbound:
+        findings.add(
+            "unbound_parameter",
+            f"nothing supplies parameter {name!r}",
+            "bind a model to it, or remove it",
+        )
+
+
+def check_payload(
+    payload_type: type[msgspec.Struct],
+    parameters: Iterable[Parameter],
+    resources: Resources | ResourceRequirements,
+    findings: Findings,
+) -> None:
+    """Report what the payload's fields contradict: reserved names, cost hints, bindings."""
+    fields = dict.fromkeys(
+        (*payload_type.__struct_encode_fields__, *payload_type.__struct_fields__)
+    )
+    if "_models" in fields:
+        findings.add(
+            "reserved_field",
+            f"payload {show(payload_type)} must not have a field '_models'",
+            "callers choose models under that name; rename the field",
+        )
+    report_unknown_fields(resources, fields, f"payload {show(payload_type)}", findings)
+    for parameter in parameters:
+        if isinstance(parameter, ModelParameter):
+            check_binding(parameter.binding, parameter.name, payload_type, findings)
+
+
+def report_unknown_fields(
+    resources: Resources | ResourceRequirements,
+    fields: Iterable[str],
+    owner: str,
+    findings: Findings,
+) -> None:
+    """Report cost hints whose first path element is none of `fields`."""
+    known = tuple(fields)
+    for hint in ("vram_scales_with", "runtime_scales_with"):
+        for path in getattr(resources, hint, ()):
+            head = path.split(".", 1)[0].split("[", 1)[0]
+            if head not in known:
+                findings.add(
+                    "unknown_payload_field",
+                    f"{hint} entry {path!r} begins with no field of {owner}",
+                    f"its fields are {', '.join(map(repr, known)) or 'none'}",
+                )
+
+
+def check_binding(
+    binding: Any, parameter: str, payload_type: type[msgspec.Struct] | None, findings: Findings
+) -> None:
+    """Ask a binding whether it fits, and report its refusal under its own code if it has one."""
+    try:
+        binding.check(parameter, payload_type)
+    except (ValueError, TypeError) as error:
+        findings.add(
+            str(getattr(error, "code", "") or "binding_mismatch"),
+            f"model {parameter!r}: {error}",
+            wrong_type=isinstance(error, TypeError),
+            cause=error,
+        )
