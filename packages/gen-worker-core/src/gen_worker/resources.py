@@ -72,6 +72,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         checks = _Checks(self)
+        checks.fill_in(_DEFAULTS)
         checks.accelerator()
         checks.flag("requires_gpu")
         checks.capability()
@@ -222,6 +223,12 @@ class _Checks:
     def _wrong(self, name: str, expected: str) -> None:
         self._problems.append(f"{name} must be {expected}, not {self._get(name)!r}")
 
+    def fill_in(self, defaults: Mapping[str, Any]) -> None:
+        """Take None for "not given" wherever it is given."""
+        for name, default in defaults.items():
+            if self._get(name) is None:
+                self._set(name, default)
+
     def accelerator(self) -> None:
         given = self._get("accelerator")
         value = given.strip().lower() or None if isinstance(given, str) else given
@@ -299,8 +306,9 @@ class _Checks:
         given = self._get(name)
         if given is None:
             return
-        items = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
-        if isinstance(given, str) or not all(isinstance(item, str) for item in items):
+        is_collection = isinstance(given, Iterable) and not isinstance(given, str)
+        items = tuple(given) if is_collection else (given,)
+        if not is_collection or not all(isinstance(item, str) for item in items):
             self._wrong(name, "a tuple of strings")
             return
         self._set(name, tuple(item.strip() for item in items if item.strip()))
