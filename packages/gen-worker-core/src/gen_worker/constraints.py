@@ -64,17 +64,14 @@ class Clamp(msgspec.Struct, frozen=True):
         """Return `value` inside the range; the same object when it is there already."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return value
-        keeps_int = isinstance(value, int) and self.cast != "float"
-        if not keeps_int and not math.isfinite(value):
-            value = self.max
-        if keeps_int or self.cast == "int":
-            return self._as_int(value)
-        clipped = min(max(value, self.min), self.max)
-        return clipped if isinstance(clipped, float) else float(clipped)
+        is_finite = isinstance(value, int) or math.isfinite(value)
+        clipped = min(max(value, self.min), self.max) if is_finite else self.max
+        if self.cast == "int" or (isinstance(value, int) and self.cast != "float"):
+            return self._as_int(clipped)
+        return clipped if isinstance(clipped, float) else _as_float(clipped, self.max)
 
     def _as_int(self, value: float) -> int:
-        # Bounds before rounding, so that any size of number converts; then whole bounds after it.
-        value = min(max(value, self.min), self.max)
+        # Rounding may leave the range again, so the whole bounds inside it come last.
         if isinstance(value, float):
             whole = math.floor(value)
             if self.round != "half_up":
@@ -91,6 +88,13 @@ class Clamp(msgspec.Struct, frozen=True):
             "maximum": _floor(self.max) if is_int else self.max,
         }
         return {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+
+
+def _as_float(value: float, otherwise: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond every float counts as not finite
+        return float(otherwise)
 
 
 def _ceil(bound: float) -> float:
