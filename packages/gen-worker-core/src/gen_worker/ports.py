@@ -8,12 +8,12 @@ that never blocks and never raises, because authors emit from inner loops.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gen_worker.types import Asset, Tensors
 
 __all__ = [
+    "Directories",
     "Events",
     "FileLimits",
     "Files",
@@ -29,6 +30,7 @@ __all__ = [
     "OutputStream",
     "Ports",
     "Publisher",
+    "RepoMetadata",
     "SaveOptions",
     "drive",
 ]
@@ -109,6 +111,15 @@ class Files(Protocol):
         ...
 
 
+@runtime_checkable
+class Directories(Protocol):
+    """What a `Files` port may offer besides: whole directories as inputs."""
+
+    async def directory(self, ref: str, *, request_id: str) -> str | None:
+        """Return the local directory of a job's source or dataset; None when it is not here."""
+        ...
+
+
 class Events(Protocol):
     """Where telemetry goes. Called from any thread, must not block, must not raise."""
 
@@ -144,12 +155,59 @@ class Models(Protocol):
 
 
 class Publisher(Protocol):
-    """How a job's files become a new revision of a repository."""
+    """How a job's files become a new revision of a repository.
 
-    async def open(self, destination: str, *, request_id: str, **spec: Any) -> object: ...
-    async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]: ...
-    async def finalize(self, session: object, **manifest: Any) -> Mapping[str, Any]: ...
-    async def abort(self, session: object) -> None: ...
+    A failure raises; each method may be called again for another session meanwhile.
+    """
+
+    async def open(self, destination: str, *, request_id: str, **spec: Any) -> object:
+        """Begin a revision and return what the other methods know it by.
+
+        Args:
+            destination: `owner/repo`, or the dataset with `target="dataset"`.
+            request_id: The call that publishes.
+            **spec: `target` and the keywords of `ctx.set_repo_spec` that were given.
+        """
+        ...
+
+    async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
+        """Store one file of the revision.
+
+        Args:
+            session: As `open` returned it.
+            path: The ref it is stored under, `jobs/<job>/outputs/…`.
+            source: The local file.
+
+        Returns:
+            What is known of it: `ref`, `size_bytes` and digests, named as in `Tensors`.
+        """
+        ...
+
+    async def finalize(self, session: object, **manifest: Any) -> Mapping[str, Any]:
+        """Commit the revision and its tags at once; the answer reaches the author.
+
+        Args:
+            session: As `open` returned it; it is over after this.
+            **manifest: Keywords of `ctx.publish_repo_revision` or `ctx.publish_dataset_revision`.
+        """
+        ...
+
+    async def abort(self, session: object) -> None:
+        """Drop a revision that was not finalized."""
+        ...
+
+
+@runtime_checkable
+class RepoMetadata(Protocol):
+    """What a `Publisher` may offer besides: the free-form metadata of a repository."""
+
+    async def read_metadata(self, repo: str) -> Mapping[str, Any] | None:
+        """Return the metadata; None when there is no such repository."""
+        ...
+
+    async def write_metadata(self, repo: str, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace the metadata and return what the hub answers."""
+        ...
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

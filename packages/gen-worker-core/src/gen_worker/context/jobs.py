@@ -1,0 +1,216 @@
+"""What conversions, trainings and datasets have in common: reserved payload fields, and publishing.
+
+`JobKind` is the `Kind` that the packages of these kinds register.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+
+from gen_worker.context.publishing import skipped
+from gen_worker.errors import ValidationError
+from gen_worker.ports import Directories
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gen_worker.context.call import CallContext
+    from gen_worker.context.produced import Produced
+    from gen_worker.context.producers import ProducerContext
+    from gen_worker.ports import Ports
+    from gen_worker.spec import Call, EndpointKind, ProvidedParameter
+
+__all__ = ["JobKind", "describe_job"]
+
+_LISTS = ("specs", "datasets", "outputs")
+
+
+def describe_job(ctx: CallContext, payload: Mapping[str, Any]) -> None:
+    """Let `ctx.source`, `ctx.destination` and the hints say what the reserved fields say."""
+    source, destination = _named(payload.get("source")), _named(payload.get("destination"))
+    if destination is None:
+        destination = _named(payload.get("destination_repo"))
+    hints: dict[str, Any] = {"job_id": ctx.job_id} if ctx.job_id else {}
+    if source is not None:
+        ctx._extra["source"] = source
+    if destination is not None:
+        ctx._extra["destination"] = destination
+        hints["destination_repo"] = destination.get("ref")
+    ctx._hints = {**hints, **(ctx._hints or {})}
+
+
+class JobKind:
+    """An endpoint kind whose functions return artifacts."""
+
+    def __init__(self, name: EndpointKind, context_type: type[ProducerContext]) -> None:
+        self.name: EndpointKind = name
+        self.context_type = context_type
+
+    def __repr__(self) -> str:
+        return f"<JobKind {self.name}>"
+
+    def context(self, ports: Ports, **identity: Any) -> ProducerContext:
+        return self.context_type(ports=ports, **identity)
+
+    async def before(self, call: Call, ctx: Any) -> None:
+        """Read the reserved payload fields, and look where the source is."""
+        _check_calibration(call)
+        describe_job(ctx, call.raw_payload)
+        ctx._extra["payload"] = call.raw_payload
+        ref = ctx.source.get("ref")
+        files = ctx._ports.files
+        if ref and ctx.source_path is None and isinstance(files, Directories):
+            path = await files.directory(ref, request_id=ctx.request_id)
+            if path is not None:
+                ctx._extra["source_path"] = path
+
+    def provide(self, parameter: ProvidedParameter, ctx: Any) -> Any:
+        """Return a reserved parameter as the type it is annotated with.
+
+        Raises:
+            ValidationError: The payload lacks it, or has something else there.
+        """
+        name, annotation = parameter.name, parameter.annotation
+        value = ctx._extra.get(name)
+        if value is None:
+            value = ctx._extra.get("payload", {}).get(name, [] if name in _LISTS else None)
+        if value is None:
+            if type(None) in get_args(annotation):
+                return None
+            raise ValidationError(f"the payload lacks {name!r}", path=f"$.{name}")
+        make = _dataset if name == "datasets" else _source
+        try:
+            return msgspec.convert(value, annotation, dec_hook=partial(make, ctx))
+        except msgspec.ValidationError as error:
+            raise ValidationError(f"{name}: {error}", path=f"$.{name}") from error
+
+    async def finish(self, call: Call, ctx: Any, result: Any) -> dict[str, Any]:
+        """Store and publish what the function produced.
+
+        Returns:
+            `{"flavors": […], "destination", "published"}`, of plain JSON values.
+
+        Raises:
+            TypeError: The result is not an iterable of `ProducedFlavor`.
+            ArtifactTransferError: It could not be published; nothing is swallowed.
+        """
+        from gen_worker.context.produced import produced_flavors, store_flavor
+
+        destination = str(ctx.destination.get("ref") or "")
+        names: set[str] = set()
+        stored = []
+        for flavor in produced_flavors(result):
+            ctx.raise_if_canceled()
+            stored.append(await store_flavor(ctx, flavor, destination, self._spec(ctx), names))
+        summary = {
+            "flavors": [item.summary() for item in stored],
+            "destination": destination,
+            "published": await self._publish(call, ctx, stored, destination),
+        }
+        builtins: dict[str, Any] = msgspec.to_builtins(summary, str_keys=True, enc_hook=str)
+        return builtins
+
+    async def _publish(
+        self, call: Call, ctx: Any, stored: list[Produced], destination: str
+    ) -> dict[str, Any]:
+        if not stored:
+            return {"ok": True, "skipped": True, "reason": "nothing_produced"}
+        if not destination:
+            return {"ok": False, "skipped": True, "reason": "no_destination"}
+        if ctx._revisions is None:
+            return skipped(destination_repo=destination)
+        try:
+            return await self._commit(call, ctx, stored, destination)
+        except Exception as error:
+            event = (
+                "dataset.publish_failed" if self.name == "dataset" else "transform.publish_failed"
+            )
+            ctx.emit(event, {"ref": destination, "error": type(error).__name__})
+            raise
+
+    def _spec(self, ctx: Any) -> dict[str, Any]:
+        """Return what the destination's revision is opened with."""
+        spec: dict[str, Any] = ctx._repo_spec
+        return spec
+
+    async def _commit(
+        self, call: Call, ctx: Any, stored: list[Produced], destination: str
+    ) -> dict[str, Any]:
+        from gen_worker.context.produced import relationship_of
+
+        source = ctx.source
+        answer: dict[str, Any] = await ctx.apublish_repo_revision(
+            destination_repo=destination,
+            destination_repo_tags=ctx.destination.get("tags"),
+            source_repo=source.get("ref"),
+            source_version_id=source.get("checkpoint_id"),
+            relationship_kind=relationship_of(call.spec.job_kind or call.spec.sub_kind or ""),
+            metadata={"checkpoint_flavors": [item.manifest() for item in stored]},
+        )
+        return answer
+
+
+class DatasetKind(JobKind):
+    """The kind whose artifacts are datasets: one directory with a `dataset_info.json` each."""
+
+    def _spec(self, ctx: Any) -> dict[str, Any]:
+        return {"target": "dataset"}
+
+    async def _commit(
+        self, call: Call, ctx: Any, stored: list[Produced], destination: str
+    ) -> dict[str, Any]:
+        from gen_worker.context.produced import dataset_info
+
+        if len(stored) != 1:
+            raise ValidationError(f"a dataset job must produce one dataset, not {len(stored)}")
+        info = dataset_info(stored[0].flavor)
+        answer: dict[str, Any] = await ctx.apublish_dataset_revision(
+            destination_dataset=destination,
+            features_json=info.get("features", {}),
+            kind=str(info.get("kind", "")),
+            dataset_info=info,
+            snapshot_manifest=stored[0].entries(),
+            visibility=ctx.destination.get("visibility", "private"),
+        )
+        return answer
+
+
+def _check_calibration(call: Call) -> None:
+    """Refuse datasets for a quantization scheme that cannot be calibrated."""
+    policies, payload = call.spec.calibration or {}, call.raw_payload
+    specs = payload.get("specs")
+    if not policies or not payload.get("datasets") or not isinstance(specs, list):
+        return
+    schemes = [str(spec.get("scheme", "")) for spec in specs if isinstance(spec, dict)]
+    wrong = [name for name in schemes if policies.get(name, policies.get("*")) == "unsupported"]
+    if wrong:
+        raise ValidationError(
+            f"schemes {wrong!r} cannot be calibrated: leave the datasets out", path="$.datasets"
+        )
+
+
+def _named(value: Any) -> dict[str, Any] | None:
+    """Return the record of a repository that a payload gives whole or as its ref alone."""
+    if isinstance(value, str) and value:
+        return {"ref": value}
+    return value if isinstance(value, dict) else None
+
+
+def _source(ctx: ProducerContext, cls: Any, value: Any) -> Any:
+    """Make a `gen_worker.conversion.Source`, which reads a directory of weights."""
+    record = _named(value) or {}
+    ref = str(record.get("ref", ""))
+    if ctx.source_path is None:
+        raise RuntimeError(f"source {ref!r} is not on this machine: give a local directory")
+    return cls(ctx.source_path, attributes=dict(record.get("attributes") or {}), ref=ref)
+
+
+def _dataset(ctx: ProducerContext, cls: Any, value: Any) -> Any:
+    """Make a `gen_worker.conversion.Dataset`, which reads a directory of rows."""
+    record = _named(value) or {}
+    ref = str(record.get("ref", ""))
+    attributes = dict(record.get("attributes") or {})
+    return cls(ref, record.get("split", "train"), ctx.resolve_dataset(ref), attributes)

@@ -1,0 +1,222 @@
+"""From the artifacts a function returned to stored files and the manifest of a revision."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gen_worker.context.refs import output_ref
+from gen_worker.types import ProducedFlavor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gen_worker.context.producers import ProducerContext
+
+__all__ = [
+    "Produced",
+    "StoredPart",
+    "dataset_info",
+    "label_of",
+    "produced_flavors",
+    "relationship_of",
+    "store_flavor",
+]
+
+_RELATIONSHIPS = {
+    "quantization": "quantization",
+    "format-conversion": "format-conversion",
+    "distillation": "distillation",
+    "pruning": "pruning",
+    "fine-tune": "fine-tune",
+    "fine-tuning": "fine-tune",
+}
+_NOT_METADATA = frozenset({"flavor", "flavors", "produced_by_kind", "produced_by_job_id"})
+
+
+class StoredPart(NamedTuple):
+    """One stored file of an artifact."""
+
+    path: str
+    """Relative to the artifact, as manifests name it."""
+    facts: Mapping[str, Any]
+    """What the host knows of it: `ref`, `size_bytes`, digests."""
+
+    @property
+    def digest(self) -> str:
+        """`<algorithm>:<hex>`; empty when the host gave none."""
+        named = self.facts.get("blob_digest") or self.facts.get("digest")
+        if named:
+            return str(named)
+        for algorithm in ("blake3", "sha256"):
+            if self.facts.get(algorithm):
+                return f"{algorithm}:{self.facts[algorithm]}"
+        return ""
+
+
+class Produced(NamedTuple):
+    """One artifact whose files are stored."""
+
+    flavor: ProducedFlavor
+    label: str
+    parts: tuple[StoredPart, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        given = list(self.flavor.flavors)
+        return given if self.label in given else [self.label, *given]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return the manifest's entries; a file without a digest cannot be one."""
+        return [
+            {"path": part.path, "digest": part.digest, "size_bytes": part.facts.get("size_bytes")}
+            for part in self.parts
+            if part.digest
+        ]
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a revision says about this artifact."""
+        attributes = self.flavor.attributes
+        return {
+            "flavor": self.label,
+            "flavors": self.labels,
+            "display_label": self.label,
+            "snapshot_manifest": self.entries(),
+            "metadata": {k: v for k, v in attributes.items() if k not in _NOT_METADATA},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the caller of the function gets to see."""
+        files = [
+            {"path": part.path, **{k: v for k, v in part.facts.items() if v is not None}}
+            for part in self.parts
+        ]
+        return {
+            "flavor": self.label,
+            "flavors": self.labels,
+            "attributes": self.flavor.attributes,
+            "files": files,
+        }
+
+
+def produced_flavors(result: Any) -> Iterator[ProducedFlavor]:
+    """Yield the artifacts of a result: an iterable of `ProducedFlavor`, or None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if result is None:
+        return
+    if isinstance(result, (str, bytes, dict)) or not hasattr(result, "__iter__"):
+        raise TypeError(
+            f"the function must return a list of ProducedFlavor, not {type(result).__name__}"
+        )
+    for index, item in enumerate(result):
+        if not isinstance(item, ProducedFlavor):
+            raise TypeError(f"artifact {index} must be a ProducedFlavor, not {type(item).__name__}")
+        yield item
+
+
+def label_of(flavor: ProducedFlavor) -> str:
+    """Return the primary label, such as `bf16`: given, from the attributes, or the file's name."""
+    recipe = str(flavor.attributes.get("quant_recipe") or "").replace(":", "-").replace("/", "-")
+    name = os.path.basename(os.path.normpath(flavor.path))
+    return flavor.flavor or str(flavor.attributes.get("flavor") or "") or recipe or name
+
+
+def relationship_of(job_kind: str) -> str:
+    """Return how an artifact of this kind of job relates to its source."""
+    return _RELATIONSHIPS.get(job_kind.partition(":")[0], "manual-fork")
+
+
+async def store_flavor(
+    ctx: ProducerContext,
+    flavor: ProducedFlavor,
+    destination: str,
+    spec: Mapping[str, Any],
+    names: set[str],
+) -> Produced:
+    """Store every file of one artifact.
+
+    Args:
+        ctx: The call.
+        flavor: Its `path` is a file or a directory, which is stored whole.
+        destination: Whose revision the files go to; without one they become plain outputs.
+        spec: What that revision is opened with.
+        names: Directory names taken by other artifacts of the call; this one's is added.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: Two files would have the same place.
+    """
+    folder = _free_name(os.path.basename(os.path.normpath(flavor.path)), names)
+    root_is_file = os.path.isfile(flavor.path)
+    parts = []
+    for relative, path in _files_of(flavor).items():
+        place = folder if root_is_file and not flavor.extra_files else f"{folder}/{relative}"
+        facts = await _store(
+            ctx, output_ref(place, ctx.workspace_scope_id), path, destination, spec
+        )
+        parts.append(StoredPart(relative, facts))
+    return Produced(flavor, label_of(flavor), tuple(parts))
+
+
+def dataset_info(flavor: ProducedFlavor) -> dict[str, Any]:
+    """Return the `dataset_info.json` of a dataset; empty when it has none."""
+    import msgspec
+
+    try:
+        with open(os.path.join(flavor.path, "dataset_info.json"), "rb") as file:
+            info: dict[str, Any] = msgspec.json.decode(file.read(), type=dict[str, Any])
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return info
+
+
+async def _store(
+    ctx: ProducerContext, ref: str, path: str, destination: str, spec: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    from pathlib import Path
+
+    revisions = ctx._revisions
+    if revisions is not None and destination:
+        session = await revisions.session(destination, spec)
+        return await revisions.put(session, ref, Path(path))
+    import msgspec
+
+    stored = await ctx.asave_checkpoint(ref, path)
+    return msgspec.structs.asdict(stored)
+
+
+def _free_name(name: str, names: set[str]) -> str:
+    """Return a name no other artifact has: `model`, then `model-2` and so on."""
+    free, count = name, 1
+    while free in names:
+        count += 1
+        free = f"{name}-{count}"
+    names.add(free)
+    return free
+
+
+def _files_of(flavor: ProducedFlavor) -> dict[str, str]:
+    """Return the files of an artifact, from their path within it to where they are, sorted."""
+    root = os.fspath(flavor.path)
+    if not os.path.exists(root):
+        raise FileNotFoundError(f"produced artifact {root!r} does not exist")
+    files = dict(_walk(root)) if os.path.isdir(root) else {os.path.basename(root): root}
+    for given in flavor.extra_files:
+        extra = os.fspath(given)
+        name = os.path.basename(extra)
+        if not os.path.isfile(extra):
+            raise FileNotFoundError(f"extra file {extra!r} does not exist")
+        if name in files:
+            raise ValueError(f"extra file {extra!r} has the name of a file of {root!r}")
+        files[name] = extra
+    return dict(sorted(files.items()))
+
+
+def _walk(root: str) -> Iterator[tuple[str, str]]:
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(directory, name)
+            yield os.path.relpath(path, root).replace(os.sep, "/"), path

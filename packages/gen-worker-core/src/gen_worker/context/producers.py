@@ -1,0 +1,284 @@
+"""Contexts of functions that produce artifacts: conversions, trainings and datasets."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from gen_worker.context.publishing import checked_destination, refuse_unknown, skipped
+from gen_worker.context.request import RequestContext
+from gen_worker.errors import ArtifactTransferError, ValidationError
+from gen_worker.ports import Directories, RepoMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Unpack
+
+__all__ = ["ConversionContext", "DatasetContext", "ProducerContext", "TrainingContext"]
+
+_DIGEST = re.compile(r"(?:(blake3|sha256):)?([0-9a-f]{64})")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_MAX_BLOB_BYTES = 1 << 62  # blobs are named by their digest, so their size is no surprise
+
+
+class DatasetFields(TypedDict, total=False):
+    """What may be said about a dataset revision; see `ctx.publish_dataset_revision`."""
+
+    row_artifacts_json: Any
+    snapshot_manifest: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
+    visibility: str
+    kind: str
+    dataset_info: Mapping[str, Any] | None
+
+
+_DATASET_DEFAULTS: DatasetFields = {
+    "row_artifacts_json": None,
+    "snapshot_manifest": None,
+    "visibility": "private",
+    "kind": "",
+    "dataset_info": None,
+}
+
+
+class ProducerContext(RequestContext):
+    """Scratch space and blobs, for every kind that produces artifacts."""
+
+    __slots__ = ()
+
+    def mktemp(self) -> Path:
+        """Return a new empty directory; it is removed when the call has ended."""
+        import tempfile
+        from pathlib import Path
+
+        root = self._extra.get("scratch")
+        if root is None:
+            name = _UNSAFE.sub("_", self.request_id)[:40]
+            root = self._extra["scratch"] = tempfile.mkdtemp(prefix=f"txform-{name}-")
+        return Path(tempfile.mkdtemp(dir=root))
+
+    def checkpoint_dir(self, *, key: str) -> Path:
+        """Return a directory that a restarted job finds again with the same key.
+
+        It is on this machine's temporary disk and is never removed by the SDK.
+        """
+        import tempfile
+        from pathlib import Path
+
+        if not key:
+            raise ValueError("checkpoint_dir needs a key, such as 'optimizer'")
+        root = os.path.join(tempfile.gettempdir(), "txform-persistent")
+        path = Path(root, _directory_name(self.workspace_scope_id), _directory_name(key))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    def materialize_blob(self, digest: str, dest: str | os.PathLike[str]) -> Path:
+        """Put a blob of the content store at `dest`, whole or not at all.
+
+        Args:
+            digest: `blake3:<hex>` or `sha256:<hex>`; bare hex means blake3.
+            dest: The file to write; its directory is made.
+
+        Raises:
+            FileNotFoundError: There is no such blob here.
+            ArtifactTransferError: It could not be fetched, or its content has another digest.
+        """
+        from pathlib import Path
+
+        from gen_worker.ports import FileLimits
+        from gen_worker.types import Tensors
+
+        name = _blob_digest(digest)
+        if self._ports is None:
+            raise FileNotFoundError(f"blob {name} is not here: this context has no host")
+        blob = self._block(
+            self._ports.files.materialize(
+                Tensors(ref=name, blob_digest=name),
+                FileLimits(max_bytes=_MAX_BLOB_BYTES),
+                request_id=self.request_id,
+            )
+        )
+        _copy_file(os.fspath(blob), os.fspath(dest))
+        return Path(dest)
+
+    def resolve_dataset(self, ref: str) -> str:
+        """Return the local directory of a dataset.
+
+        Raises:
+            ArtifactTransferError: It is not on this machine.
+        """
+        found: str | None = None
+        if self._ports is not None and isinstance(self._ports.files, Directories):
+            found = self._block(self._ports.files.directory(ref, request_id=self.request_id))
+        if found is None:
+            raise ArtifactTransferError(
+                f"dataset {ref!r} is not on this machine: give a local directory", phase="resolve"
+            )
+        return found
+
+    @property
+    def has_scratch(self) -> bool:
+        return "scratch" in self._extra
+
+    async def release(self) -> None:
+        """Also remove the directories of `mktemp`."""
+        root = self._extra.pop("scratch", None)
+        if root is not None:
+            import shutil
+
+            shutil.rmtree(root, ignore_errors=True)
+        await super().release()
+
+
+class ConversionContext(ProducerContext):
+    """The context of conversions: also reads and writes what a repository says about itself."""
+
+    __slots__ = ()
+
+    def read_repo_metadata(self, *, destination_repo: str) -> dict[str, Any]:
+        """Return `{"ok", "exists", "metadata"}` of a repository."""
+        repo = checked_destination(destination_repo, "destination_repo")
+        metadata = self._repo_metadata
+        if metadata is None:
+            return skipped(destination_repo=repo)
+        found = self._block(metadata.read_metadata(repo))
+        return {"ok": True, "exists": found is not None, "metadata": dict(found or {})}
+
+    def write_repo_metadata(
+        self, *, destination_repo: str, metadata: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Replace the metadata of a repository and return what the hub answers."""
+        repo = checked_destination(destination_repo, "destination_repo")
+        port = self._repo_metadata
+        if port is None:
+            return skipped(destination_repo=repo)
+        answer = self._block(port.write_metadata(repo, dict(metadata)))
+        owner, _, name = repo.partition("/")
+        return {"ok": True, "owner": owner, "name": name, "metadata": dict(metadata), **answer}
+
+    def open_output_writer(self) -> Any:
+        """Return a writer of weight files for a new directory, bound to the job's source.
+
+        Raises:
+            RuntimeError: The job has no source on this machine, or the installed
+                gen-worker-conversion has no writer.
+        """
+        writer = _from_conversion("StreamingWriter", "ctx.open_output_writer")
+        if self.source_path is None:
+            raise RuntimeError("ctx.open_output_writer needs a source that is on this machine")
+        return writer(self.source_path, self.mktemp())
+
+    def copy_unconverted_components(
+        self, source: Any, out_dir: str | os.PathLike[str], *, skip: Iterable[str] = ()
+    ) -> Any:
+        """Copy the components of `source` that are neither in `skip` nor in `out_dir` yet.
+
+        Raises:
+            RuntimeError: The installed gen-worker-conversion cannot do this.
+        """
+        copy = _from_conversion("copy_unconverted_components", "ctx.copy_unconverted_components")
+        return copy(source, out_dir, skip=tuple(skip))
+
+    @property
+    def _repo_metadata(self) -> RepoMetadata | None:
+        publisher = self._ports.publisher if self._ports is not None else None
+        return publisher if isinstance(publisher, RepoMetadata) else None
+
+
+class TrainingContext(ConversionContext):
+    """The context of training functions and classes."""
+
+    __slots__ = ()
+
+
+class DatasetContext(ProducerContext):
+    """The context of functions that make datasets."""
+
+    __slots__ = ()
+
+    def publish_dataset_revision(
+        self, *, destination_dataset: str, features_json: Any, **fields: Unpack[DatasetFields]
+    ) -> dict[str, Any]:
+        """Commit what was stored as a new revision of a dataset.
+
+        Args:
+            destination_dataset: `owner/name`.
+            features_json: The columns and their types.
+            **fields: See `DatasetFields`.
+
+        Returns:
+            `{"ok", "dataset_id", "owner", "name", "existed"}`, or `skipped` as for
+            `publish_repo_revision`.
+        """
+        return self._block(
+            self.apublish_dataset_revision(
+                destination_dataset=destination_dataset, features_json=features_json, **fields
+            )
+        )
+
+    async def apublish_dataset_revision(
+        self, *, destination_dataset: str, features_json: Any, **fields: Unpack[DatasetFields]
+    ) -> dict[str, Any]:
+        """Await `publish_dataset_revision`."""
+        refuse_unknown(fields, _DATASET_DEFAULTS, "publish_dataset_revision")
+        manifest = {**_DATASET_DEFAULTS, **fields, "features_json": features_json}
+        if manifest["visibility"] not in ("private", "public"):
+            raise ValidationError(
+                f"visibility must be 'private' or 'public', not {manifest['visibility']!r}"
+            )
+        dataset = checked_destination(destination_dataset, "destination_dataset")
+        self.raise_if_canceled()
+        revisions = self._revisions
+        if revisions is None:
+            return skipped(destination_dataset=dataset)
+        return await revisions.finalize(dataset, {"target": "dataset"}, **manifest)
+
+
+def _from_conversion(name: str, wanted_for: str) -> Any:
+    import importlib
+
+    try:
+        module = importlib.import_module("gen_worker.conversion")
+    except ImportError as error:
+        raise RuntimeError(f"{wanted_for} needs gen-worker-conversion: install it") from error
+    found = getattr(module, name, None)
+    if found is None:
+        raise RuntimeError(
+            f"{wanted_for} needs gen_worker.conversion.{name}, which the installed "
+            "gen-worker-conversion does not have: install a newer one"
+        )
+    return found
+
+
+def _blob_digest(digest: str) -> str:
+    match = _DIGEST.fullmatch(digest.strip().lower())
+    if match is None:
+        raise ValidationError(
+            f"{digest!r} is no digest: give 'blake3:' or 'sha256:' and 64 hex digits"
+        )
+    return f"{match[1] or 'blake3'}:{match[2]}"
+
+
+def _directory_name(text: str) -> str:
+    """Replace what a path cannot hold by `_`; different texts stay different."""
+    name = _UNSAFE.sub("_", text)
+    if name == text and name.strip(".") and len(name) <= 100:
+        return name
+    from hashlib import sha256
+
+    return f"{name[:80]}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _copy_file(source: str, dest: str) -> None:
+    import shutil
+
+    os.makedirs(os.path.dirname(os.path.abspath(dest)), exist_ok=True)
+    temporary = f"{dest}.{os.urandom(8).hex()}.part"
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, dest)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
