@@ -1,0 +1,257 @@
+"""Every check that CI runs, runnable here.
+
+`nox` runs the default sessions, `nox -l` lists all, `nox -s "tests(core-3.12)"` runs one; what
+follows `--` goes to the session. uv makes the environments: the workspace's own `.venv`, and below
+`.nox` exact ones that hold only what one package declares.
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))  # nox loads this file by its path alone
+
+from ci.tally import file_stem  # noqa: E402
+from ci.workspace import examples, needs, packages, uv  # noqa: E402
+
+UV = uv()
+PACKAGES = packages()
+EXAMPLES = examples()
+PYTHONS = ("3.11", "3.12", "3.13")
+LANES = [(package, python) for python in PYTHONS for package in PACKAGES]
+LANE_IDS = [f"{package.removeprefix('gen-worker-')}-{python}" for package, python in LANES]
+# An example that needs less than the whole SDK is also tested with no more than that.
+EXAMPLE_LANES = [(name, "dev") for name in EXAMPLES]
+EXAMPLE_LANES += [
+    (name, "alone")
+    for name, example in EXAMPLES.items()
+    if "gen-worker" not in (package.name for package in needs(example, PACKAGES))
+]
+# The meta-package's extras are third-party libraries of several gigabytes and no code of ours.
+NO_EXTRAS = {"gen-worker"}
+
+ENVIRONMENTS = ROOT / ".nox"
+RESULTS = ENVIRONMENTS / "results"
+REPORT = ENVIRONMENTS / "report.json"
+STARTED = time.monotonic()
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "none"
+nox.options.parallel = os.cpu_count() or 1
+nox.options.allow_parallel = True
+nox.options.report = str(REPORT)
+nox.options.sessions = ["types", "shape", "tests", "workspace", "examples"]
+nox.options.sessions += ["lint", "lock", "api", "changes"]
+
+# A missing interpreter is a skipped lane, said aloud, and never a download.
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint rules."""
+    in_workspace(session, "ruff", "format", "--check", ".")
+    in_workspace(session, "ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, one run per package: two packages may name a test module alike."""
+    groups = [[f"packages/{name}/src", f"packages/{name}/tests"] for name in PACKAGES]
+    groups += [[f"examples/{name}/src", f"examples/{name}/tests"] for name in EXAMPLES]
+    groups += [["noxfile.py", "conftest.py", "ci", "tests"], ["bench"]]
+    in_workspace(session, "mypy", "--version")
+    failed = [group for group in groups if not has_sound_types(group)]
+    if failed:
+        session.error(f"mypy found errors in: {', '.join(map(' '.join, failed))}")
+
+
+@nox.session
+@nox.parametrize(("package", "python_version"), LANES, ids=LANE_IDS)
+def tests(session: nox.Session, package: str, python_version: str) -> None:
+    """One package's tests, with nothing installed but what that package declares."""
+    extras = () if package in NO_EXTRAS else ("--all-extras",)
+    selection = ("--package", package, *extras, "--group", "test")
+    environment = exact_environment(session, selection, python_version)
+    run_pytest(session, environment, f"packages/{package}/tests")
+
+
+@nox.session(name="workspace")
+def workspace_tests(session: nox.Session) -> None:
+    """The tests that need all packages, as `uv run --extra dev pytest` runs them."""
+    selection = ("--all-packages", "--extra", "dev", "--group", "dev")
+    run_pytest(session, exact_environment(session, selection), "tests")
+
+
+@nox.session(name="examples")
+@nox.parametrize(("name", "lane"), EXAMPLE_LANES, ids=map("-".join, EXAMPLE_LANES))
+def example_tests(session: nox.Session, name: str, lane: str) -> None:
+    """One example's tests, with its `dev` extra and this checkout's packages."""
+    example = EXAMPLES[name]
+    environment = fresh_environment(session)
+    if lane == "dev":
+        siblings, requirements = list(PACKAGES.values()), [f"-e{example.path}[dev]"]
+    else:
+        siblings, requirements = needs(example, PACKAGES), [f"-e{example.path}", "pytest"]
+    install(session, environment, *(f"-e{sibling.path}" for sibling in siblings), *requirements)
+    run_pytest(session, environment, str(example.path))
+
+
+@nox.session
+def shape(session: nox.Session) -> None:
+    """The wheels as users get them: disjoint, resolvable, layered, typed; together and alone."""
+    dist = ENVIRONMENTS / "shape" / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    build = ("build", "--all-packages", "--no-sources", "--quiet")
+    session.run(UV, *build, "--out-dir", str(dist))
+    in_workspace(session, "python", "-m", "ci.wheels", str(dist))
+    in_workspace(session, "python", "-m", "ci.stubs")
+    together(session, dist)
+    for name in PACKAGES:
+        alone(session, dist, name)
+
+
+def together(session: nox.Session, dist: Path) -> None:
+    """Install all wheels in one environment; check its layers and what a consumer's mypy sees."""
+    environment = fresh_environment(session, "together")
+    install(session, environment, *wheels(dist, list(PACKAGES)), "import-linter", "mypy")
+    contracts = str(environment / "layers.ini")
+    in_workspace(session, "python", "-m", "ci.layers", contracts)
+    session.run(str(environment / "bin/lint-imports"), "--no-cache", "--config", contracts)
+    # Out of the tree, so that mypy finds the installed wheels and no configuration of ours.
+    consumer = shutil.copy(ROOT / "ci" / "consumer.py", environment)
+    with session.chdir(environment):
+        session.run(str(environment / "bin/mypy"), "--strict", "--cache-dir=mypy-cache", consumer)
+
+
+def alone(session: nox.Session, dist: Path, name: str) -> None:
+    """Install one wheel with what it requires and import all it ships."""
+    package = PACKAGES[name]
+    environment = fresh_environment(session, name)
+    names = [name, *(sibling.name for sibling in needs(package, PACKAGES))]
+    install(session, environment, *wheels(dist, names))
+    python = str(environment / "bin/python")
+    session.run(python, "-I", str(ROOT / "ci/bare_import.py"), *package.parts)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """`requirements.lock` against a fresh resolution; `-- --update` rewrites it."""
+    in_workspace(session, "python", "-m", "ci.lock", *session.posargs)
+
+
+@nox.session
+def api(session: nox.Session) -> None:
+    """The public names against the committed lists; `-- --update` rewrites them."""
+    in_workspace(session, "python", "-m", "ci.api", *session.posargs)
+
+
+@nox.session
+def changes(session: nox.Session) -> None:
+    """A changelog fragment for each package changed since a revision (`-- REVISION`)."""
+    in_workspace(session, "python", "-m", "ci.changes", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """The fault tests with many seeds (`-- --seeds N`)."""
+    selection = ("--all-packages", "--extra", "dev", "--group", "dev")
+    run_pytest(session, exact_environment(session, selection), "-m", "chaos", "--seeds", "100")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks, on installed packages with their bytecode compiled (`-- MODULE...`)."""
+    selection = ("--all-packages", "--extra", "dev", "--group", "dev", "--no-editable")
+    compiled = ("--compile-bytecode", "--reinstall")
+    environment = exact_environment(session, (*selection, *compiled))
+    for name in session.posargs or [path.stem for path in sorted(ROOT.glob("bench/bench_*.py"))]:
+        session.run(str(environment / "bin/python"), "-m", f"bench.{name}")
+
+
+def in_workspace(session: nox.Session, *command: str) -> None:
+    """Run a command in the workspace's own environment, all packages and tools installed."""
+    session.run(UV, "run", "--quiet", "--extra", "dev", *command)
+
+
+def exact_environment(
+    session: nox.Session, selection: tuple[str, ...], python_version: str | None = None
+) -> Path:
+    """Sync an environment of this session's own to hold the selection and nothing else."""
+    environment = ENVIRONMENTS / file_stem(session.name)
+    python = ("--python", interpreter(session, python_version)) if python_version else ()
+    own = {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    session.run(UV, "sync", "--quiet", *selection, *python, env=own)
+    return environment
+
+
+def fresh_environment(session: nox.Session, name: str = "") -> Path:
+    """Make an empty environment of this session's own."""
+    environment = ENVIRONMENTS / file_stem(session.name) / name
+    session.run(UV, "venv", "--quiet", "--clear", str(environment))
+    return environment
+
+
+def install(session: nox.Session, environment: Path, *requirements: str) -> None:
+    """Install into an environment, third-party versions as the committed lock has them."""
+    constraint = ("--constraint", str(ROOT / "requirements.lock"))
+    target = ("--python", str(environment))
+    session.run(UV, "pip", "install", "--quiet", *target, *constraint, *requirements)
+
+
+def run_pytest(session: nox.Session, environment: Path, *arguments: str) -> None:
+    """Run pytest with an environment's own commands first on the path, and keep the counts."""
+    binaries = environment / "bin"
+    own = {
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(environment),
+        "CI": "true",  # Hypothesis: no deadlines, the same examples for everyone
+    }
+    options = ("-p", "no:cacheprovider", f"--junitxml={RESULTS / file_stem(session.name)}.xml")
+    command = (str(binaries / "python"), "-m", "pytest", *options, *arguments, *session.posargs)
+    session.run(*command, env=own)
+
+
+def interpreter(session: nox.Session, version: str) -> str:
+    """Find a Python of this version or skip the session."""
+    command = [UV, "python", "find", "--system", "--no-project", version]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        session.skip(f"SKIPPED: this machine has no Python {version} (pyenv: set PYENV_VERSION)")
+    return found.stdout.strip()
+
+
+def wheels(dist: Path, names: list[str]) -> list[str]:
+    """Return the paths of the wheels of these packages."""
+    stems = {name: f"{name.replace('-', '_')}-{PACKAGES[name].version}" for name in names}
+    return [str(dist / f"{stem}-py3-none-any.whl") for stem in stems.values()]
+
+
+def has_sound_types(paths: list[str]) -> bool:
+    """Run mypy on those of the paths which hold Python, the first one's modules importable."""
+    present = [path for path in paths if path.endswith(".py") or any(ROOT.glob(f"{path}/**/*.py"))]
+    command = [UV, "run", "--no-sync", "mypy", *present]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / paths[0])}
+    return not present or subprocess.run(command, env=environment).returncode == 0
+
+
+def close() -> None:
+    """Print one closing line for all test runs, after nox's own summary."""
+    if REPORT.exists():
+        duration_s = f"{time.monotonic() - STARTED:.2f}"
+        command = [sys.executable, "-m", "ci.tally", str(RESULTS), str(REPORT), duration_s]
+        subprocess.run(command, cwd=ROOT)
+
+
+if "--parallel-worker" not in sys.argv:  # the workers' results are the parent's to sum up
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    RESULTS.mkdir(parents=True)
+    REPORT.unlink(missing_ok=True)
+    atexit.register(close)
