@@ -48,12 +48,13 @@ def _lines(error: WorkerError) -> list[str]:
     return [str(problem) for problem in problems]
 
 
-def report_failure(command: str, failure: Failure) -> int:
+def report_failure(prefix: str, failure: Failure) -> int:
     """Print why a call failed on stderr and return its exit code.
 
-    What the author's code raised is shown with its traceback; everything else in one line.
+    What the author's code raised is shown with its traceback; everything else in one line that
+    begins with `prefix`.
     """
-    text = f"gen-worker {command}: {failure.message}"
+    text = f"{prefix}: {failure.message}"
     if failure.origin == "handler" and failure.error_type != "canceled" and failure.detail:
         text = failure.detail.rstrip("\n")
     elif failure.path and failure.path not in failure.message:

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     import argparse
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.ports import Events
+    from gen_worker.ports import Events, Ports
     from gen_worker.runtime import Engine
 
-__all__ = ["new_request_id", "open_engine"]
+__all__ = ["new_request_id", "open_engine", "open_ports"]
 
 
 def open_engine(
@@ -27,16 +27,41 @@ def open_engine(
     """
     from gen_worker.cli.reports import open_reports
     from gen_worker.runtime import Engine
-    from gen_worker.runtime.local import local_ports
 
-    ports = local_ports(
-        events=events or open_reports(),
-        output_dir=getattr(args, "output", None),
+    ports = open_ports(
+        endpoint,
         offline=args.offline,
         allow_publish=args.allow_publish,
+        output_dir=getattr(args, "output", None),
+        events=events or open_reports(),
     )
-    devices = (args.device,) if args.device else ("cpu",)
-    return Engine(endpoint.functions, ports, devices=devices)
+    return Engine(endpoint.functions, ports, devices=_devices(endpoint, args.device))
+
+
+def open_ports(
+    endpoint: Endpoint,
+    *,
+    events: Events,
+    offline: bool,
+    allow_publish: bool = False,
+    output_dir: str | None = None,
+) -> Ports:
+    from gen_worker.runtime.local import local_ports
+
+    return local_ports(
+        events=events, offline=offline, allow_publish=allow_publish, output_dir=output_dir
+    )
+
+
+def _devices(endpoint: Endpoint, chosen: str | None) -> tuple[str, ...]:
+    """Return the chosen device, else every GPU when a function needs one, else the CPU."""
+    if chosen:
+        return (chosen,)
+    if any(spec.resources.needs_gpu for spec in endpoint.functions):
+        from gen_worker.cli.gpus import find_gpus
+
+        return tuple(f"cuda:{index}" for index in range(len(find_gpus()))) or ("cpu",)
+    return ("cpu",)
 
 
 def new_request_id() -> str:

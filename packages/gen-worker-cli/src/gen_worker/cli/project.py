@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.cli.failures import UsageError
 from gen_worker.errors import UnknownFunctionError
-from gen_worker.problems import ProblemsError
+from gen_worker.names import slugify_name
 
 if TYPE_CHECKING:
     import argparse
 
+    from gen_worker.project import Project
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["Endpoint", "find_function", "open_endpoint"]
@@ -26,8 +27,10 @@ class Endpoint(NamedTuple):
     """Absolute folder of the project."""
     main: str
     name: str
-    """From endpoint.toml, else the first part of `main`."""
+    """From endpoint.toml, else from pyproject.toml or `main`."""
     functions: tuple[FunctionSpec, ...]
+    project: Project | None = None
+    """None for `--module`, which reads no endpoint.toml."""
 
 
 def open_endpoint(args: argparse.Namespace) -> Endpoint:
@@ -36,28 +39,26 @@ def open_endpoint(args: argparse.Namespace) -> Endpoint:
     The author's code runs here: divert stdout first (`gen_worker.cli.output.divert_stdout`).
 
     Raises:
-        UsageError: There is no project here, or it has no function.
+        UsageError: There is no project here.
         ProblemsError: endpoint.toml is wrong, the project cannot be imported, or a function in it
-            is wrong.
+            is wrong, or there is none.
     """
-    root, main, name = _locate(args.config, args.module)
+    project = None if args.module else _load(args.config)
+    root = project.root if project else os.getcwd()
+    main = project.main if project else args.module
     from gen_worker.discovery import discover
 
-    discovery = discover(root, main)
-    if discovery.problems:
-        raise ProblemsError(discovery.problems)
-    if not discovery.functions:
-        raise UsageError(
-            f"no endpoint function in {main!r}: decorate one with @inference_function, or point "
-            "`main` in endpoint.toml at the module that holds it"
-        )
-    return Endpoint(root=root, main=main, name=name, functions=discovery.functions)
+    return Endpoint(
+        root=root,
+        main=main,
+        name=project.endpoint_name if project else slugify_name(main.partition(".")[0]),
+        functions=discover(root, main).raise_if_wrong().functions,
+        project=project,
+    )
 
 
-def _locate(config: str | None, module: str | None) -> tuple[str, str, str]:
-    if module:
-        return os.getcwd(), module, module.partition(".")[0]
-    path = os.path.abspath(config or _CONFIG)
+def _load(config: str | None) -> Project:
+    path = config or _CONFIG
     if not os.path.isfile(path):
         raise UsageError(
             f"no {config or './' + _CONFIG}: run this in a project folder, or give "
@@ -65,8 +66,7 @@ def _locate(config: str | None, module: str | None) -> tuple[str, str, str]:
         )
     from gen_worker.project import load_project
 
-    project = load_project(path)
-    return os.path.dirname(path), project.main, project.name or project.main.partition(".")[0]
+    return load_project(path)
 
 
 def find_function(endpoint: Endpoint, name: str) -> FunctionSpec:

@@ -15,20 +15,16 @@ goes to stderr. Exit codes: 0 done, 1 the function failed, 2 usage, 3 a model is
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gen_worker.cli.options import add_host_options, add_output_options, add_project_options
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
-    from gen_worker.cancel import CancelToken
     from gen_worker.cli.project import Endpoint
     from gen_worker.cli.reports import Reports
     from gen_worker.cli.results import ResultPrinter
-    from gen_worker.events import Event
-    from gen_worker.runtime import Outcome
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["configure", "main"]
@@ -120,8 +116,11 @@ def _run_here(
     import msgspec
 
     from gen_worker.cancel import CancelToken
+    from gen_worker.cli.failures import report_failure
     from gen_worker.cli.host import new_request_id, open_engine
     from gen_worker.cli.signals import TERMINATED, Signals
+    from gen_worker.cli.sink import PrintingSink
+    from gen_worker.events import Failed
     from gen_worker.runtime import Invocation
 
     engine = open_engine(endpoint, args, events=reports)
@@ -133,7 +132,7 @@ def _run_here(
         device=args.device,
     )
     token = CancelToken()
-    sink = _Sink(printer, token)
+    sink = PrintingSink(printer, token)
     signals = Signals(engine.interrupt_from_signal)
     with signals.watching(token):
         try:
@@ -141,40 +140,6 @@ def _run_here(
                 outcome = engine.run(invocation, sink, token=token)
         finally:
             engine.close_now()
-    code = _conclude(outcome, sink)
+    sink.raise_if_broken()
+    code = report_failure("gen-worker run", outcome.failure) if isinstance(outcome, Failed) else 0
     return TERMINATED if signals.is_terminated else code
-
-
-class _Sink:
-    """Prints values as they come."""
-
-    wants_events = False
-
-    def __init__(self, printer: ResultPrinter, token: CancelToken) -> None:
-        self._printer = printer
-        self._token = token
-        self.broken: BrokenPipeError | None = None
-
-    def deliver(self, batch: Sequence[Event]) -> None:
-        from gen_worker.events import Delta, Result
-
-        for event in batch:
-            if self.broken is None and isinstance(event, (Delta, Result)):
-                try:
-                    kind: Literal["yield", "result"]
-                    kind = "yield" if isinstance(event, Delta) else "result"
-                    self._printer.print(kind, event.value)
-                except BrokenPipeError as error:
-                    self.broken = error
-                    self._token.cancel("disconnect")
-
-
-def _conclude(outcome: Outcome, sink: _Sink) -> int:
-    from gen_worker.cli.failures import report_failure
-    from gen_worker.events import Failed
-
-    if sink.broken is not None:
-        raise sink.broken
-    if isinstance(outcome, Failed):
-        return report_failure("run", outcome.failure)
-    return 0

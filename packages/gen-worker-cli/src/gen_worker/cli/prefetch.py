@@ -1,0 +1,38 @@
+"""Download every model this project declares, without a GPU and without running `setup`.
+
+With --offline nothing is downloaded: the command verifies that everything is here already. Exit
+code 3 when a model cannot be had.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.cli.options import add_project_options
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["configure", "main"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_project_options(parser)
+    parser.add_argument(
+        "--all-variants",
+        action="store_true",
+        help="also every model that a payload chooses between (dispatch tables)",
+    )
+    parser.add_argument("--offline", action="store_true", help="only verify what is here")
+    parser.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    from gen_worker.cli.fetching import Prefetch, plan
+    from gen_worker.cli.output import divert_stdout
+    from gen_worker.cli.project import open_endpoint
+
+    out = divert_stdout()
+    endpoint = open_endpoint(args)
+    found = plan(endpoint, all_variants=args.all_variants)
+    return Prefetch(out if args.json else None).run(endpoint, args, found)
