@@ -157,5 +157,15 @@ def _clamp_of(annotation: Any, metadata: Metadata) -> Transform | None:
     clamp = next((item for item in reversed(metadata) if isinstance(item, Clamp)), None)
     if clamp is None:
         return None
-    apply = clamp.apply
-    return lambda value, _context: apply(value)
+    return _transform_of(clamp)
+
+
+def _transform_of(clamp: Clamp) -> Transform:
+    apply, low, high = clamp.apply, clamp.min, clamp.max
+    kept = {"int": (int,), "float": (float,)}.get(clamp.cast, (int, float))
+
+    def transform(value: Any, _context: Any) -> Any:
+        # Nearly every value is in range already; NaN is not.
+        return value if type(value) in kept and low <= value <= high else apply(value)
+
+    return transform
