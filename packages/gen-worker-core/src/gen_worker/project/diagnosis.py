@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gen_worker.problems import Problem
 
-__all__ = ["locate", "readable_part", "structural_problems"]
+__all__ = ["locate", "readable_part", "structural_problems", "with_lines"]
 
 Table = type[msgspec.Struct]
 
@@ -239,6 +239,17 @@ def locate(problems: Iterable[Problem], text: str, file: str) -> list[Problem]:
         for problem in problems
     ]
     return sorted(found, key=lambda problem: problem.line)
+
+
+def with_lines(problems: Iterable[Problem], file: str) -> list[Problem]:
+    """Fill in the lines of problems found after the file was read; others stay as they are."""
+    found = list(problems)
+    mine = [problem for problem in found if problem.file == file and not problem.line]
+    if not mine:
+        return found
+    with open(file, encoding="utf-8-sig", errors="replace") as stream:
+        located = locate(mine, stream.read(), file)
+    return [*(problem for problem in found if problem not in mine), *located]
 
 
 def _line_of(key: str, lines: Mapping[str, int]) -> int:
