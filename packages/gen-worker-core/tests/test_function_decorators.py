@@ -1,5 +1,6 @@
 """What `inference_function` and `worker_function` make of a function."""
 
+import functools
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -245,8 +246,6 @@ def test_a_function_over_lists_is_batched_as_its_resources_say() -> None:
 
 
 def test_a_wrapped_function_is_read_below_its_wrapper() -> None:
-    import functools
-
     def echo(ctx: RequestContext, payload: Ask) -> Reply:
         return Reply("")
 
@@ -265,3 +264,16 @@ def test_a_broken_function_stays_undecorated() -> None:
     with pytest.raises(DefinitionError):
         inference_function(broken)
     assert specs_of(broken) == ()
+
+
+def test_a_wrapper_around_a_decorated_function_is_what_is_called() -> None:
+    @inference_function
+    def echo(ctx: RequestContext, payload: Ask) -> Reply:
+        return Reply(payload.prompt)
+
+    @functools.wraps(echo)
+    def louder(ctx: RequestContext, payload: Ask) -> Reply:
+        return Reply(echo(ctx, payload).caption.upper())
+
+    assert spec_of(louder).function is louder
+    assert spec_of(echo).function is echo

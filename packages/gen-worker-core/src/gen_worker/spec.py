@@ -265,7 +265,10 @@ def specs_of(obj: Any) -> tuple[FunctionSpec, ...]:
     """Return the functions a decorated function or class defines; empty for anything else."""
     definition = getattr(obj, "__dict__", {}).get(DEFINITION_ATTRIBUTE)
     if isinstance(definition, FunctionSpec):
-        return (definition,)
+        if definition.function is obj:
+            return (definition,)
+        # functools.wraps copied the definition onto a wrapper, which is what has to be called.
+        return (msgspec.structs.replace(definition, function=obj),)
     if isinstance(definition, ClassSpec):
         return definition.functions
     return ()
