@@ -115,7 +115,7 @@ class Files(Protocol):
 class Directories(Protocol):
     """What a `Files` port may offer besides: whole directories as inputs."""
 
-    async def directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
         """Return the local directory of a job's source or dataset; None when it is not here."""
         ...
 

@@ -63,7 +63,7 @@ class JobKind:
         ref = ctx.source.get("ref")
         files = ctx._ports.files
         if ref and ctx.source_path is None and isinstance(files, Directories):
-            path = await files.directory(ref, request_id=ctx.request_id)
+            path = await files.find_directory(ref, request_id=ctx.request_id)
             if path is not None:
                 ctx._extra["source_path"] = path
 

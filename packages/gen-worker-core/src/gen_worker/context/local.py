@@ -143,17 +143,17 @@ class LocalStream:
 
 
 class LocalOutputs:
-    """Outputs below one directory, each at `<directory>/<ref>`."""
+    """Outputs below one directory, each at `<root>/<ref>`."""
 
-    def __init__(self, directory: str) -> None:
-        """Store below `directory`, which is made when the first file is stored."""
-        self.directory = os.path.abspath(directory)
+    def __init__(self, root: str) -> None:
+        """Store below `root`, which is made when the first file is stored."""
+        self.root = os.path.abspath(root)
 
     def path_of(self, ref: str) -> str:
         """Return where the file of a canonical ref is, or will be."""
         from gen_worker.paths import safe_join
 
-        return str(safe_join(self.directory, ref))
+        return str(safe_join(self.root, ref))
 
     async def save(
         self, ref: str, source: bytes | Path, options: SaveOptions, *, request_id: str

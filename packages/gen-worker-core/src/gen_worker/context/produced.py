@@ -189,11 +189,12 @@ async def _store(
 
 
 def _free_name(name: str, names: set[str]) -> str:
-    """Return a name no other artifact has: `model`, then `model-2` and so on."""
+    """Return a name no other artifact has: `model.gguf`, then `model-2.gguf` and so on."""
+    stem, suffix = os.path.splitext(name)
     free, count = name, 1
     while free in names:
         count += 1
-        free = f"{name}-{count}"
+        free = f"{stem}-{count}{suffix}"
     names.add(free)
     return free
 

@@ -110,7 +110,7 @@ class ProducerContext(RequestContext):
         """
         found: str | None = None
         if self._ports is not None and isinstance(self._ports.files, Directories):
-            found = self._block(self._ports.files.directory(ref, request_id=self.request_id))
+            found = self._block(self._ports.files.find_directory(ref, request_id=self.request_id))
         if found is None:
             raise ArtifactTransferError(
                 f"dataset {ref!r} is not on this machine: give a local directory", phase="resolve"
