@@ -32,14 +32,14 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", gc=Fa
     request_id: str
 
 
-class Started(_Event, tag="started"):
+class Started(_Event, frozen=True, tag="started"):
     """The handler is about to be called."""
 
     function: str
     at: float
 
 
-class Progress(_Event, tag="progress"):
+class Progress(_Event, frozen=True, tag="progress"):
     """`ctx.progress`: how far the call is, 0 to 1, and what it is doing."""
 
     progress: float
@@ -47,7 +47,7 @@ class Progress(_Event, tag="progress"):
     stage: str | None = None
 
 
-class Log(_Event, tag="log"):
+class Log(_Event, frozen=True, tag="log"):
     """`ctx.log`: one line from the author."""
 
     message: str
@@ -55,7 +55,7 @@ class Log(_Event, tag="log"):
     level: str = "info"
 
 
-class Emitted(_Event, tag="emitted"):
+class Emitted(_Event, frozen=True, tag="emitted"):
     """`ctx.emit`, and every named event of the catalog: a type and a JSON object."""
 
     type: str
@@ -63,7 +63,7 @@ class Emitted(_Event, tag="emitted"):
     at: float
 
 
-class Metric(_Event, tag="metric"):
+class Metric(_Event, frozen=True, tag="metric"):
     """One measured number; the unit is in the name, such as `queue_ms`."""
 
     name: str
@@ -71,7 +71,7 @@ class Metric(_Event, tag="metric"):
     at: float
 
 
-class Delta(_Event, tag="delta"):
+class Delta(_Event, frozen=True, tag="delta"):
     """One item of a streamed output."""
 
     value: Any
@@ -95,7 +95,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Checking, saving files and encoding."""
 
 
-class Result(_Event, tag="result"):
+class Result(_Event, frozen=True, tag="result"):
     """The call succeeded."""
 
     value: Any
@@ -104,7 +104,7 @@ class Result(_Event, tag="result"):
     is_streamed: bool = False
 
 
-class Failed(_Event, tag="failed"):
+class Failed(_Event, frozen=True, tag="failed"):
     """The call failed or was canceled."""
 
     failure: Failure
