@@ -125,10 +125,10 @@ def together(session: nox.Session, dist: Path) -> None:
     contracts = str(environment / "layers.ini")
     in_workspace(session, "python", "-m", "ci.layers", contracts)
     session.run(str(environment / "bin/lint-imports"), "--no-cache", "--config", contracts)
-    # Out of the tree, so that mypy finds the installed wheels and no configuration of ours.
+    # The workspace's configuration would lead mypy to the sources.
     consumer = shutil.copy(ROOT / "ci" / "consumer.py", environment)
-    with session.chdir(environment):
-        session.run(str(environment / "bin/mypy"), "--strict", "--cache-dir=mypy-cache", consumer)
+    options = ("--config-file=", f"--cache-dir={environment / 'mypy-cache'}")
+    session.run(str(environment / "bin/mypy"), "--strict", *options, consumer)
 
 
 def alone(session: nox.Session, dist: Path, name: str) -> None:
