@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from gen_worker.settings import (
+    CoreSettings,
+    Setting,
+    SettingsError,
+    explain,
+    load,
+    load_settings,
+    records,
+    settings_in,
+    tenant_name_problem,
+)
+from gen_worker.settings_sources import ConfigFile, DotEnv, Secrets, default_sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _even(text: str) -> int:
+    if int(text) % 2:
+        raise ValueError("an even number")
+    return int(text)
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    name: Annotated[str, Setting(env="S_NAME", aliases=("S_OLD", "S_OLDER"), meaning="a name")] = (
+        "x"
+    )
+    count: Annotated[int, Setting(env="S_COUNT", meaning="a count")] = 1
+    ratio: Annotated[float | None, Setting(env="S_RATIO", meaning="a ratio")] = None
+    is_on: Annotated[bool, Setting(env="S_ON", meaning="a switch")] = False
+    mode: Annotated[Literal["fast", "slow"], Setting(env="S_MODE", meaning="a mode")] = "fast"
+    parts: Annotated[tuple[str, ...], Setting(env="S_PARTS", meaning="a list")] = ()
+    token: Annotated[str, Setting(env="S_TOKEN", meaning="a secret", is_secret=True)] = ""
+    pairs: Annotated[int, Setting(env="S_PAIRS", meaning="even", parse=_even)] = 0
+    key: Annotated[int, Setting(env="S_KEY", meaning="a secret number", is_secret=True)] = 0
+
+
+def sample(**environ: str) -> Sample:
+    return load(Sample, environ=environ, files=())
+
+
+def test_nothing_given_is_all_defaults() -> None:
+    assert sample() == Sample()
+
+
+@pytest.mark.parametrize(
+    ("environ", "field", "value"),
+    [
+        ({"S_NAME": "n"}, "name", "n"),
+        ({"S_OLD": "o"}, "name", "o"),
+        ({"S_OLDER": "p"}, "name", "p"),
+        ({"S_OLD": "o", "S_NAME": "n"}, "name", "n"),
+        ({"S_OLD": "o", "S_NAME": "  "}, "name", "o"),
+        ({"S_NAME": ""}, "name", "x"),
+        ({"S_COUNT": " 7 "}, "count", 7),
+        ({"S_RATIO": "0.5"}, "ratio", 0.5),
+        ({"S_RATIO": "1e3"}, "ratio", 1000.0),
+        ({"S_ON": "1"}, "is_on", True),
+        ({"S_ON": "Yes"}, "is_on", True),
+        ({"S_ON": "OFF"}, "is_on", False),
+        ({"S_MODE": "SLOW"}, "mode", "slow"),
+        ({"S_PARTS": "a, b,,c"}, "parts", ("a", "b", "c")),
+        ({"S_PAIRS": "4"}, "pairs", 4),
+    ],
+)
+def test_text_becomes_the_type_of_its_field(
+    environ: dict[str, str], field: str, value: object
+) -> None:
+    assert getattr(sample(**environ), field) == value
+
+
+def test_every_malformed_value_is_named_with_its_variable() -> None:
+    environ = {
+        "S_COUNT": "seven",
+        "S_RATIO": "nan",
+        "S_ON": "maybe",
+        "S_MODE": "quick",
+        "S_PAIRS": "3",
+    }
+    with pytest.raises(SettingsError) as caught:
+        sample(**environ)
+    assert caught.value.problems == (
+        "S_COUNT must be a whole number, not 'seven' (from environment)",
+        "S_RATIO must be a number, not 'nan' (from environment)",
+        "S_ON must be true or false, not 'maybe' (from environment)",
+        "S_MODE must be one of fast, slow, not 'quick' (from environment)",
+        "S_PAIRS must be an even number, not '3' (from environment)",
+    )
+    assert str(caught.value) == "; ".join(caught.value.problems)
+
+
+def test_a_secret_is_in_no_error_and_no_listing() -> None:
+    environ = {"S_KEY": "hunter2", "S_TOKEN": "hunter3"}
+    with pytest.raises(SettingsError) as caught:
+        sample(**environ)
+    rows = explain(Sample, environ=environ, files=())
+    assert "hunter" not in str(caught.value) + repr(rows)
+    shown = {row.name: row.value for row in rows}
+    assert (shown["S_TOKEN"], shown["S_KEY"]) == ("***", 0)
+
+
+def test_an_unset_secret_is_shown_as_unset() -> None:
+    assert {row.name: row.value for row in explain(Sample, environ={}, files=())}["S_TOKEN"] == ""
+
+
+class Fixed:
+    def __init__(self, name: str, values: dict[str, Any]) -> None:
+        self.name = name
+        self._values = values
+
+    def get(self, name: str) -> Any:
+        return self._values.get(name)
+
+
+def test_arguments_beat_the_environment_and_that_beats_files_in_their_order() -> None:
+    files = (
+        Fixed("first", {"S_NAME": "1", "count": "1", "S_PARTS": "1"}),
+        Fixed("second", {"S_NAME": "2", "S_COUNT": 2, "S_RATIO": 2, "mode": "slow"}),
+    )
+    given: dict[str, Any] = {
+        "environ": {"S_NAME": "env", "S_PARTS": "env"},
+        "files": files,
+        "name": "argument",
+        "token": None,
+    }
+    assert load(Sample, **given) == Sample(
+        name="argument", count=1, ratio=2.0, mode="slow", parts=("env",)
+    )
+    sources = {row.name: row.source for row in explain(Sample, **given)}
+    assert sources == {
+        "S_NAME": "argument",
+        "S_COUNT": "first",
+        "S_RATIO": "second",
+        "S_ON": "default",
+        "S_MODE": "second",
+        "S_PARTS": "environment",
+        "S_TOKEN": "default",
+        "S_PAIRS": "default",
+        "S_KEY": "default",
+    }
+
+
+def test_values_of_a_file_may_have_their_own_types() -> None:
+    files = (Fixed("f", {"S_COUNT": 5, "S_ON": True, "S_PARTS": ["a", "b"], "S_RATIO": 0.25}),)
+    assert load(Sample, environ={}, files=files) == Sample(
+        count=5, is_on=True, parts=("a", "b"), ratio=0.25
+    )
+
+
+def test_a_table_where_a_value_belongs_is_an_error() -> None:
+    files = (Fixed("f", {"S_NAME": {"a": 1}}),)
+    with pytest.raises(SettingsError, match=r"S_NAME must be a single value"):
+        load(Sample, environ={}, files=files)
+
+
+def test_a_problem_is_explained_beside_the_default_in_force() -> None:
+    rows = {row.name: row for row in explain(Sample, environ={"S_COUNT": "x"}, files=())}
+    assert (rows["S_COUNT"].value, rows["S_COUNT"].source) == (1, "default")
+    assert "must be a whole number" in rows["S_COUNT"].problem
+
+
+def test_an_unknown_argument_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(TypeError, match="Sample has no setting nope"):
+        load(Sample, environ={}, files=(), nope=1)
+
+
+def test_a_field_without_setting_is_a_mistake_of_the_program() -> None:
+    class Incomplete(msgspec.Struct):
+        bare: str = ""
+
+    with pytest.raises(TypeError, match=r"Incomplete\.bare is not annotated with a Setting"):
+        settings_in(Incomplete)
+
+
+def test_the_process_environment_and_files_are_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("WORKER_MAX_OUTPUT_BYTES=5\nWORKER_MAX_INPUT_BYTES=5\n")
+    monkeypatch.setenv("WORKER_MAX_INPUT_BYTES", "7")
+    monkeypatch.delenv("WORKER_MAX_OUTPUT_BYTES", raising=False)
+    settings = load_settings()
+    assert (settings.max_input_bytes, settings.max_output_bytes) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("environ", "cas_dir"),
+    [
+        ({"TENSORHUB_CAS_DIR": "/cas"}, "/cas"),
+        ({"TENSORHUB_CAS_DIR": "/cas", "TENSORHUB_CACHE_DIR": "/cache"}, "/cas"),
+        ({"TENSORHUB_CACHE_DIR": "/cache"}, "/cache/cas"),
+        ({"TENSORHUB_CAS_DIR": ""}, os.path.expanduser("~/.cache/tensorhub/cas")),
+        ({}, os.path.expanduser("~/.cache/tensorhub/cas")),
+        ({"TENSORHUB_CACHE_DIR": "~/c"}, os.path.expanduser("~/c/cas")),
+    ],
+)
+def test_where_model_files_are_kept(environ: dict[str, str], cas_dir: str) -> None:
+    assert load(CoreSettings, environ=environ, files=()).cas_dir == cas_dir
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("GEN_WORKER_LOCK", "lock_path", "/a/endpoint.lock"),
+        ("GEN_WORKER_MANIFEST_PATH", "lock_path", "/a/endpoint.lock"),
+        ("ENDPOINT_TOML_PATH", "endpoint_toml_path", "/a/endpoint.toml"),
+        ("GEN_WORKER_LOCAL_OUTPUT_DIR", "local_output_dir", "/out"),
+        ("GEN_WORKER_LOCAL_DEVICE", "local_device", "cuda:1"),
+        ("WORKER_TORCH_DEVICE", "torch_device", "cuda:1"),
+        ("WORKER_DEVICE", "torch_device", "cuda:1"),
+        ("HF_TOKEN", "hf_token", "hf_x"),
+        ("HUGGING_FACE_HUB_TOKEN", "hf_token", "hf_x"),
+        ("TENSORHUB_CACHE_DIR", "cache_dir", "/cache"),
+    ],
+)
+def test_names_core_knows(name: str, field: str, value: str) -> None:
+    settings = load(CoreSettings, environ={name: value}, files=())
+    assert getattr(settings, field) == value
+
+
+def test_limits_of_core() -> None:
+    defaults = load(CoreSettings, environ={}, files=())
+    assert (defaults.max_input_bytes, defaults.max_output_bytes) == (0, 0)
+    assert defaults.max_output_delta_bytes == 65_536
+    names = ("WORKER_MAX_INPUT_BYTES", "WORKER_MAX_OUTPUT_BYTES", "WORKER_MAX_OUTPUT_DELTA_BYTES")
+    with pytest.raises(SettingsError) as caught:
+        load(CoreSettings, environ=dict.fromkeys(names, "-1"), files=())
+    assert len(caught.value.problems) == 3
+
+
+def test_every_setting_of_core_says_what_it_means() -> None:
+    for declared in settings_in(CoreSettings):
+        assert declared.setting.meaning
+        assert declared.setting.group in ("local", "models", "limits", "tuning")
+    assert {d.setting.env for d in settings_in(CoreSettings) if d.setting.is_secret} == {"HF_TOKEN"}
+
+
+def test_installed_packages_are_listed_with_core_first() -> None:
+    found = list(records())
+    assert found[0] == ("core", CoreSettings)
+    for _, record in found:
+        assert settings_in(record)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "HOME", "LANG", "WORKER_ID", "HF_TOKEN", "LC_ALL", "PYTHONPATH", "LD_PRELOAD"]
+)
+def test_names_of_the_platform_cannot_be_given_to_an_endpoint(name: str) -> None:
+    problem = tenant_name_problem(name)
+    assert problem is not None
+    assert "is reserved" in problem
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "Ä", "A=B", "A\n"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    problem = tenant_name_problem(name)
+    assert problem is not None
+    assert "no name of an environment variable" in problem
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "MY_PATH", "_X", "LANGUAGE", "a1"])
+def test_other_names_are_free(name: str) -> None:
+    assert tenant_name_problem(name) is None
+
+
+# Files
+
+
+def test_dotenv_lines(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text(
+        "\n".join(
+            [
+                "# a comment",
+                "",
+                "PLAIN=value",
+                "export EXPORTED = spaced ",
+                'DOUBLE="two words # kept\\n\\"q\\"" # dropped',
+                "SINGLE='as \\n it is'",
+                "BARE=a#b # dropped",
+                "EMPTY=",
+                "URL=https://h/p?a=b",
+                "LAST=1",
+                "LAST=2",
+            ]
+        )
+    )
+    source = DotEnv(str(path))
+    expected = {
+        "PLAIN": "value",
+        "EXPORTED": "spaced",
+        "DOUBLE": 'two words # kept\n"q"',
+        "SINGLE": "as \\n it is",
+        "BARE": "a#b",
+        "EMPTY": "",
+        "URL": "https://h/p?a=b",
+        "LAST": "2",
+        "ABSENT": None,
+    }
+    assert {name: source.get(name) for name in expected} == expected
+
+
+def test_malformed_dotenv_lines_are_all_named_and_their_text_is_not(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("GOOD=1\nhunter2\n=hunter3\n")
+    with pytest.raises(SettingsError) as caught:
+        DotEnv(str(path))
+    assert [problem.removeprefix(str(path)) for problem in caught.value.problems] == [
+        ":2 is not NAME=value",
+        ":3 is not NAME=value",
+    ]
+
+
+def test_secrets_are_files_named_like_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "S_TOKEN").write_text("hidden\n")
+    (tmp_path / "S_NAME").mkdir()
+    source = Secrets(str(tmp_path))
+    assert (source.get("S_TOKEN"), source.get("S_NAME"), source.get("../x")) == (
+        "hidden",
+        None,
+        None,
+    )
+    assert load(Sample, environ={}, files=(source,)).token == "hidden"
+
+
+def test_configuration_in_toml(tmp_path: Path) -> None:
+    path = tmp_path / "gen-worker.toml"
+    path.write_text('S_NAME = "n"\ncount = 3\nis_on = true\nS_PARTS = ["a"]\n')
+    settings = load(Sample, environ={}, files=(ConfigFile(str(path)),))
+    assert settings == Sample(name="n", count=3, is_on=True, parts=("a",))
+
+
+def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gen-worker.toml"
+    path.write_text("S_NAME = \n")
+    with pytest.raises(SettingsError, match=r"gen-worker\.toml is not valid TOML"):
+        ConfigFile(str(path))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        ConfigFile(str(path))
+
+
+def test_yaml_without_its_library_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    path = tmp_path / "gen-worker.yaml"
+    path.write_text("S_NAME: n\n")
+    with pytest.raises(SettingsError, match=r"rename it to .*gen-worker\.toml, or install PyYAML"):
+        ConfigFile(str(path))
+
+
+def test_yaml_is_read_where_its_library_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    path = tmp_path / "gen-worker.yaml"
+    path.write_text("S_NAME: n\ncount: 3\n")
+    assert load(Sample, environ={}, files=(ConfigFile(str(path)),)) == Sample(name="n", count=3)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(SettingsError, match="must hold names with values"):
+        ConfigFile(str(path))
+
+
+def test_only_files_that_exist_are_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = {source.name for source in default_sources()}
+    assert not elsewhere & {".env", "gen-worker.toml", "gen-worker.yaml"}
+    (tmp_path / ".env").write_text("")
+    (tmp_path / "gen-worker.toml").write_text("")
+    (tmp_path / "gen-worker.yaml").write_text("")
+    here = [source.name for source in default_sources() if source.name not in elsewhere]
+    assert here[0] == ".env"
+    assert "gen-worker.yaml" not in here, "only the first configuration file is read"
