@@ -34,6 +34,8 @@ EXAMPLE_LANES += [
     for name, example in EXAMPLES.items()
     if "gen-worker" not in (package.name for package in needs(example, PACKAGES))
 ]
+# What `uv run --extra dev` installs: every package and every tool.
+EVERYTHING = ("--all-packages", "--extra", "dev", "--group", "dev")
 # The meta-package's extras are third-party libraries of several gigabytes and no code of ours.
 NO_EXTRAS = {"gen-worker"}
 
@@ -86,8 +88,7 @@ def tests(session: nox.Session, package: str, python_version: str) -> None:
 @nox.session(name="workspace")
 def workspace_tests(session: nox.Session) -> None:
     """The tests that need all packages, as `uv run --extra dev pytest` runs them."""
-    selection = ("--all-packages", "--extra", "dev", "--group", "dev")
-    run_pytest(session, exact_environment(session, selection), "tests")
+    run_pytest(session, exact_environment(session, EVERYTHING), "tests")
 
 
 @nox.session(name="examples")
@@ -162,18 +163,19 @@ def changes(session: nox.Session) -> None:
 @nox.session
 def chaos(session: nox.Session) -> None:
     """The fault tests with many seeds (`-- --seeds N`)."""
-    selection = ("--all-packages", "--extra", "dev", "--group", "dev")
-    run_pytest(session, exact_environment(session, selection), "-m", "chaos", "--seeds", "100")
+    environment = exact_environment(session, EVERYTHING)
+    run_pytest(session, environment, "-m", "chaos", "--seeds", "100")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, on installed packages with their bytecode compiled (`-- MODULE...`)."""
-    selection = ("--all-packages", "--extra", "dev", "--group", "dev", "--no-editable")
-    compiled = ("--compile-bytecode", "--reinstall")
-    environment = exact_environment(session, (*selection, *compiled))
-    for name in session.posargs or [path.stem for path in sorted(ROOT.glob("bench/bench_*.py"))]:
-        session.run(str(environment / "bin/python"), "-m", f"bench.{name}")
+    """The benchmarks, on installed packages with their bytecode compiled (`-- NAME...`)."""
+    fresh = [f"--reinstall-package={name}" for name in PACKAGES]  # uv does not notice an edit
+    installed = ("--no-editable", "--compile-bytecode", *fresh)
+    environment = exact_environment(session, (*EVERYTHING, *installed))
+    present = [path.stem for path in sorted(ROOT.glob("bench/*.py")) if path.stem != "harness"]
+    for name in session.posargs or present:
+        session.run(str(environment / "bin/python"), f"bench/{name}.py")
 
 
 def in_workspace(session: nox.Session, *command: str) -> None:
