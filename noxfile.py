@@ -168,6 +168,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Which lines and branches the tests of the whole workspace reach."""
+    in_workspace(session, "coverage", "run", "-m", "pytest", *session.posargs)
+    in_workspace(session, "coverage", "report", "--skip-covered")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks, on installed packages with their bytecode compiled (`-- NAME...`)."""
     fresh = [f"--reinstall-package={name}" for name in PACKAGES]  # uv does not notice an edit
@@ -226,7 +233,7 @@ def interpreter(session: nox.Session, version: str) -> str:
     command = [UV, "python", "find", "--system", "--no-project", version]
     found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
-        session.skip(f"SKIPPED: this machine has no Python {version} (pyenv: set PYENV_VERSION)")
+        session.skip(f"this machine has no Python {version} (with pyenv, set PYENV_VERSION)")
     return found.stdout.strip()
 
 
