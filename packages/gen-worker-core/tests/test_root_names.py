@@ -54,9 +54,15 @@ print("gen_worker.endpoint.classes" in sys.modules, "gen_worker.models" in sys.m
     assert run(code) == "False False"
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, (_, package) in gen_worker._EXPORTS.items() if package == "gen-worker-core"]
-)
+# `conversion` is also a package above this one, which takes the name over when it is imported.
+CORE_NAMES = [
+    name
+    for name, (_, package) in gen_worker._EXPORTS.items()
+    if package == "gen-worker-core" and name != "conversion"
+]
+
+
+@pytest.mark.parametrize("name", CORE_NAMES)
 def test_every_core_name_loads(name: str) -> None:
     module, _ = gen_worker._EXPORTS[name]
     assert getattr(gen_worker, name) is getattr(sys.modules[module], name)
@@ -74,7 +80,7 @@ def test_a_name_of_a_package_that_is_not_installed_says_what_to_install(
     novelty = ("gen_worker.novelty", "gen-worker-novelty")
     monkeypatch.setitem(gen_worker._EXPORTS, "Novelty", novelty)
     with pytest.raises(ImportError, match=r'Novelty is part of .*: install "gen-worker-novelty"'):
-        _ = gen_worker.Novelty
+        getattr(gen_worker, "Novelty")  # noqa: B009
 
 
 def test_a_submodule_of_a_package_that_is_not_installed_says_what_to_install(
@@ -82,7 +88,7 @@ def test_a_submodule_of_a_package_that_is_not_installed_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(gen_worker._SUBMODULES, "novelty", "gen-worker-novelty")
     with pytest.raises(ImportError, match='install "gen-worker-novelty"'):
-        _ = gen_worker.novelty
+        getattr(gen_worker, "novelty")  # noqa: B009
 
 
 @pytest.mark.parametrize("module", ["gen_worker.novelty", "gen_worker.errors"])
@@ -91,7 +97,7 @@ def test_a_name_an_installed_package_does_not_have_names_the_installed_version(
 ) -> None:
     monkeypatch.setitem(gen_worker._EXPORTS, "Novelty", (module, "gen-worker-core"))
     with pytest.raises(ImportError, match=r"needs a newer gen-worker-core: \d+\.\d+"):
-        _ = gen_worker.Novelty
+        getattr(gen_worker, "Novelty")  # noqa: B009
 
 
 def test_a_missing_library_below_a_name_is_reported_as_itself(
@@ -101,7 +107,7 @@ def test_a_missing_library_below_a_name_is_reported_as_itself(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(gen_worker._EXPORTS, "Novelty", ("needs_more", "gen-worker-core"))
     with pytest.raises(ModuleNotFoundError, match="a_library_nobody_has"):
-        _ = gen_worker.Novelty
+        getattr(gen_worker, "Novelty")  # noqa: B009
 
 
 @pytest.mark.parametrize("name", sorted(gen_worker._GONE))
@@ -112,7 +118,7 @@ def test_names_that_moved_say_where_to(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = gen_worker.nonsense
+        _ = gen_worker.nonsense  # type: ignore[attr-defined]
 
 
 def test_a_star_import_offers_what_is_installed() -> None:

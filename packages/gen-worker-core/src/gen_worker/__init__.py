@@ -10,6 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gen_worker import errors as errors
+    from gen_worker import io as io
     from gen_worker.constraints import Clamp as Clamp
     from gen_worker.context import ConversionContext as ConversionContext
     from gen_worker.context import DatasetContext as DatasetContext
@@ -187,7 +189,7 @@ _GONE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _resolve(name: str) -> Any:
     if name in _EXPORTS:
         value = _load(name, *_EXPORTS[name])
     elif name in _SUBMODULES:
@@ -202,6 +204,10 @@ def __getattr__(name: str) -> Any:
         )
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for granted
+    __getattr__ = _resolve
 
 
 def __dir__() -> list[str]:
@@ -246,7 +252,7 @@ def _unavailable(name: str | None, module: str, distribution: str) -> ImportErro
 def _is_installed(name: str) -> bool:
     """Tell whether `from gen_worker import *` can offer a name here."""
     try:
-        __getattr__(name)
+        _resolve(name)
     except ImportError:
         return False
     return True

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gen_worker.ports import Ports
     from gen_worker.spec import Call, EndpointKind, Kind, ProvidedParameter
 
-__all__ = ["KIND_GROUP", "InferenceKind", "kind_named"]
+__all__ = ["INFERENCE", "KIND_GROUP", "InferenceKind", "kind_named"]
 
 KIND_GROUP = "gen_worker.kinds"
 """Entry-point group: name = endpoint kind, value = a `gen_worker.spec.Kind`."""
@@ -43,7 +43,9 @@ class InferenceKind:
         return result
 
 
-_kinds: dict[str, Kind] = {"inference": InferenceKind()}
+INFERENCE: Kind = InferenceKind()
+
+_kinds: dict[str, Kind] = {"inference": INFERENCE}
 
 
 def kind_named(name: str) -> Kind:

@@ -58,13 +58,17 @@ class _DecoratorModule(ModuleType):
 sys.modules[__name__].__class__ = _DecoratorModule
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for granted
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

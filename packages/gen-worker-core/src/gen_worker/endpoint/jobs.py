@@ -269,6 +269,6 @@ def _job_kind(given: Any, findings: Findings) -> str:
         warnings.warn(
             f"job kind {given!r} is not one the platform knows: "
             f"those are {', '.join(RECOMMENDED_KINDS)}",
-            stacklevel=4,
+            stacklevel=3,
         )
     return given.strip()
