@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+PAGES += sorted(ROOT.glob("packages/*/README.md"))
 _SAMPLE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -19,7 +20,7 @@ def _samples(page: Path) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if _samples(page)], ids=lambda page: page.name
+    "page", [page for page in PAGES if _samples(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_samples_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -30,7 +31,7 @@ def test_samples_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
         exec(code, module.__dict__)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_exist(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
