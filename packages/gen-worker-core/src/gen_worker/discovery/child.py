@@ -59,7 +59,8 @@ def main(toml: str, path: str, *flags: str) -> None:
     with open(path, "wb") as file:
         report_on(load_project(toml), skip_broken="--skip-broken" in flags, into=file)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if stream is not None and not stream.closed:
+            stream.flush()
     os._exit(0)  # threads that the author's modules started must not keep the build waiting
 
 

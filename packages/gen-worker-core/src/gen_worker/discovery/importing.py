@@ -70,12 +70,15 @@ class Importer:
             from gen_worker.discovery.failures import problems_of
 
             for problem in problems_of(error, name, self.root):
-                # Many modules may stumble over one and the same broken import.
-                if problem not in self.problems:
-                    self.problems.append(problem)
+                self._note(problem)
             return None
-        # A module may put anything into sys.modules in its own place.
-        return module if isinstance(module, ModuleType) else None
+        # A module may put anything into sys.modules in its own place, so its real type is asked.
+        return module if issubclass(type(module), ModuleType) else None
+
+    def _note(self, problem: Problem) -> None:
+        # Many modules may stumble over one broken import, each with a traceback of its own.
+        if str(problem) not in map(str, self.problems):
+            self.problems.append(problem)
 
     def load_tree(self, top: str) -> dict[str, ModuleType]:
         """Import a module and, if it is a package, all its submodules, in the order of their names.

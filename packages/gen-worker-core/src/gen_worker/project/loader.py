@@ -119,7 +119,7 @@ def _read(file: str) -> str:
             reason = f"it has {facts.st_size} bytes, at most {MAX_FILE_BYTES} are read"
             raise _unreadable(file, "toml_too_large", reason)
         with open(file, "rb") as stream:
-            return stream.read().decode("utf-8-sig")
+            return stream.read().decode().removeprefix("\ufeff")
     except FileNotFoundError:
         problem = Problem(
             code="toml_missing",
