@@ -16,6 +16,8 @@ IMPORTS = {
     "from gen_worker import conversion",
     "decorator only": "from gen_worker import conversion",
     "attribute": "import gen_worker; conversion = gen_worker.conversion",
+    "star import after the package": "import gen_worker.conversion; from gen_worker import *;"
+    "import gen_worker; gen_worker.conversion.ProducedFlavor",
     "attribute of the package": "import gen_worker.conversion; conversion = gen_worker.conversion",
 }
 

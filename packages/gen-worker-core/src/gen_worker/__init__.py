@@ -146,6 +146,10 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "emit_diagnostic_log": ("gen_worker.diagnostics", _CORE),
     "EndpointValidationResult": ("gen_worker.discovery", _CORE),
     "validate_endpoint": ("gen_worker.discovery", _CORE),
+    # submodules that need no import of their own, as in `gw.io.read_image(...)`
+    "clone": ("gen_worker", _CONVERSION),
+    "errors": ("gen_worker", _CORE),
+    "io": ("gen_worker", _CORE),
     # models
     "CivitaiRepo": ("gen_worker.models.bindings", _MODELS),
     "HFRepo": ("gen_worker.models.bindings", _MODELS),
@@ -169,10 +173,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "StepResult": ("gen_worker.trainer", _TRAINER),
     "TrainingJobSpec": ("gen_worker.trainer", _TRAINER),
 }
-"""Public name -> (module that defines it, distribution that ships the module)."""
-
-_SUBMODULES = {"clone": _CONVERSION, "errors": _CORE, "io": _CORE}
-"""Submodules that need no import of their own: `gw.io.read_image(...)`."""
+"""Public name -> (module that has it, distribution that ships it)."""
 
 _GONE = {
     "ScalingHints": "its fields are fields of gen_worker.Resources (vram_*, runtime_*)",
@@ -192,8 +193,6 @@ _GONE = {
 def _resolve(name: str) -> Any:
     if name in _EXPORTS:
         value = _load(name, *_EXPORTS[name])
-    elif name in _SUBMODULES:
-        value = _load(None, f"{__name__}.{name}", _SUBMODULES[name])
     elif name == "__all__":
         value = [name for name in _EXPORTS if _is_installed(name)]
     elif name in _GONE:
@@ -211,48 +210,48 @@ if not TYPE_CHECKING:  # a type checker would take any name for granted
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS, *_SUBMODULES})
+    return sorted({*globals(), *_EXPORTS})
 
 
-def _load(name: str | None, module: str, distribution: str) -> Any:
-    """Import `module` and return it, or its attribute `name`."""
+def _load(name: str, module: str, distribution: str) -> Any:
+    """Import `module` and return its attribute `name`; a submodule is an attribute of this one."""
+    target = f"{__name__}.{name}" if module == __name__ else module
     try:
-        __import__(module)
+        __import__(target)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+        if error.name is None or not f"{target}.".startswith(f"{error.name}."):
             raise  # something the module itself needs is missing
-        raise _unavailable(name, module, distribution) from error
-    loaded = sys.modules[module]
-    if name is None:
-        return loaded
+        raise _unavailable(name, distribution) from error
+    if module == __name__:
+        return sys.modules[target]
     try:
-        return getattr(loaded, name)
+        return getattr(sys.modules[target], name)
     except AttributeError as error:
-        raise _unavailable(name, module, distribution) from error
+        raise _unavailable(name, distribution) from error
 
 
-def _unavailable(name: str | None, module: str, distribution: str) -> ImportError:
+def _unavailable(name: str, distribution: str) -> ImportError:
     from importlib.metadata import PackageNotFoundError, version
 
-    wanted = f"gen_worker.{name}" if name else module
+    wanted = f"{__name__}.{name}"
     try:
         installed = version(distribution)
     except PackageNotFoundError:
         return ImportError(
             f'{wanted} is part of {distribution}: install "{distribution}", '
             'or "gen-worker" for everything',
-            name=module,
+            name=wanted,
         )
     return ImportError(
         f"{wanted} needs a newer {distribution}: {installed} is installed and does not have it",
-        name=module,
+        name=wanted,
     )
 
 
 def _is_installed(name: str) -> bool:
     """Tell whether `from gen_worker import *` can offer a name here."""
     try:
-        _resolve(name)
+        getattr(sys.modules[__name__], name)
     except ImportError:
         return False
     return True
