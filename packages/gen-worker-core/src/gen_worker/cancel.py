@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from gen_worker.errors import CanceledError, DeadlineExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 __all__ = ["CancelReason", "CancelToken", "Interrupted", "is_shielded", "shield"]
@@ -21,8 +21,9 @@ __all__ = ["CancelReason", "CancelToken", "Interrupted", "is_shielded", "shield"
 CancelReason = Literal["caller", "deadline", "disconnect", "shutdown", "interrupt"]
 
 # Callbacks are added and fired rarely, so all tokens share one lock: a lock of its own would cost
-# every call more than all of its other bookkeeping.
-_lock = threading.Lock()
+# every call more than all of its other bookkeeping. Reentrant, because a signal handler may cancel
+# in the thread that holds it.
+_lock = threading.RLock()
 
 
 class CancelToken:
@@ -69,8 +70,7 @@ class CancelToken:
             callbacks, self._callbacks = self._callbacks, None
             if self._event is not None:
                 self._event.set()
-        for callback in callbacks or ():
-            callback()
+        _run_all(callbacks or ())
         return True
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
@@ -78,19 +78,22 @@ class CancelToken:
 
         The callback must be short and must not raise.
         """
+        # One assignment, so that a signal handler that cancels in between leaves nothing half done.
         with _lock:
-            if self.reason is None:
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(callback)
-                return
-        callback()
+            self._callbacks = [*(self._callbacks or ()), callback]
+        if self.reason is not None and self._take(callback):
+            callback()
 
     def discard(self, callback: Callable[[], None]) -> None:
         """Forget a callback; unknown ones are ignored."""
+        self._take(callback)
+
+    def _take(self, callback: Callable[[], None]) -> bool:
+        """Remove a callback; return whether it was still there, so that only one caller runs it."""
         with _lock:
-            if self._callbacks is not None and callback in self._callbacks:
-                self._callbacks.remove(callback)
+            present = self._callbacks or []
+            self._callbacks = [other for other in present if other != callback]
+            return len(self._callbacks) < len(present)
 
     def error(self, message: str = "") -> CanceledError:
         """Return the exception that stands for this cancel."""
@@ -118,7 +121,10 @@ class CancelToken:
                 tripped.set_result(None)
 
         def wake() -> None:
-            loop.call_soon_threadsafe(settle)
+            try:
+                loop.call_soon_threadsafe(settle)
+            except RuntimeError:  # the loop is closed, and with it whoever waited
+                return
 
         self.on_cancel(wake)
         try:
@@ -128,6 +134,18 @@ class CancelToken:
 
     def __repr__(self) -> str:
         return f"<CancelToken {self.reason or 'open'}>"
+
+
+def _run_all(callbacks: Sequence[Callable[[], None]]) -> None:
+    """Run every callback, whatever another one raises; the first error is then raised."""
+    errors: list[Exception] = []
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 class Interrupted(BaseException):

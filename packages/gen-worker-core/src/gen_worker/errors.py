@@ -7,7 +7,7 @@ fields in its own terms (a gRPC result, an HTTP status, an NDJSON frame, an exit
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -224,6 +224,8 @@ class Disposition(NamedTuple):
     default_message: str
 
 
+_OUT_OF_MEMORY = Disposition("resource", False, 503, 1, "out of memory")
+
 # First match along the class's own resolution order wins, so a subclass stands for itself.
 _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     OverrideError: Disposition("validation", False, 400, 2, "model override refused"),
@@ -255,9 +257,9 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     FatalError: Disposition("fatal", False, 500, 1, "fatal error"),
     # Beyond our own tree: what authors' code and its libraries raise.
     ValueError: Disposition("validation", False, 400, 2, "invalid input"),
-    MemoryError: Disposition("resource", False, 503, 1, "out of memory"),
+    MemoryError: _OUT_OF_MEMORY,
+    InterruptedError: Disposition("canceled", False, 499, 130, "canceled"),
 }
-_OUT_OF_MEMORY = Disposition("resource", False, 503, 1, "out of memory")
 _INTERNAL = Disposition("internal", False, 500, 1, "internal error")
 _OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
 
@@ -293,22 +295,44 @@ def classify(error: BaseException, *, origin: Origin = "handler", detail: str = 
             code raised it. A wrong input exits with 2, a handler that refuses it with 1.
         detail: The operator's text, usually the formatted traceback.
     """
+    error = _lone_member(error)
     row = _disposition(error)
     exit_code = 1 if origin == "handler" and row.exit_code == 2 else row.exit_code
-    is_hidden = row is _INTERNAL
+    # A foreign text may say anything: paths, prompts, how the GPU's memory is laid out.
+    is_hidden = row is _INTERNAL or row is _OUT_OF_MEMORY
     return Failure(
         error_type=row.error_type,
-        retryable=bool(getattr(error, "retryable", row.retryable)),
+        retryable=bool(_fact(error, "retryable", row.retryable)),
         http_status=row.http_status,
         exit_code=exit_code,
-        message=row.default_message if is_hidden else safe_text(str(error), row.default_message),
+        message=row.default_message if is_hidden else _message_of(error, row.default_message),
         origin=origin,
         exception=type(error).__name__,
         detail=detail,
-        code=str(getattr(error, "code", "") or getattr(error, "reason", "")),
-        path=str(getattr(error, "path", "")),
-        retry_after_s=getattr(error, "retry_after_s", None),
+        code=str(_fact(error, "code", "") or _fact(error, "reason", "")),
+        path=str(_fact(error, "path", "")),
+        retry_after_s=_fact(error, "retry_after_s", None),
     )
+
+
+def _lone_member(error: BaseException) -> BaseException:
+    """Unwrap what a task group wraps around the one error of one of its tasks."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _fact(error: BaseException, name: str, default: Any) -> Any:
+    """Read what our own classes promise; on a foreign error the name means something else."""
+    return getattr(error, name, default) if isinstance(error, WorkerError) else default
+
+
+def _message_of(error: BaseException, default: str) -> str:
+    try:
+        text = str(error)
+    except Exception:  # an author's `__str__`; the failure itself must still be reported
+        text = ""
+    return safe_text(text, default)
 
 
 def _disposition(error: BaseException) -> Disposition:
@@ -322,10 +346,20 @@ def _disposition(error: BaseException) -> Disposition:
 
 
 _BEARER = re.compile(r"\bBearer\s+[^\s'\",]+", re.IGNORECASE)
-_URL = re.compile(r"\bhttps?://[^\s'\"<>]+", re.IGNORECASE)
+# Web and file URLs, and any other that carries a password.
+_URL = re.compile(
+    r"\b(?:https?|file)://[^\s'\"<>]+|\b[a-z][a-z0-9+.-]*://[^\s/@'\"<>]+@[^\s'\"<>]+",
+    re.IGNORECASE,
+)
+# Keys that are recognisable by themselves: Hugging Face, OpenAI and kin, GitHub, AWS, JWT.
+_KEY = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
+)
 # An absolute path starts a word; `owner/repo` and `a/b` do not.
-_PATH = re.compile(r"(?<![\w./:~-])(?:/[\w.@+~-]+){2,}/?|\b[A-Za-z]:\\[^\s'\"]+")
+_PATH = re.compile(r"(?<![\w./~-])(?:/[\w.@+~-]+){2,}/?|\b[A-Za-z]:\\[^\s'\"]+")
 _MAX_CHARS = 500
+_MAX_SCANNED_CHARS = 20 * _MAX_CHARS
 
 
 def safe_text(text: str, default: str = "job failed") -> str:
@@ -335,7 +369,8 @@ def safe_text(text: str, default: str = "job failed") -> str:
         text: A message that may reach a caller.
         default: Used when `text` is blank.
     """
-    masked = _BEARER.sub("Bearer <redacted>", text)
+    masked = _BEARER.sub("Bearer <redacted>", text[:_MAX_SCANNED_CHARS])
     masked = _URL.sub("<url>", masked)
+    masked = _KEY.sub("<redacted>", masked)
     masked = _PATH.sub("<path>", masked).strip()
     return masked[:_MAX_CHARS] or default

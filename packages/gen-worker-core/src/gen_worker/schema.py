@@ -14,6 +14,7 @@ import msgspec
 
 from gen_worker.annotations import annotation_of, display, fields_of, iter_places, node_of
 from gen_worker.constraints import AssetLimits, Clamp
+from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ _LIBRARY_ROOT = "gen_worker"
 _UNSUPPORTED = (TypeError, ValueError, NameError, RecursionError)
 
 
-class SchemaError(TypeError):
+class SchemaError(WorkerError, TypeError):
     """A type cannot travel as JSON; the message names the fields that are to blame."""
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, Protocol
 
-from gen_worker.errors import WorkerError
+from gen_worker.errors import FatalError
 
 __all__ = [
     "ConfigFile",
@@ -26,8 +26,8 @@ CONFIG_FILES = (
 """Only the first that exists is read."""
 
 
-class SettingsError(WorkerError, ValueError):
-    """Settings that cannot be understood, all of them at once."""
+class SettingsError(FatalError, ValueError):
+    """Settings that cannot be understood, all of them at once. Never the caller's fault."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("; ".join(problems))
