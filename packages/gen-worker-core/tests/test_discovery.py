@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -313,3 +314,91 @@ def test_markers_are_checked(write_project: WriteProject) -> None:
         }
     )
     assert codes(root) == ["prompt_role", "expected_output"]
+
+
+# ---- how it is imported
+
+
+def in_a_new_process(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from gen_worker.discovery import discover",
+        "from gen_worker.discovery.discover import discover_functions\n"
+        "from gen_worker.discovery import discover",
+        "from gen_worker.discovery import discover\n"
+        "from gen_worker.discovery.discover import discover_functions",
+        "import gen_worker.discovery.discover\ndiscover = gen_worker.discovery.discover",
+    ],
+)
+def test_discover_can_be_called_whatever_was_imported_before(
+    write_project: WriteProject, imports: str
+) -> None:
+    root = write_project({"painter.py": APP})
+    code = f"import sys\n{imports}\nprint(discover(sys.argv[1], 'painter').functions[0].name)"
+    assert in_a_new_process(code, str(root)) == "paint\n"
+
+
+def test_running_a_function_pays_for_no_tooling(write_project: WriteProject) -> None:
+    root = write_project({"painter/__init__.py": "", "painter/app.py": APP})
+    code = """
+import sys
+import msgspec
+before = set(sys.modules)
+from gen_worker.project import load_project
+from gen_worker.discovery import discover
+project = load_project(sys.argv[1])
+assert discover(project.root, project.main).functions
+print(*set(sys.modules) - before)
+"""
+    imported = set(in_a_new_process(code, str(root)).split())
+    assert "gen_worker.discovery.walk" in imported
+    assert imported.isdisjoint(
+        {
+            "asyncio",
+            "dataclasses",
+            "difflib",
+            "gen_worker.manifest",
+            "gen_worker.markers",
+            "gen_worker.models",
+            "gen_worker.project.diagnosis",
+            "gen_worker.schema",
+            "importlib.metadata",
+            "inspect",
+            "json",
+            "logging",
+            "pathlib",
+            "subprocess",
+            "tomli_w",
+            "traceback",
+        }
+    )
+
+
+def test_the_public_names() -> None:
+    import gen_worker.discovery as package
+
+    assert package.__all__ == [
+        "Discovery",
+        "DiscoveryError",
+        "EndpointValidationResult",
+        "Problem",
+        "build_lock",
+        "discover",
+        "discover_functions",
+        "discover_manifest",
+        "load_endpoint_toml",
+        "slugify_name",
+        "validate_endpoint",
+        "validate_endpoint_lock",
+    ]
+    assert all(callable(getattr(package, name)) for name in package.__all__)
+    with pytest.raises(AttributeError):
+        package.nonsense  # noqa: B018

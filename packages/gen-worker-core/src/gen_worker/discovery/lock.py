@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gen_worker.project import Project
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["function_entries", "function_entry", "lock_table", "payload_type_of"]
+__all__ = ["as_toml_table", "function_entries", "function_entry", "lock_table", "payload_type_of"]
 
 
 def lock_table(
@@ -30,7 +30,7 @@ def lock_table(
         functions: What `function_entries` returned, in that order.
         sdk_version: Version of the SDK that builds the lock.
     """
-    table = _representable(
+    table = as_toml_table(
         {
             "lock_version": LOCK_VERSION,
             "sdk_version": sdk_version,
@@ -81,7 +81,7 @@ def function_entry(spec: FunctionSpec, project: Project | None = None) -> dict[s
         SchemaError: A type of the function has no JSON Schema.
     """
     options = project.functions.get(spec.name) if project is not None else None
-    return _representable(
+    return as_toml_table(
         {
             **_identity(spec),
             "resources": spec.resources.to_dict() or None,
@@ -172,7 +172,7 @@ def _types(spec: FunctionSpec) -> dict[str, Any]:
     }
     for (schema_key, hash_key), annotation in schemas.items():
         if annotation is not None:
-            schema = _representable(msgspec.to_builtins(json_schema(annotation)))
+            schema = as_toml_table(msgspec.to_builtins(json_schema(annotation)))
             types |= {hash_key: schema_sha256(schema), schema_key: schema}
     return types
 
@@ -245,7 +245,7 @@ def _whole(number: float) -> float:
 _ABSENT = object()
 
 
-def _representable(table: dict[str, Any]) -> dict[str, Any]:
+def as_toml_table(table: dict[str, Any]) -> dict[str, Any]:
     """Return a table as TOML can hold it.
 
     TOML has no null: such keys go, and with them lists that contain one, except an enum's, which
@@ -262,7 +262,7 @@ def _representable(table: dict[str, Any]) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     if isinstance(value, dict):
-        return _representable(value)
+        return as_toml_table(value)
     if isinstance(value, (list, tuple)):
         items = [_value(item) for item in value]
         return _ABSENT if any(item is _ABSENT for item in items) else items
