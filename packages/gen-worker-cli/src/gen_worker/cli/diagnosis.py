@@ -187,12 +187,12 @@ def _check_directories(settings: CoreSettings, *, has_models: bool) -> Iterator[
 
     for check, path in (("cache", settings.cache_dir), ("outputs", settings.local_output_dir)):
         existing = _nearest_existing(path)
-        if not os.access(existing, os.W_OK):
+        if not os.path.isdir(existing) or not os.access(existing, os.W_OK):
             yield Finding(
                 level="blocker",
                 check=check,
                 message=f"{path!r} cannot be written",
-                remedy=f"make {existing!r} writable, or set {_SETTING_OF[check]}",
+                remedy=f"make {existing!r} a writable folder, or set {_SETTING_OF[check]}",
             )
             continue
         free = shutil.disk_usage(existing).free

@@ -16,7 +16,11 @@ __all__ = ["new_request_id", "open_engine", "open_ports"]
 
 
 def open_engine(
-    endpoint: Endpoint, args: argparse.Namespace, *, events: Events | None = None
+    endpoint: Endpoint,
+    args: argparse.Namespace,
+    *,
+    events: Events | None = None,
+    allow_local_files: bool = True,
 ) -> Engine:
     """Build the engine behind `run`, `serve` and `repl`; nothing is set up yet.
 
@@ -24,6 +28,8 @@ def open_engine(
         endpoint: The imported project.
         args: Has the options of `add_host_options`, and maybe `output`.
         events: Where context events go; stderr when None.
+        allow_local_files: Whether payloads may name files of this machine; False where callers
+            may sit at another one.
     """
     from gen_worker.cli.reports import open_reports
     from gen_worker.runtime import Engine
@@ -34,6 +40,7 @@ def open_engine(
         allow_publish=args.allow_publish,
         output_dir=getattr(args, "output", None),
         events=events or open_reports(),
+        allow_local_files=allow_local_files,
     )
     return Engine(endpoint.functions, ports, devices=_devices(endpoint, args.device))
 
@@ -45,11 +52,16 @@ def open_ports(
     offline: bool,
     allow_publish: bool = False,
     output_dir: str | None = None,
+    allow_local_files: bool = True,
 ) -> Ports:
     from gen_worker.runtime.local import local_ports
 
     return local_ports(
-        events=events, offline=offline, allow_publish=allow_publish, output_dir=output_dir
+        events=events,
+        offline=offline,
+        allow_publish=allow_publish,
+        output_dir=output_dir,
+        allow_local_files=allow_local_files,
     )
 
 

@@ -19,7 +19,7 @@ def divert_stdout() -> BinaryIO:
         The process's real stdout, unbuffered.
     """
     sys.stdout.flush()
-    results = os.fdopen(os.dup(1), "wb", buffering=0)
+    results = os.fdopen(os.dup(1), "wb", buffering=0, closefd=False)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return results

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from gen_worker.events import Emitted, Log, Progress, context_record
+from gen_worker.events import Emitted, Log, Progress
+from gen_worker.runtime.local import JsonLineEvents
 
 if TYPE_CHECKING:
     from gen_worker.events import Telemetry
 
 __all__ = ["JsonReports", "Reports", "open_reports", "telemetry_of"]
-
-_encode = msgspec.json.Encoder(enc_hook=str, order="sorted").encode
 
 
 class Reports(Protocol):
@@ -36,21 +35,15 @@ class Reports(Protocol):
 
 
 def open_reports() -> Reports:
-    if sys.stderr is not None and sys.stderr.isatty():
+    if sys.stderr.isatty():
         from gen_worker.cli.terminal import TerminalReports
 
         return TerminalReports()
-    return JsonReports()
+    return JsonReports(sys.stderr)
 
 
-class JsonReports:
-    """One line of JSON per context event, keys sorted."""
-
-    def emit(self, event: Telemetry) -> None:
-        record = context_record(event)
-        if record is not None and sys.stderr is not None:
-            sys.stderr.write(f"{_encode(record).decode()}\n")
-            sys.stderr.flush()
+class JsonReports(JsonLineEvents):
+    """One line of JSON per context event, keys sorted; nothing is ever drawn."""
 
     def showing(self, label: str) -> AbstractContextManager[object]:
         return nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -67,7 +68,11 @@ class ResultPrinter:
     def _write(self, text: bytes) -> None:
         view = memoryview(text)
         while view:
-            view = view[self._out.write(view) :]
+            written = self._out.write(view)
+            if written is None:  # a pipe that somebody else made non-blocking, and that is full
+                select.select([], [self._out], [])
+            else:
+                view = view[written:]
 
     def _highlight(self, text: bytes) -> None:
         from gen_worker.cli.terminal import highlight_json

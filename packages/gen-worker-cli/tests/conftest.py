@@ -1,0 +1,207 @@
+"""Runs the real command in processes of its own, on projects below `projects/` or written here."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROJECTS = Path(__file__).parent / "projects"
+TIMEOUT_S = 60
+_ENDPOINT = 'schema_version = 1\nmain = "app"\n'
+
+
+class Finished(NamedTuple):
+    """What a command left behind."""
+
+    stdout: str
+    stderr: str
+    code: int
+
+    @property
+    def values(self) -> list[object]:
+        """Everything on stdout, one JSON value per line."""
+        return [msgspec.json.decode(line) for line in self.stdout.splitlines()]
+
+    @property
+    def reports(self) -> list[dict[str, object]]:
+        """The JSON lines on stderr."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("{")]
+        return [msgspec.json.decode(line, type=dict[str, object]) for line in lines]
+
+
+class Cli:
+    """Starts `gen-worker` in a folder, with no setting of this machine in its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONWARNINGS": "error",
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __call__(
+        self, *words: str, project: str | Path = ".", stdin: str = "", **environment: str
+    ) -> Finished:
+        """Run one command to its end."""
+        process = self.start(*words, project=project, **environment)
+        stdout, stderr = process.communicate(stdin, timeout=TIMEOUT_S)
+        return Finished(stdout, stderr, process.returncode)
+
+    def start(
+        self, *words: str, project: str | Path = ".", **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start one command; it is ended with the test at the latest.
+
+        A project is named as it is below `projects/`, given as a path, or is the test's own folder.
+        """
+        command = [sys.executable, "-m", "gen_worker.cli", *words]
+        if isinstance(project, str) and project != ".":
+            command[4:4] = ["--config", str(self.config_of(project))]
+        process = subprocess.Popen(
+            command,
+            cwd=project if isinstance(project, Path) else self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    @staticmethod
+    def config_of(project: str) -> Path:
+        return PROJECTS / project / "endpoint.toml"
+
+    def write_project(self, source: str, **files: str) -> Path:
+        """Make the test's folder a project whose only module is `source`."""
+        (self.folder / "endpoint.toml").write_text(_ENDPOINT)
+        (self.folder / "app.py").write_text(source)
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
+        return self.folder
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+class Terminal:
+    """Runs one command at a terminal of its own; stdout may be a pipe all the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.text = ""
+        self.stdout = ""
+        self._seen = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._screen = -1
+
+    def start(
+        self,
+        *words: str,
+        project: str,
+        piped_stdout: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._screen, other = pty.openpty()
+        config = PROJECTS / project / "endpoint.toml"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gen_worker.cli", *words, "--config", str(config)],
+            cwd=self.folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder),
+                "TERM": "xterm-256color",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **(environment or {}),
+            },
+            stdin=other,
+            stdout=subprocess.PIPE if piped_stdout else other,
+            stderr=other,
+            text=True,
+            start_new_session=True,
+        )
+        os.close(other)
+
+    @property
+    def plain_text(self) -> str:
+        """Everything shown so far, without the escape sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text)
+
+    def send(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+    def expect(self, text: str) -> None:
+        """Wait until `text` is shown behind what was expected before."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.plain_text[self._seen :]:
+            assert time.monotonic() < deadline, f"{text!r} is not in {self.plain_text!r}"
+            assert self._read(), f"the command ended, {text!r} is not in {self.plain_text!r}"
+        self._seen = self.plain_text.index(text, self._seen) + len(text)
+
+    def wait(self) -> int:
+        """Read to the end and return the exit code."""
+        assert self._process is not None
+        while self._read():
+            pass
+        if self._process.stdout is not None:
+            self.stdout = self._process.stdout.read()
+        return self._process.wait(TIMEOUT_S)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            os.close(self._screen)
+
+    def _read(self) -> bool:
+        if not select.select([self._screen], [], [], TIMEOUT_S)[0]:
+            return False
+        try:
+            data = os.read(self._screen, 65536)
+        except OSError:  # the other end was closed
+            return False
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    screen = Terminal(tmp_path)
+    yield screen
+    screen.close()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    runner = Cli(tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def shapes(cli: Cli) -> Callable[..., Finished]:
+    """Run a command on the project that has a function of every shape."""
+
+    def run(*words: str, stdin: str = "", **environment: str) -> Finished:
+        return cli(*words, project="shapes", stdin=stdin, **environment)
+
+    return run

@@ -1,0 +1,1 @@
+"""Functions of every shape, for the tests of the command line."""
