@@ -25,10 +25,8 @@ __all__ = [
     "LocalOutputs",
     "LocalStream",
     "OutputFiles",
-    "default_outputs",
     "off_loop",
     "run_blocking",
-    "sync_directory",
 ]
 
 T = TypeVar("T")
@@ -145,9 +143,21 @@ class LocalStream:
 class LocalOutputs:
     """Outputs below one directory, each at `<root>/<ref>`."""
 
-    def __init__(self, root: str) -> None:
-        """Store below `root`, which is made when the first file is stored."""
-        self.root = os.path.abspath(root)
+    def __init__(self, root: str | None = None) -> None:
+        """Store below `root`, which is made when the first file is stored.
+
+        Args:
+            root: Default `GEN_WORKER_LOCAL_OUTPUT_DIR`, else `./.gen-worker-run/outputs`.
+        """
+        self._root = None if root is None else os.path.abspath(root)
+
+    @property
+    def root(self) -> str:
+        if self._root is None:
+            from gen_worker.settings import load_settings
+
+            self._root = os.path.abspath(load_settings().local_output_dir)
+        return self._root
 
     def path_of(self, ref: str) -> str:
         """Return where the file of a canonical ref is, or will be."""
@@ -177,24 +187,6 @@ class LocalOutputs:
             stream.abort()
             raise
         return stream.finalize()
-
-
-def default_outputs() -> LocalOutputs:
-    """Return where a context without a host stores files."""
-    from gen_worker.settings import load_settings
-
-    return LocalOutputs(load_settings().local_output_dir)
-
-
-def sync_directory(path: str) -> None:
-    """Make a rename in a directory durable, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _temporary_name(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HEAD_BYTES", "media_type", "sniffed_media_type"]
+__all__ = ["HEAD_BYTES", "media_type", "sniffed_media_type", "weights_format"]
 
 HEAD_BYTES = 512
 """How much of a file's beginning `sniffed_media_type` needs."""
@@ -62,6 +62,7 @@ _SUFFIXES = {
     "webp": "image/webp",
     "zip": "application/zip",
 }
+_WEIGHTS = frozenset({"safetensors", "bin", "pt", "pth", "ckpt"})
 
 
 def sniffed_media_type(head: bytes) -> str | None:
@@ -87,6 +88,12 @@ def sniffed_media_type(head: bytes) -> str | None:
 def media_type(head: bytes, name: str) -> str | None:
     """Return the type the content shows, else the one the name's suffix stands for."""
     return sniffed_media_type(head) or _SUFFIXES.get(name.rpartition(".")[2].lower())
+
+
+def weights_format(name: str) -> str:
+    """Return the format of a file of weights by its suffix; empty when it has none of theirs."""
+    suffix = name.rpartition(".")[2].lower()
+    return suffix if suffix in _WEIGHTS else ""
 
 
 def _is_mpeg_audio(head: bytes) -> bool:

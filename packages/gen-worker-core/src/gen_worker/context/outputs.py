@@ -35,8 +35,6 @@ MAX_OUTPUT_BYTES = 20 * 1024**3
 MAX_INLINE_BYTES = 4 * 1024 * 1024
 """Up to here an output travels in the answer itself when the caller asked for that."""
 
-_CHECKPOINT_SUFFIXES = frozenset({"safetensors", "bin", "pt", "pth", "ckpt"})
-
 
 class CheckpointFields(TypedDict, total=False):
     """What may be said about a checkpoint besides its bytes."""
@@ -266,9 +264,9 @@ class OutputContext(CallContext):
     def _files(self) -> OutputFiles:
         if self._ports is not None:
             return self._ports.files
-        from gen_worker.context.local import default_outputs
+        from gen_worker.context.local import LocalOutputs
 
-        return default_outputs()
+        return LocalOutputs()
 
     def _block(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a host's coroutine in the handler's thread, shielded from an interrupt."""
@@ -319,20 +317,19 @@ def _checkpoint_options(
     *,
     create: bool = False,
 ) -> SaveOptions:
+    from gen_worker.context.media import weights_format
     from gen_worker.context.publishing import refuse_unknown
 
     refuse_unknown(fields, CheckpointFields.__annotations__, "a checkpoint")
     return _options(
         must_create=create,
         expected_size_bytes=size_bytes,
-        checkpoint_format=format or _suffix_format(ref) or _suffix_format(local_path) or "unknown",
+        checkpoint_format=format
+        or weights_format(ref)
+        or weights_format(os.fspath(local_path))
+        or "unknown",
         metadata={name: value for name, value in fields.items() if value is not None},
     )
-
-
-def _suffix_format(name: str | os.PathLike[str]) -> str:
-    suffix = os.fspath(name).rpartition(".")[2].lower()
-    return suffix if suffix in _CHECKPOINT_SUFFIXES else ""
 
 
 def _bytes(data: Data) -> bytes:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
+from gen_worker.context.media import weights_format
+from gen_worker.context.outputs import MAX_OUTPUT_BYTES
 from gen_worker.context.refs import output_ref
+from gen_worker.errors import OutputTooLargeError
+from gen_worker.ports import SaveOptions
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
@@ -163,8 +169,6 @@ async def store_flavor(
 
 def dataset_info(flavor: ProducedFlavor) -> dict[str, Any]:
     """Return the `dataset_info.json` of a dataset; empty when it has none."""
-    import msgspec
-
     try:
         with open(os.path.join(flavor.path, "dataset_info.json"), "rb") as file:
             info: dict[str, Any] = msgspec.json.decode(file.read(), type=dict[str, Any])
@@ -178,13 +182,15 @@ async def _store(
 ) -> Mapping[str, Any]:
     from pathlib import Path
 
+    size_bytes = os.path.getsize(path)
+    if size_bytes > MAX_OUTPUT_BYTES:
+        raise OutputTooLargeError(size_bytes=size_bytes, max_bytes=MAX_OUTPUT_BYTES)
     revisions = ctx._revisions
     if revisions is not None and destination:
         session = await revisions.session(destination, spec)
         return await revisions.put(session, ref, Path(path))
-    import msgspec
-
-    stored = await ctx.asave_checkpoint(ref, path)
+    options = SaveOptions(checkpoint_format=weights_format(path) or "unknown")
+    stored = await ctx._files.save(ref, Path(path), options, request_id=ctx.request_id)
     return msgspec.structs.asdict(stored)
 
 

@@ -1,0 +1,101 @@
+"""Where the content store of this machine keeps blobs and snapshots."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from gen_worker.errors import ArtifactTransferError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BlobNotFoundError", "ContentStore"]
+
+_DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
+
+
+class BlobNotFoundError(ArtifactTransferError, FileNotFoundError):
+    """The content store has no blob of this digest."""
+
+
+class ContentStore:
+    """A directory of blobs and snapshots that are named by their digests; read only here."""
+
+    def __init__(self, root: str | None = None) -> None:
+        """Read below `root`; by default where the settings say.
+
+        Args:
+            root: Default `TENSORHUB_CAS_DIR`, else `cas` below `TENSORHUB_CACHE_DIR`.
+        """
+        self._root = root
+
+    @property
+    def root(self) -> str:
+        if self._root is None:
+            from gen_worker.settings import load_settings
+
+            self._root = load_settings().cas_dir
+        return self._root
+
+    def snapshot(self, digest: str) -> str | None:
+        """Return the directory of a snapshot, `<algorithm>:<hex>`; None when it is not here."""
+        for name in (_parts(digest)[1], digest):
+            path = os.path.join(self.root, "snapshots", name)
+            if os.path.isdir(path):
+                return path
+        return None
+
+    def blob(self, digest: str) -> str:
+        """Return the file of a blob, `<algorithm>:<hex>`, its content verified.
+
+        A blake3 digest is verified where the blake3 package is installed.
+
+        Raises:
+            ValidationError: This is no digest.
+            BlobNotFoundError: It is not here.
+            ArtifactTransferError: Its content is damaged.
+        """
+        algorithm, name = _parts(digest)
+        blobs = os.path.join(self.root, "blobs")
+        places = (
+            os.path.join(blobs, algorithm, name[:2], name[2:4], name),
+            os.path.join(blobs, name),
+        )
+        path = next(filter(os.path.isfile, places), None)
+        if path is None:
+            raise BlobNotFoundError(
+                f"blob {digest} is not in the content store {self.root!r}", phase="lookup"
+            )
+        hasher = _hasher(algorithm)
+        if hasher is not None and hasher(path) != name:
+            raise ArtifactTransferError(
+                f"blob {digest} is damaged: delete it and fetch it again", phase="verify"
+            )
+        return path
+
+
+def _parts(digest: str) -> tuple[str, str]:
+    """Take a digest apart; what it becomes part of is a path, so nothing else may pass."""
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
+        raise ValidationError(f"{digest!r} is no digest such as 'blake3:<64 hex digits>'")
+    return match[1], match[2]
+
+
+def _hasher(algorithm: str) -> Callable[[str], str] | None:
+    if algorithm == "sha256":
+        return _sha256
+    try:
+        from blake3 import blake3  # type: ignore[import-not-found,unused-ignore]  # optional here
+    except ImportError:
+        return None
+    return lambda path: str(blake3().update_mmap(path).hexdigest())
+
+
+def _sha256(path: str) -> str:
+    from hashlib import file_digest
+
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()

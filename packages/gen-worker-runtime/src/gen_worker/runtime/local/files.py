@@ -1,0 +1,171 @@
+"""Files of this machine: inputs a payload names or brings along, outputs below one directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gen_worker.context.local import LocalOutputs, off_loop
+from gen_worker.context.media import HEAD_BYTES, weights_format
+from gen_worker.errors import ValidationError
+from gen_worker.runtime.local.content_store import ContentStore
+from gen_worker.runtime.local.input_checks import (
+    check_image_size,
+    check_size,
+    checked_media_type,
+)
+
+if TYPE_CHECKING:
+    from gen_worker.ports import FileLimits
+    from gen_worker.types import Asset, Tensors
+
+    F = TypeVar("F", Asset, Tensors)
+
+__all__ = ["LocalFiles"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
+
+
+class LocalFiles(LocalOutputs):
+    """The `Files` port of a laptop.
+
+    An input is a path, a `file://` URL, the ref of an output stored here, a blob of the content
+    store, or bytes in the payload itself. Files of this machine are used where they are; what
+    was written for a request is removed with it.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        allow_local_files: bool = True,
+        cas_dir: str | None = None,
+    ) -> None:
+        """See `local_ports`."""
+        super().__init__(root)
+        self._allow_local_files = allow_local_files
+        self._store = ContentStore(cas_dir)
+        self._scratch: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    async def materialize(
+        self, value: Asset | Tensors, limits: FileLimits, *, request_id: str
+    ) -> Asset | Tensors:
+        return await off_loop(self._materialize, value, limits, request_id)
+
+    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+        """Return a directory that `ref` names as a path, where payloads may name files."""
+        if not self._allow_local_files or _SCHEME.match(ref):
+            return None
+        path = os.path.abspath(os.path.expanduser(ref))
+        return path if os.path.isdir(path) else None
+
+    async def release(self, request_id: str) -> None:
+        with self._lock:
+            directory = self._scratch.pop(request_id, None)
+        if directory is not None:
+            import shutil
+
+            await off_loop(shutil.rmtree, directory, True)
+
+    def _materialize(self, value: F, limits: FileLimits, request_id: str) -> F:
+        inline = getattr(value, "inline_bytes", None)
+        if not value.ref and inline is None:
+            return value  # an empty default, not a file
+        if inline is not None:
+            check_size(len(inline), limits, "inline file")
+            path = self._write_inline(value.ref, inline, request_id)
+        else:
+            path = self._locate(value)
+            check_size(os.stat(path).st_size, limits, "input file")
+        return _described(value, path, limits)
+
+    def _locate(self, value: Asset | Tensors) -> str:
+        digest = getattr(value, "blob_digest", None)
+        if digest:
+            return self._store.blob(digest)
+        if not self._allow_local_files:
+            raise ValidationError(f"file {value.ref!r} is refused: send the content inline instead")
+        path = self._stored_output(value.ref) or _path_of(value.ref)
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError) as error:
+            raise ValidationError(f"file {value.ref!r} cannot be read: {_reason(error)}") from error
+        if not stat.S_ISREG(mode):
+            raise ValidationError(f"{value.ref!r} is not a file")
+        return path
+
+    def _stored_output(self, ref: str) -> str | None:
+        """Return the file of an earlier call's output, so that calls can be chained."""
+        if not ref.startswith("jobs/"):
+            return None
+        path = self.path_of(ref)
+        return path if os.path.isfile(path) else None
+
+    def _write_inline(self, ref: str, content: bytes, request_id: str) -> str:
+        suffix = _SUFFIX.search(ref)
+        name = f"{os.urandom(8).hex()}{suffix[0] if suffix else ''}"
+        path = os.path.join(self._scratch_of(request_id), name)
+        with open(path, "xb") as file:
+            file.write(content)
+        return path
+
+    def _scratch_of(self, request_id: str) -> str:
+        import tempfile
+
+        with self._lock:
+            if request_id not in self._scratch:
+                self._scratch[request_id] = tempfile.mkdtemp(prefix="gen-worker-inputs-")
+            return self._scratch[request_id]
+
+
+def _path_of(ref: str) -> str:
+    scheme = _SCHEME.match(ref)
+    if scheme is None:
+        return os.path.abspath(os.path.expanduser(ref))
+    if scheme[1].lower() in ("http", "https"):
+        raise ValidationError(
+            f"file {ref!r} is a URL, which only a worker downloads: "
+            "download it and give the path, or send the content inline"
+        )
+    from urllib.parse import unquote, urlsplit
+
+    url = urlsplit(ref)
+    if url.scheme != "file" or url.netloc not in ("", "localhost"):
+        raise ValidationError(f"file {ref!r} must be a path or a file:// URL of this machine")
+    return unquote(url.path)
+
+
+def _described(value: F, path: str, limits: FileLimits) -> F:
+    """Return a copy that says where the file is and what it is, once it passed every check."""
+    from hashlib import file_digest
+
+    import msgspec
+
+    from gen_worker.types import Asset
+
+    name = value.ref or "inline file"
+    facts: dict[str, Any] = {"local_path": path}
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        if isinstance(value, Asset):
+            facts["mime_type"] = checked_media_type(head, name, value.mime_type, limits)
+            check_image_size(path, name, limits)
+        elif value.format is None:
+            facts["format"] = weights_format(name) or "unknown"
+        facts["sha256"] = file_digest(file, "sha256").hexdigest()
+        facts["size_bytes"] = file.tell()
+    if value.sha256 and value.sha256.lower() != facts["sha256"]:
+        raise ValidationError(
+            f"{name!r} has the sha256 {facts['sha256']!r}, the payload says {value.sha256!r}"
+        )
+    return msgspec.structs.replace(value, **facts)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)

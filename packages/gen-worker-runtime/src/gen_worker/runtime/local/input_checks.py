@@ -1,0 +1,100 @@
+"""Whether an input file is what its annotation and the host allow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.context.media import media_type, sniffed_media_type
+from gen_worker.errors import InputTooLargeError, ValidationError
+from gen_worker.runtime.local.image_size import image_size
+
+if TYPE_CHECKING:
+    from gen_worker.ports import FileLimits
+
+__all__ = ["check_image_size", "check_size", "checked_media_type"]
+
+_GENERIC = ("", "application/octet-stream", "binary/octet-stream")
+# Containers of sound alone and of moving pictures begin alike.
+_CONTAINERS = frozenset({"video/mp4", "video/quicktime", "video/webm", "audio/ogg", "video/ogg"})
+
+
+def check_size(size_bytes: int, limits: FileLimits, source: str) -> None:
+    """Raise `InputTooLargeError` for a file over the limit."""
+    if size_bytes > limits.max_bytes:
+        raise InputTooLargeError(size_bytes=size_bytes, max_bytes=limits.max_bytes, source=source)
+
+
+def checked_media_type(
+    head: bytes, name: str, declared: str | None, limits: FileLimits
+) -> str | None:
+    """Return the media type of a file; None when nothing tells it.
+
+    Args:
+        head: The first `HEAD_BYTES` of the file.
+        name: Its name; the suffix counts where the content shows nothing.
+        declared: What the caller says it is; must not contradict the content.
+        limits: Which types are allowed.
+
+    Raises:
+        ValidationError: It is another type than allowed or declared.
+    """
+    given = (declared or "").partition(";")[0].strip().lower()
+    found = _media_type(head, name, given, limits.mime_prefix)
+    if given not in _GENERIC and found and _major(given) != _major(found):
+        raise ValidationError(f"{name!r} is declared as {given!r}, but its content is {found!r}")
+    if limits.mime_prefix and not (found or "").startswith(limits.mime_prefix):
+        wanted = f"{limits.mime_prefix}*"
+        raise ValidationError(f"{name!r} must be {wanted!r}, not {found or 'of an unknown type'!r}")
+    if limits.allowed_mime_types and found not in limits.allowed_mime_types:
+        allowed = ", ".join(limits.allowed_mime_types)
+        raise ValidationError(f"{name!r} must be one of {allowed}, not {found or 'unknown'!r}")
+    return found
+
+
+def check_image_size(path: str, name: str, limits: FileLimits) -> None:
+    """Check the dimensions of an image against limits, if there are any.
+
+    Raises:
+        InputTooLargeError: It is wider, higher or has more pixels than allowed.
+        ValidationError: There are limits, and its dimensions cannot be read.
+    """
+    if limits.max_width is limits.max_height is limits.max_pixels is None:
+        return
+    with open(path, "rb") as file:
+        size = image_size(file)
+    if size is None:
+        raise ValidationError(f"the width and height of {name!r} cannot be read")
+    width, height = size
+    facts = {
+        "wide": (width, limits.max_width),
+        "high": (height, limits.max_height),
+        "pixels large": (width * height, limits.max_pixels),
+    }
+    wrong = [
+        f"{value} {what} where {limit} is allowed"
+        for what, (value, limit) in facts.items()
+        if limit is not None and value > limit
+    ]
+    if wrong:
+        raise InputTooLargeError(
+            f"{name!r} is {width} x {height} pixels: {', '.join(wrong)}",
+            size_bytes=width * height,
+            max_bytes=limits.max_pixels
+            or (limits.max_width or width) * (limits.max_height or height),
+            source="image",
+        )
+
+
+def _media_type(head: bytes, name: str, given: str, prefix: str) -> str | None:
+    shown = sniffed_media_type(head)
+    if shown is None:
+        return media_type(b"", name) or (given if given not in _GENERIC else None)
+    if shown in _CONTAINERS and not shown.startswith(prefix):
+        for other in (media_type(b"", name), given):
+            if other and other.startswith(prefix):
+                return other
+    return shown
+
+
+def _major(kind: str) -> str:
+    return kind.partition("/")[0]
