@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from gen_worker.endpoint.callables import Argument, arguments_of, place_of, shape_of
 
@@ -51,7 +52,7 @@ def functions(draw: st.DrawFn) -> Callable[..., Any]:
 
 @given(functions())
 def test_parameters_are_those_inspect_sees(function: Callable[..., Any]) -> None:
-    assert [tuple(argument) for argument in arguments_of(function)] == inspected(function)
+    assert [astuple(argument) for argument in arguments_of(function)] == inspected(function)
 
 
 def test_wrappers_are_looked_through() -> None:
@@ -60,7 +61,10 @@ def test_wrappers_are_looked_through() -> None:
     @functools.wraps(written)
     def wrapper(*args: Any, **kwargs: Any) -> None: ...
 
-    assert arguments_of(wrapper) == (Argument("ctx"), Argument("payload", "positional", "x"))
+    assert arguments_of(wrapper) == (
+        Argument("ctx", "positional", msgspec.NODEFAULT),
+        Argument("payload", "positional", "x"),
+    )
     assert place_of(wrapper) == place_of(written)
 
 
@@ -68,7 +72,7 @@ def test_callables_without_code_are_inspected() -> None:
     def written(ctx: int, scale: int, payload: str) -> None: ...
 
     partial = functools.partial(written, scale=3)
-    assert [tuple(argument) for argument in arguments_of(partial)] == inspected(partial)
+    assert [astuple(argument) for argument in arguments_of(partial)] == inspected(partial)
 
 
 def plain() -> None: ...

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import typing
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import NODEFAULT
+from msgspec import NODEFAULT, Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,12 +30,12 @@ _SHAPES: tuple[tuple[int, Shape], ...] = (
 )
 
 
-class Argument(NamedTuple):
+class Argument(Struct, frozen=True):
     """One parameter of a function."""
 
     name: str
-    how: Literal["positional_only", "positional", "variadic", "keyword", "keywords"] = "positional"
-    default: Any = NODEFAULT
+    how: Literal["positional_only", "positional", "variadic", "keyword", "keywords"]
+    default: Any
 
     @property
     def is_required(self) -> bool:
@@ -80,12 +80,12 @@ def arguments_of(function: Callable[..., Any]) -> tuple[Argument, ...]:
     ]
     has_variadic = bool(code.co_flags & _VAR_POSITIONAL)
     if has_variadic:
-        arguments.append(Argument(names[count + kw_count], "variadic"))
+        arguments.append(Argument(names[count + kw_count], "variadic", NODEFAULT))
     kw_defaults = written.__kwdefaults__ or {}
     for name in names[count : count + kw_count]:
         arguments.append(Argument(name, "keyword", kw_defaults.get(name, NODEFAULT)))
     if code.co_flags & _VAR_KEYWORD:
-        arguments.append(Argument(names[count + kw_count + has_variadic], "keywords"))
+        arguments.append(Argument(names[count + kw_count + has_variadic], "keywords", NODEFAULT))
     return tuple(arguments)
 
 

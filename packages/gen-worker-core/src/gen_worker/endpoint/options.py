@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from gen_worker.endpoint.annotations import is_binding
 from gen_worker.names import slugify_name
@@ -31,7 +33,7 @@ Concurrency = Literal["sequential", "batched", "concurrent"]
 CALIBRATION_POLICIES = ("required", "beneficial", "unsupported")
 
 
-class FunctionOptions(NamedTuple):
+class FunctionOptions(msgspec.Struct, frozen=True):
     """What every function may be given, whichever decorator defines it; not checked yet."""
 
     name: Any = None

@@ -11,7 +11,9 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+import msgspec
 
 from gen_worker.endpoint.annotations import (
     bare_and_binding,
@@ -20,12 +22,13 @@ from gen_worker.endpoint.annotations import (
     members_of,
     show,
 )
+from gen_worker.spec import OutputMode, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.endpoint.problems import Findings
-    from gen_worker.spec import EndpointKind, OutputMode, Shape
+    from gen_worker.spec import EndpointKind
 
 __all__ = ["Output", "read_output"]
 
@@ -34,7 +37,7 @@ _ASYNC_ITERATORS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 _SIGNALS = ("Done", "Error")
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True):
     """The declared output; both types are None when nothing is declared."""
 
     shape: Shape

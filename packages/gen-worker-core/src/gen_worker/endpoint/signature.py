@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gen_worker.endpoint.annotations import (
     bare_and_binding,
@@ -12,17 +14,15 @@ from gen_worker.endpoint.annotations import (
     list_item,
     show,
 )
-from gen_worker.spec import ContextParameter, ModelParameter, PayloadParameter
+from gen_worker.spec import ContextParameter, ModelParameter, Parameter, PayloadParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import msgspec
-
     from gen_worker.endpoint.callables import Argument
     from gen_worker.endpoint.problems import Findings
     from gen_worker.resources import ResourceRequirements, Resources
-    from gen_worker.spec import EndpointKind, Parameter
+    from gen_worker.spec import EndpointKind
 
 __all__ = [
     "Signature",
@@ -37,7 +37,7 @@ __all__ = [
 _ONE_STRUCT = "annotate exactly one parameter after the context with a msgspec.Struct subclass"
 
 
-class Signature(NamedTuple):
+class Signature(msgspec.Struct, frozen=True):
     """The parameters of a handler, sorted by what fills them."""
 
     parameters: tuple[Parameter, ...]
@@ -45,14 +45,6 @@ class Signature(NamedTuple):
     """None when there is no usable payload; that is reported already."""
     takes_list: bool = False
     """Whether the payload is written `list[In]`: many calls handled at once."""
-
-    def with_payload(self, payload_type: type[msgspec.Struct]) -> Signature:
-        """Return the same signature for another payload type."""
-        parameters = tuple(
-            PayloadParameter(p.name, payload_type) if isinstance(p, PayloadParameter) else p
-            for p in self.parameters
-        )
-        return self._replace(parameters=parameters, payload_type=payload_type)
 
 
 def read_signature(
