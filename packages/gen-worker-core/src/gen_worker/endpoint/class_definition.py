@@ -127,7 +127,7 @@ def _with_own_class(
     spec = msgspec.structs.replace(spec, owner=cls)
     slot = hooks.setup_parameters[0]
     parameters = (msgspec.structs.replace(slot, binding=row.model),)
-    owner = _class_spec(facts, hooks._replace(setup_parameters=parameters), (spec,))
+    owner = _class_spec(facts, msgspec.structs.replace(hooks, setup_parameters=parameters), (spec,))
     setattr(cls, DEFINITION_ATTRIBUTE, msgspec.structs.replace(owner, cls=cls))
     return spec
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -13,14 +14,11 @@ from gen_worker.endpoint.options import (
     read_shapes,
     read_text,
 )
-from gen_worker.spec import Batching
+from gen_worker.resources import Resources
+from gen_worker.spec import Batching, EndpointKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gen_worker.endpoint.problems import Findings
-    from gen_worker.resources import Resources
-    from gen_worker.spec import EndpointKind
 
 __all__ = ["ClassFacts", "ClassOptions", "read_class_options"]
 
@@ -45,7 +43,7 @@ class ClassOptions(msgspec.Struct, frozen=True, kw_only=True):
     is_batched_class: bool = False
 
 
-class ClassFacts(NamedTuple):
+class ClassFacts(msgspec.Struct, frozen=True):
     """What all functions of one class share."""
 
     cls: type

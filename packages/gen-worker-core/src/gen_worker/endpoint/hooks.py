@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gen_worker.endpoint.annotations import bare_and_binding, is_binding
 from gen_worker.endpoint.callables import arguments_of, hints_of, place_of, shape_of
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Hooks", "read_hooks"]
 
 
-class Hooks(NamedTuple):
+class Hooks(msgspec.Struct, frozen=True):
     """Which hooks a class has, and the models its `setup` receives."""
 
     setup_parameters: tuple[ModelParameter, ...] = ()

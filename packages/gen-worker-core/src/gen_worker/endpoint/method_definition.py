@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gen_worker.endpoint.annotations import is_binding, is_struct
 from gen_worker.endpoint.callables import arguments_of, hints_of, place_of, shape_of
+from gen_worker.endpoint.class_options import ClassFacts
 from gen_worker.endpoint.functions import report_list_answer
+from gen_worker.endpoint.methods import MarkedMethod
 from gen_worker.endpoint.options import FunctionOptions, read_function_options
-from gen_worker.endpoint.returns import read_output
-from gen_worker.endpoint.signature import check_payload, read_signature
+from gen_worker.endpoint.returns import Output, read_output
+from gen_worker.endpoint.signature import Signature, check_payload, read_signature
 from gen_worker.names import slugify_name
 from gen_worker.spec import FunctionSpec, ModelParameter, PayloadParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gen_worker.endpoint.cases import Case
-    from gen_worker.endpoint.class_options import ClassFacts
-    from gen_worker.endpoint.methods import MarkedMethod
     from gen_worker.endpoint.problems import Findings
-    from gen_worker.endpoint.returns import Output
-    from gen_worker.endpoint.signature import Signature
     from gen_worker.spec import Batching, Parameter
 
 __all__ = ["MethodDefinition", "define_method"]
 
 
-class MethodDefinition(NamedTuple):
+class MethodDefinition(msgspec.Struct, frozen=True):
     """What is known about a method; `function` makes a spec of it, once per row."""
 
     facts: ClassFacts

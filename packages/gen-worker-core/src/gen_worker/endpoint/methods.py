@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import msgspec
 
 from gen_worker.endpoint.options import FunctionOptions
 from gen_worker.endpoint.problems import Findings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "METHOD_ATTRIBUTE",
@@ -20,20 +23,20 @@ __all__ = [
     "marked_methods",
 ]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 METHOD_ATTRIBUTE = "__gen_worker_method__"
 """Where a mark stays on a method: `FunctionOptions` or `StageOptions`."""
 
 
-class StageOptions(NamedTuple):
+class StageOptions(msgspec.Struct, frozen=True):
     """Options of a stage; not checked yet."""
 
     name: Any = None
     gpu_class: Any = "large"
 
 
-class MarkedMethod(NamedTuple):
+class MarkedMethod(msgspec.Struct, frozen=True):
     """One marked method of a class."""
 
     python_name: str
