@@ -1,0 +1,168 @@
+"""Jobs written with `training_function`, run through the kinds this package publishes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from gen_worker.context import ConversionContext, DatasetContext
+from gen_worker.conversion import DestinationRepo, ProducedFlavor, training_function
+from gen_worker.errors import ValidationError
+from gen_worker.kinds import kind_named
+from gen_worker.runtime.local import JsonLineEvents, local_ports
+from gen_worker.spec import Call, PayloadFieldParameter, ProvidedParameter, specs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Source:
+    """As the conversion package is going to build it: from a directory of weights."""
+
+    def __init__(self, path: str, *, attributes: dict[str, Any], ref: str) -> None:
+        self.path = Path(path)
+        self.attributes = attributes
+        self.ref = ref
+
+
+class Spec(msgspec.Struct):
+    scheme: str
+
+
+@training_function(kind="quantization")
+def quantize(
+    ctx: ConversionContext,
+    source: Source,
+    specs: list[Spec],
+    destination: DestinationRepo,
+    suffix: str = "",
+) -> list[ProducedFlavor]:
+    produced = []
+    for spec in specs:
+        path = ctx.mktemp() / f"{spec.scheme}{suffix}.safetensors"
+        path.write_bytes((source.path / "model.safetensors").read_bytes()[: len(spec.scheme)])
+        produced.append(ProducedFlavor(path, {"quant_method": spec.scheme}, flavor=spec.scheme))
+    ctx.log(f"for {destination.ref}")
+    return produced
+
+
+@training_function(kind="dataset-generation")
+def prompts(ctx: DatasetContext, count: int = 2) -> list[ProducedFlavor]:
+    root = ctx.mktemp() / "prompts"
+    root.mkdir()
+    (root / "dataset_info.json").write_text('{"features": {"prompt": "string"}}')
+    (root / "prompts.jsonl").write_text('{"prompt": "cat"}\n' * count)
+    return [ProducedFlavor(root)]
+
+
+class Outcome:
+    def __init__(self, summary: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        self.summary = summary
+        self.lines = lines
+
+
+def run(function: Callable[..., Any], payload: dict[str, Any], output_dir: Path) -> Outcome:
+    """Do what the engine does around a job."""
+    (spec,) = specs_of(function)
+    kind = kind_named(spec.kind)
+    stderr = io.StringIO()
+    ports = local_ports(events=JsonLineEvents(stderr), output_dir=str(output_dir))
+    call = Call(spec=spec, request_id="r", raw_payload=payload)
+    ctx = kind.context(ports, request_id="r", job_id="j")
+    try:
+        ports.run(kind.before(call, ctx))
+        arguments: dict[str, Any] = {}
+        for parameter in spec.parameters:
+            if isinstance(parameter, ProvidedParameter):
+                arguments[parameter.name] = kind.provide(parameter, ctx)
+            elif isinstance(parameter, PayloadFieldParameter):
+                arguments[parameter.name] = payload.get(parameter.name, parameter.default)
+        summary = ports.run(kind.finish(call, ctx, spec.function(ctx, **arguments)))
+    finally:
+        ports.run(ctx.release())
+    return Outcome(summary, [json.loads(line) for line in stderr.getvalue().splitlines()])
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    root.mkdir()
+    (root / "model.safetensors").write_bytes(b"0123456789")
+    return root
+
+
+def test_a_conversion_runs_on_a_laptop(tmp_path: Path, weights: Path) -> None:
+    outcome = run(
+        quantize,
+        {
+            "source": {"ref": str(weights)},
+            "destination": {"ref": "acme/flux", "tags": ["prod"]},
+            "specs": [{"scheme": "nf4"}, {"scheme": "int8"}],
+            "suffix": "-q",
+        },
+        tmp_path / "out",
+    )
+
+    flavors = outcome.summary["flavors"]
+    assert [flavor["flavor"] for flavor in flavors] == ["nf4", "int8"]
+    stored = [Path(flavor["files"][0]["local_path"]) for flavor in flavors]
+    assert [path.name for path in stored] == ["nf4-q.safetensors", "int8-q.safetensors"]
+    assert [path.read_bytes() for path in stored] == [b"012", b"0123"]
+    assert outcome.summary["published"]["stubbed"]
+    log, stub = outcome.lines
+    assert log["payload"]["message"] == "for acme/flux"
+    plan = stub["would_publish"]
+    assert plan["relationship_kind"] == "quantization"
+    assert plan["source_repo"] == str(weights)
+    assert plan["destination_repo_tags"] == ["prod"]
+    assert len(plan["metadata"]["checkpoint_flavors"]) == 2
+
+
+def test_a_source_that_is_not_here_is_named(tmp_path: Path) -> None:
+    payload = {
+        "source": {"ref": "acme/flux"},
+        "destination": {"ref": "a/b"},
+        "specs": [{"scheme": "nf4"}],
+    }
+
+    with pytest.raises(RuntimeError, match="source 'acme/flux' is not on this machine"):
+        run(quantize, payload, tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["source", "destination"])
+def test_a_job_without_its_reserved_fields_is_refused(
+    tmp_path: Path, weights: Path, missing: str
+) -> None:
+    payload: dict[str, Any] = {
+        "source": {"ref": str(weights)},
+        "destination": {"ref": "a/b"},
+        "specs": [],
+    }
+    del payload[missing]
+
+    with pytest.raises(ValidationError, match=f"lacks '{missing}'"):
+        run(quantize, payload, tmp_path)
+
+
+def test_a_dataset_is_made_on_a_laptop(tmp_path: Path) -> None:
+    outcome = run(prompts, {"destination": {"ref": "acme/prompts"}, "count": 3}, tmp_path)
+
+    assert outcome.summary["published"]["name"] == "prompts"
+    (stub,) = outcome.lines
+    assert stub["kind"] == "publish_dataset_revision.stubbed"
+    assert stub["would_publish"]["features_json"] == {"prompt": "string"}
+    assert outcome.summary["flavors"][0]["files"][1]["size_bytes"] == 3 * 18
+
+
+def test_the_kinds_are_published_as_entry_points() -> None:
+    conversion, dataset = kind_named("conversion"), kind_named("dataset")
+
+    assert (conversion.name, dataset.name) == ("conversion", "dataset")
+    ports = local_ports(events=JsonLineEvents(io.StringIO()))
+    assert type(conversion.context(ports, request_id="r")) is ConversionContext
+    assert type(dataset.context(ports, request_id="r")) is DatasetContext
