@@ -35,6 +35,44 @@ def test_a_setting_is_listed_with_value_and_source(cli: Cli) -> None:
     assert all(row["meaning"] for row in rows.values())
 
 
+VARIABLES = {
+    "ENDPOINT_TOML_PATH": ("/srv/endpoint.toml", "/srv/endpoint.toml"),
+    "GEN_WORKER_LOCAL_DEVICE": ("cuda:1", "cuda:1"),
+    "GEN_WORKER_LOCAL_OUTPUT_DIR": ("/srv/out", "/srv/out"),
+    "GEN_WORKER_LOCK": ("/srv/endpoint.lock", "/srv/endpoint.lock"),
+    "GEN_WORKER_SERVE_TOKEN": ("letmein", "***"),
+    "HF_TOKEN": ("hf_x", "***"),
+    "NO_COLOR": ("1", "1"),
+    "TENSORHUB_CACHE_DIR": ("/srv/cache", "/srv/cache"),
+    "TENSORHUB_CAS_DIR": ("/srv/cas", "/srv/cas"),
+    "WORKER_MAX_INPUT_BYTES": ("10", 10),
+    "WORKER_MAX_OUTPUT_BYTES": ("20", 20),
+    "WORKER_MAX_OUTPUT_DELTA_BYTES": ("30", 30),
+    "WORKER_TORCH_DEVICE": ("cuda:2", "cuda:2"),
+}
+
+
+@pytest.mark.claims(
+    "ENDPOINT_TOML_PATH",
+    "GEN_WORKER_LOCAL_DEVICE",
+    "GEN_WORKER_LOCAL_OUTPUT_DIR",
+    "GEN_WORKER_LOCK",
+    "GEN_WORKER_SERVE_TOKEN",
+    "HF_TOKEN",
+    "NO_COLOR",
+    "TENSORHUB_CACHE_DIR",
+    "TENSORHUB_CAS_DIR",
+    "WORKER_MAX_INPUT_BYTES",
+    "WORKER_MAX_OUTPUT_BYTES",
+    "WORKER_MAX_OUTPUT_DELTA_BYTES",
+    "WORKER_TORCH_DEVICE",
+)
+def test_every_variable_is_read(cli: Cli) -> None:
+    rows = listed(cli, **{name: given for name, (given, _) in VARIABLES.items()})
+    for name, (_, value) in VARIABLES.items():
+        assert (rows[name]["value"], rows[name]["source"]) == (value, "environment"), name
+
+
 @pytest.mark.claims("env.secrets")
 def test_secrets_are_masked(cli: Cli) -> None:
     secret = "hf_verysecretvalue"

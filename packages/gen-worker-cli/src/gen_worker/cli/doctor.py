@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["configure", "main"]
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "blocker": "STOPS  "}
-_COLOURS = {"ok": "32", "warning": "33", "blocker": "1;31"}
+_STYLES = {"ok": "green", "warning": "yellow", "blocker": "bold red"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,9 @@ def main(args: argparse.Namespace) -> int:
 def _text(finding: Finding, *, coloured: bool, verbose: bool) -> str:
     mark = _MARKS[finding.level]
     if coloured:
-        mark = f"\x1b[{_COLOURS[finding.level]}m{mark}\x1b[0m"
+        from gen_worker.cli.terminal import styled
+
+        mark = styled(mark, _STYLES[finding.level])
     lines = [f"{mark}  {finding.check}: {finding.message}"]
     if finding.remedy:
         lines.append(f"         -> {finding.remedy}")

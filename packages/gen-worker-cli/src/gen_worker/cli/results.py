@@ -19,11 +19,12 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 def wants_colour(descriptor: int) -> bool:
     """Whether what is written there is read by a person who has not asked for plain text."""
-    return (
-        os.isatty(descriptor)
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "") != "dumb"
-    )
+    if not os.isatty(descriptor):
+        return False
+    from gen_worker.cli.settings import CliSettings
+    from gen_worker.settings import load
+
+    return not load(CliSettings).no_color
 
 
 class ResultPrinter:

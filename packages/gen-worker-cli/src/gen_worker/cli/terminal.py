@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+    from rich.text import Text
 
     from gen_worker.events import Telemetry
 
-__all__ = ["TerminalReports", "highlight_json"]
+__all__ = ["TerminalReports", "highlight_json", "styled"]
 
 _BAR_AFTER_S = 1.0
 _LEVEL_STYLES = {"debug": "dim", "warning": "yellow", "warn": "yellow", "error": "bold red"}
@@ -27,14 +28,26 @@ _LEVEL_STYLES = {"debug": "dim", "warning": "yellow", "warn": "yellow", "error":
 
 def highlight_json(text: str) -> str:
     """Return JSON with colours; the text itself stays as it is, line breaks included."""
+    from rich.highlighter import JSONHighlighter
+
+    return _draw(JSONHighlighter()(text))
+
+
+def styled(text: str, style: str) -> str:
+    """Return `text` in a style of rich, such as `bold red`."""
+    from rich.text import Text
+
+    return _draw(Text(text, style))
+
+
+def _draw(text: Text) -> str:
     import io
 
     from rich.console import Console
-    from rich.highlighter import JSONHighlighter
 
     drawn = io.StringIO()
-    console = Console(file=drawn, force_terminal=True, soft_wrap=True, width=10_000)
-    console.print(JSONHighlighter()(text), end="")
+    # Far wider than any line: breaking lines is the terminal's business.
+    Console(file=drawn, force_terminal=True, soft_wrap=True, width=10_000).print(text, end="")
     return drawn.getvalue()
 
 
