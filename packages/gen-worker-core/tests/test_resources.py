@@ -100,6 +100,7 @@ def test_accelerators_of_other_names_are_told_the_right_spelling(wrong: str, rig
         ({"accelerator": "tpu"}, "tpu"),
         ({"accelerator": 3}, "accelerator must be"),
         ({"requires_gpu": "yes"}, "requires_gpu must be True, False or None, not 'yes'"),
+        ({"requires_gpu": 1}, "requires_gpu must be True, False or None, not 1"),
         ({"min_vram_gb": 0}, "min_vram_gb must be a number above 0, not 0"),
         ({"min_vram_gb": -1.5}, "min_vram_gb"),
         ({"min_vram_gb": "12"}, "min_vram_gb"),

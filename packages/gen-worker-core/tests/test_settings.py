@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import pytest
 
+from gen_worker.errors import classify
 from gen_worker.settings import (
     CoreSettings,
     Setting,
@@ -95,6 +96,13 @@ def test_every_malformed_value_is_named_with_its_variable() -> None:
         "S_PAIRS must be an even number, not '3' (from environment)",
     )
     assert str(caught.value) == "; ".join(caught.value.problems)
+
+
+def test_wrong_settings_are_never_the_callers_fault() -> None:
+    with pytest.raises(SettingsError) as caught:
+        sample(S_COUNT="seven")
+    assert isinstance(caught.value, ValueError)
+    assert classify(caught.value).error_type == "fatal"
 
 
 def test_a_secret_is_in_no_error_and_no_listing() -> None:

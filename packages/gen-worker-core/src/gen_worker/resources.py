@@ -292,7 +292,8 @@ class _Checks:
             self._wrong(name, "a whole number of bytes, at least 0")
 
     def flag(self, name: str) -> None:
-        if self._get(name) not in (True, False, None):
+        value = self._get(name)
+        if value is not None and not isinstance(value, bool):
             self._wrong(name, "True, False or None")
 
     def choice(self, name: str, allowed: Sequence[str]) -> None:
