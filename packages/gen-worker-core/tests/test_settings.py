@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -251,11 +253,18 @@ def test_every_setting_of_core_says_what_it_means() -> None:
     assert {d.setting.env for d in settings_in(CoreSettings) if d.setting.is_secret} == {"HF_TOKEN"}
 
 
-def test_installed_packages_are_listed_with_core_first() -> None:
-    found = list(records())
-    assert found[0] == ("core", CoreSettings)
-    for _, record in found:
-        assert settings_in(record)
+def test_records_of_installed_packages_follow_cores_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["runtime", "models"]
+    installed = [EntryPoint(name, f"{__name__}:Sample", "gen_worker.settings") for name in names]
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Sample)
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda group: installed if group == "gen_worker.settings" else [],
+    )
+    assert list(records()) == [("core", CoreSettings), ("models", Sample), ("runtime", Sample)]
 
 
 @pytest.mark.parametrize(
