@@ -245,6 +245,11 @@ class OnUnion(msgspec.Struct):
     inner: OnText | None = None
 
 
+class OnTwo(msgspec.Struct):
+    prompt: Annotated[str, Clamp(1, 5)]
+    data: Annotated[bytes | None, Clamp(1, 5)]
+
+
 @pytest.mark.parametrize(
     ("annotation", "place"),
     [(OnText, "OnText.prompt"), (OnList, "OnList.sizes"), (OnUnion, "OnUnion.inner.prompt")],
@@ -252,3 +257,8 @@ class OnUnion(msgspec.Struct):
 def test_a_clamp_on_something_else_than_a_number_is_refused(annotation: Any, place: str) -> None:
     with pytest.raises(TypeError, match=rf"{place}: Clamp\(.*does not fit"):
         compile_clamps(annotation)
+
+
+def test_every_misplaced_clamp_is_named() -> None:
+    with pytest.raises(TypeError, match=r"OnTwo\.prompt: .*; OnTwo\.data: "):
+        compile_clamps(OnTwo)

@@ -39,10 +39,12 @@ def compile_transform(annotation: Any, leaf: Leaf) -> Transform | None:
         None when `leaf` finds nothing, so that such types cost nothing per call.
 
     Raises:
-        TypeError: A marker sits on a type it does not fit; the message names the field.
+        TypeError: Markers sit on types they do not fit; the message names every field.
     """
     compiler = _Compiler(leaf)
     transform = compiler.compile(node_of(annotation), display(annotation))
+    if compiler.problems:
+        raise TypeError("; ".join(compiler.problems))
     return transform if compiler.has_found else None
 
 
@@ -51,13 +53,14 @@ class _Compiler:
         self._leaf = leaf
         self._records: list[_RecordTransform] = []
         self.has_found = False
+        self.problems: list[str] = []
 
     def compile(self, node: Node, path: str, inherited: Metadata = ()) -> Transform | None:
         transform, has_used_marker = self._place(node, path, (*inherited, *node.metadata))
         if not has_used_marker:
             for item in node.metadata:
                 if isinstance(item, self._leaf.marker):
-                    raise TypeError(f"{path}: {item!r} does not fit {display(node.type)}")
+                    self.problems.append(f"{path}: {item!r} does not fit {display(node.type)}")
         return transform
 
     def _place(self, node: Node, path: str, metadata: Metadata) -> tuple[Transform | None, bool]:
