@@ -19,7 +19,6 @@ ANNOUNCED = {
     "gen_worker.model_cache",
     "gen_worker.models.lora",
     "gen_worker.models.residency",
-    "gen_worker.trainer",
 }
 
 

@@ -58,6 +58,10 @@ from gen_worker.streaming import Error as Error
 from gen_worker.streaming import IncrementalTokenDelta as IncrementalTokenDelta
 from gen_worker.streaming import TokenStreamSignal as TokenStreamSignal
 from gen_worker.streaming import iter_transformers_text_deltas as iter_transformers_text_deltas
+from gen_worker.trainer import StepContext as StepContext
+from gen_worker.trainer import StepControlHints as StepControlHints
+from gen_worker.trainer import StepResult as StepResult
+from gen_worker.trainer import TrainingJobSpec as TrainingJobSpec
 from gen_worker.types import Asset as Asset
 from gen_worker.types import AudioAsset as AudioAsset
 from gen_worker.types import Compute as Compute
