@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
+import types
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -368,8 +370,6 @@ def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
 def test_yaml_without_its_library_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "yaml", None)
     path = tmp_path / "gen-worker.yaml"
     path.write_text("S_NAME: n\n")
@@ -377,13 +377,38 @@ def test_yaml_without_its_library_says_what_to_do(
         ConfigFile(str(path))
 
 
-def test_yaml_is_read_where_its_library_is_installed(tmp_path: Path) -> None:
-    pytest.importorskip("yaml", reason="PyYAML is not installed")
+class YamlError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("parsed", "problem"),
+    [
+        ({"S_NAME": "n", "count": 3}, None),
+        (None, None),
+        (["a", "b"], "must hold names with values, not list"),
+        (YamlError("line 1"), "is not valid YAML: line 1"),
+    ],
+)
+def test_yaml_is_read_where_its_library_is_installed(
+    parsed: object, problem: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def safe_load(text: str) -> object:
+        assert text == "S_NAME: n\n"
+        if isinstance(parsed, YamlError):
+            raise parsed
+        return parsed
+
+    yaml = types.ModuleType("yaml")
+    vars(yaml).update(safe_load=safe_load, YAMLError=YamlError)
+    monkeypatch.setitem(sys.modules, "yaml", yaml)
     path = tmp_path / "gen-worker.yaml"
-    path.write_text("S_NAME: n\ncount: 3\n")
-    assert load(Sample, environ={}, files=(ConfigFile(str(path)),)) == Sample(name="n", count=3)
-    path.write_text("- a\n- b\n")
-    with pytest.raises(SettingsError, match="must hold names with values"):
+    path.write_text("S_NAME: n\n")
+    if problem is None:
+        expected = Sample(name="n", count=3) if parsed else Sample()
+        assert load(Sample, environ={}, files=(ConfigFile(str(path)),)) == expected
+        return
+    with pytest.raises(SettingsError, match=problem):
         ConfigFile(str(path))
 
 
