@@ -470,3 +470,9 @@ def test_all_mistakes_of_a_class_come_in_one_report_with_their_places() -> None:
 def test_options_of_a_mark_are_keywords() -> None:
     with pytest.raises(TypeError, match="pass options by keyword"):
         invocable("say")  # type: ignore[call-overload]
+
+
+def test_the_exception_behind_a_mistake_is_kept() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        inference(models={"voice": PER_CALL})(build(wrong_voice))
+    assert "has no field 'quality'" in str(caught.value.__cause__)

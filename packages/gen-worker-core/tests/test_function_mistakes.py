@@ -297,7 +297,7 @@ def test_a_report_names_values_and_remedy_and_knows_its_place() -> None:
 
 
 def test_each_unresolved_annotation_is_named() -> None:
-    with pytest.raises(DefinitionError, match="define or import it above") as caught:
+    with pytest.raises(DefinitionError, match="not only under TYPE_CHECKING") as caught:
         inference_function(unresolved)
     messages = [problem.message for problem in caught.value.problems]
     assert ["'ask'" in messages[0], "the return annotation" in messages[1]] == [True, True]

@@ -161,7 +161,11 @@ def _hints_one_by_one(written: Any, names: Any, findings: Findings) -> dict[str,
             hints |= typing.get_type_hints(single, namespace, names, include_extras=True)
         except Exception as error:  # as above
             where = "the return annotation" if name == "return" else f"the annotation of {name!r}"
-            hint = "define or import it above the function" if type(error) is NameError else ""
+            hint = (
+                "define or import it above, not only under TYPE_CHECKING"
+                if type(error) is NameError
+                else ""
+            )
             findings.add(
                 "unresolved_annotation",
                 f"{where} {annotation!r} cannot be resolved ({type(error).__name__}: {error})",

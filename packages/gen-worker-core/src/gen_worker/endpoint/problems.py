@@ -103,8 +103,7 @@ class Findings:
         self._subject = subject
         self.file = file
         self._line = line
-        self._found: list[tuple[Problem, bool]] = []
-        self._cause: Exception | None = None
+        self._found: list[tuple[Problem, bool, Exception | None]] = []
 
     def at(self, subject: str, file: str, line: int) -> Findings:
         """Return a view that reports into the same collection, for one part of the definition."""
@@ -137,8 +136,7 @@ class Findings:
             file=self.file,
             line=self._line,
         )
-        self._found.append((problem, wrong_type))
-        self._cause = self._cause or cause
+        self._found.append((problem, wrong_type, cause))
 
     def __len__(self) -> int:
         return len(self._found)
@@ -152,6 +150,7 @@ class Findings:
         """
         if not self._found:
             return
-        has_wrong_type = any(wrong_type for _, wrong_type in self._found)
-        error = DefinitionTypeError if has_wrong_type else DefinitionError
-        raise error(self._subject, (problem for problem, _ in self._found)) from self._cause
+        problems, wrong_types, causes = zip(*self._found, strict=True)
+        error = DefinitionTypeError if any(wrong_types) else DefinitionError
+        cause = next((cause for cause in causes if cause is not None), None)
+        raise error(self._subject, problems) from cause
