@@ -179,8 +179,10 @@ def test_a_canceled_call_publishes_nothing() -> None:
 def test_an_unfinished_revision_is_dropped_when_the_call_ends() -> None:
     hub = Hub()
     ctx = RequestContext("t", ports=host(hub))
+    assert not ctx.needs_release
     revisions = ctx._revisions
     assert revisions is not None
+    assert ctx.needs_release
     run_blocking(revisions.session("a/b", {}))
     assert ctx.has_open_revisions
 
@@ -244,8 +246,9 @@ def test_temporary_directories_last_as_long_as_the_call() -> None:
 
     assert first != second
     assert list(second.iterdir()) == []
-    assert ctx.has_scratch
+    assert ctx.needs_release
     run_blocking(ctx.release())
+    assert not ctx.needs_release
     assert not first.exists()
     assert not second.exists()
     assert not first.parent.exists()

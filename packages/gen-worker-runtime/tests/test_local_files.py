@@ -338,6 +338,24 @@ def test_a_digest_cannot_lead_out_of_the_store(files: LocalFiles, digest: str) -
 # Outputs
 
 
+def test_an_output_that_was_never_finished_is_gone_with_its_request(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    def start(request_id: str) -> Any:
+        ref = f"jobs/{request_id}/outputs/x"
+        return run_blocking(files.open_output(ref, SaveOptions(), request_id=request_id))
+
+    forgotten, other, finished = start("r"), start("s"), start("r")
+    forgotten.write(b"x")
+    finished.finalize()
+
+    run_blocking(files.release("r"))
+
+    assert (forgotten.is_open, other.is_open) == (False, True)
+    assert os.listdir(tmp_path / "outputs/jobs/r/outputs") == ["x"]
+    other.abort()
+
+
 def test_contexts_store_below_the_directory_of_the_host(tmp_path: Path) -> None:
     ports = local_ports(events=Silent(), output_dir=str(tmp_path))
 

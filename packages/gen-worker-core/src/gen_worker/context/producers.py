@@ -118,8 +118,8 @@ class ProducerContext(RequestContext):
         return found
 
     @property
-    def has_scratch(self) -> bool:
-        return "scratch" in self._extra
+    def needs_release(self) -> bool:
+        return "scratch" in self._extra or super().needs_release
 
     async def release(self) -> None:
         """Also remove the directories of `mktemp`."""

@@ -130,6 +130,11 @@ class RequestContext(OutputContext):
         revisions = self._extra.get("revisions")
         return revisions is not None and revisions.is_open
 
+    @property
+    def needs_release(self) -> bool:
+        """Whether `release` has anything to do."""
+        return "revisions" in self._extra
+
     async def release(self) -> None:
         """Drop revisions that were not finalized; the host calls this once, when the call ended."""
         revisions = self._extra.pop("revisions", None)

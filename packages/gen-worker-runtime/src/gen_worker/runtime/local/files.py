@@ -8,7 +8,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gen_worker.context.local import LocalOutputs, off_loop
+from gen_worker.context.local import LocalOutputs, LocalStream, off_loop
 from gen_worker.context.media import HEAD_BYTES, weights_format
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.local.content_store import ContentStore
@@ -19,7 +19,7 @@ from gen_worker.runtime.local.input_checks import (
 )
 
 if TYPE_CHECKING:
-    from gen_worker.ports import FileLimits
+    from gen_worker.ports import FileLimits, SaveOptions
     from gen_worker.types import Asset, Tensors
 
     F = TypeVar("F", Asset, Tensors)
@@ -50,6 +50,7 @@ class LocalFiles(LocalOutputs):
         self._allow_local_files = allow_local_files
         self._store = ContentStore(cas_dir)
         self._scratch: dict[str, str] = {}
+        self._streams: dict[str, list[LocalStream]] = {}
         self._lock = threading.Lock()
 
     async def materialize(
@@ -64,9 +65,20 @@ class LocalFiles(LocalOutputs):
         path = os.path.abspath(os.path.expanduser(ref))
         return path if os.path.isdir(path) else None
 
+    async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
+        stream = await super().open_output(ref, options, request_id=request_id)
+        with self._lock:
+            self._streams.setdefault(request_id, []).append(stream)
+        return stream
+
     async def release(self, request_id: str) -> None:
+        """Remove what was written for a request's inputs, and outputs it never finished."""
         with self._lock:
             directory = self._scratch.pop(request_id, None)
+            streams = self._streams.pop(request_id, ())
+        for stream in streams:
+            if stream.is_open:
+                stream.abort()
         if directory is not None:
             import shutil
 
