@@ -6,6 +6,7 @@ import os
 import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from gen_worker.dockerfile import plan_build
 from gen_worker.manifest import LOCK_VERSION, LockError, content_sha256, manifest_of
 from gen_worker.names import slugify_name
 from gen_worker.project import ENDPOINT_FILE, ProjectError, load_project
@@ -63,16 +64,13 @@ def validate_endpoint(
 
 
 def _build_errors(project: Project) -> Iterator[str]:
-    if project.has_dockerfile:
-        return
-    if not project.profiles:
+    if not project.profiles and not project.has_dockerfile:
         yield "there is no Dockerfile and no [[build.profiles]] to generate one from: add either"
     for profile in project.profiles:
-        if not profile.base_image and not profile.has_version_hints:
-            yield (
-                f"profile {profile.name!r} does not say what to build on: "
-                "add python (and torch, cuda), or base_image, or a Dockerfile"
-            )
+        try:
+            plan_build(project, profile)
+        except ProjectError as error:
+            yield from map(str, error.problems)
 
 
 def _pyproject_errors(path: str) -> Iterator[str]:

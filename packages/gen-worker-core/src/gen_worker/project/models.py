@@ -14,14 +14,38 @@ if TYPE_CHECKING:
 
     from gen_worker.problems import Problem
 
-__all__ = ["parse_keyspaces"]
+__all__ = ["MODEL_ENTRY_SCHEMA", "parse_keyspaces"]
 
 _SEGMENT = "[a-z0-9][a-z0-9._-]*"
 _REF = re.compile(rf"{_SEGMENT}/{_SEGMENT}(:{_SEGMENT}|@([a-z0-9]+:)?[a-z0-9]+)?")
+_VALUES = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _FLAVOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # Spellings of one attribute before `attributes` existed.
 _OLDER_ATTRIBUTES = ("flavor", "dtype", "file_layout", "file_type")
 _ENTRY_KEYS = ("ref", "attributes", "flavors", *_OLDER_ATTRIBUTES)
+
+
+MODEL_ENTRY_SCHEMA = {
+    "description": "A model: its ref, or a table with the ref and wishes in order of preference.",
+    "anyOf": [
+        {"type": "string", "pattern": f"^{_REF.pattern}(#.+)?$"},
+        {
+            "type": "object",
+            "required": ["ref"],
+            "additionalProperties": False,
+            "properties": {
+                "ref": {"type": "string", "pattern": f"^{_REF.pattern}(#.+)?$"},
+                "attributes": {"type": "object", "additionalProperties": _VALUES},
+                "flavors": {**_VALUES, "description": "Older form of attributes.flavor."},
+                **{
+                    key: {**_VALUES, "description": f"Older form of attributes.{key}."}
+                    for key in _OLDER_ATTRIBUTES
+                },
+            },
+        },
+    ],
+}
+"""What `parse_keyspaces` accepts as an entry."""
 
 
 def parse_keyspaces(models: Mapping[str, Any]) -> Keyspaces:

@@ -29,14 +29,14 @@ __all__ = [
 BuildMode = Literal["generated", "managed", "explicit", "custom"]
 """Who writes the Dockerfile, and who chooses its base image; see docs/endpoint-toml.md."""
 
-Version = Annotated[
-    str,
-    Meta(
-        pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}(\.x)?$",
-        title="a version in quotes",
-        examples=["12.6"],
-    ),
+_VERSION = r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}(\.x)?$"
+PythonVersion = Annotated[
+    str, Meta(pattern=_VERSION, title="a version in quotes", examples=["3.12"])
 ]
+TorchVersion = Annotated[
+    str, Meta(pattern=_VERSION, title="a version in quotes", examples=["2.12.x"])
+]
+CudaVersion = Annotated[str, Meta(pattern=_VERSION, title="a version in quotes", examples=["12.6"])]
 Clauses = Annotated[
     str, Meta(min_length=1, title="version clauses in quotes", examples=[">=12.4,<13"])
 ]
@@ -76,23 +76,32 @@ class ResourceLimits(
     """What a call may use of a machine."""
 
     accelerator: Literal["cuda", "none", ""] | None = None
+    """Whether calls need a GPU."""
     min_compute_capability: Annotated[str, Meta(title="a version", examples=["8.0"])] | None = None
+    """Lowest CUDA compute capability of the GPU."""
     cuda_compute_min: Annotated[str, Meta(title="a version", examples=["8.0"])] | None = None
-    """Older name of `min_compute_capability`; None once loaded."""
+    """Older name of `min_compute_capability`, which takes its place."""
     gpu_tier: str | None = None
+    """Class of GPU, in the platform's words."""
     vram_gb: Count | None = None
+    """GiB of VRAM."""
     gpu_count: Count | None = None
+    """Number of GPUs."""
     memory_gb: Count | None = None
+    """GiB of main memory."""
     ram_gb: Count | None = None
-    """Older name of `memory_gb`, which wins; None once loaded."""
+    """Older name of `memory_gb`, which takes its place and wins."""
     cpu_cores: Count | None = None
+    """Number of CPU cores."""
     disk_gb: Count | None = None
+    """GiB of disk."""
     invoker_compute_override: Literal["", "allowed", "size-only", "none"] | None = None
     """What training invokers may change through the payload key `compute`; empty = sizes only."""
     max_inflight_requests: (
         Annotated[int, Meta(ge=1, le=1_000_000, title="a whole number above 0", examples=[1])]
         | None
     ) = None
+    """Calls one worker runs at once."""
 
 
 class Profile(
@@ -101,18 +110,25 @@ class Profile(
     """One image of the endpoint and the hosts it fits."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128, title="a name", examples=["gpu"])]
+    """What the image and this profile are called."""
     accelerator: Literal["cuda", "none"]
-    cuda_min: Version | None = None
+    """Whether the host must have a GPU."""
+    cuda_min: CudaVersion | None = None
     """Lowest CUDA level of the host's driver."""
     compute_capabilities: tuple[Clauses, ...] = ()
+    """CUDA compute capabilities the image works on, such as `[">=8.0"]`."""
     cpu_arch: Literal["x86", "amd64", "arm64"] = "x86"
-    """`amd64` is read as `x86`."""
+    """Processor of the host; `amd64` is read as `x86`."""
     os: Literal["linux", "windows", "macos"] = "linux"
-    python: Version | None = None
-    torch: Version | None = None
-    cuda: Version | None = None
+    """Operating system of the host."""
+    python: PythonVersion | None = None
+    """Python version of the image."""
+    torch: TorchVersion | None = None
+    """torch version of the image; `2.12.x` is the latest 2.12."""
+    cuda: CudaVersion | None = None
     """CUDA version inside the image; may differ from `cuda_min`."""
     image_kind: Literal["runtime", "devel"] | None = None
+    """`devel` brings compilers."""
     base_image: ImageName | None = None
     """Explicit base image, used instead of one derived from the versions."""
     dependencies: tuple[Requirement, ...] = ()
@@ -129,6 +145,7 @@ class Profile(
 
 class Build(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     profiles: tuple[Profile, ...] = ()
+    """One image each."""
 
 
 class HostRequirements(
@@ -137,7 +154,9 @@ class HostRequirements(
     """What the host must offer; `cuda` or `compute_capabilities` signal a GPU."""
 
     cuda: Clauses | None = None
+    """CUDA level of the host's driver, such as `">=12.4"`."""
     compute_capabilities: tuple[Clauses, ...] = ()
+    """CUDA compute capabilities, such as `["8.0", "9.x"]`."""
 
     @property
     def needs_gpu(self) -> bool:
@@ -156,19 +175,25 @@ class FunctionOptions(
     batch_dimension: (
         Annotated[str, Meta(min_length=1, title="a payload path", examples=["clips"])] | None
     ) = None
+    """Path of the payload field whose length is the batch size."""
 
 
 class EndpointFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """endpoint.toml as written."""
 
     schema_version: Literal[1]
+    """Always 1."""
     main: Annotated[str, Meta(min_length=1, title="a dotted import path", examples=["painter.app"])]
+    """The module that is imported; all submodules of its top-level package are too."""
     name: Annotated[str, Meta(title="a name", examples=["painter"])] | None = None
+    """Name of the endpoint; without it pyproject.toml's `[project].name` is proposed."""
     build: Build = Build()
     resources: ResourceLimits = ResourceLimits()
     host: Host = Host()
     models: dict[str, Any] = {}
+    """Older endpoints: refs by key, and per function under `[models.<function>]`."""
     functions: dict[str, FunctionOptions] = {}
+    """Older endpoints: settings by function."""
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
