@@ -154,7 +154,7 @@ def test_text_that_names_no_field_is_the_prompt(text: str) -> None:
         (["fox", "wolf"], "second bare argument 'wolf'"),
         (["tags:=[1"], "not JSON"),
         (["extra:=" + "[" * 100_000], "not JSON"),
-        (["extra:=\ud800"], "not JSON"),
+        (["extra:=\ud800"], "is not UTF-8 text"),
         (["prompt@nowhere.txt"], "cannot read 'nowhere.txt': No such file or directory"),
         (["prompt@a\0b"], "cannot read"),
         (["image@nowhere.png"], "no file 'nowhere.png' - at `$.image`"),

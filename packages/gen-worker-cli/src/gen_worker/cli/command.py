@@ -155,7 +155,7 @@ def _unknown(word: str) -> str:
 
 
 def _print_version() -> int:
-    from gen_worker.cli.version import sdk_version
+    from gen_worker.version import sdk_version
 
     print(f"gen-worker {sdk_version()}")
     return 0

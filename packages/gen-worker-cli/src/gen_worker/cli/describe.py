@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 
 def describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     """Return the whole document."""
-    from gen_worker.cli.version import sdk_version
+    from gen_worker.version import sdk_version
     from gen_worker.runtime.ndjson import PROTOCOL_VERSION
 
     kinds = list(dict.fromkeys(spec.kind for spec in endpoint.functions))

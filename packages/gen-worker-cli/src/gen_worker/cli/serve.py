@@ -188,7 +188,7 @@ class _Session:
         import time
 
         from gen_worker.cli.describe import CAPABILITIES
-        from gen_worker.cli.version import sdk_version
+        from gen_worker.version import sdk_version
         from gen_worker.runtime.ndjson import PROTOCOL_VERSION
 
         document: dict[str, object] = {
