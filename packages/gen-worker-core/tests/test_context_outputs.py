@@ -370,6 +370,7 @@ def test_followers_see_an_upload_at_most_five_times_a_second(tmp_path: Path) -> 
         1000,
         100,
     )
+    assert last["chunks_uploaded"] == 1
     assert last["elapsed_s"] == pytest.approx(1.0)
     assert last["upload_bps"] == pytest.approx(1000.0)
     assert last["finalize_elapsed_s"] == 0.0

@@ -87,6 +87,7 @@ class LocalStream:
         self.path = path
         self.bytes_written = 0
         self.bytes_uploaded = 0
+        self.chunks_uploaded = 0
         self._options = options
         self._hash = sha256()
         self._head = b""
@@ -118,6 +119,7 @@ class LocalStream:
             self.abort()
             raise
         self.bytes_uploaded = self.bytes_written
+        self.chunks_uploaded = 1
         return self.record()
 
     def abort(self) -> None:

@@ -166,6 +166,8 @@ class OutputWriter(Generic[Stored]):
             "bytes_written": self.bytes_written,
             "bytes_uploaded": self.bytes_uploaded,
             "chunks_written": self._chunks_written,
+            # Hosts that send in parts count them; the port does not ask for it.
+            "chunks_uploaded": getattr(self._stream, "chunks_uploaded", 0),
             "upload_bps": round(self.average_upload_bps, 1),
             "inst_upload_bps": round(fresh_bytes / since_s, 1) if since_s > 0 else 0.0,
             "elapsed_s": round(self.elapsed_s, 6),
