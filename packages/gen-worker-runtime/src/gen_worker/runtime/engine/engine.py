@@ -4,50 +4,345 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cancel import CancelToken, Interrupted
+from gen_worker.errors import OverloadedError, classify
+from gen_worker.events import Failed, Result, Timings
+from gen_worker.ports import drive
+from gen_worker.runtime.engine.calls import RefusedCall, RunningCall
+from gen_worker.runtime.engine.core import Core
+from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
+from gen_worker.runtime.engine.handoff import LoopPort
+from gen_worker.runtime.engine.interrupt import Region
 from gen_worker.runtime.engine.invocation import EngineLimits
+from gen_worker.runtime.engine.pipeline import perform
+from gen_worker.runtime.engine.registry import Registry
+from gen_worker.runtime.engine.runners import InlineRunner, LoopRunner
+from gen_worker.runtime.engine.statistics import EngineStatistics
+from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable, Mapping, Sequence
+    from types import FrameType
 
-    from gen_worker.cancel import CancelToken
+    from gen_worker.events import Event
     from gen_worker.ports import Ports
+    from gen_worker.runtime.engine.deadlines import Clock
     from gen_worker.runtime.engine.invocation import Invocation, Outcome, Sink
+    from gen_worker.runtime.engine.runners import Runner
     from gen_worker.spec import FunctionSpec
 
+__all__ = ["Engine"]
 
-class RunningCall:
-    token: CancelToken
-    request_id: str
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
+_LIMITS = EngineLimits()
+_INSISTENT_S = 0.03
+"""A second signal is as insistent as a cancel that has waited this long for a good place."""
 
 
 class Engine:
+    """Runs functions: from a thread without an event loop (`run`) or on one (`submit`, `call`).
+
+    Every call ends with exactly one outcome, a `Result` or a `Failed`; nothing is raised for what
+    a caller or an author did wrong. All methods but `close` and `close_now` may be called while
+    calls are running, `submit` and `call` on one event loop at a time.
+    """
+
     functions: Mapping[str, FunctionSpec]
+    """What can be called, by slug."""
 
     def __init__(
         self,
         functions: Iterable[FunctionSpec],
         ports: Ports,
         *,
-        limits: EngineLimits = EngineLimits(),  # noqa: B008
+        limits: EngineLimits = _LIMITS,
         devices: Sequence[str] = ("cpu",),
-    ) -> None: ...
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Serve functions; threads and connections exist only once a call needs them.
 
-    def lookup(self, name: str) -> FunctionSpec: ...
+        Args:
+            functions: As `specs_of` finds them.
+            ports: The host.
+            limits: Bounds of queues, threads, buffers and sizes.
+            devices: What functions that need a GPU run on, one at a time each.
+            clock: What deadlines and batch windows are measured with.
+
+        Raises:
+            ValueError: Two functions share a slug, or two devices a name.
+        """
+        self._core = Core(ports, limits, devices, clock)
+        self._registry = Registry(functions, self._core)
+        self.functions = self._registry.functions
+        self._runner: LoopRunner | None = None
+        self._foreground: list[tuple[RunningCall, Region]] = []
+        self._signals = 0
+
+    def __repr__(self) -> str:
+        return f"<Engine of {', '.join(self.functions) or 'nothing'}>"
+
+    def lookup(self, name: str) -> FunctionSpec:
+        """Return the function of this slug, registered name or Python name.
+
+        Raises:
+            UnknownFunctionError: There is none; the message lists what there is.
+        """
+        return self._registry.lookup(name)
+
+    # Calls
+
     def run(
         self, invocation: Invocation, sink: Sink | None = None, *, token: CancelToken | None = None
-    ) -> Outcome: ...
+    ) -> Outcome:
+        """Run a call in this thread and return its outcome; `sink` gets it too, last.
+
+        A sync function uses no event loop, and asyncio is not imported for it. An async one runs
+        on a loop of the engine's own, one at a time.
+        """
+        try:
+            if self._registry.plan(invocation.function).is_async:
+                outcome: Outcome = self._core.run_coroutine(self._call(invocation, sink, token))
+                return outcome
+            call = self._admit(invocation, sink, token)
+        except Exception as error:
+            refused = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
+            return self._deliver_inline(refused)
+        return self._run_inline(call)
+
     def submit(
         self, invocation: Invocation, sink: Sink, *, token: CancelToken | None = None
-    ) -> RunningCall: ...
-    async def call(
-        self, invocation: Invocation, *, token: CancelToken | None = None
-    ) -> Outcome: ...
-    async def setup(self, names: Iterable[str] | None = None) -> None: ...
-    def setup_now(self, names: Iterable[str] | None = None) -> None: ...
-    async def close(self, grace_s: float = 10.0) -> None: ...
-    def close_now(self, grace_s: float = 10.0) -> None: ...
-    def interrupt_from_signal(self, frame: Any) -> None: ...
-    def statistics(self) -> Any: ...
+    ) -> RunningCall:
+        """Start a call on the running event loop; never blocks and raises nothing.
+
+        `sink` gets what the call produces, after this method has returned. A call that is refused
+        (unknown function, duplicate id, overload) gets its `Failed` the same way.
+        """
+        runner = self._runner_here()
+        port = runner.port_to_loop
+        try:
+            call = self._admit(invocation, sink, token)
+        except Exception as error:
+            call = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
+            call.port = port
+            port.loop.call_soon(call.arrive)
+            return call
+        call.port = port
+        plan = call.plan
+        if plan.is_streamed or sink.wants_events:
+            call.stream = BufferedStream(self._core.limits, call.announce)
+        if plan.runs_directly and (plan.endpoint is None or plan.endpoint.is_open):
+            self._watch(call)
+            self._core.threads.submit(call)
+        else:
+            call.task = port.loop.create_task(perform(call, runner))
+            self._watch(call)
+        return call
+
+    async def call(self, invocation: Invocation, *, token: CancelToken | None = None) -> Outcome:
+        """Submit a call and wait for its outcome; what it streams is counted and dropped.
+
+        Canceling this coroutine cancels the call.
+        """
+        return await self._call(invocation, None, token)
+
+    # Life
+
+    async def setup(self, names: Iterable[str] | None = None) -> None:
+        """Set class endpoints up now rather than at their first call.
+
+        Args:
+            names: Functions whose classes are meant; None means all.
+
+        Raises:
+            UnknownFunctionError: There is no such function.
+            Exception: What the one failed `setup` raised; an `ExceptionGroup` of several.
+        """
+        await self._set_up(names, self._runner_here())
+
+    def setup_now(self, names: Iterable[str] | None = None) -> None:
+        """Do what `setup` does, in this thread."""
+        drive(self._set_up(names, self._inline_runner(Region())))
+
+    async def close(self, grace_s: float = 10.0) -> None:
+        """Cancel every call, wait for their ends, and shut the class endpoints down.
+
+        Args:
+            grace_s: How long handlers may go on before they are left behind.
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._core.stop(lambda: loop.call_soon_threadsafe(ended.set))
+        try:
+            await asyncio.wait_for(ended.wait(), grace_s)
+        except TimeoutError:
+            pass  # whoever is left is stuck and was told so
+        await self._shut_down(self._runner_here())
+        self._core.close()
+
+    def close_now(self, grace_s: float = 10.0) -> None:
+        """Do what `close` does, from a thread without an event loop."""
+        from threading import Event
+
+        ended = Event()
+        self._core.stop(ended.set)
+        ended.wait(grace_s)
+        drive(self._shut_down(self._inline_runner(Region())))
+        self._core.close()
+
+    def statistics(self) -> EngineStatistics:
+        """Return what the engine has done and is doing."""
+        core = self._core
+        counters = core.counters
+        return EngineStatistics(
+            running=core.admission.running,
+            queued=core.admission.queued,
+            completed=counters.completed,
+            failed=counters.failed,
+            canceled=counters.canceled,
+            stuck_threads=core.stuck_threads,
+            threads=core.thread_count,
+            refused=counters.refused,
+            shed_events=counters.shed_events,
+            cancel_latency=counters.cancel_latency,
+        )
+
+    def interrupt_from_signal(self, frame: FrameType | None) -> bool:
+        """Cancel what `run` is running; for the program's SIGINT and SIGTERM handlers.
+
+        Raises `Interrupted` where that does no harm, so that even `time.sleep` ends at once; `run`
+        turns it into the call's outcome. Elsewhere the call is canceled as from another thread.
+
+        Args:
+            frame: What the signal handler was given.
+
+        Returns:
+            Whether anything was running.
+
+        Raises:
+            Interrupted: Let it pass.
+        """
+        self._signals += 1
+        if not self._foreground:
+            calls = list(self._core.admission.calls.values())
+            for call in calls:
+                self._core.interrupter.defer(call.cancel_for_signal)
+            return bool(calls)
+        call, region = self._foreground[-1]
+        waited_s = _INSISTENT_S if self._signals > 1 else 0.0
+        is_waiting = call.phase in ("input", "model_load") and region.occupant is None
+        if is_waiting or region.may_raise_in(frame, waited_s):
+            call.token.cancel("interrupt")
+            raise Interrupted
+        # The interrupted code may hold a lock that canceling takes, so another thread cancels.
+        self._core.interrupter.defer(call.cancel_for_signal)
+        return True
+
+    # Inside
+
+    def _admit(
+        self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
+    ) -> RunningCall:
+        plan = self._registry.plan(invocation.function)
+        token = CancelToken() if token is None else token
+        call = RunningCall(self._core, plan, invocation, sink, token)
+        self._core.admission.enter(call)
+        return call
+
+    def _watch(self, call: RunningCall) -> None:
+        timeout_ms = call.invocation.timeout_ms or call.plan.spec.timeout_ms
+        if timeout_ms:
+            call.limit_time(min(timeout_ms, call.plan.spec.timeout_ms or timeout_ms))
+        call.token.on_cancel(call.notice_cancel)
+
+    def _refusal(self, error: Exception, invocation: Invocation) -> Failed:
+        if isinstance(error, OverloadedError):
+            self._core.counters.count_refused()
+        failure = classify(error, origin="input")
+        return Failed(request_id=invocation.request_id, failure=failure, timings=Timings())
+
+    def _run_inline(self, call: RunningCall) -> Outcome:
+        sink, region = call.sink, Region()
+        if sink is not None and (call.plan.is_streamed or sink.wants_events):
+            call.stream = DirectStream(sink)
+        self._signals = 0
+        self._foreground.append((call, region))
+        try:
+            self._watch(call)
+            drive(perform(call, self._inline_runner(region)))
+        finally:
+            self._foreground.remove((call, region))
+            outcome = self._deliver_inline(call)
+        return outcome
+
+    def _deliver_inline(self, call: RunningCall) -> Outcome:
+        outcome, sink = call.outcome, call.sink
+        assert outcome is not None, "perform leaves an outcome, whatever happens"
+        if sink is not None:
+            held_back = [] if call.stream is None else call.stream.take()
+            sink.deliver((*held_back, outcome))
+        self._core.forget(call, outcome)
+        return outcome
+
+    def _inline_runner(self, region: Region) -> InlineRunner:
+        return InlineRunner(region, self._core.ports.run, self._core.run_coroutine)
+
+    def _runner_here(self) -> LoopRunner:
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
+        runner = self._runner
+        if runner is None or runner.port_to_loop.loop is not loop:
+            runner = self._runner = LoopRunner(LoopPort(loop))
+        return runner
+
+    async def _call(
+        self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
+    ) -> Outcome:
+        ending = _Ending(self._runner_here().port_to_loop.loop.create_future(), sink)
+        call = self.submit(invocation, ending, token=token)
+        try:
+            outcome: Outcome = await ending.future
+            return outcome
+        except BaseException:
+            call.token.cancel("caller")
+            raise
+
+    async def _set_up(self, names: Iterable[str] | None, runner: Runner) -> None:
+        wanted = self.functions.values() if names is None else [self.lookup(n) for n in names]
+        endpoints = dict.fromkeys(self._registry.endpoint(spec) for spec in wanted)
+        errors: list[Exception] = []
+        for endpoint in endpoints:
+            try:
+                if endpoint is not None:
+                    await endpoint.default.set_up(CancelToken(), runner, None)
+            except Exception as error:
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup("several classes could not be set up", errors)
+
+    async def _shut_down(self, runner: Runner) -> None:
+        for endpoint in self._registry.endpoints:
+            for instance in endpoint.instances:
+                await instance.shut_down(runner)
+
+
+class _Ending:
+    """Passes everything on, and tells one future how the call ended."""
+
+    __slots__ = ("_sink", "future", "wants_events")
+
+    def __init__(self, future: asyncio.Future[Any], sink: Sink | None) -> None:
+        self.future = future
+        self._sink = sink
+        self.wants_events = sink is not None and sink.wants_events
+
+    def deliver(self, batch: Sequence[Event]) -> None:
+        if self._sink is not None:
+            self._sink.deliver(batch)
+        last = batch[-1]
+        if isinstance(last, (Result, Failed)) and not self.future.done():
+            self.future.set_result(last)

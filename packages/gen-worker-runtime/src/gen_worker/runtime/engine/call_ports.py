@@ -1,0 +1,85 @@
+"""The host's ports as the calls of one engine see them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.ports import Directories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gen_worker.events import Telemetry
+    from gen_worker.ports import Events, FileLimits, Files, OutputStream, Ports, SaveOptions
+    from gen_worker.types import Asset, Tensors
+
+__all__ = ["CallEvents", "CallFiles", "ports_for_calls"]
+
+
+def ports_for_calls(ports: Ports, tell: Callable[[Telemetry], None]) -> tuple[Ports, CallFiles]:
+    """Return ports that also show telemetry to `tell`, and remember who used files."""
+    has_directories = isinstance(ports.files, Directories)
+    files = (_CallFilesWithDirectories if has_directories else CallFiles)(ports.files)
+    events = CallEvents(ports.events, tell)
+    return msgspec.structs.replace(ports, files=files, events=events), files
+
+
+class CallEvents:
+    """Shows each event to the transport of its call, then to the host."""
+
+    __slots__ = ("_events", "_tell")
+
+    def __init__(self, events: Events, tell: Callable[[Telemetry], None]) -> None:
+        self._events = events
+        self._tell = tell
+
+    def emit(self, event: Telemetry) -> None:
+        self._tell(event)
+        self._events.emit(event)
+
+
+class CallFiles:
+    """Remembers which requests have used files: only those are released.
+
+    Most calls use none, and for a host on another thread a release costs more than the call.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files: Any = files
+        self._users: set[str] = set()
+
+    async def materialize(
+        self, value: Asset | Tensors, limits: FileLimits, *, request_id: str
+    ) -> Asset | Tensors:
+        self._users.add(request_id)
+        found: Asset | Tensors = await self._files.materialize(value, limits, request_id=request_id)
+        return found
+
+    async def save(
+        self, ref: str, source: bytes | Path, options: SaveOptions, *, request_id: str
+    ) -> Asset | Tensors:
+        self._users.add(request_id)
+        saved: Asset | Tensors = await self._files.save(ref, source, options, request_id=request_id)
+        return saved
+
+    async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> OutputStream:
+        self._users.add(request_id)
+        opened: OutputStream = await self._files.open_output(ref, options, request_id=request_id)
+        return opened
+
+    def is_used_by(self, request_id: str) -> bool:
+        return request_id in self._users
+
+    async def release(self, request_id: str) -> None:
+        self._users.discard(request_id)
+        await self._files.release(request_id)
+
+
+class _CallFilesWithDirectories(CallFiles):
+    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+        self._users.add(request_id)
+        found: str | None = await self._files.find_directory(ref, request_id=request_id)
+        return found

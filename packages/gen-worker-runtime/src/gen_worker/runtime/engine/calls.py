@@ -1,0 +1,325 @@
+"""One call on its way through the engine."""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from gen_worker.cancel import CancelToken
+from gen_worker.events import Delta, Failed, Result, Timings
+from gen_worker.runtime.engine.payloads import encode
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from gen_worker.context import RequestContext
+    from gen_worker.errors import Failure, Origin
+    from gen_worker.events import Event, Telemetry
+    from gen_worker.runtime.engine.core import Core
+    from gen_worker.runtime.engine.deadlines import Timer
+    from gen_worker.runtime.engine.handoff import LoopPort
+    from gen_worker.runtime.engine.interrupt import Region
+    from gen_worker.runtime.engine.invocation import Invocation, Outcome, Sink
+    from gen_worker.runtime.engine.lifecycle import Instance
+    from gen_worker.runtime.engine.plan import Plan
+    from gen_worker.runtime.engine.runners import Hop
+    from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
+    from gen_worker.runtime.engine.threads import Worker
+
+__all__ = ["COMPUTE", "INPUT", "LOAD", "OUTPUT", "QUEUE", "Phase", "RefusedCall", "RunningCall"]
+
+QUEUE, INPUT, LOAD, COMPUTE, OUTPUT = range(5)
+"""Where the time of a call goes; indices of `RunningCall.spent_s`."""
+
+Phase = Literal["input", "model_load", "handler", "output"]
+
+_NUDGES = 4
+"""How often within the grace period an async handler is told again to stop."""
+
+# Two threads may conclude one call: the one that runs it, and the timer that finds it stuck.
+_concluding = threading.Lock()
+
+
+class RunningCall:
+    """A submitted call, as its transport sees it: `token`, `request_id`, `pause` and `resume`.
+
+    The other members belong to the engine.
+    """
+
+    # Class attributes, so that a short call stores only what it needs.
+    port: LoopPort | None = None
+    """Way to the loop the call was submitted on; None for `Engine.run`."""
+    task: asyncio.Task[None] | None = None
+    stream: BufferedStream | DirectStream | None = None
+    ctx: RequestContext | None = None
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    region: Region | None = None
+    hop: Hop[Any] | None = None
+    worker: Worker | None = None
+    outcome: Outcome | None = None
+    choices: Mapping[str, Any] | None = None
+    device: str | None = None
+    phase: Phase = "input"
+    timeout_ms: int | None = None
+    deadline: float | None = None
+    """Unix time."""
+    instance: Instance | None = None
+    has_begun: bool = False
+    is_cancelable: bool = True
+    """Whether the task may be canceled where it waits; not while it gives back what it holds."""
+    sequence: int = 0
+    input_paths: frozenset[str | None] = frozenset()
+    saved_files: int = 0
+    _timers: tuple[Timer, ...] = ()
+    _nudges: int = 0
+    _stops: int = 0
+    _is_paused: bool = False
+    _is_delivered: bool = False
+
+    def __init__(
+        self,
+        core: Core,
+        plan: Plan,
+        invocation: Invocation,
+        sink: Sink | None,
+        token: CancelToken,
+    ) -> None:
+        self.core = core
+        self.plan = plan
+        self.invocation = invocation
+        self.sink = sink
+        self.token = token
+        self.request_id = invocation.request_id
+        self.spent_s = [0.0, 0.0, 0.0, 0.0, 0.0]
+        self.submitted_at = self._since = perf_counter()
+        self._ticket = [None]
+
+    def __repr__(self) -> str:
+        return f"<RunningCall {self.request_id!r} of {self.invocation.function}, {self.token}>"
+
+    # The transport's side
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`; the handler waits once the buffer is full.
+
+        A cancel ends the pause: what was produced until then and the failure are delivered.
+        """
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on delivering. Call it on the loop."""
+        self._is_paused = False
+        self._pump()
+
+    @property
+    def origin(self) -> Origin:
+        """Whose fault an error is at this moment."""
+        return "input" if self.phase in ("input", "model_load") else "handler"
+
+    # Time
+
+    def spend(self, on: int) -> None:
+        """Book the time since the last call of this method."""
+        now = perf_counter()
+        self.spent_s[on] += now - self._since
+        self._since = now
+
+    def limit_time(self, timeout_ms: int) -> None:
+        """Cancel the call after so many milliseconds."""
+        self.timeout_ms = timeout_ms
+        timeout_s = timeout_ms / 1000
+        self.deadline = self.core.clock.time() + timeout_s
+        self._timers = (self.core.timers.add(timeout_s, self._run_out),)
+
+    def _run_out(self) -> None:
+        self.token.cancel("deadline")
+
+    def cancel_for_signal(self) -> None:
+        self.token.cancel("interrupt")
+
+    # What the handler produces
+
+    def put(self, item: Any) -> bool:
+        """Pass a yielded item on; True asks the handler to wait for room."""
+        self.sequence += 1
+        stream = self.stream
+        if stream is None:
+            return False
+        invocation, size_bytes = self.invocation, 0
+        if invocation.result_format != "object":
+            max_bytes = self.core.limits.max_output_bytes
+            data = encode(item, invocation.result_format, max_bytes)
+            item, size_bytes = msgspec.Raw(data), len(data)
+        delta = Delta(request_id=self.request_id, value=item, sequence=self.sequence)
+        return stream.put(delta, size_bytes)
+
+    def tell(self, event: Telemetry) -> bool:
+        """Show telemetry to the transport if it asked for it; False when it was shed."""
+        stream = self.stream
+        if stream is None or self.sink is None or not self.sink.wants_events:
+            return True
+        return stream.tell(event)
+
+    def encoded(self, value: Any) -> Any:
+        """Return a result in the form the transport asked for."""
+        result_format = self.invocation.result_format
+        if result_format == "object":
+            return value
+        return msgspec.Raw(encode(value, result_format, self.core.limits.max_output_bytes))
+
+    # The end
+
+    def succeed(self, value: Any) -> None:
+        self.spend(OUTPUT)
+        is_streamed = self.plan.is_streamed
+        result = Result(
+            request_id=self.request_id,
+            value=value,
+            timings=self._timings(),
+            is_streamed=is_streamed,
+        )
+        self._conclude(result)
+
+    def fail(self, failure: Failure) -> None:
+        """Conclude as failed; nothing happens when the call is concluded already."""
+        failed = Failed(request_id=self.request_id, failure=failure, timings=self._timings())
+        self._conclude(failed)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        with _concluding:
+            if self.outcome is None:
+                self.outcome = outcome
+
+    def _timings(self) -> Timings:
+        queue, prepare, load, compute, output = self.spent_s
+        return Timings(
+            queue_ms=queue * 1e3,
+            input_ms=prepare * 1e3,
+            load_ms=load * 1e3,
+            compute_ms=compute * 1e3,
+            output_ms=output * 1e3,
+        )
+
+    def close(self) -> None:
+        """Forget everything that could still fire. The last thing that happens to a call."""
+        self.token.discard(self.notice_cancel)
+        for timer in self._timers:
+            timer.cancel()
+        if self.task is not None:  # this is the task, on the loop
+            self.task = None
+            self._pump()
+        elif self.port is not None:
+            self.port.post(self)
+
+    # Cancellation
+
+    def run(self, worker: Worker) -> None:
+        """Run the whole call in a pool thread; see `threads.Job`."""
+        if self.claim():
+            self.worker = worker
+            self.core.run_in(worker, self)
+            self.worker = None
+
+    def claim(self) -> bool:
+        """Take the call out of the queue; whoever is first gets it."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    def notice_cancel(self) -> None:
+        """React to the token; in the canceling thread."""
+        core = self.core
+        step_s = core.limits.grace_s / _NUDGES
+        self._timers = (*self._timers, core.timers.add(step_s, self._nudge))
+        region = self.region
+        if region is not None:
+            core.interrupter.interrupt(region, self)
+        if self.port is not None:
+            self.port.post(self)
+
+    def _nudge(self) -> None:
+        if self.outcome is not None:
+            return
+        self._nudges += 1
+        if self._nudges < _NUDGES:
+            step_s = self.core.limits.grace_s / _NUDGES
+            self._timers = (*self._timers, self.core.timers.add(step_s, self._nudge))
+        if self.port is not None:
+            self.port.post(self)
+        elif self._nudges == _NUDGES:
+            self.core.report_stuck(self)
+
+    def arrive(self) -> None:
+        """Look at what happened in other threads; on the loop."""
+        if self.token.reason is not None and self.outcome is None:
+            self._stop()
+        self._pump()
+
+    def _stop(self) -> None:
+        if self._nudges >= _NUDGES:
+            self.core.report_stuck(self)
+        elif self._stops <= self._nudges:
+            self._stops = self._nudges + 1
+            if self.hop is not None:
+                self.hop.call_back(self.token.error())
+            elif self.task is not None:
+                if self.is_cancelable:
+                    self.task.cancel()
+            elif self.claim():
+                self.core.drop(self)
+
+    # Delivery
+
+    def announce(self) -> None:
+        """Have `arrive` called, because the stream has something new."""
+        port = self.port
+        assert port is not None, "only submitted calls have a buffer"
+        if self.plan.is_async:
+            port.loop.call_soon(self.arrive)
+        else:
+            port.post(self)
+
+    def _pump(self) -> None:
+        if self._is_delivered or (self._is_paused and self.token.reason is None):
+            return
+        # The outcome before the items: all items are in the buffer by the time it is set.
+        outcome = self.outcome
+        batch: list[Event] = [] if self.stream is None else self.stream.take()
+        if outcome is not None:
+            batch.append(outcome)
+            self._is_delivered = True
+        if batch:
+            self.deliver(batch)
+        if outcome is not None:
+            self.core.forget(self, outcome)
+
+    def deliver(self, batch: list[Event]) -> None:
+        """Hand a batch to the transport; one that fails loses its call, nothing else."""
+        try:
+            if self.sink is not None:
+                self.sink.deliver(batch)
+        except Exception:
+            import logging
+
+            logging.getLogger("gen_worker.runtime").exception("the sink of %r failed", self)
+            self.token.cancel("disconnect")
+
+
+class RefusedCall(RunningCall):
+    """A call that was not let in: all that is left to do is to say so."""
+
+    def __init__(
+        self, core: Core, invocation: Invocation, sink: Sink | None, failed: Failed
+    ) -> None:
+        self.core = core
+        self.invocation = invocation
+        self.sink = sink
+        self.token = CancelToken()
+        self.request_id = invocation.request_id
+        self.outcome = failed

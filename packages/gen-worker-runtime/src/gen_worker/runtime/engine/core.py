@@ -1,0 +1,251 @@
+"""What the calls of one engine share, and what happens around each of them."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import copy_context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.errors import classify
+from gen_worker.events import Emitted, Log, Progress
+from gen_worker.ports import drive
+from gen_worker.runtime.engine.admission import Admission
+from gen_worker.runtime.engine.batching import Batcher
+from gen_worker.runtime.engine.call_ports import ports_for_calls
+from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK, Timers
+from gen_worker.runtime.engine.devices import Devices
+from gen_worker.runtime.engine.errors import is_canceling
+from gen_worker.runtime.engine.interrupt import Interrupter
+from gen_worker.runtime.engine.pipeline import perform
+from gen_worker.runtime.engine.runners import InlineRunner
+from gen_worker.runtime.engine.slots import SlotQueue
+from gen_worker.runtime.engine.statistics import Counters
+from gen_worker.runtime.engine.threads import ThreadPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from gen_worker.context import RequestContext
+    from gen_worker.events import Failed, Result, Telemetry
+    from gen_worker.ports import Ports
+    from gen_worker.runtime.engine.calls import RunningCall
+    from gen_worker.runtime.engine.deadlines import Clock
+    from gen_worker.runtime.engine.invocation import EngineLimits
+    from gen_worker.runtime.engine.lifecycle import Instance
+    from gen_worker.runtime.engine.plan import Plan
+    from gen_worker.runtime.engine.runners import Runner, Traveler
+    from gen_worker.runtime.engine.threads import Worker
+
+__all__ = ["Core"]
+
+
+class Core:
+    """The inside of an `Engine`: its limits, threads, slots, timers and counters."""
+
+    def __init__(
+        self, ports: Ports, limits: EngineLimits, devices: Sequence[str], clock: Clock
+    ) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.timers = Timers(clock)
+        self.interrupter = Interrupter()
+        self.devices = Devices(devices, self.interrupter)
+        self.threads = ThreadPool("cpu", limits.max_threads, self.interrupter)
+        self.tasks = SlotQueue("tasks", limits.max_tasks)
+        self.counters = Counters()
+        self.admission = Admission(limits.max_queue)
+        self.ports, self._files = ports_for_calls(ports, self._tell)
+        self._names_device = list(devices) != ["cpu"]
+        self._batchers: dict[tuple[Plan, Instance | None], Batcher] = {}
+        self._stuck: set[Traveler] = set()
+        self._lock = threading.Lock()
+        self._coroutines = threading.Lock()
+        self._asyncio_runner: Any = None
+
+    # What a call is given
+
+    def context_of(self, call: RunningCall, instance: Instance | None) -> RequestContext:
+        """Make the context of a call, and choose its device."""
+        invocation = call.invocation
+        identity: dict[str, Any] = {"request_id": call.request_id, "token": call.token}
+        if invocation.owner is not None:
+            identity["owner"] = invocation.owner
+        if invocation.invoker_id is not None:
+            identity["invoker_id"] = invocation.invoker_id
+        if invocation.job_id is not None:
+            identity["job_id"] = invocation.job_id
+        if invocation.compute is not None:
+            identity["compute"] = invocation.compute
+        if invocation.hints:
+            identity["hints"] = invocation.hints
+        if call.deadline is not None:
+            identity["deadline"] = call.deadline
+            identity["timeout_ms"] = call.timeout_ms
+        if self.clock is not SYSTEM_CLOCK:
+            identity["clock"] = self.clock.time
+        if call.choices or (instance is not None and instance.choices):
+            shared = {} if instance is None else instance.choices
+            identity["models"] = {**shared, **(call.choices or {})}
+        if call.plan.needs_gpu:
+            pinned = None if instance is None else instance.device
+            call.device = self.devices.pick(invocation.device, pinned).name
+            if self._names_device:
+                identity["device"] = call.device
+        return call.plan.kind.context(self.ports, **identity)
+
+    def slots_of(self, call: RunningCall) -> list[SlotQueue]:
+        """Return what a call holds while it computes, in the order to take it."""
+        plan = call.plan
+        slots = [] if plan.lane is None else [plan.lane]
+        if call.device is not None:
+            slots.append(self.devices.by_name[call.device].slot)
+        elif plan.is_async:
+            slots.append(self.tasks)
+        return slots
+
+    def pool_of(self, call: RunningCall) -> ThreadPool:
+        return self.threads if call.device is None else self.devices.by_name[call.device].pool
+
+    async def batch(
+        self, call: RunningCall, runner: Runner, payload: Any, instance: Instance | None
+    ) -> Any:
+        """Let a call be part of a batch; returns its result."""
+        key = (call.plan, instance)
+        batcher = self._batchers.get(key)
+        if batcher is None:
+            batcher = self._batchers.setdefault(key, Batcher(self, call.plan, instance))
+        return await batcher.join(call, runner, payload)
+
+    # Around a call
+
+    def run_in(self, worker: Worker, call: RunningCall) -> None:
+        """Run a whole call in a pool thread, with context variables of its own."""
+        runner = InlineRunner(worker.region, self.ports.run, self.run_coroutine)
+        copy_context().run(drive, perform(call, runner))
+
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run an author's coroutine in a thread that has no event loop; one at a time."""
+        import asyncio
+
+        with self._coroutines:
+            if self._asyncio_runner is None:
+                self._asyncio_runner = asyncio.Runner()
+            return self._asyncio_runner.run(coroutine)
+
+    def note_interrupt(self, call: RunningCall, error: BaseException) -> None:
+        """Trip the token of a call that was stopped from outside the engine."""
+        if call.token.reason is not None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            call.token.cancel("interrupt")
+        elif is_canceling(error) and call.task is not None and call.task.cancelling():
+            call.token.cancel("shutdown")
+
+    async def finish(self, call: RunningCall, runner: Runner) -> None:
+        """Give back what a call was given; its outcome is known."""
+        try:
+            await self._release(call, runner)
+        except Exception:
+            import logging
+
+            logging.getLogger("gen_worker.runtime").exception("%r could not be cleaned up", call)
+        finally:
+            self.settle_stuck(call)
+            self.admission.leave(call)
+            if call.has_begun:
+                self.counters.count_stopped(call.token)
+            call.close()
+
+    async def _release(self, call: RunningCall, runner: Runner) -> None:
+        ctx, request_id = call.ctx, call.request_id
+        if call.instance is not None and call.plan.endpoint is not None:
+            await call.plan.endpoint.leave(call.instance, runner)
+        if ctx is not None and (ctx.has_open_revisions or not call.plan.is_inference):
+            await runner.port(ctx.release())
+        if self._files.is_used_by(request_id):
+            await runner.port(self._files.release(request_id))
+
+    @property
+    def thread_count(self) -> int:
+        pools = (device.pool for device in self.devices.by_name.values())
+        return len(self.threads) + sum(len(pool) for pool in pools)
+
+    def stop(self, when_empty: Callable[[], object]) -> None:
+        """Let no call in any more and cancel those that are here; then call `when_empty`."""
+        self.admission.close(when_empty)
+        for call in list(self.admission.calls.values()):
+            call.token.cancel("shutdown")
+
+    def close(self) -> None:
+        """End every thread but those that are stuck."""
+        self.timers.close()
+        for pool in (self.threads, *(device.pool for device in self.devices.by_name.values())):
+            pool.close(timeout_s=1.0)
+        self.interrupter.close()
+        runner, self._asyncio_runner = self._asyncio_runner, None
+        if runner is not None:
+            # In a thread of its own, because a loop of the caller's may be running in this one.
+            closing = threading.Thread(target=runner.close)
+            closing.start()
+            closing.join()
+
+    def drop(self, call: RunningCall) -> None:
+        """End a call that was canceled before anything of it ran."""
+        call.fail(classify(call.token.error(), origin="input"))
+        self.admission.leave(call)
+        call.close()
+
+    def forget(self, call: RunningCall, outcome: Result | Failed) -> None:
+        """Count a call whose outcome was delivered."""
+        self.admission.answer(call)
+        self.counters.count(outcome)
+
+    def _tell(self, event: Telemetry) -> None:
+        if isinstance(event, (Progress, Log, Emitted)):
+            call = self.admission.calls.get(event.request_id)
+            if call is not None and not call.tell(event):
+                self.counters.count_shed()
+
+    # Handlers that do not stop
+
+    @property
+    def stuck_threads(self) -> int:
+        return len(self._stuck)
+
+    def report_stuck(self, call: RunningCall) -> None:
+        """Answer a call whose handler ignored its cancel for the grace period.
+
+        What the handler holds stays held until it ends: its device's slot, its function's lane,
+        its invoker's share. Only its thread is replaced, so that the pool does not shrink.
+        """
+        if call.outcome is None:
+            self.mark_stuck(call, call)
+            text = f"the handler did not stop within {self.limits.grace_s:g} s of its cancel"
+            call.fail(classify(call.token.error(f"{call.token.error()}: {text}")))
+
+    def mark_stuck(self, traveler: Traveler, call: RunningCall) -> None:
+        """Count a handler as stuck, tell about it, and replace its thread."""
+        phase = call.plan.spec.kind if call.phase == "handler" else call.phase
+        with self._lock:
+            self._stuck.add(traveler)
+        self.ports.events.emit(
+            Emitted(
+                request_id=call.request_id,
+                type=f"request.{phase}.stuck",
+                payload={
+                    "function_name": call.plan.spec.name,
+                    "phase": phase,
+                    "warn_after_s": self.limits.grace_s,
+                    "elapsed_ms": round((perf_counter() - call.submitted_at) * 1e3),
+                },
+                at=self.clock.time(),
+            )
+        )
+        if traveler.worker is not None:
+            self.pool_of(call).abandon(traveler.worker)
+
+    def settle_stuck(self, traveler: Traveler) -> None:
+        """Note that a handler has ended after all."""
+        with self._lock:
+            self._stuck.discard(traveler)

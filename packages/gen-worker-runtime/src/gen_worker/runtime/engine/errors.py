@@ -1,0 +1,55 @@
+"""How a call's exception becomes its failure."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from gen_worker.cancel import Interrupted
+from gen_worker.errors import classify
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.errors import Failure, Origin
+
+__all__ = ["failure_of", "is_canceling", "is_out_of_memory"]
+
+_OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
+
+
+def failure_of(error: BaseException, token: CancelToken, origin: Origin) -> Failure:
+    """Return what a call reports; a canceled one was canceled, whatever it raised at last."""
+    if token.reason is not None:
+        return classify(token.error(), origin=origin)
+    return classify(error, origin=origin, detail=_text(error) if origin == "handler" else "")
+
+
+def is_canceling(error: BaseException) -> bool:
+    """Tell whether an exception only says that somebody wanted the call to stop."""
+    # A host without an event loop never imports asyncio.
+    asyncio = sys.modules.get("asyncio")
+    return isinstance(error, Interrupted) or (
+        asyncio is not None and isinstance(error, asyncio.CancelledError)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a device ran out of memory; torch's classes are known by their names."""
+    return any(cls.__name__ in _OUT_OF_MEMORY_NAMES for cls in type(error).__mro__)
+
+
+def _text(error: BaseException) -> str:
+    """Return the operator's text: the traceback from the author's first frame on."""
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, _beyond_engine(error)))
+
+
+def _beyond_engine(error: BaseException) -> TracebackType | None:
+    found = error.__traceback__
+    engine = __name__.rpartition(".")[0]
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith(engine):
+        found = found.tb_next
+    return found or error.__traceback__

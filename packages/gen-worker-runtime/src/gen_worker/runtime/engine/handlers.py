@@ -1,0 +1,138 @@
+"""Calling the author's function, in each of its shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.errors import FatalError
+from gen_worker.events import Started
+from gen_worker.ports import drive
+from gen_worker.runtime.engine.calls import COMPUTE, QUEUE
+from gen_worker.runtime.engine.handoff import ThreadWaiter
+from gen_worker.runtime.engine.outputs import has_local_files, save_outputs
+from gen_worker.runtime.engine.streams import BufferedStream
+from gen_worker.streaming import Error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gen_worker.runtime.engine.calls import RunningCall
+    from gen_worker.runtime.engine.interrupt import Region
+    from gen_worker.runtime.engine.runners import Runner
+
+__all__ = ["begin", "call_async", "call_blocking"]
+
+_END = object()
+_ITEMS_PER_TURN = 32
+"""Items an async generator may yield before other tasks get the loop."""
+
+
+def begin(call: RunningCall) -> None:
+    """Say that the author's function is about to be called."""
+    call.spend(QUEUE)
+    call.phase = "handler"
+    core = call.core
+    core.admission.begin(call)
+    core.ports.events.emit(
+        Started(request_id=call.request_id, function=call.plan.spec.name, at=core.clock.time())
+    )
+
+
+def call_blocking(call: RunningCall, region: Region) -> Any:
+    """Run a sync handler in this thread; what it yields goes to the call's stream.
+
+    Returns:
+        Its result; `{"yielded": n}` for a stream; the list of items where they are no stream.
+    """
+    plan = call.plan
+    # In this order: a cancel either sees the region, or is seen by the look at the token.
+    call.region = region
+    try:
+        call.token.raise_if_canceled()
+        begin(call)
+        positional, named = call.arguments
+        value = region.call(call, plan.function, *positional, **named)
+        if plan.is_generator:
+            value = _consume(call, region, value)
+    finally:
+        call.region = None
+        call.spend(COMPUTE)
+    call.token.raise_if_canceled()
+    return value
+
+
+def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
+    items = iter(produced)
+    kept: list[Any] | None = None if call.plan.is_streamed else []
+    count = 0
+    try:
+        while (item := region.next(call, items, _END)) is not _END:
+            call.token.raise_if_canceled()
+            if call.plan.is_end(item):
+                _raise_error(item)
+                break
+            call.plan.check_item(item)
+            count += 1
+            if kept is not None:
+                kept.append(item)
+                continue
+            files = call.plan.output_files
+            if files is not None and has_local_files(files, item):
+                item = call.core.ports.run(save_outputs(call, files, item))
+            if call.put(item) and isinstance(call.stream, BufferedStream):
+                drive(call.stream.wait_for_room(ThreadWaiter, call.token))
+    finally:
+        # The author's `finally` blocks run now, outside the region: cleaning up is not interrupted.
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+    return {"yielded": count} if kept is None else kept
+
+
+def _raise_error(item: Any) -> None:
+    if isinstance(item, Error):
+        raise FatalError(item.message or "the stream ended with an error")
+
+
+async def call_async(call: RunningCall, runner: Runner) -> Any:
+    """Run an async handler in this task; returns what `call_blocking` does."""
+    plan = call.plan
+    call.token.raise_if_canceled()
+    begin(call)
+    positional, named = call.arguments
+    try:
+        produced = plan.function(*positional, **named)
+        if not plan.is_generator:
+            return await produced
+        if hasattr(produced, "__await__"):  # `async def` that returns an iterator made elsewhere
+            produced = await produced
+        return await _consume_async(call, runner, aiter(produced))
+    finally:
+        call.spend(COMPUTE)
+
+
+async def _consume_async(call: RunningCall, runner: Runner, items: AsyncIterator[Any]) -> Any:
+    from asyncio import sleep
+
+    count = 0
+    try:
+        async for item in items:
+            call.token.raise_if_canceled()
+            if call.plan.is_end(item):
+                _raise_error(item)
+                break
+            call.plan.check_item(item)
+            count += 1
+            files = call.plan.output_files
+            if files is not None and has_local_files(files, item):
+                item = await save_outputs(call, files, item)
+            if call.put(item) and isinstance(call.stream, BufferedStream):
+                await call.stream.wait_for_room(runner.waiter, call.token)
+            elif count % _ITEMS_PER_TURN == 0:
+                await sleep(0)
+    finally:
+        call.is_cancelable = False
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+    return {"yielded": count}

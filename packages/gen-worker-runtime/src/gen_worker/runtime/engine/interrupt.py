@@ -1,0 +1,268 @@
+"""Stop a blocking handler: an exception appears in its thread, at a harmless place.
+
+Each thread that runs authors' code has a `Region`. The exception is only ever thrown while the
+thread is inside it, and leaving it takes back one that has not appeared yet, so none escapes into
+the engine's own code. One watcher thread per engine waits for the harmless place, throws again when
+the handler swallowed the exception, and keeps the GIL moving meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gen_worker.cancel import Interrupted, is_shielded
+from gen_worker.runtime.engine.frames import BOUNDARIES, is_interruptible
+from gen_worker.runtime.engine.switching import SWITCH_INTERVAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+__all__ = ["Interrupter", "Occupant", "Region"]
+
+# How often a bad place is looked at again, and how long a swallowed exception is left alone.
+_RETRY_S = 0.0005
+_AGAIN_S = 0.05
+# Later than this the handler is as good as stuck, and looked at rarely.
+_OLD_S = 2.0
+_OLD_RETRY_S = 0.02
+_TICK_S = 0.02
+_IDLE_TICKS = 50
+_PENDING_SWITCH_S = 0.0005
+_LONG_SWITCH_S = 0.001
+
+
+class Occupant(Protocol):
+    """A call or a batch that runs in a thread."""
+
+    region: Region | None
+    """Set before its token is looked at for the last time, cleared once the handler is left."""
+
+
+@lru_cache(maxsize=1)
+def _thrower() -> tuple[Callable[[int, Any], int], Any]:
+    # Loaded on the first cancel: ctypes costs 8 ms.
+    import ctypes
+
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    throw.argtypes = (ctypes.c_ulong, ctypes.py_object)
+    return throw, ctypes.py_object()
+
+
+class Region:
+    """Where one thread may be interrupted: inside the author's function and nowhere else."""
+
+    __slots__ = ("_lock", "_was_thrown", "ident", "last_seen", "occupant")
+
+    def __init__(self) -> None:
+        self.ident = threading.get_ident()
+        self.occupant: Occupant | None = None
+        """What is inside at this moment."""
+        self.last_seen: Occupant | None = None
+        self._lock = threading.Lock()
+        self._was_thrown = False
+
+    def call(
+        self, occupant: Occupant, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call the author's function; `Interrupted` may come out of it."""
+        try:
+            try:
+                self.occupant = occupant
+                return function(*args, **kwargs)
+            finally:
+                self._leave()
+        except Interrupted:
+            # It may have appeared on the way out, before the region was left.
+            self._leave()
+            raise
+
+    def next(self, occupant: Occupant, items: Iterator[Any], end: object) -> Any:
+        """Advance the author's iterator; `end` when there is nothing more."""
+        try:
+            try:
+                self.occupant = occupant
+                return next(items, end)
+            finally:
+                self._leave()
+        except Interrupted:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        with self._lock:
+            self.occupant = None
+            if self._was_thrown:
+                self._was_thrown = False
+                throw, nothing = _thrower()
+                throw(self.ident, nothing)
+
+    def throw(self, occupant: Occupant, waited_s: float) -> bool:
+        """Interrupt the thread if it is inside for `occupant` and stands at a harmless place."""
+        throw, _ = _thrower()
+        ident = self.ident
+        with self._lock:
+            if self.occupant is not occupant or is_shielded(ident):
+                return False
+            frame = sys._current_frames().get(ident)
+            if frame is None:
+                return False
+            at = frame.f_lasti
+            if not is_interruptible(frame, at, waited_s):
+                return False
+            self._was_thrown = True
+            # No bytecode between this look and the throw can give the GIL away, so the thread
+            # still stands where it was judged.
+            if frame.f_lasti == at:
+                throw(ident, Interrupted)
+                return True
+            self._was_thrown = False
+            return False
+
+    def may_raise_in(self, frame: FrameType | None, waited_s: float) -> bool:
+        """Tell whether a signal handler that interrupted `frame` here may raise `Interrupted`."""
+        if self.occupant is None or frame is None or is_shielded(self.ident):
+            return False
+        return is_interruptible(frame, frame.f_lasti, waited_s)
+
+
+BOUNDARIES.update({Region.call.__code__, Region.next.__code__})
+
+
+class _Pending:
+    """One handler that has to stop."""
+
+    __slots__ = ("due", "occupant", "region", "since")
+
+    def __init__(self, region: Region, occupant: Occupant) -> None:
+        self.region = region
+        self.occupant = occupant
+        self.since = self.due = time.monotonic()
+
+    def advance(self, now: float) -> bool:
+        """Throw if it is time; return whether the handler is still there."""
+        if self.occupant.region is not self.region:
+            return False
+        if now >= self.due and self.region.throw(self.occupant, now - self.due):
+            self.due = now + _AGAIN_S
+        return True
+
+
+class Interrupter:
+    """The watcher of one engine's threads."""
+
+    def __init__(self) -> None:
+        self.is_dormant = True
+        """Whether long-running handlers go unnoticed until `wake`."""
+        self._inbox: SimpleQueue[_Pending | Callable[[], object] | None] = SimpleQueue()
+        self._pending: list[_Pending] = []
+        self._regions: tuple[Region, ...] = ()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._idle_ticks = 0
+        self._next_tick = 0.0
+
+    def interrupt(self, region: Region, occupant: Occupant) -> None:
+        """Make the handler of `occupant` stop, now or as soon as it can be; from any thread."""
+        pending = _Pending(region, occupant)
+        SWITCH_INTERVAL.hold(pending, _PENDING_SWITCH_S)
+        pending.advance(pending.since)
+        self._post(pending)
+
+    def defer(self, action: Callable[[], object]) -> None:
+        """Run `action` in the watcher's thread. Safe in a signal handler."""
+        self._post(action)
+
+    def watch(self, region: Region) -> None:
+        """Shorten the switch interval whenever a handler in this region runs long."""
+        with self._lock:
+            self._regions = (*self._regions, region)
+
+    def forget(self, region: Region) -> None:
+        with self._lock:
+            self._regions = tuple(known for known in self._regions if known is not region)
+
+    def wake(self) -> None:
+        """Begin to look for long-running handlers; ends by itself after a second without any."""
+        self.is_dormant = False
+        self._post(_nothing)
+
+    def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._inbox.put(None)
+            thread.join()
+
+    def _post(self, item: _Pending | Callable[[], object]) -> None:
+        self._inbox.put(item)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="gen-worker-watcher", daemon=True
+                    )
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                item = self._inbox.get(timeout=self._wait_s())
+            except Empty:
+                item = _nothing
+            if item is None:
+                break
+            if isinstance(item, _Pending):
+                self._pending.append(item)
+            else:
+                item()
+            self._advance()
+            self._tick()
+        for pending in self._pending:
+            SWITCH_INTERVAL.release(pending)
+        SWITCH_INTERVAL.release(self)
+
+    def _wait_s(self) -> float | None:
+        if self._pending:
+            youngest = max(pending.since for pending in self._pending)
+            return _RETRY_S if time.monotonic() - youngest < _OLD_S else _OLD_RETRY_S
+        return None if self.is_dormant else _TICK_S
+
+    def _advance(self) -> None:
+        if not self._pending:
+            return
+        now = time.monotonic()
+        still: list[_Pending] = []
+        for pending in self._pending:
+            if pending.advance(now):
+                still.append(pending)
+            if pending not in still or now - pending.since > _OLD_S:
+                SWITCH_INTERVAL.release(pending)
+        self._pending = still
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self.is_dormant or now < self._next_tick:
+            return
+        self._next_tick = now + _TICK_S
+        _thrower()
+        busy, long = False, False
+        for region in self._regions:
+            occupant = region.occupant
+            busy = busy or occupant is not None
+            long = long or (occupant is not None and occupant is region.last_seen)
+            region.last_seen = occupant
+        if long:
+            SWITCH_INTERVAL.hold(self, _LONG_SWITCH_S)
+        else:
+            SWITCH_INTERVAL.release(self)
+        self._idle_ticks = 0 if busy else self._idle_ticks + 1
+        self.is_dormant = self._idle_ticks > _IDLE_TICKS
+
+
+def _nothing() -> None:
+    pass

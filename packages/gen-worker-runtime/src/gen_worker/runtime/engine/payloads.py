@@ -1,0 +1,119 @@
+"""From the bytes of a caller to a payload, and from a result back to bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gen_worker.errors import InputTooLargeError, OutputTooLargeError, ValidationError
+
+if TYPE_CHECKING:
+    from gen_worker.runtime.engine.invocation import Format, Invocation
+
+__all__ = ["Decoder", "Message", "encode", "read_message"]
+
+_JSON_ENCODER = msgspec.json.Encoder()
+_MSGPACK_ENCODER = msgspec.msgpack.Encoder()
+_JSON_TABLE = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MSGPACK_TABLE = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_ENVELOPE = "_models"
+_ENVELOPE_BYTES = _ENVELOPE.encode()
+_PLACE = re.compile(r" - at `(\$[^`]*)`")
+
+
+class Message(NamedTuple):
+    """A payload's bytes, with the `_models` envelope taken out."""
+
+    data: bytes
+    is_json: bool
+    envelope: Any = None
+    """As decoded, unchecked; None when there is none."""
+
+    def table(self) -> dict[str, Any]:
+        """Return the payload as plain values; empty when it is no object."""
+        decode = msgspec.json.decode if self.is_json else msgspec.msgpack.decode
+        fields = decode(self.data)
+        return fields if isinstance(fields, dict) else {}
+
+
+def read_message(invocation: Invocation, max_bytes: int) -> Message:
+    """Return the payload as bytes; objects are encoded first, so that all are checked alike.
+
+    Raises:
+        InputTooLargeError: It has more than `max_bytes` (0 allows any size).
+        ValidationError: It is an object that cannot be encoded.
+    """
+    payload = invocation.payload
+    is_json = invocation.payload_format == "json"
+    if isinstance(payload, bytes):
+        data = payload
+    else:
+        data, is_json = _encode_object(payload), False
+    if 0 < max_bytes < len(data):
+        raise InputTooLargeError(size_bytes=len(data), max_bytes=max_bytes, source="payload")
+    # A few bytes looked for is all that most calls pay for the envelope.
+    envelope = None
+    if _ENVELOPE_BYTES in data:
+        data, envelope = _split(data, is_json)
+    if invocation.overrides is not None:
+        envelope = {**(envelope if isinstance(envelope, Mapping) else {}), **invocation.overrides}
+    return Message(data, is_json, envelope)
+
+
+def _encode_object(payload: Any) -> bytes:
+    try:
+        return _MSGPACK_ENCODER.encode(dict(payload) if isinstance(payload, Mapping) else payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"the payload {payload!r:.120} cannot be sent: {error}") from error
+
+
+def _split(data: bytes, is_json: bool) -> tuple[bytes, Any]:
+    try:
+        fields = (_JSON_TABLE if is_json else _MSGPACK_TABLE).decode(data)
+        raw = fields.pop(_ENVELOPE, None)
+        if raw is None:
+            return data, None
+        envelope = msgspec.json.decode(raw) if is_json else msgspec.msgpack.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return data, None  # broken, or no object: the payload's own decoder says how
+    return (_JSON_ENCODER if is_json else _MSGPACK_ENCODER).encode(fields), envelope
+
+
+class Decoder:
+    """Decodes one type from either format."""
+
+    __slots__ = ("_json", "_msgpack")
+
+    def __init__(self, payload_type: Any) -> None:
+        self._json = msgspec.json.Decoder(payload_type)
+        self._msgpack = msgspec.msgpack.Decoder(payload_type)
+
+    def decode(self, message: Message) -> Any:
+        """Decode strictly.
+
+        Raises:
+            ValidationError: With the JSON path of the mistake.
+        """
+        try:
+            return (self._json if message.is_json else self._msgpack).decode(message.data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            place = _PLACE.search(str(error))
+            raise ValidationError(str(error), path=place[1] if place else "") from error
+        except RecursionError as error:
+            raise ValidationError("the payload is nested too deeply") from error
+
+
+def encode(value: Any, result_format: Format, max_bytes: int) -> bytes:
+    """Encode a result or an item, in a format that is not `object`.
+
+    Raises:
+        OutputTooLargeError: It has more than `max_bytes` (0 allows any size).
+        TypeError: It holds something the format has no word for.
+    """
+    data = (_JSON_ENCODER if result_format == "json" else _MSGPACK_ENCODER).encode(value)
+    if 0 < max_bytes < len(data):
+        raise OutputTooLargeError(size_bytes=len(data), max_bytes=max_bytes)
+    return data

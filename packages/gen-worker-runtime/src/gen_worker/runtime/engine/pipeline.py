@@ -1,0 +1,195 @@
+"""The one way every call goes: input, models, slot, handler, output.
+
+The same coroutine runs as a task on an event loop, in a pool thread, and in the thread of
+`Engine.run`, where it never suspends. Only the `Runner` knows which.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gen_worker.runtime.engine.calls import INPUT, LOAD, QUEUE
+from gen_worker.runtime.engine.errors import failure_of, is_out_of_memory
+from gen_worker.runtime.engine.handlers import call_async, call_blocking
+from gen_worker.runtime.engine.leasing import (
+    Leases,
+    choose_models,
+    read_overrides,
+    retries_without_memory,
+)
+from gen_worker.runtime.engine.outputs import fetch_inputs, has_local_files, save_outputs
+from gen_worker.runtime.engine.payloads import read_message
+from gen_worker.runtime.engine.slots import take
+from gen_worker.spec import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.runtime.engine.calls import RunningCall
+    from gen_worker.runtime.engine.lifecycle import Instance
+    from gen_worker.runtime.engine.payloads import Message
+    from gen_worker.runtime.engine.runners import Runner
+    from gen_worker.runtime.engine.slots import SlotQueue
+
+__all__ = ["Holder", "hold", "perform"]
+
+
+class Holder(Protocol):
+    """A call or a batch, while it holds slots."""
+
+    is_cancelable: bool
+
+    @property
+    def token(self) -> CancelToken: ...
+
+    def spend(self, on: int) -> None: ...
+
+
+async def perform(call: RunningCall, runner: Runner) -> None:
+    """Run a call to its end; it has an outcome afterwards, whatever happens.
+
+    Raises:
+        KeyboardInterrupt: It came in the thread of `Engine.run`.
+    """
+    try:
+        call.succeed(await _perform(call, runner))
+    except BaseException as error:
+        call.core.note_interrupt(call, error)
+        call.fail(failure_of(error, call.token, call.origin))
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    finally:
+        call.is_cancelable = False
+        await call.core.finish(call, runner)
+
+
+async def _perform(call: RunningCall, runner: Runner) -> Any:
+    plan, token = call.plan, call.token
+    token.raise_if_canceled()
+    call.spend(QUEUE)
+    message = read_message(call.invocation, call.core.limits.max_input_bytes)
+    overrides: dict[str, Any] = {}
+    if message.envelope is not None:
+        overrides = await read_overrides(call, runner, message.envelope)
+    payload = plan.read(message)
+    instance: Instance | None = None
+    if plan.endpoint is not None:
+        call.spend(INPUT)
+        call.phase = "model_load"
+        instance = call.instance = plan.endpoint.pick(overrides)
+        if instance.state != "ready":
+            await instance.set_up(token, runner, call.invocation.device)
+        call.spend(LOAD)
+        call.phase = "input"
+    if plan.models or instance is not None:
+        call.choices = choose_models(plan.models, payload, overrides)
+    ctx = call.ctx = call.core.context_of(call, instance)
+    if plan.input_files is not None:
+        payload = await runner.port(fetch_inputs(call, plan.input_files, payload))
+    if not plan.is_inference:
+        await runner.port(plan.kind.before(_described(call, message), ctx))
+    call.spend(INPUT)
+    value = await _handle(call, runner, payload, instance)
+    call.phase = "output"
+    token.raise_if_canceled()
+    return await _finish(call, runner, message, value)
+
+
+async def _handle(
+    call: RunningCall, runner: Runner, payload: Any, instance: Instance | None
+) -> Any:
+    """Call the author's function, with models and a slot if it needs them."""
+    plan, ctx = call.plan, call.ctx
+    assert ctx is not None
+    if plan.spec.batching is not None:
+        return await call.core.batch(call, runner, payload, instance)
+    this = None if instance is None else instance.object
+    if plan.runs_directly and (instance is None or not instance.prepared):
+        call.arguments = plan.arguments(ctx, payload, {}, this)
+        return await _invoke(call, runner)
+    leases = Leases(call.core.ports.models, runner)
+    if plan.models:
+        call.phase = "model_load"
+        await leases.prepare(plan.models, call.choices or {})
+        call.spend(LOAD)
+    if instance is not None:
+        leases.prepared |= instance.prepared
+
+    async def invoke(models: dict[str, Any]) -> Any:
+        call.arguments = plan.arguments(ctx, payload, models, this)
+        return await _invoke(call, runner)
+
+    return await hold(call, [call], runner, leases, invoke)
+
+
+async def _invoke(call: RunningCall, runner: Runner) -> Any:
+    if call.plan.is_async:
+        return await call_async(call, runner)
+    return await runner.blocking(call, partial(call_blocking, call), call.core.pool_of(call))
+
+
+async def hold(
+    holder: Holder,
+    calls: list[RunningCall],
+    runner: Runner,
+    leases: Leases,
+    invoke: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
+) -> Any:
+    """Take what a call or batch needs while it computes, call, and give all of it back.
+
+    Args:
+        holder: What waits, and is canceled meanwhile.
+        calls: The calls served by it.
+        runner: Where it runs.
+        leases: Prepared models.
+        invoke: Calls the author with the loaded models; called again after out of memory.
+    """
+    taken: list[SlotQueue] = []
+    first = calls[0]
+    try:
+        for slot in first.core.slots_of(first):
+            await take(slot, runner.waiter(), holder.token)
+            taken.append(slot)
+        holder.spend(QUEUE)
+        models = await leases.open(first.device or "cpu")
+        holder.spend(LOAD)
+        attempt = 1
+        while True:
+            try:
+                return await invoke(models)
+            except BaseException as error:
+                if not is_out_of_memory(error) or holder.token.reason is not None:
+                    raise
+                if not await retries_without_memory(calls, leases, error, attempt):
+                    raise
+            attempt += 1
+    finally:
+        holder.is_cancelable = False
+        try:
+            await leases.close()
+        finally:
+            for slot in reversed(taken):
+                slot.give_back()
+            holder.is_cancelable = True
+
+
+async def _finish(call: RunningCall, runner: Runner, message: Message, value: Any) -> Any:
+    """Check, store and encode what the handler returned; a stream has done so item by item."""
+    plan = call.plan
+    if not plan.is_inference:
+        assert call.ctx is not None
+        described = _described(call, message)
+        return call.encoded(await runner.port(plan.kind.finish(described, call.ctx, value)))
+    if not plan.is_streamed:
+        plan.check(value)
+        files = plan.output_files
+        if files is not None and has_local_files(files, value):
+            value = await runner.port(save_outputs(call, files, value))
+            call.token.raise_if_canceled()
+    return call.encoded(value)
+
+
+def _described(call: RunningCall, message: Message) -> Call:
+    return Call(spec=call.plan.spec, request_id=call.request_id, raw_payload=message.table())

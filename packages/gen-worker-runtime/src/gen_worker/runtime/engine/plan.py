@@ -1,0 +1,183 @@
+"""Everything about one function that can be worked out before its first call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.constraints import compile_clamps
+from gen_worker.file_values import file_plan
+from gen_worker.kinds import InferenceKind, kind_named
+from gen_worker.runtime.engine.payloads import Decoder
+from gen_worker.runtime.engine.slots import SlotQueue
+from gen_worker.spec import (
+    ContextParameter,
+    ModelParameter,
+    PayloadFieldParameter,
+    PayloadParameter,
+    ProvidedParameter,
+)
+from gen_worker.streaming import Done, Error, IncrementalTokenDelta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gen_worker.context import RequestContext
+    from gen_worker.runtime.engine.lifecycle import Endpoint
+    from gen_worker.runtime.engine.payloads import Message
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """One function, ready to be called: decoders, checks and where each argument comes from."""
+
+    def __init__(self, spec: FunctionSpec, endpoint: Endpoint | None) -> None:
+        """Look a function through.
+
+        Args:
+            spec: What its decorator left.
+            endpoint: Its class; None for a plain function.
+
+        Raises:
+            FunctionUnavailableError: The package that runs its kind is not installed.
+            TypeError: A marker in its payload sits where it means nothing.
+        """
+        self.spec = spec
+        self.endpoint = endpoint
+        self.kind = kind_named(spec.kind)
+        self.is_inference = isinstance(self.kind, InferenceKind)
+        """Other kinds prepare and finish their calls; what they yield is no stream."""
+        self.is_async = spec.is_async
+        self.is_generator = spec.shape in ("generator", "async_generator")
+        self.is_streamed = self.is_generator and self.is_inference
+        self.models = spec.models
+        self.bindings = spec.bindings
+        self.needs_gpu = spec.resources.needs_gpu
+        self.lane = SlotQueue(spec.name) if spec.concurrency == "sequential" else None
+        self.payload_type = _payload_type(spec)
+        self._decoder = Decoder(self.payload_type)
+        self._clamp = compile_clamps(self.payload_type)
+        self.input_files = file_plan(self.payload_type)
+        produced = spec.delta_type if self.is_streamed else spec.result_type
+        self.output_files = (
+            file_plan(Any if produced is None else produced, has_untyped=True)
+            if self.is_inference
+            else None
+        )
+        self._expected = _checkable(produced)
+        self._call_parameters = tuple(
+            p for p in spec.parameters if not isinstance(p, ContextParameter)
+        )
+        self._is_positional = _takes_payload_second(spec)
+        self.runs_directly = self.is_inference and not (
+            self.is_async
+            or self.needs_gpu
+            or self.lane
+            or self.input_files
+            or self.models
+            or spec.batching
+        )
+        """Whether a call is nothing but decode, call and encode: all of it fits in one thread."""
+
+    def read(self, message: Message) -> Any:
+        """Decode, clamp, and drop what a caller must not choose.
+
+        Raises:
+            ValidationError: The payload is not what the function takes.
+        """
+        payload = self._decoder.decode(message)
+        if self._clamp is not None:
+            payload = self._clamp(payload)
+        if self.input_files is not None:
+            self.input_files.sanitize(payload)
+        return payload
+
+    def arguments(
+        self, ctx: RequestContext, payload: Any, models: Mapping[str, Any], instance: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what to call the author's function with."""
+        head = (ctx,) if instance is None else (instance, ctx)
+        if self._is_positional:
+            return (*head, payload), {}
+        named: dict[str, Any] = {}
+        for parameter in self._call_parameters:
+            match parameter:
+                case PayloadParameter(name=name):
+                    named[name] = payload
+                case PayloadFieldParameter(name=name):
+                    named[name] = getattr(payload, name)
+                case ModelParameter(name=name):
+                    named[name] = models[name]
+                case ProvidedParameter(name=name):
+                    named[name] = self.kind.provide(parameter, ctx)
+        return head, named
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.spec.function
+
+    def check(self, produced: Any) -> None:
+        """Check what the function returned or yielded.
+
+        Raises:
+            TypeError: It is not what the function declares.
+        """
+        expected = self._expected
+        if expected is None or isinstance(produced, expected):
+            return
+        verb = "yield" if self.is_generator else "return"
+        name = getattr(expected, "__name__", str(expected))
+        raise TypeError(
+            f"{self.spec.qualname} must {verb} {name}, not {type(produced).__name__}: "
+            "change the code or its annotation"
+        )
+
+    def is_end(self, item: Any) -> bool:
+        """Tell whether a yielded item ends the stream, rather than being part of it."""
+        return isinstance(item, (Done, Error))
+
+    def check_item(self, item: Any) -> None:
+        """Check a yielded item; text signals are always allowed."""
+        if not isinstance(item, IncrementalTokenDelta):
+            self.check(item)
+
+
+def _payload_type(spec: FunctionSpec) -> Any:
+    for parameter in spec.parameters:
+        if isinstance(parameter, PayloadParameter):
+            return parameter.type
+    fields = [
+        (p.name, p.type, _default(p))
+        for p in spec.parameters
+        if isinstance(p, PayloadFieldParameter)
+    ]
+    name = f"{spec.python_name}_payload"
+    return msgspec.defstruct(name, fields, kw_only=True, module=spec.module)
+
+
+def _default(parameter: PayloadFieldParameter) -> Any:
+    default = parameter.default
+    if isinstance(default, (list, dict, set)):
+        return msgspec.field(default_factory=default.copy)
+    return default
+
+
+def _checkable(expected: Any) -> Any:
+    """Return a type that `isinstance` takes; None for no type, and for `list[…]` and the like."""
+    try:
+        isinstance(None, expected)
+    except TypeError:
+        return None
+    return expected
+
+
+def _takes_payload_second(spec: FunctionSpec) -> bool:
+    """Tell whether `function(ctx, payload)` is the whole call; it is cheaper than by name."""
+    code = getattr(spec.function, "__code__", None)
+    if code is None or len(spec.parameters) != 2 or code.co_kwonlyargcount:
+        return False
+    first, second = spec.parameters
+    return isinstance(first, ContextParameter) and isinstance(second, PayloadParameter)
