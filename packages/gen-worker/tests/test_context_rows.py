@@ -75,7 +75,7 @@ def test_outputs_land_below_the_requests_own_directory(
     with pytest.raises(FileExistsError):
         ctx.save_bytes_create("a/b.txt", b"y")
     for ref in ("", "https://example.com/a", "../../escape"):
-        with pytest.raises(ValueError, match="ref|path"):
+        with pytest.raises(ValueError, match=r"ref|path"):
             ctx.save_bytes(ref, b"x")
     wrong: Any = "text"
     with pytest.raises(TypeError):
