@@ -15,7 +15,7 @@ from gen_worker.context.local import LocalOutputs, run_blocking
 from gen_worker.context.outputs import MAX_INLINE_BYTES, MAX_OUTPUT_BYTES
 from gen_worker.errors import CanceledError, OutputTooLargeError
 from gen_worker.events import Emitted, Telemetry
-from gen_worker.ports import Ports
+from gen_worker.ports import Ports, SaveOptions
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 20
 INLINE = {"output_format": "inline"}
@@ -140,6 +140,25 @@ def test_a_file_that_is_in_its_place_already_stays(outputs: Path) -> None:
 
     assert again == first
     assert again.read_bytes() == b"content"
+
+
+def test_an_output_that_was_stored_and_is_returned_is_not_read_again(tmp_path: Path) -> None:
+    outputs, options = LocalOutputs(str(tmp_path)), SaveOptions()
+
+    def save(source: bytes | Path) -> Any:
+        return run_blocking(outputs.save("x", source, options, request_id="r"))
+
+    first = save(b"content")
+    path = Path(first.local_path)
+    facts = path.stat()
+    path.write_bytes(b"CONTENT")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert save(path) == first  # only its size and time were looked at
+
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert save(path).sha256 == hashlib.sha256(b"CONTENT").hexdigest()
+    run_blocking(outputs.release("r"))
+    assert save(path).sha256 == hashlib.sha256(b"CONTENT").hexdigest()
 
 
 def test_a_missing_file_and_a_directory_are_refused(outputs: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from gen_worker.context.media import HEAD_BYTES, media_type
 from gen_worker.ports import drive
@@ -74,13 +74,29 @@ async def off_loop(function: Callable[..., T], *args: Any) -> T:
     return result
 
 
+class _Digest(NamedTuple):
+    """The digest of a file, and what it was computed for."""
+
+    identity: tuple[int, int, int]
+    sha256: str
+
+
 class LocalStream:
     """A file in the making, next to where it will be."""
 
     stream_mode = "local_fallback"
 
-    def __init__(self, path: str, ref: str, options: SaveOptions) -> None:
-        """Start the file; `FileExistsError` when it must be new and is not."""
+    def __init__(
+        self, path: str, ref: str, options: SaveOptions, digests: dict[str, _Digest]
+    ) -> None:
+        """Start the file; `FileExistsError` when it must be new and is not.
+
+        Args:
+            path: Where it will be.
+            ref: Where that is in the author's terms.
+            options: How it is stored.
+            digests: Receives the digest of the finished file, by path.
+        """
         from hashlib import sha256
 
         self.ref = ref
@@ -89,6 +105,7 @@ class LocalStream:
         self.bytes_uploaded = 0
         self.chunks_uploaded = 0
         self._options = options
+        self._digests = digests
         self._hash = sha256()
         self._head = b""
         if options.must_create and os.path.lexists(path):
@@ -120,7 +137,16 @@ class LocalStream:
             raise
         self.bytes_uploaded = self.bytes_written
         self.chunks_uploaded = 1
-        return self.record()
+        digest = self._hash.hexdigest()
+        self._digests[self.path] = _Digest(_identity(self.path), digest)
+        return _record(
+            self.ref,
+            self.path,
+            self._options,
+            size_bytes=self.bytes_written,
+            digest=digest,
+            head=self._head,
+        )
 
     def abort(self) -> None:
         self._file.close()
@@ -130,16 +156,6 @@ class LocalStream:
     @property
     def is_open(self) -> bool:
         return not self._file.closed
-
-    def record(self) -> Asset | Tensors:
-        return _record(
-            self.ref,
-            self.path,
-            self._options,
-            size_bytes=self.bytes_written,
-            digest=self._hash.hexdigest(),
-            head=self._head,
-        )
 
 
 class LocalOutputs:
@@ -152,6 +168,7 @@ class LocalOutputs:
             root: Default `GEN_WORKER_LOCAL_OUTPUT_DIR`, else `./.gen-worker-run/outputs`.
         """
         self._root = None if root is None else os.path.abspath(root)
+        self._digests: dict[str, dict[str, _Digest]] = {}
 
     @property
     def root(self) -> str:
@@ -170,18 +187,28 @@ class LocalOutputs:
     async def save(
         self, ref: str, source: bytes | Path, options: SaveOptions, *, request_id: str
     ) -> Asset | Tensors:
-        return await off_loop(self._save, ref, source, options)
+        return await off_loop(self._save, ref, source, options, request_id)
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
-        return LocalStream(self.path_of(ref), ref, options)
+        return LocalStream(self.path_of(ref), ref, options, self._digests_of(request_id))
 
-    def _save(self, ref: str, source: bytes | Path, options: SaveOptions) -> Asset | Tensors:
-        path = self.path_of(ref)
+    async def release(self, request_id: str) -> None:
+        """Forget the digests of a request's outputs; the outputs stay."""
+        self._digests.pop(request_id, None)
+
+    def _digests_of(self, request_id: str) -> dict[str, _Digest]:
+        """Return what is known of a request's outputs: a handler returns what it just stored."""
+        return self._digests.setdefault(request_id, {})
+
+    def _save(
+        self, ref: str, source: bytes | Path, options: SaveOptions, request_id: str
+    ) -> Asset | Tensors:
+        path, digests = self.path_of(ref), self._digests_of(request_id)
         if not isinstance(source, bytes) and _is_same_file(source, path):
             if options.must_create:
                 raise FileExistsError(f"output {ref!r} exists already")
-            return _record_in_place(ref, path, options)
-        stream = LocalStream(path, ref, options)
+            return _record_in_place(ref, path, options, digests.get(path))
+        stream = LocalStream(path, ref, options, digests)
         try:
             for chunk in _chunks(source):
                 stream.write(chunk)
@@ -216,14 +243,24 @@ def _is_same_file(source: Path, path: str) -> bool:
     return os.path.exists(path) and os.path.samefile(source, path)
 
 
-def _record_in_place(ref: str, path: str, options: SaveOptions) -> Asset | Tensors:
-    from hashlib import file_digest
+def _identity(path: str) -> tuple[int, int, int]:
+    facts = os.stat(path)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
+
+def _record_in_place(
+    ref: str, path: str, options: SaveOptions, known: _Digest | None
+) -> Asset | Tensors:
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-        file.seek(0)
-        digest = file_digest(file, "sha256").hexdigest()
-        size_bytes = file.tell()
+        if known is not None and known.identity == _identity(path):
+            digest = known.sha256
+        else:
+            from hashlib import file_digest
+
+            file.seek(0)
+            digest = file_digest(file, "sha256").hexdigest()
+        size_bytes = file.seek(0, os.SEEK_END)
     return _record(ref, path, options, size_bytes=size_bytes, digest=digest, head=head)
 
 

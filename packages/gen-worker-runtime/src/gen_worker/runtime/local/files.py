@@ -73,6 +73,7 @@ class LocalFiles(LocalOutputs):
 
     async def release(self, request_id: str) -> None:
         """Remove what was written for a request's inputs, and outputs it never finished."""
+        await super().release(request_id)
         with self._lock:
             directory = self._scratch.pop(request_id, None)
             streams = self._streams.pop(request_id, ())
