@@ -234,3 +234,10 @@ def test_ctrl_c_stops_a_hanging_import(write_project: WriteProject) -> None:
 
 def test_unknown_options_exit_with_2(tmp_path: Path) -> None:
     assert run(tmp_path, "--nonsense").returncode == 2
+
+
+def test_a_lock_that_cannot_be_written_is_no_traceback(write_project: WriteProject) -> None:
+    root = write_project({"painter/__init__.py": "", "painter/app.py": APP + PAINT})
+    done = run(root, "-o", str(root / "nowhere" / "endpoint.lock"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("[failed]\n")

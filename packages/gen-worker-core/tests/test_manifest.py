@@ -375,8 +375,27 @@ def test_without_main_decorated_files_are_found_by_their_syntax(
 
 
 def test_a_missing_lock_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(LockError, match=r"gen_worker\.discover -o"):
+    with pytest.raises(LockError, match=r"gen_worker\.discover -o") as caught:
         load_lock(tmp_path / "endpoint.lock")
+    assert caught.value.problems[0].code == "lock_missing"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"functions = 3", "not an endpoint.lock"),
+        (b"functions = [{ name = 3 }]", "functions"),
+        (b"x = ", "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"x = " + b"[" * 5_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_lock_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "endpoint.lock"
+    path.write_bytes(content)
+    with pytest.raises(LockError, match=words) as caught:
+        load_lock(path)
+    assert [problem.code for problem in caught.value.problems] == ["lock_invalid"]
 
 
 def test_an_older_lock_is_read(tmp_path: Path) -> None:

@@ -90,3 +90,22 @@ def test_the_schema_describes_every_key() -> None:
         for key, field in record["properties"].items():
             assert "$ref" in field or field["description"], key
             assert {"type": "null"} not in field.get("anyOf", ())
+
+
+def test_every_code_is_provoked_by_a_test() -> None:
+    tests = "".join(
+        path.read_text()
+        for pattern in (
+            "test_project.py",
+            "test_discovery*.py",
+            "test_manifest*.py",
+            "test_docker*",
+        )
+        for path in Path(__file__).parent.glob(pattern)
+    )
+    listed = {
+        *problem_codes.PROJECT_CODES,
+        *problem_codes.DISCOVERY_CODES,
+        *problem_codes.LOCK_CODES,
+    }
+    assert [code for code in listed if not re.search(rf'["\[]{code}["\]]', tests)] == []

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(built.table, args.check) if args.check else _deliver(built.table, args)
     except ProblemsError as error:
         _tell(error.problems, args, "error")
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
         _tell([Problem(code="failed", message=str(error))], args, "error")
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -80,7 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _deliver(table: dict[str, Any], args: argparse.Namespace) -> int:
     if args.output:
-        write_lock(args.output, table)
+        try:
+            write_lock(args.output, table)
+        except OSError as error:
+            message = f"{args.output} cannot be written, {error.strerror}"
+            raise LockError([Problem(code="failed", message=message)]) from error
         names = ", ".join(function["name"] for function in table["functions"])
         print(f"wrote {args.output}: {names}", file=sys.stderr)
     else:
@@ -93,11 +97,7 @@ def _deliver(table: dict[str, Any], args: argparse.Namespace) -> int:
 def _check(table: dict[str, Any], path: str) -> int:
     from gen_worker.manifest_changes import changes_between
 
-    try:
-        old = parse_lock(path)
-    except LockError as error:
-        raise LockError(error.problems) from None
-    changes = changes_between(old, table)
+    changes = changes_between(parse_lock(path), table)
     for change in changes:
         print(change, file=sys.stderr)
     if changes:
