@@ -12,10 +12,11 @@ import pytest
 
 from gen_worker.context import ConversionContext, DatasetContext
 from gen_worker.conversion import DestinationRepo, ProducedFlavor, training_function
-from gen_worker.errors import ValidationError
+from gen_worker.events import Failed
 from gen_worker.kinds import kind_named
+from gen_worker.runtime import Engine, Invocation
 from gen_worker.runtime.local import JsonLineEvents, local_ports
-from gen_worker.spec import Call, PayloadFieldParameter, ProvidedParameter, specs_of
+from gen_worker.spec import specs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,32 +61,27 @@ def prompts(ctx: DatasetContext, count: int = 2) -> list[ProducedFlavor]:
     return [ProducedFlavor(root)]
 
 
-class Outcome:
-    def __init__(self, summary: dict[str, Any], lines: list[dict[str, Any]]) -> None:
-        self.summary = summary
-        self.lines = lines
+class Job:
+    """One job, run as `gen-worker run` does."""
 
-
-def run(function: Callable[..., Any], payload: dict[str, Any], output_dir: Path) -> Outcome:
-    """Do what the engine does around a job."""
-    (spec,) = specs_of(function)
-    kind = kind_named(spec.kind)
-    stderr = io.StringIO()
-    ports = local_ports(events=JsonLineEvents(stderr), output_dir=str(output_dir))
-    call = Call(spec=spec, request_id="r", raw_payload=payload)
-    ctx = kind.context(ports, request_id="r", job_id="j")
-    try:
-        ports.run(kind.before(call, ctx))
-        arguments: dict[str, Any] = {}
-        for parameter in spec.parameters:
-            if isinstance(parameter, ProvidedParameter):
-                arguments[parameter.name] = kind.provide(parameter, ctx)
-            elif isinstance(parameter, PayloadFieldParameter):
-                arguments[parameter.name] = payload.get(parameter.name, parameter.default)
-        summary = ports.run(kind.finish(call, ctx, spec.function(ctx, **arguments)))
-    finally:
-        ports.run(ctx.release())
-    return Outcome(summary, [json.loads(line) for line in stderr.getvalue().splitlines()])
+    def __init__(
+        self, function: Callable[..., Any], payload: dict[str, Any], output_dir: Path
+    ) -> None:
+        stderr = io.StringIO()
+        ports = local_ports(events=JsonLineEvents(stderr), output_dir=str(output_dir))
+        engine = Engine(specs_of(function), ports)
+        outcome = engine.run(
+            Invocation(
+                function=function.__name__,
+                payload=msgspec.json.encode(payload),
+                request_id="r",
+                job_id="j",
+            )
+        )
+        engine.close_now()
+        self.failure = outcome.failure if isinstance(outcome, Failed) else None
+        self.summary: dict[str, Any] = {} if isinstance(outcome, Failed) else outcome.value
+        self.lines = [json.loads(line) for line in stderr.getvalue().splitlines()]
 
 
 @pytest.fixture
@@ -97,7 +93,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_a_conversion_runs_on_a_laptop(tmp_path: Path, weights: Path) -> None:
-    outcome = run(
+    job = Job(
         quantize,
         {
             "source": {"ref": str(weights)},
@@ -108,13 +104,13 @@ def test_a_conversion_runs_on_a_laptop(tmp_path: Path, weights: Path) -> None:
         tmp_path / "out",
     )
 
-    flavors = outcome.summary["flavors"]
+    flavors = job.summary["flavors"]
     assert [flavor["flavor"] for flavor in flavors] == ["nf4", "int8"]
     stored = [Path(flavor["files"][0]["local_path"]) for flavor in flavors]
     assert [path.name for path in stored] == ["nf4-q.safetensors", "int8-q.safetensors"]
     assert [path.read_bytes() for path in stored] == [b"012", b"0123"]
-    assert outcome.summary["published"]["stubbed"]
-    log, stub = outcome.lines
+    assert job.summary["published"]["stubbed"]
+    log, stub = job.lines
     assert log["payload"]["message"] == "for acme/flux"
     plan = stub["would_publish"]
     assert plan["relationship_kind"] == "quantization"
@@ -130,8 +126,11 @@ def test_a_source_that_is_not_here_is_named(tmp_path: Path) -> None:
         "specs": [{"scheme": "nf4"}],
     }
 
-    with pytest.raises(RuntimeError, match="source 'acme/flux' is not on this machine"):
-        run(quantize, payload, tmp_path)
+    failure = Job(quantize, payload, tmp_path).failure
+
+    assert failure is not None
+    assert "source 'acme/flux' is not on this machine" in failure.message
+    assert failure.exit_code == 3
 
 
 @pytest.mark.parametrize("missing", ["source", "destination"])
@@ -145,18 +144,35 @@ def test_a_job_without_its_reserved_fields_is_refused(
     }
     del payload[missing]
 
-    with pytest.raises(ValidationError, match=f"lacks '{missing}'"):
-        run(quantize, payload, tmp_path)
+    failure = Job(quantize, payload, tmp_path).failure
+
+    assert failure is not None
+    assert failure.message == f"the payload lacks '{missing}'"
+    assert (failure.error_type, failure.path) == ("validation", f"$.{missing}")
 
 
 def test_a_dataset_is_made_on_a_laptop(tmp_path: Path) -> None:
-    outcome = run(prompts, {"destination": {"ref": "acme/prompts"}, "count": 3}, tmp_path)
+    job = Job(prompts, {"destination": {"ref": "acme/prompts"}, "count": 3}, tmp_path)
 
-    assert outcome.summary["published"]["name"] == "prompts"
-    (stub,) = outcome.lines
+    assert job.summary["published"]["name"] == "prompts"
+    (stub,) = job.lines
     assert stub["kind"] == "publish_dataset_revision.stubbed"
     assert stub["would_publish"]["features_json"] == {"prompt": "string"}
-    assert outcome.summary["flavors"][0]["files"][1]["size_bytes"] == 3 * 18
+    assert job.summary["flavors"][0]["files"][1]["size_bytes"] == 3 * 18
+
+
+@training_function(kind="pruning")
+def fail(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
+    raise LookupError(str(ctx.mktemp()))
+
+
+def test_a_failed_job_leaves_no_scratch_space(tmp_path: Path, weights: Path) -> None:
+    failure = Job(fail, {"source": {"ref": str(weights)}}, tmp_path).failure
+
+    assert failure is not None
+    scratch = failure.detail.rpartition("LookupError: ")[2].strip()
+    assert Path(scratch).is_absolute()
+    assert not Path(scratch).parent.exists()
 
 
 def test_the_kinds_are_published_as_entry_points() -> None:

@@ -12,7 +12,7 @@ from gen_worker.context import ConversionContext, DatasetContext, TrainingContex
 from gen_worker.context.jobs import DatasetKind, JobKind, describe_job
 from gen_worker.context.local import LocalOutputs, run_blocking
 from gen_worker.context.produced import label_of, produced_flavors, relationship_of
-from gen_worker.errors import ArtifactTransferError, ValidationError
+from gen_worker.errors import ArtifactTransferError, ModelResolutionError, ValidationError
 from gen_worker.events import Emitted, Telemetry
 from gen_worker.ports import Ports
 from gen_worker.spec import Call, FunctionSpec, ProvidedParameter
@@ -223,7 +223,7 @@ def test_classes_of_the_conversion_package_are_made_from_directories(tmp_path: P
 def test_a_source_elsewhere_cannot_be_opened(tmp_path: Path) -> None:
     world = World(tmp_path, {"source": {"ref": "a/b"}})
 
-    with pytest.raises(RuntimeError, match="'a/b' is not on this machine"):
+    with pytest.raises(ModelResolutionError, match="'a/b' is not on this machine"):
         world.provide("source", Source)
 
 

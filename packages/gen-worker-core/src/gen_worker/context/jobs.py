@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from gen_worker.context.publishing import skipped
-from gen_worker.errors import ValidationError
+from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.ports import Directories
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class JobKind:
 
         Raises:
             ValidationError: The payload lacks it, or has something else there.
+            ModelResolutionError: It names files that are not on this machine.
         """
         name, annotation = parameter.name, parameter.annotation
         value = ctx._extra.get(name)
@@ -204,7 +205,9 @@ def _source(ctx: ProducerContext, cls: Any, value: Any) -> Any:
     record = _named(value) or {}
     ref = str(record.get("ref", ""))
     if ctx.source_path is None:
-        raise RuntimeError(f"source {ref!r} is not on this machine: give a local directory")
+        raise ModelResolutionError(
+            f"source {ref!r} is not on this machine: give a local directory", phase="resolve"
+        )
     return cls(ctx.source_path, attributes=dict(record.get("attributes") or {}), ref=ref)
 
 
