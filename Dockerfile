@@ -1,8 +1,7 @@
 # syntax=docker/dockerfile:1
 # The worker image of any endpoint project. The project's directory is the build context:
 #
-#   docker build -t medasr-worker -f Dockerfile examples/medasr-transcribe
-#   docker run -e PUBLIC_ORCHESTRATOR_GRPC_ADDR=orchestrator:8080 -e WORKER_JWT=... medasr-worker
+#   docker build -t marco-polo -f Dockerfile examples/marco-polo
 
 ARG PYTHON_VERSION=3.12
 FROM ghcr.io/astral-sh/uv:python${PYTHON_VERSION}-bookworm-slim

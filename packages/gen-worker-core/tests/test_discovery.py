@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gen_worker.discovery import Discovery, DiscoveryError, discover
+from gen_worker.discovery.importing import is_inside
 from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -402,3 +403,18 @@ def test_the_public_names() -> None:
     assert all(callable(getattr(package, name)) for name in package.__all__)
     with pytest.raises(AttributeError):
         package.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("root", "file", "expected"),
+    [
+        ("/p", "/p/app.py", True),
+        ("/p", "/px/app.py", False),
+        ("/", "/app.py", True),
+        ("/p", "/p/.venv/lib/python3.12/site-packages/x.py", False),
+        ("/v/site-packages/p", "/v/site-packages/p/app.py", True),
+        ("/p", None, False),
+    ],
+)
+def test_what_belongs_to_a_project(root: str, file: str | None, expected: bool) -> None:
+    assert is_inside(file, root) is expected

@@ -22,6 +22,7 @@ from gen_worker.manifest import (
     LockError,
     Manifest,
     content_sha256,
+    default_lock_path,
     dump_lock,
     load_lock,
     manifest_of,
@@ -396,6 +397,21 @@ def test_what_is_no_lock_is_refused(tmp_path: Path, content: bytes, words: str) 
     with pytest.raises(LockError, match=words) as caught:
         load_lock(path)
     assert [problem.code for problem in caught.value.problems] == ["lock_invalid"]
+
+
+def test_the_lock_is_looked_for_where_the_setting_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEN_WORKER_LOCK", raising=False)
+    assert default_lock_path() == "/app/.tensorhub/endpoint.lock"
+    own = tmp_path / ".tensorhub" / "endpoint.lock"
+    own.parent.mkdir()
+    own.write_text("functions = []\nendpoint_name = 'own'")
+    assert load_lock().endpoint_name == "own"
+    (tmp_path / "other.lock").write_text("functions = []\nendpoint_name = 'other'")
+    monkeypatch.setenv("GEN_WORKER_LOCK", "other.lock")
+    assert load_lock().endpoint_name == "other"
 
 
 def test_an_older_lock_is_read(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ Everything here is a pure function of the project; docs/dockerfile.md explains t
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from gen_worker.manifest import IMAGE_LOCK_PATH
 from gen_worker.problems import Problem
 from gen_worker.project import BuildMode, ProjectError
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_PYTHON", "BuildPlan", "plan_build"]
 
 DEFAULT_PYTHON = "3.12"
-LOCK_PATH = "/app/.tensorhub/endpoint.lock"
 
 _PLATFORMS = {"x86": "linux/amd64", "arm64": "linux/arm64"}
 _UV_IMAGE = "ghcr.io/astral-sh/uv:0.13"
@@ -37,8 +38,8 @@ if [ -f uv.lock ]; then \\
         touch /tmp/pins.txt; \\
     fi"""
 _CONTRACT = f"""\
-RUN mkdir -p {LOCK_PATH.rpartition("/")[0]} \\
-    && python -m gen_worker.discovery > {LOCK_PATH}
+RUN mkdir -p {os.path.dirname(IMAGE_LOCK_PATH)} \\
+    && python -m gen_worker.discovery > {IMAGE_LOCK_PATH}
 ENTRYPOINT ["python", "-m", "gen_worker.entrypoint"]
 """
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "IMAGE_LOCK_PATH",
     "LOCK_VERSION",
     "LockError",
     "LockedFunction",
@@ -24,6 +25,7 @@ __all__ = [
     "Stage",
     "TypeName",
     "content_sha256",
+    "default_lock_path",
     "dump_lock",
     "load_lock",
     "manifest_of",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 LOCK_VERSION = 1
+IMAGE_LOCK_PATH = "/app/.tensorhub/endpoint.lock"
 MAX_LOCK_BYTES = 64 * 1024 * 1024
 
 # Not part of the content: the hash itself, and what changes with every release of the SDK.
@@ -171,6 +174,14 @@ def write_lock(path: str | os.PathLike[str], lock: Mapping[str, Any]) -> None:
         raise
 
 
+def default_lock_path() -> str:
+    """Return where the lock is: what `GEN_WORKER_LOCK` says, else the project's or the image's."""
+    from gen_worker.settings import CoreSettings, load
+
+    own = os.path.join(".tensorhub", "endpoint.lock")
+    return load(CoreSettings).lock_path or (own if os.path.isfile(own) else IMAGE_LOCK_PATH)
+
+
 def parse_lock(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read an endpoint.lock as plain data.
 
@@ -195,14 +206,19 @@ def parse_lock(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise _lock_error("lock_invalid", f"it cannot be read, {error}", file) from error
 
 
-def load_lock(path: str | os.PathLike[str]) -> Manifest:
+def load_lock(path: str | os.PathLike[str] | None = None) -> Manifest:
     """Read an endpoint.lock.
 
     Keys that this version does not know are ignored, so that a newer SDK may add some.
 
+    Args:
+        path: Where it is; None for `default_lock_path`.
+
     Raises:
         LockError: It is missing, not TOML, of a newer lock version or not a lock.
+        SettingsError: `path` is None and a setting is not understood.
     """
+    path = path or default_lock_path()
     return manifest_of(parse_lock(path), file=os.fspath(path))
 
 

@@ -30,8 +30,11 @@ def is_inside(file: object, root: str) -> bool:
     """Tell whether a file is the project's own, and not installed below it (`root/.venv/…`)."""
     if not isinstance(file, str):
         return False
-    own = any(file.startswith(place + os.sep) for place in {root, os.path.realpath(root)})
-    return own and not any(part in file for part in _INSTALLED)
+    for folder in (root, os.path.realpath(root)):
+        inner = file.removeprefix(os.path.join(folder, ""))
+        if inner != file:
+            return not any(part in os.sep + inner for part in _INSTALLED)
+    return False
 
 
 class DivertedOutput:
