@@ -55,8 +55,10 @@ def model_ref(source, key):
 APP = """
 import msgspec
 from typing import Annotated, Any, AsyncIterator, Literal
-from gen_worker import *
-from gen_worker import PositivePrompt
+from gen_worker import (
+    Clamp, ExpectedOutput, ImageAsset, PositivePrompt, RequestContext, ResourceRequirements,
+    Resources, inference, inference_function, invocable, training_function, worker_function,
+)
 from painter.bindings import Model, model_ref
 
 class Ask(msgspec.Struct):
