@@ -21,7 +21,7 @@ class Admission:
     def __init__(self, max_queue: int) -> None:
         self.calls: dict[str, RunningCall] = {}
         self._max_queue = max_queue
-        self._begun = 0
+        self._begun: set[RunningCall] = set()
         self._is_closed = False
         self._when_empty: Callable[[], object] | None = None
         self._rates: dict[tuple[str, str], int] = {}
@@ -30,11 +30,11 @@ class Admission:
     @property
     def running(self) -> int:
         """Calls whose handler was called and that are not answered yet."""
-        return self._begun
+        return len(self._begun)
 
     @property
     def queued(self) -> int:
-        return max(0, len(self.calls) - self._begun)
+        return max(0, len(self.calls) - len(self._begun))
 
     def close(self, when_empty: Callable[[], object]) -> None:
         """Let nobody in any more, and call `when_empty` once everybody is answered."""
@@ -76,18 +76,15 @@ class Admission:
 
     def begin(self, call: RunningCall) -> None:
         """Note that the handler is called; out of memory calls it again."""
-        if not call.has_begun:
-            call.has_begun = True
-            with self._lock:
-                self._begun += 1
+        call.has_begun = True
+        self._begun.add(call)  # atomic, unlike counting
 
     def answer(self, call: RunningCall) -> None:
         """Forget a call that has its outcome, so that its id may be used again."""
+        self._begun.discard(call)
         with self._lock:
             if self.calls.get(call.request_id) is call:
                 del self.calls[call.request_id]
-                if call.has_begun:
-                    self._begun -= 1
             when_empty = None if self.calls else self._when_empty
         if when_empty is not None:
             when_empty()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
+    from gen_worker.cancel import CancelReason
     from gen_worker.context import RequestContext
     from gen_worker.errors import Failure, Origin
     from gen_worker.events import Event, Telemetry
@@ -39,9 +39,6 @@ Phase = Literal["input", "model_load", "handler", "output"]
 
 _NUDGES = 4
 """How often within the grace period an async handler is told again to stop."""
-
-# Two threads may conclude one call: the one that runs it, and the timer that finds it stuck.
-_concluding = threading.Lock()
 
 
 class RunningCall:
@@ -69,8 +66,10 @@ class RunningCall:
     """Unix time."""
     instance: Instance | None = None
     has_begun: bool = False
-    is_cancelable: bool = True
-    """Whether the task may be canceled where it waits; not while it gives back what it holds."""
+    is_cancelable: bool = False
+    """Whether the task may be canceled where it waits: it has begun, and gives nothing back yet."""
+    given_up: Failed | None = None
+    """What the transport is told about a handler that is stuck."""
     sequence: int = 0
     input_paths: frozenset[str | None] = frozenset()
     saved_files: int = 0
@@ -86,13 +85,13 @@ class RunningCall:
         plan: Plan,
         invocation: Invocation,
         sink: Sink | None,
-        token: CancelToken,
+        token: CancelToken | None,
     ) -> None:
         self.core = core
         self.plan = plan
         self.invocation = invocation
         self.sink = sink
-        self.token = token
+        self.token = CallToken(self) if token is None else token
         self.request_id = invocation.request_id
         self.spent_s = [0.0, 0.0, 0.0, 0.0, 0.0]
         self.submitted_at = self._since = perf_counter()
@@ -176,23 +175,22 @@ class RunningCall:
     def succeed(self, value: Any) -> None:
         self.spend(OUTPUT)
         is_streamed = self.plan.is_streamed
-        result = Result(
+        self.outcome = Result(
             request_id=self.request_id,
             value=value,
             timings=self._timings(),
             is_streamed=is_streamed,
         )
-        self._conclude(result)
 
     def fail(self, failure: Failure) -> None:
-        """Conclude as failed; nothing happens when the call is concluded already."""
-        failed = Failed(request_id=self.request_id, failure=failure, timings=self._timings())
-        self._conclude(failed)
+        self.outcome = self._failed(failure)
 
-    def _conclude(self, outcome: Outcome) -> None:
-        with _concluding:
-            if self.outcome is None:
-                self.outcome = outcome
+    def give_up(self, failure: Failure) -> None:
+        """Answer before the handler has ended; whatever it ends with is not delivered any more."""
+        self.given_up = self._failed(failure)
+
+    def _failed(self, failure: Failure) -> Failed:
+        return Failed(request_id=self.request_id, failure=failure, timings=self._timings())
 
     def _timings(self) -> Timings:
         queue, prepare, load, compute, output = self.spent_s
@@ -206,7 +204,7 @@ class RunningCall:
 
     def close(self) -> None:
         """Forget everything that could still fire. The last thing that happens to a call."""
-        self.token.discard(self.notice_cancel)
+        self._ignore_token()
         for timer in self._timers:
             timer.cancel()
         if self.task is not None:  # this is the task, on the loop
@@ -216,6 +214,17 @@ class RunningCall:
             self.port.post(self)
 
     # Cancellation
+
+    def obey_token(self) -> None:
+        """From now on react to a cancel; at once if it came already."""
+        if not isinstance(self.token, CallToken):
+            self.token.on_cancel(self.notice_cancel)
+
+    def _ignore_token(self) -> None:
+        if isinstance(self.token, CallToken):
+            self.token.call = None
+        else:
+            self.token.discard(self.notice_cancel)
 
     def run(self, worker: Worker) -> None:
         """Run the whole call in a pool thread; see `threads.Job`."""
@@ -257,7 +266,7 @@ class RunningCall:
 
     def arrive(self) -> None:
         """Look at what happened in other threads; on the loop."""
-        if self.token.reason is not None and self.outcome is None:
+        if self.token.reason is not None and self.outcome is None and self.given_up is None:
             self._stop()
         self._pump()
 
@@ -289,7 +298,7 @@ class RunningCall:
         if self._is_delivered or (self._is_paused and self.token.reason is None):
             return
         # The outcome before the items: all items are in the buffer by the time it is set.
-        outcome = self.outcome
+        outcome = self.outcome or self.given_up
         batch: list[Event] = [] if self.stream is None else self.stream.take()
         if outcome is not None:
             batch.append(outcome)
@@ -309,6 +318,23 @@ class RunningCall:
 
             logging.getLogger("gen_worker.runtime").exception("the sink of %r failed", self)
             self.token.cancel("disconnect")
+
+
+class CallToken(CancelToken):
+    """A token that knows its call, which saves most calls a callback."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: RunningCall) -> None:
+        super().__init__()
+        self.call: RunningCall | None = call
+
+    def cancel(self, reason: CancelReason = "caller") -> bool:
+        is_first = super().cancel(reason)
+        call = self.call
+        if is_first and call is not None:
+            call.notice_cancel()
+        return is_first
 
 
 class RefusedCall(RunningCall):

@@ -56,6 +56,8 @@ class Core:
         self.counters = Counters()
         self.admission = Admission(limits.max_queue)
         self.ports, self._files = ports_for_calls(ports, self._tell)
+        self.events = ports.events
+        """Where the engine's own events go: transports are shown only what the author reports."""
         self._names_device = list(devices) != ["cpu"]
         self._batchers: dict[tuple[Plan, Instance | None], Batcher] = {}
         self._stuck: set[Traveler] = set()
@@ -219,10 +221,10 @@ class Core:
         What the handler holds stays held until it ends: its device's slot, its function's lane,
         its invoker's share. Only its thread is replaced, so that the pool does not shrink.
         """
-        if call.outcome is None:
+        if call.outcome is None and call.given_up is None:
             self.mark_stuck(call, call)
             text = f"the handler did not stop within {self.limits.grace_s:g} s of its cancel"
-            call.fail(classify(call.token.error(f"{call.token.error()}: {text}")))
+            call.give_up(classify(call.token.error(f"{call.token.error()}: {text}")))
 
     def mark_stuck(self, traveler: Traveler, call: RunningCall) -> None:
         """Count a handler as stuck, tell about it, and replace its thread."""

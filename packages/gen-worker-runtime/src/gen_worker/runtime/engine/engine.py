@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken, Interrupted
@@ -76,6 +77,7 @@ class Engine:
         self.functions = self._registry.functions
         self._runner: LoopRunner | None = None
         self._foreground: list[tuple[RunningCall, Region]] = []
+        self._inline_runners: dict[int, InlineRunner] = {}
         self._signals = 0
 
     def __repr__(self) -> str:
@@ -161,7 +163,7 @@ class Engine:
 
     def setup_now(self, names: Iterable[str] | None = None) -> None:
         """Do what `setup` does, in this thread."""
-        drive(self._set_up(names, self._inline_runner(Region())))
+        drive(self._set_up(names, self._inline_runner()))
 
     async def close(self, grace_s: float = 10.0) -> None:
         """Cancel every call, wait for their ends, and shut the class endpoints down.
@@ -188,7 +190,7 @@ class Engine:
         ended = Event()
         self._core.stop(ended.set)
         ended.wait(grace_s)
-        drive(self._shut_down(self._inline_runner(Region())))
+        drive(self._shut_down(self._inline_runner()))
         self._core.close()
 
     def statistics(self) -> EngineStatistics:
@@ -245,16 +247,15 @@ class Engine:
         self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
     ) -> RunningCall:
         plan = self._registry.plan(invocation.function)
-        token = CancelToken() if token is None else token
         call = RunningCall(self._core, plan, invocation, sink, token)
         self._core.admission.enter(call)
         return call
 
     def _watch(self, call: RunningCall) -> None:
-        timeout_ms = call.invocation.timeout_ms or call.plan.spec.timeout_ms
-        if timeout_ms:
-            call.limit_time(min(timeout_ms, call.plan.spec.timeout_ms or timeout_ms))
-        call.token.on_cancel(call.notice_cancel)
+        own_ms, callers_ms = call.plan.timeout_ms, call.invocation.timeout_ms
+        if own_ms or callers_ms:
+            call.limit_time(min(own_ms or callers_ms or 0, callers_ms or own_ms or 0))
+        call.obey_token()
 
     def _refusal(self, error: Exception, invocation: Invocation) -> Failed:
         if isinstance(error, OverloadedError):
@@ -263,16 +264,18 @@ class Engine:
         return Failed(request_id=invocation.request_id, failure=failure, timings=Timings())
 
     def _run_inline(self, call: RunningCall) -> Outcome:
-        sink, region = call.sink, Region()
+        runner = self._inline_runner()
+        sink, region = call.sink, runner.region
         if sink is not None and (call.plan.is_streamed or sink.wants_events):
             call.stream = DirectStream(sink)
         self._signals = 0
         self._foreground.append((call, region))
         try:
             self._watch(call)
-            drive(perform(call, self._inline_runner(region)))
+            drive(perform(call, runner))
         finally:
             self._foreground.remove((call, region))
+            self._inline_runners[region.ident] = runner
             outcome = self._deliver_inline(call)
         return outcome
 
@@ -285,8 +288,10 @@ class Engine:
         self._core.forget(call, outcome)
         return outcome
 
-    def _inline_runner(self, region: Region) -> InlineRunner:
-        return InlineRunner(region, self._core.ports.run, self._core.run_coroutine)
+    def _inline_runner(self) -> InlineRunner:
+        """Return this thread's runner; a call within a call gets one of its own."""
+        runner = self._inline_runners.pop(get_ident(), None)
+        return runner or InlineRunner(Region(), self._core.ports.run, self._core.run_coroutine)
 
     def _runner_here(self) -> LoopRunner:
         from asyncio import get_running_loop

@@ -33,7 +33,7 @@ def begin(call: RunningCall) -> None:
     call.phase = "handler"
     core = call.core
     core.admission.begin(call)
-    core.ports.events.emit(
+    core.events.emit(
         Started(request_id=call.request_id, function=call.plan.spec.name, at=core.clock.time())
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,7 +24,7 @@ _ENVELOPE_BYTES = _ENVELOPE.encode()
 _PLACE = re.compile(r" - at `(\$[^`]*)`")
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, gc=False):
     """A payload's bytes, with the `_models` envelope taken out."""
 
     data: bytes

@@ -53,6 +53,7 @@ async def perform(call: RunningCall, runner: Runner) -> None:
     Raises:
         KeyboardInterrupt: It came in the thread of `Engine.run`.
     """
+    call.is_cancelable = True
     try:
         call.succeed(await _perform(call, runner))
     except BaseException as error:

@@ -56,6 +56,7 @@ class Plan:
         self.models = spec.models
         self.bindings = spec.bindings
         self.needs_gpu = spec.resources.needs_gpu
+        self.timeout_ms = spec.timeout_ms
         self.lane = SlotQueue(spec.name) if spec.concurrency == "sequential" else None
         self.payload_type = _payload_type(spec)
         self._decoder = Decoder(self.payload_type)
