@@ -140,6 +140,15 @@ class RunningCall:
     def cancel_for_signal(self) -> None:
         self.token.cancel("interrupt")
 
+    def discard_if_canceled(self) -> None:
+        """Raise when the handler returned although the call was canceled, and nobody wants it.
+
+        What a handler returns in spite of an interrupt (Ctrl-C on a laptop) is still wanted, unless
+        it is a stream, which was cut short.
+        """
+        if self.token.reason != "interrupt" or self.plan.is_streamed:
+            self.token.raise_if_canceled()
+
     # What the handler produces
 
     def put(self, item: Any) -> bool:

@@ -94,6 +94,8 @@ class Core:
             call.device = self.devices.pick(invocation.device, pinned).name
             if self._names_device:
                 identity["device"] = call.device
+        elif invocation.device is not None:
+            identity["device"] = invocation.device  # the caller's wish; no slot goes with it
         return call.plan.kind.context(self.ports, **identity)
 
     def slots_of(self, call: RunningCall) -> list[SlotQueue]:

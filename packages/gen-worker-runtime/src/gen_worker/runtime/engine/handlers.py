@@ -57,7 +57,7 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
     finally:
         call.region = None
         call.spend(COMPUTE)
-    call.token.raise_if_canceled()
+    call.discard_if_canceled()
     return value
 
 

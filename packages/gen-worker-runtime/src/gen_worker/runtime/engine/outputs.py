@@ -63,7 +63,7 @@ async def _save(call: RunningCall, file: StoredFile) -> StoredFile:
 
     from gen_worker.context.refs import auto_output_ref, output_ref
 
-    call.token.raise_if_canceled()
+    call.discard_if_canceled()
     local_path = str(file.local_path)
     # An input that is handed back still has the caller's ref, which names no output.
     if not file.ref or local_path in call.input_paths or file.ref.startswith(_URL_SCHEMES):

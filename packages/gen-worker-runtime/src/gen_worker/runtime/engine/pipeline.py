@@ -94,7 +94,7 @@ async def _perform(call: RunningCall, runner: Runner) -> Any:
     call.spend(INPUT)
     value = await _handle(call, runner, payload, instance)
     call.phase = "output"
-    token.raise_if_canceled()
+    call.discard_if_canceled()
     return await _finish(call, runner, message, value)
 
 
@@ -188,7 +188,7 @@ async def _finish(call: RunningCall, runner: Runner, message: Message, value: An
         files = plan.output_files
         if files is not None and has_local_files(files, value):
             value = await runner.port(save_outputs(call, files, value))
-            call.token.raise_if_canceled()
+            call.discard_if_canceled()
     return call.encoded(value)
 
 
