@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROJECTS = Path(__file__).parent / "projects"
-TIMEOUT_S = 60
+TIMEOUT_S = 30
 _ENDPOINT = 'schema_version = 1\nmain = "app"\n'
 
 
@@ -45,12 +45,12 @@ class Finished(NamedTuple):
 class Cli:
     """Starts `gen-worker` in a folder, with no setting of this machine in its environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bytecode: Path) -> None:
         self.folder = folder
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPYCACHEPREFIX": str(bytecode),
             "PYTHONWARNINGS": "error",
         }
         self._started: list[subprocess.Popen[str]] = []
@@ -106,8 +106,9 @@ class Cli:
 class Terminal:
     """Runs one command at a terminal of its own; stdout may be a pipe all the same."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bytecode: Path) -> None:
         self.folder = folder
+        self._bytecode = str(bytecode)
         self.text = ""
         self.stdout = ""
         self._seen = 0
@@ -130,7 +131,7 @@ class Terminal:
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.folder),
                 "TERM": "xterm-256color",
-                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPYCACHEPREFIX": self._bytecode,
                 **(environment or {}),
             },
             stdin=other,
@@ -183,16 +184,22 @@ class Terminal:
         return bool(data)
 
 
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the processes of this session keep what they compiled, so that each is quick."""
+    return tmp_path_factory.mktemp("bytecode")
+
+
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    screen = Terminal(tmp_path)
+def terminal(tmp_path: Path, bytecode: Path) -> Iterator[Terminal]:
+    screen = Terminal(tmp_path, bytecode)
     yield screen
     screen.close()
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(tmp_path)
+def cli(tmp_path: Path, bytecode: Path) -> Iterator[Cli]:
+    runner = Cli(tmp_path, bytecode)
     yield runner
     runner.close()
 

@@ -136,8 +136,8 @@ def test_ctrl_c_cancels_the_request_and_keeps_the_session(cli: Cli) -> None:
     assert process.stderr.readline() == "started\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "canceled: canceled\n"
-    stdout, _ = process.communicate(":use echo\nstill here\n", timeout=30)
-    assert (stdout, process.returncode) == ('{"text":"still here"}\n', 0)
+    stdout, _ = process.communicate(":use echo\nsurvived\n", timeout=30)
+    assert (stdout, process.returncode) == ('{"text":"survived"}\n', 0)
 
 
 @pytest.mark.claims("repl.ctrl-c")
@@ -158,17 +158,28 @@ def test_sigterm_ends_the_session(cli: Cli) -> None:
 
 @pytest.mark.claims("repl.editing")
 def test_history_and_completion_at_a_terminal(terminal: Terminal) -> None:
-    terminal.start("repl", "--function", "echo,count", project="shapes")
-    terminal.expect("> ")
-    terminal.send(":use ec\t\r")
-    terminal.expect("echo> ")
-    terminal.send("hi mo\tlo\t\r")
+    quiet = {"PROMPT_TOOLKIT_NO_CPR": "1"}  # no questions that only a real terminal answers
+    terminal.start("repl", "--function", "echo,count", project="shapes", environment=quiet)
+    terminal.expect(">")
+    terminal.send(":use ec\t")
+    terminal.expect(":use echo")
+    terminal.send("\r")
+    terminal.expect("echo>")
+    terminal.send("hi mo\t")
+    terminal.expect("mood=")
+    terminal.send("lo\t")
+    terminal.expect("loud")
+    terminal.send("\r")
     terminal.expect('{"text":"HI"}')
-    terminal.expect("echo> ")
-    terminal.send("\x1b[A\x1b[A\r")  # two up: the line before the last
-    terminal.expect("echo> ")
+    terminal.expect("echo>")
     terminal.send("\x03")
     terminal.expect("(:quit or Ctrl-D leaves)")
+    terminal.expect("echo>")
+    terminal.send("\x1b[A")
+    terminal.expect("hi mood=loud")
+    terminal.send("\r")
+    terminal.expect('{"text":"HI"}')
+    terminal.expect("echo>")
     terminal.send("\x04")
     assert terminal.wait() == 0
     history = (terminal.folder / ".gen-worker-run" / "repl-history").read_text()

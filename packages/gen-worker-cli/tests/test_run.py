@@ -252,11 +252,37 @@ def test_a_timeout_ends_any_handler(shapes: Callable[..., Finished], function: s
     assert done.stderr.endswith("gen-worker run: deadline exceeded\n")
 
 
+FAKE_TORCH = """
+class cuda:
+    is_available = staticmethod(lambda: False)
+
+class device:
+    def __init__(self, name):
+        self.name = name
+        self.type, _, self.index = name.partition(":")
+
+    def __str__(self):
+        return self.name
+"""
+
+
 @pytest.mark.claims("run.device")
-def test_device_is_what_the_handler_sees(shapes: Callable[..., Finished]) -> None:
-    assert shapes("run", "where", "--device", "cuda:1", "--raw").values == [{"text": "cuda:1"}]
-    chosen = shapes("run", "where", "--raw", GEN_WORKER_LOCAL_DEVICE="cuda:2")
-    assert chosen.values == [{"text": "cuda:2"}]
+def test_device_is_what_the_handler_sees(cli: Cli) -> None:
+    folder = cli.write_project(
+        "import msgspec\n"
+        "from gen_worker import RequestContext, inference_function\n"
+        "class In(msgspec.Struct):\n    pass\n"
+        "class Out(msgspec.Struct):\n    device: str\n"
+        "@inference_function\n"
+        "def where(ctx: RequestContext, payload: In) -> Out:\n"
+        "    return Out(device=str(ctx.device))\n",
+        **{"torch.py": FAKE_TORCH},
+    )
+    chosen = cli("run", "--device", "cuda:1", "--raw", project=folder)
+    assert chosen.values == [{"device": "cuda:1"}], chosen.stderr
+    setting = cli("run", "--raw", project=folder, GEN_WORKER_LOCAL_DEVICE="cuda:2")
+    assert setting.values == [{"device": "cuda:2"}]
+    assert cli("run", "--raw", project=folder).values == [{"device": "cpu"}]
 
 
 @pytest.mark.claims("run.outputs")
@@ -332,34 +358,35 @@ def test_an_override_that_is_not_allowed_is_exit_2(cli: Cli, envelope: str, part
 PUBLISHING = """
 import msgspec
 from gen_worker import ConversionContext, conversion, invocable
+from gen_worker.types import ProducedFlavor
 
 class In(msgspec.Struct):
     repo: str
-
-class Out(msgspec.Struct):
-    answer: dict
 
 @conversion
 class Publish:
     def setup(self): ...
 
     @invocable
-    def go(self, ctx: ConversionContext, payload: In) -> Out:
-        return Out(answer=dict(ctx.publish_repo_revision(destination_repo=payload.repo)))
+    def go(self, ctx: ConversionContext, payload: In) -> list[ProducedFlavor]:
+        ctx.emit("answer", dict(ctx.publish_repo_revision(destination_repo=payload.repo)))
+        return []
 """
 
 
 @pytest.mark.claims("run.publish")
 def test_publishing_only_says_what_it_would_do(cli: Cli) -> None:
     folder = cli.write_project(PUBLISHING)
-    stubbed = cli("run", "acme/mine", "--raw", project=folder)
-    (answer,) = stubbed.values
-    assert isinstance(answer, dict)
-    assert answer["answer"]["stubbed"] is True
-    assert answer["answer"]["destination_repo"] == "acme/mine"
-    assert answer["answer"]["revision_id"].startswith("local-")
-    (line,) = [line for line in stubbed.reports if "kind" in line]
+    stubbed = cli("run", "acme/mine", project=folder)
+    assert stubbed.code == 0, stubbed.stderr
+    line, answer = stubbed.reports
     assert line["kind"] == "publish_repo_revision.stubbed"
     assert "acme/mine" in str(line["would_publish"])
-    real = cli("run", "acme/mine", "--raw", "--allow-publish", project=folder)
-    assert "stubbed" not in real.stdout
+    payload = answer["payload"]
+    assert isinstance(payload, dict)
+    assert (payload["stubbed"], payload["destination_repo"]) == (True, "acme/mine")
+    assert payload["revision_id"].startswith("local-")
+    (answer,) = cli("run", "acme/mine", "--allow-publish", project=folder).reports
+    payload = answer["payload"]
+    assert isinstance(payload, dict)
+    assert payload["reason"] == "missing_worker_capability_channel"

@@ -58,8 +58,8 @@ def main(args: argparse.Namespace) -> int:
 
 def describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     """Return the whole document."""
-    from gen_worker.version import sdk_version
     from gen_worker.runtime.ndjson import PROTOCOL_VERSION
+    from gen_worker.version import sdk_version
 
     kinds = list(dict.fromkeys(spec.kind for spec in endpoint.functions))
     owners = {spec.owner.__name__ for spec in endpoint.functions if spec.owner}

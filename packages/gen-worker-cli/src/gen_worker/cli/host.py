@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gen_worker.ports import Events, Ports
     from gen_worker.runtime import Engine
 
-__all__ = ["new_request_id", "open_engine", "open_ports"]
+__all__ = ["chosen_device", "new_request_id", "open_engine", "open_ports"]
 
 
 def open_engine(
@@ -42,7 +42,15 @@ def open_engine(
         events=events or open_reports(),
         allow_local_files=allow_local_files,
     )
-    return Engine(endpoint.functions, ports, devices=_devices(endpoint, args.device))
+    return Engine(endpoint.functions, ports, devices=_devices(endpoint, chosen_device(args)))
+
+
+def chosen_device(args: argparse.Namespace) -> str | None:
+    """Return what `--device`, else GEN_WORKER_LOCAL_DEVICE says; None when neither is given."""
+    from gen_worker.settings import load_settings
+
+    chosen: str | None = args.device
+    return chosen or load_settings().local_device or None
 
 
 def open_ports(

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from gen_worker.cli.host import open_engine
+    from gen_worker.cli.host import chosen_device, open_engine
     from gen_worker.cli.output import divert_stdout
     from gen_worker.cli.project import find_function, open_endpoint
     from gen_worker.cli.reports import open_reports
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     reports = open_reports()
     printer = ResultPrinter(out, envelope=args.envelope, pretty=args.pretty, aside=reports.aside)
     engine = open_engine(endpoint, args, events=reports)
-    session = Session(engine, endpoint, printer, reports, device=args.device)
+    session = Session(engine, endpoint, printer, reports, device=chosen_device(args))
     try:
         if not session.set_up():
             return 1

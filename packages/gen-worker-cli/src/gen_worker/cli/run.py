@@ -117,7 +117,7 @@ def _run_here(
 
     from gen_worker.cancel import CancelToken
     from gen_worker.cli.failures import report_failure
-    from gen_worker.cli.host import new_request_id, open_engine
+    from gen_worker.cli.host import chosen_device, new_request_id, open_engine
     from gen_worker.cli.signals import TERMINATED, Signals
     from gen_worker.cli.sink import PrintingSink
     from gen_worker.events import Failed
@@ -129,7 +129,7 @@ def _run_here(
         payload=msgspec.json.encode(payload),
         request_id=new_request_id(),
         timeout_ms=None if args.timeout is None else max(1, int(args.timeout * 1000)),
-        device=args.device,
+        device=chosen_device(args),
     )
     token = CancelToken()
     sink = PrintingSink(printer, token)

@@ -133,7 +133,7 @@ class _Session:
         claim: Claim,
         stdout: int,
     ) -> None:
-        from gen_worker.cli.host import open_engine
+        from gen_worker.cli.host import chosen_device, open_engine
         from gen_worker.runtime.ndjson.server import Server
 
         self._args = args
@@ -142,8 +142,8 @@ class _Session:
         self._claim = claim
         self._stdout = stdout
         self._token = _token(claim)
-        self._engine = open_engine(endpoint, args)
-        self._server = Server(self._engine, token=self._token, device=args.device)
+        self._engine = open_engine(endpoint, args, allow_local_files=claim.address.is_private)
+        self._server = Server(self._engine, token=self._token, device=chosen_device(args))
         self._interrupts = 0
 
     async def run(self) -> int:
@@ -188,8 +188,8 @@ class _Session:
         import time
 
         from gen_worker.cli.describe import CAPABILITIES
-        from gen_worker.version import sdk_version
         from gen_worker.runtime.ndjson import PROTOCOL_VERSION
+        from gen_worker.version import sdk_version
 
         document: dict[str, object] = {
             "protocol_version": PROTOCOL_VERSION,

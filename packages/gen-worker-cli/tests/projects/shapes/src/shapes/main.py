@@ -148,9 +148,10 @@ def busy(ctx: RequestContext, payload: Nothing) -> Reply:
 @inference_function
 def deaf(ctx: RequestContext, payload: Count) -> Reply:
     """Swallows every cancel, as careless code does, and answers all the same."""
-    started()
-    for _ in range(payload.limit):
+    for step in range(payload.limit):
         try:
+            if step == 0:
+                started()
             time.sleep(0.1)
         except BaseException:
             print("swallowed", file=sys.stderr, flush=True)
@@ -182,8 +183,3 @@ def saving(ctx: RequestContext, payload: Ask) -> Stored:
 def looking(ctx: RequestContext, payload: Picture) -> Reply:
     assert payload.image.local_path is not None
     return Reply(text=f"{payload.image.mime_type} {os.path.getsize(payload.image.local_path)}")
-
-
-@inference_function
-def where(ctx: RequestContext, payload: Nothing) -> Reply:
-    return Reply(text=str(ctx.device))
