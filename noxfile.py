@@ -25,7 +25,9 @@ UV = uv()
 PACKAGES = packages()
 EXAMPLES = examples()
 PYTHONS = ("3.11", "3.12", "3.13")
-LANES = [(package, python) for python in PYTHONS for package in PACKAGES]
+# The longest first, so that no core idles at the end while one lane goes on.
+LONGEST_FIRST = sorted(PACKAGES, key=lambda name: -PACKAGES[name].test_bytes)
+LANES = [(package, python) for package in LONGEST_FIRST for python in PYTHONS]
 LANE_IDS = [f"{package.removeprefix('gen-worker-')}-{python}" for package, python in LANES]
 # An example that needs less than the whole SDK is also tested with no more than that.
 EXAMPLE_LANES = [(name, "dev") for name in EXAMPLES]

@@ -30,6 +30,11 @@ class Package(NamedTuple):
             return ()
         return tuple(sorted(entry.stem for entry in self.source.iterdir() if _is_module(entry)))
 
+    @property
+    def test_bytes(self) -> int:
+        """How much test code there is: a guess at how long it runs."""
+        return sum(path.stat().st_size for path in self.path.glob("tests/**/*.py"))
+
 
 def packages(root: Path = ROOT) -> dict[str, Package]:
     """Read every package of the workspace, by name."""
