@@ -132,6 +132,20 @@ def test_a_run_imports_no_event_loop_and_nothing_that_draws(cli: Cli) -> None:
     assert not imported & (SLOW_TO_IMPORT - allowed)
 
 
+@pytest.mark.claims("front.startup")
+def test_the_garbage_collector_runs_beside_the_authors_code(cli: Cli) -> None:
+    folder = cli.write_project(
+        "import gc, msgspec\n"
+        "from gen_worker import RequestContext, inference_function\n"
+        "class In(msgspec.Struct):\n    pass\n"
+        "class Out(msgspec.Struct):\n    is_on: bool\n"
+        "@inference_function\n"
+        "def look(ctx: RequestContext, payload: In) -> Out:\n"
+        "    return Out(is_on=gc.isenabled())\n"
+    )
+    assert cli("run", "--raw", project=folder).values == [{"is_on": True}]
+
+
 @pytest.mark.claims("front.broken-pipe")
 def test_a_reader_that_leaves_is_no_traceback(cli: Cli) -> None:
     process = cli.start("run", "endless", project="shapes")

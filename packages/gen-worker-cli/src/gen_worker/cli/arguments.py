@@ -13,9 +13,10 @@ itself begins with a field's name, name the field: `prompt=seed=5`.
 
 from __future__ import annotations
 
-import difflib
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gen_worker.annotations import node_of
 from gen_worker.cli.coercion import coerce_text, parse_json, read_value
@@ -43,7 +44,7 @@ _MAX_DEPTH = 64
 _ENVELOPE = "_models"
 
 
-class Token(NamedTuple):
+class Token(msgspec.Struct, frozen=True):
     """One argument. A bare one has neither key nor operator."""
 
     key: str
@@ -153,6 +154,8 @@ class _Writer:
         )
 
     def _close(self, head: str) -> list[str]:
+        import difflib
+
         names = [field.name for field in self._fields or ()]
         return difflib.get_close_matches(head, names, n=1, cutoff=0.8)
 
@@ -224,6 +227,8 @@ def _no_key(owner: list[str], part: str, below: Mapping[str, Node] | None) -> st
     where = ".".join(owner)
     if below is None:
         return f"{where!r} has no keys of its own - at `$.{where}`"
+    import difflib
+
     close = difflib.get_close_matches(part, below, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"no key {part!r} in {where!r}: {hint}keys: {', '.join(below)} - at `$.{where}.{part}`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 import re
@@ -23,8 +22,8 @@ _NONE = type(None)
 _TRUE = frozenset({"true", "1", "yes", "y", "on"})
 _FALSE = frozenset({"false", "0", "no", "n", "off"})
 _NULL = frozenset({"null", "none"})
-_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
+_INTEGER = r"[+-]?[0-9]+"
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 def coerce_text(text: str, node: Node, path: str) -> Any:
@@ -118,9 +117,9 @@ def guess(text: str) -> Any:
         return word == "true"
     if word in _NULL:
         return None
-    if _INTEGER.fullmatch(text) and len(text) < 400:
+    if re.fullmatch(_INTEGER, text) and len(text) < 400:
         return int(text)
-    if _NUMBER.fullmatch(text) and math.isfinite(number := float(text)):
+    if re.fullmatch(_NUMBER, text) and math.isfinite(number := float(text)):
         return number
     return text
 
@@ -151,7 +150,9 @@ def read_value(file: str, node: Node, path: str) -> Any:
         return _local_file(file, path)
     content = _read(file, path)
     if any(option.type in (bytes, bytearray) for option in options):
-        return base64.b64encode(content).decode()
+        from binascii import b2a_base64
+
+        return b2a_base64(content, newline=False).decode()
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -18,9 +18,10 @@ msgspec, asyncio or rich.
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "Command", "build_parser", "dispatch", "find_command"]
 
 
-class Command(NamedTuple):
-    name: str
-    help: str
-    """What it does, in a few words; shown by `gen-worker --help`."""
+class Command:
+    """One command. A plain class: making a record type takes longer than all of this module."""
+
+    __slots__ = ("help", "name")
+
+    def __init__(self, name: str, help: str) -> None:
+        """Name the module, and say what it does in a few words."""
+        self.name = name
+        self.help = help
 
     def load(self) -> ModuleType:
         import importlib
@@ -67,14 +73,26 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
     import argparse
 
     module = command.load()
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        # Without a width argparse imports shutil, and with it every compression library.
+        return argparse.RawDescriptionHelpFormatter(prog, width=_terminal_columns() - 2)
+
     parser = argparse.ArgumentParser(
         prog=f"gen-worker {command.name}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
     module.configure(parser)
     return parser
+
+
+def _terminal_columns() -> int:
+    try:
+        return max(os.get_terminal_size(1).columns, 40)
+    except OSError:
+        return 80
 
 
 def dispatch(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -35,7 +35,7 @@ OPEN = node_of(Any)
 _NONE = type(None)
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True):
     """One value at the top level of a payload."""
 
     name: str

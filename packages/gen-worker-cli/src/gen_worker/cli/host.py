@@ -42,15 +42,28 @@ def open_engine(
         events=events or open_reports(),
         allow_local_files=allow_local_files,
     )
-    return Engine(endpoint.functions, ports, devices=_devices(endpoint, chosen_device(args)))
+    return Engine(endpoint.functions, ports, devices=_devices(endpoint, args))
 
 
-def chosen_device(args: argparse.Namespace) -> str | None:
+def chosen_device(endpoint: Endpoint, args: argparse.Namespace) -> str | None:
     """Return what `--device`, else GEN_WORKER_LOCAL_DEVICE says; None when neither is given."""
+    if args.device:
+        return str(args.device)
+    if not _needs_gpu(endpoint) and not _has_torch():
+        return None  # nobody could ask for it, and reading the settings takes a while
     from gen_worker.settings import load_settings
 
-    chosen: str | None = args.device
-    return chosen or load_settings().local_device or None
+    return load_settings().local_device or None
+
+
+def _has_torch() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None
+
+
+def _needs_gpu(endpoint: Endpoint) -> bool:
+    return any(spec.resources.needs_gpu for spec in endpoint.functions)
 
 
 def open_ports(
@@ -73,11 +86,12 @@ def open_ports(
     )
 
 
-def _devices(endpoint: Endpoint, chosen: str | None) -> tuple[str, ...]:
+def _devices(endpoint: Endpoint, args: argparse.Namespace) -> tuple[str, ...]:
     """Return the chosen device, else every GPU when a function needs one, else the CPU."""
+    chosen = chosen_device(endpoint, args)
     if chosen:
         return (chosen,)
-    if any(spec.resources.needs_gpu for spec in endpoint.functions):
+    if _needs_gpu(endpoint):
         from gen_worker.cli.gpus import find_gpus
 
         return tuple(f"cuda:{index}" for index in range(len(find_gpus()))) or ("cpu",)

@@ -12,7 +12,7 @@ from gen_worker.cli.failures import UsageError
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["parse_object", "read_payload"]
+__all__ = ["parse_object", "read_file", "read_payload"]
 
 STDIN = "-"
 
@@ -41,7 +41,7 @@ def read_payload(args: argparse.Namespace) -> dict[str, Any]:
         return parse_object(sys.stdin.buffer.read(), "the payload on stdin")
     if name == "--payload":
         return parse_object(value.encode("utf-8", "surrogateescape"), "--payload")
-    return parse_object(_read(value), f"the payload in {value!r}")
+    return parse_object(read_file(value), f"the payload in {value!r}")
 
 
 def parse_object(text: bytes, name: str) -> dict[str, Any]:
@@ -64,7 +64,12 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Return the content of a file that holds a payload.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return file.read()

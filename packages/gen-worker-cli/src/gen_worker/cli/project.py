@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,11 +49,15 @@ def open_endpoint(args: argparse.Namespace) -> Endpoint:
     main = project.main if project else args.module
     from gen_worker.discovery import discover
 
+    functions = discover(root, main).raise_if_wrong().functions
+    # What is imported by now stays; see `gen_worker.cli.main`.
+    gc.freeze()
+    gc.enable()
     return Endpoint(
         root=root,
         main=main,
         name=project.endpoint_name if project else slugify_name(main.partition(".")[0]),
-        functions=discover(root, main).raise_if_wrong().functions,
+        functions=functions,
         project=project,
     )
 

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     reports = open_reports()
     printer = ResultPrinter(out, envelope=args.envelope, pretty=args.pretty, aside=reports.aside)
     engine = open_engine(endpoint, args, events=reports)
-    session = Session(engine, endpoint, printer, reports, device=chosen_device(args))
+    session = Session(engine, endpoint, printer, reports, device=chosen_device(endpoint, args))
     try:
         if not session.set_up():
             return 1

@@ -95,14 +95,14 @@ def _read_call(args: argparse.Namespace) -> tuple[Endpoint, FunctionSpec, dict[s
 
     payload = read_payload(args)
     endpoint = open_endpoint(args)
-    spec, words = select(
+    chosen = select(
         endpoint.functions, args.tokens, payload, class_name=args.class_name, method=args.method
     )
-    if words:
+    if chosen.words:
         from gen_worker.cli.arguments import apply_tokens, payload_fields
 
-        payload = apply_tokens(words, payload, payload_fields(spec))
-    return endpoint, spec, payload
+        payload = apply_tokens(chosen.words, payload, payload_fields(chosen.spec))
+    return endpoint, chosen.spec, payload
 
 
 def _run_here(
@@ -129,7 +129,7 @@ def _run_here(
         payload=msgspec.json.encode(payload),
         request_id=new_request_id(),
         timeout_ms=None if args.timeout is None else max(1, int(args.timeout * 1000)),
-        device=chosen_device(args),
+        device=chosen_device(endpoint, args),
     )
     token = CancelToken()
     sink = PrintingSink(printer, token)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from gen_worker.cli.arguments import payload_fields, split_token
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.fields import primary_field
+from gen_worker.spec import FunctionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gen_worker.spec import FunctionSpec
-
 __all__ = ["Selection", "display_name", "named", "select"]
 
 
-class Selection(NamedTuple):
+class Selection(msgspec.Struct, frozen=True):
     spec: FunctionSpec
     words: list[str]
     """The arguments, without the one that named the function."""
@@ -48,6 +48,8 @@ def select(
         return Selection(candidate, list(words[1:]))
     if len(functions) == 1:
         return Selection(functions[0], list(words))
+    import difflib
+
     close = difflib.get_close_matches(first, [spec.registered_name for spec in functions], n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UsageError(

@@ -143,7 +143,7 @@ class _Session:
         self._stdout = stdout
         self._token = _token(claim)
         self._engine = open_engine(endpoint, args, allow_local_files=claim.address.is_private)
-        self._server = Server(self._engine, token=self._token, device=chosen_device(args))
+        self._server = Server(self._engine, token=self._token, device=chosen_device(endpoint, args))
         self._interrupts = 0
 
     async def run(self) -> int:
