@@ -33,6 +33,7 @@ __all__ = [
     "ProvidedParameter",
     "Shape",
     "StageSpec",
+    "payload_type_of",
     "specs_of",
 ]
 
@@ -272,6 +273,28 @@ def specs_of(obj: Any) -> tuple[FunctionSpec, ...]:
     if isinstance(definition, ClassSpec):
         return definition.functions
     return ()
+
+
+def payload_type_of(spec: FunctionSpec) -> Any:
+    """Return the type of a function's payload; for a function of single fields a record of them."""
+    if spec.payload_type is not None:
+        return spec.payload_type
+    fields = [
+        (p.name, p.type, _default(p.default))
+        for p in spec.parameters
+        if isinstance(p, PayloadFieldParameter)
+    ]
+    return msgspec.defstruct(spec.python_name, fields, kw_only=True, module=spec.module)
+
+
+def _default(value: Any) -> Any:
+    """Return a field's default; one that calls could change is copied for each."""
+    is_struct = isinstance(value, msgspec.Struct) and not value.__struct_config__.frozen
+    if not is_struct and not (isinstance(value, (list, dict, set, bytearray)) and value):
+        return value
+    from copy import deepcopy
+
+    return msgspec.field(default_factory=lambda: deepcopy(value))
 
 
 def class_spec_of(cls: type | None) -> ClassSpec | None:

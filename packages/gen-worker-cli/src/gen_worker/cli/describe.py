@@ -114,16 +114,9 @@ def _schema(annotation: Any) -> dict[str, Any] | None:
 
 def input_schema(spec: FunctionSpec) -> dict[str, Any] | None:
     """Return the schema of a function's payload, whichever way its handler takes it."""
-    if spec.payload_type is not None:
-        return _schema(spec.payload_type)
-    import msgspec
+    from gen_worker.spec import payload_type_of
 
-    from gen_worker.spec import PayloadFieldParameter
-
-    fields = [p for p in spec.parameters if isinstance(p, PayloadFieldParameter)]
-    required = [(p.name, p.type) for p in fields if p.default is msgspec.NODEFAULT]
-    optional = [(p.name, p.type, p.default) for p in fields if p.default is not msgspec.NODEFAULT]
-    return _schema(msgspec.defstruct("Payload", [*required, *optional]))
+    return _schema(payload_type_of(spec))
 
 
 def _primary_field(spec: FunctionSpec) -> str | None:

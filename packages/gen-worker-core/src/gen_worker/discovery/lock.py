@@ -9,7 +9,7 @@ import msgspec
 from gen_worker.manifest import LOCK_VERSION, content_sha256
 from gen_worker.problems import Problem
 from gen_worker.schema import SchemaError, json_schema, schema_sha256
-from gen_worker.spec import PayloadFieldParameter, ProvidedParameter, class_spec_of
+from gen_worker.spec import ProvidedParameter, class_spec_of, payload_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gen_worker.project import Project
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["as_toml_table", "function_entries", "function_entry", "lock_table", "payload_type_of"]
+__all__ = ["as_toml_table", "function_entries", "function_entry", "lock_table"]
 
 
 def lock_table(
@@ -175,26 +175,6 @@ def _types(spec: FunctionSpec) -> dict[str, Any]:
             schema = as_toml_table(msgspec.to_builtins(json_schema(annotation)))
             types |= {hash_key: schema_sha256(schema), schema_key: schema}
     return types
-
-
-def payload_type_of(spec: FunctionSpec) -> Any:
-    """Return the type of the payload; for a function of single fields a record of them."""
-    if spec.payload_type is not None:
-        return spec.payload_type
-    fields = [
-        (p.name, p.type)
-        if p.default is msgspec.NODEFAULT
-        else (p.name, p.type, _default(p.default))
-        for p in spec.parameters
-        if isinstance(p, PayloadFieldParameter)
-    ]
-    return msgspec.defstruct(spec.python_name, fields, kw_only=True, module=spec.module)
-
-
-def _default(value: Any) -> Any:
-    # A struct's mutable default has to come from a factory.
-    is_mutable = isinstance(value, (list, dict, set)) and value
-    return msgspec.field(default_factory=lambda: value) if is_mutable else value
 
 
 def _type_name(annotation: Any) -> dict[str, str] | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from gen_worker.constraints import compile_clamps
+from gen_worker.context import RequestContext
 from gen_worker.file_values import file_plan
 from gen_worker.kinds import InferenceKind, kind_named
-from gen_worker.runtime.engine.payloads import Decoder
+from gen_worker.runtime.engine.payloads import decoder
 from gen_worker.runtime.engine.slots import SlotQueue
 from gen_worker.spec import (
     ContextParameter,
@@ -17,13 +16,13 @@ from gen_worker.spec import (
     PayloadFieldParameter,
     PayloadParameter,
     ProvidedParameter,
+    payload_type_of,
 )
 from gen_worker.streaming import Done, Error, IncrementalTokenDelta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gen_worker.context import RequestContext
     from gen_worker.runtime.engine.lifecycle import Endpoint
     from gen_worker.runtime.engine.payloads import Message
     from gen_worker.spec import FunctionSpec
@@ -57,9 +56,11 @@ class Plan:
         self.bindings = spec.bindings
         self.needs_gpu = spec.resources.needs_gpu
         self.timeout_ms = spec.timeout_ms
+        self.rate_limit = spec.rate_limit_per_invoker
+        self.function = spec.function
         self.lane = SlotQueue(spec.name) if spec.concurrency == "sequential" else None
-        self.payload_type = _payload_type(spec)
-        self._decoder = Decoder(self.payload_type)
+        self.payload_type = payload_type_of(spec)
+        self._decode = decoder(self.payload_type)
         self._clamp = compile_clamps(self.payload_type)
         self.input_files = file_plan(self.payload_type)
         produced = spec.delta_type if self.is_streamed else spec.result_type
@@ -74,14 +75,13 @@ class Plan:
         )
         self._is_positional = _takes_payload_second(spec)
         self.runs_directly = self.is_inference and not (
-            self.is_async
-            or self.needs_gpu
-            or self.lane
-            or self.input_files
-            or self.models
-            or spec.batching
+            self.needs_gpu or self.lane or self.input_files or self.models or spec.batching
         )
-        """Whether a call is nothing but decode, call and encode: all of it fits in one thread."""
+        """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
+        encode."""
+        self.make_context: Callable[..., RequestContext] = (
+            RequestContext if self.is_inference else self.kind.context
+        )
 
     def read(self, message: Message) -> Any:
         """Decode, clamp, and drop what a caller must not choose.
@@ -89,7 +89,7 @@ class Plan:
         Raises:
             ValidationError: The payload is not what the function takes.
         """
-        payload = self._decoder.decode(message)
+        payload = self._decode(message)
         if self._clamp is not None:
             payload = self._clamp(payload)
         if self.input_files is not None:
@@ -116,10 +116,6 @@ class Plan:
                     named[name] = self.kind.provide(parameter, ctx)
         return head, named
 
-    @property
-    def function(self) -> Callable[..., Any]:
-        return self.spec.function
-
     def check(self, produced: Any) -> None:
         """Check what the function returned or yielded.
 
@@ -144,26 +140,6 @@ class Plan:
         """Check a yielded item; text signals are always allowed."""
         if not isinstance(item, IncrementalTokenDelta):
             self.check(item)
-
-
-def _payload_type(spec: FunctionSpec) -> Any:
-    for parameter in spec.parameters:
-        if isinstance(parameter, PayloadParameter):
-            return parameter.type
-    fields = [
-        (p.name, p.type, _default(p))
-        for p in spec.parameters
-        if isinstance(p, PayloadFieldParameter)
-    ]
-    name = f"{spec.python_name}_payload"
-    return msgspec.defstruct(name, fields, kw_only=True, module=spec.module)
-
-
-def _default(parameter: PayloadFieldParameter) -> Any:
-    default = parameter.default
-    if isinstance(default, (list, dict, set)):
-        return msgspec.field(default_factory=default.copy)
-    return default
 
 
 def _checkable(expected: Any) -> Any:
