@@ -108,6 +108,9 @@ def test_names_that_only_look_like_it_are_not(key: str) -> None:
         ("https://h/f?X-Amz-Signature=abc&size=3", "https://h/f?X-Amz-Signature=<redacted>&size=3"),
         ("https://h/f?a=1&token=abc#x", "https://h/f?a=1&token=<redacted>#x"),
         ("https://h/f?sig=a%2Fb", "https://h/f?sig=<redacted>"),
+        ("https://h/f?key=AIza", "https://h/f?key=<redacted>"),
+        ("postgres://me:p@ss@h/db", "postgres://<redacted>@h/db"),
+        ("got hf_" + "a" * 30, "got <redacted>"),
         (
             "plain text, /a/path and https://h/f?size=3",
             "plain text, /a/path and https://h/f?size=3",
@@ -153,6 +156,7 @@ def test_a_payload_that_is_still_too_large_becomes_a_preview() -> None:
 
 def test_odd_values_become_text() -> None:
     payload: dict[Any, Any] = {1: float("nan"), "set": {1}, "none": None, "type": int, "neg": -1.5}
+    payload |= {"huge": 10**5000, "half": "\ud800"}
     clean = sanitize(payload)
     assert clean == {
         "1": "nan",
@@ -160,6 +164,8 @@ def test_odd_values_become_text() -> None:
         "none": None,
         "type": "<class 'int'>",
         "neg": -1.5,
+        "huge": "<int of 16610 bits>",
+        "half": r"\ud800",
     }
 
 

@@ -29,6 +29,7 @@ from gen_worker.errors import (
     RefCompatibilitySurprise,
     ResourceError,
     RetryableError,
+    SettingsError,
     UnknownFunctionError,
     ValidationError,
     WorkerError,
@@ -56,6 +57,7 @@ INSTANCES: list[WorkerError] = [
     ArtifactTransferError("t", provider="hf", phase="download", retryable=True, status_code=503),
     ModelResolutionError("m", provider="tensorhub"),
     FatalError("f"),
+    SettingsError(("A must be a number", "B must be a number")),
 ]
 
 
@@ -138,6 +140,7 @@ TABLE: list[tuple[BaseException, tuple[str, bool, int, int, int]]] = [
     (ModelResolutionError("x"), ("artifact_transfer", False, 502, 3, 3)),
     (ModelResolutionError("x", retryable=True), ("artifact_transfer", True, 502, 3, 3)),
     (FatalError("x"), ("fatal", False, 500, 1, 1)),
+    (SettingsError(("x",)), ("fatal", False, 500, 2, 1)),
     (WorkerError("x"), ("internal", False, 500, 1, 1)),
     (ValueError("x"), ("validation", False, 400, 2, 1)),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ("validation", False, 400, 2, 1)),
@@ -217,6 +220,50 @@ def test_an_error_whose_text_fails_is_still_reported() -> None:
     assert classify(Broken()).message == "invalid input"
 
 
+class ClassWithoutHash(type):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Unhashable(ValueError, metaclass=ClassWithoutHash):
+    pass
+
+
+class RaisingFacts(ValidationError):
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("path", "retryable"):
+            raise RuntimeError("no facts")
+        return super().__getattribute__(name)
+
+
+class Exiting(ValueError):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class WrongFacts(WorkerError):
+    retryable = "yes"
+    code = 7
+    path = b"$"
+    retry_after_s = float("nan")
+
+
+@pytest.mark.parametrize(
+    "error", [Unhashable("x"), RaisingFacts("x"), Exiting("x"), WrongFacts("x")], ids=repr
+)
+def test_no_class_of_an_author_can_keep_a_failure_from_being_reported(error: Exception) -> None:
+    failure = classify(error)
+    assert (failure.error_type, failure.message) == ("internal", "internal error")
+    assert (failure.retryable, failure.code, failure.path) == (False, "", "")
+    assert failure.retry_after_s is None
+
+
+def test_a_failure_can_be_encoded_whatever_its_texts_hold() -> None:
+    error = ValidationError("no \ud800", path="$.\udfff")
+    failure = classify(error, detail="Traceback \ud800")
+    assert (failure.message, failure.path) == (r"no \ud800", r"$.\udfff")
+    assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure) == failure
+
+
 def test_the_only_error_of_a_task_group_stands_for_the_group() -> None:
     group = ExceptionGroup("g", [ExceptionGroup("h", [ValidationError("too wide")])])
     assert classify(group).message == "too wide"
@@ -255,6 +302,7 @@ def test_failures_travel() -> None:
         ("see HTTP://host.", "see <url>"),
         ("'https://host/a'", "'<url>'"),
         ("file:///etc/passwd is gone", "<url> is gone"),
+        ("saved as x_https://host/a", "saved as x_<url>"),
         ("redis://:pass@host:6379/0 refused", "<url> refused"),
         ("postgres://me:pass@host/db", "<url>"),
         ("s3://bucket/key is missing", None),
@@ -265,13 +313,20 @@ def test_failures_travel() -> None:
         ("failed:/home/me/data.bin", "failed:<path>"),
         ("(/var/lib/x)", "(<path>)"),
         ("C:\\Users\\me\\x.bin gone", "<path> gone"),
+        ("C:/Users/me/x.bin gone", "<path> gone"),
+        ("\\\\server\\share\\x.bin gone", "<path> gone"),
+        ("/a//b/../c gone", "<path> gone"),
         ("/tmp", None),
         ("token hf_" + "a" * 30, "token <redacted>"),
         ("sk-proj-" + "a" * 30 + " is wrong", "<redacted> is wrong"),
         ("ghp_" + "a" * 36, "<redacted>"),
         ("AKIA" + "A" * 16, "<redacted>"),
         ("eyJhbGciOiJI.eyJzdWIi.c2lnbmF0", "<redacted>"),
+        ("-eyJ-eyJhbGciOiJI.eyJzdWIi.c2lnbmF0", "-<redacted>"),
+        ("api_key=abcdef failed", "api_key=<redacted> failed"),
+        ("password='hunter2'", "password='<redacted>'"),
         ("hf_hub and sk-learn", None),
+        ("max_tokens=5, key=asr, 3=3", None),
     ],
 )
 def test_texts_for_callers_are_masked(text: str, masked: str | None) -> None:

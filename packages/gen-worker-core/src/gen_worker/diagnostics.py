@@ -6,12 +6,13 @@ before they leave the process.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+from gen_worker.masking import REDACTED, is_secret_name, printable, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ _MAX_DEPTH = 8
 _MAX_ITEMS = 64
 _MAX_CHARS = 2048
 _MAX_PAYLOAD_BYTES = 16 * 1024
-_REDACTED = "<redacted>"
 
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,23 +119,11 @@ def sanitize(payload: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# As a word of its own: `api_key` and `hf-token`, not `tokens_per_s` or `monkey`.
-_SECRET_NAME = re.compile(
-    r"(?<![a-z0-9])(token|secret|password|authorization|credentials?|jwt|api[_-]?key|access[_-]?key)"
-    r"(?![a-z0-9])",
-    re.IGNORECASE,
-)
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_BEARER = re.compile(r"\b(Bearer\s+)[^\s'\",]+", re.IGNORECASE)
-_QUERY_VALUE = re.compile(
-    r"(?<=[?&])([\w.-]*(?:token|signature|sig|credential|secret|key|password|jwt)[\w.-]*=)[^&#\s'\"]+",
-    re.IGNORECASE,
-)
-
-
 def _clean(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 63 else f"<int of {value.bit_length()} bits>"
     if isinstance(value, float):
         return value if abs(value) < float("inf") else str(value)  # NaN compares False too
     if isinstance(value, str):
@@ -160,11 +148,11 @@ def _clean_mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
             clean["<more>"] = len(value) - _MAX_ITEMS
             break
         name = _masked_text(str(key))
-        is_secret = _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
-        clean[name] = _REDACTED if is_secret else _clean(item, depth - 1)
+        clean[name] = REDACTED if is_secret_name(name) else _clean(item, depth - 1)
     return clean
 
 
 def _masked_text(text: str) -> str:
-    masked = _QUERY_VALUE.sub(rf"\1{_REDACTED}", _BEARER.sub(rf"\1{_REDACTED}", text))
+    # Masking may shorten a text but must not be paid for one without end.
+    masked = without_credentials(printable(text[: 4 * _MAX_CHARS]))
     return masked if len(masked) <= _MAX_CHARS else masked[: _MAX_CHARS - 1] + "…"

@@ -6,7 +6,6 @@ fields in its own terms (a gRPC result, an HTTP status, an NDJSON frame, an exit
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -31,6 +30,7 @@ __all__ = [
     "RefCompatibilitySurprise",
     "ResourceError",
     "RetryableError",
+    "SettingsError",
     "UnknownFunctionError",
     "ValidationError",
     "WorkerError",
@@ -214,6 +214,14 @@ class FatalError(WorkerError):
     """The call failed for good; the same call must not be tried again."""
 
 
+class SettingsError(FatalError, ValueError):
+    """Settings that cannot be understood, all of them at once. Never the caller's fault."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
 class Disposition(NamedTuple):
     """What one error class means to each transport."""
 
@@ -254,6 +262,7 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     ArtifactTransferError: Disposition(
         "artifact_transfer", False, 502, 1, "artifact transfer failed"
     ),
+    SettingsError: Disposition("fatal", False, 500, 2, "settings cannot be understood"),
     FatalError: Disposition("fatal", False, 500, 1, "fatal error"),
     # Beyond our own tree: what authors' code and its libraries raise.
     ValueError: Disposition("validation", False, 400, 2, "invalid input"),
@@ -295,23 +304,33 @@ def classify(error: BaseException, *, origin: Origin = "handler", detail: str = 
             code raised it. A wrong input exits with 2, a handler that refuses it with 1.
         detail: The operator's text, usually the formatted traceback.
     """
-    error = _lone_member(error)
+    try:
+        return _failure_of(_lone_member(error), origin, detail)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an author's class whose attributes, text or metaclass raise
+        return _failure_of(Exception(), origin, detail)
+
+
+def _failure_of(error: BaseException, origin: Origin, detail: str) -> Failure:
+    from gen_worker.masking import printable  # late: its patterns cost every start 3 ms
+
     row = _disposition(error)
-    exit_code = 1 if origin == "handler" and row.exit_code == 2 else row.exit_code
     # A foreign text may say anything: paths, prompts, how the GPU's memory is laid out.
     is_hidden = row is _INTERNAL or row is _OUT_OF_MEMORY
+    code = _fact(error, "code", str, "") or _fact(error, "reason", str, "")
     return Failure(
         error_type=row.error_type,
-        retryable=bool(_fact(error, "retryable", row.retryable)),
+        retryable=_fact(error, "retryable", bool, row.retryable),
         http_status=row.http_status,
-        exit_code=exit_code,
+        exit_code=1 if origin == "handler" and row.exit_code == 2 else row.exit_code,
         message=row.default_message if is_hidden else _message_of(error, row.default_message),
         origin=origin,
-        exception=type(error).__name__,
-        detail=detail,
-        code=str(_fact(error, "code", "") or _fact(error, "reason", "")),
-        path=str(_fact(error, "path", "")),
-        retry_after_s=_fact(error, "retry_after_s", None),
+        exception=printable(type(error).__name__),
+        detail=printable(detail),
+        code=printable(code),
+        path=printable(_fact(error, "path", str, "")),
+        retry_after_s=_fact(error, "retry_after_s", (int, float), None),
     )
 
 
@@ -322,9 +341,10 @@ def _lone_member(error: BaseException) -> BaseException:
     return error
 
 
-def _fact(error: BaseException, name: str, default: Any) -> Any:
+def _fact(error: BaseException, name: str, kind: Any, default: Any) -> Any:
     """Read what our own classes promise; on a foreign error the name means something else."""
-    return getattr(error, name, default) if isinstance(error, WorkerError) else default
+    value = getattr(error, name, default) if isinstance(error, WorkerError) else default
+    return value if isinstance(value, kind) and value == value else default  # NaN is no time
 
 
 def _message_of(error: BaseException, default: str) -> str:
@@ -345,17 +365,6 @@ def _disposition(error: BaseException) -> Disposition:
     return _INTERNAL
 
 
-# Patterns stay text until the first message is masked: compiling them costs every start 3 ms.
-_BEARER = r"(?i:\bBearer\s+[^\s'\",]+)"
-# Web and file URLs, and any other that carries a password.
-_URL = r"(?i:\b(?:https?|file)://[^\s'\"<>]+|\b[a-z][a-z0-9+.-]*://[^\s/@'\"<>]+@[^\s'\"<>]+)"
-# Keys that are recognisable by themselves: Hugging Face, OpenAI and kin, GitHub, AWS, JWT.
-_KEY = (
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}"
-    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
-)
-# An absolute path starts a word; `owner/repo` and `a/b` do not.
-_PATH = r"(?<![\w./~-])(?:/[\w.@+~-]+){2,}/?|\b[A-Za-z]:\\[^\s'\"]+"
 _MAX_CHARS = 500
 _MAX_SCANNED_CHARS = 20 * _MAX_CHARS
 
@@ -367,8 +376,7 @@ def safe_text(text: str, default: str = "job failed") -> str:
         text: A message that may reach a caller.
         default: Used when `text` is blank.
     """
-    masked = re.sub(_BEARER, "Bearer <redacted>", text[:_MAX_SCANNED_CHARS])
-    masked = re.sub(_URL, "<url>", masked)
-    masked = re.sub(_KEY, "<redacted>", masked)
-    masked = re.sub(_PATH, "<path>", masked).strip()
+    from gen_worker.masking import printable, without_credentials, without_places
+
+    masked = without_credentials(without_places(printable(text[:_MAX_SCANNED_CHARS]))).strip()
     return masked[:_MAX_CHARS] or default

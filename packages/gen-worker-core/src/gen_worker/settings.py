@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from gen_worker.settings_sources import SettingsError
+from gen_worker.errors import SettingsError
 from gen_worker.settings_values import parse_value
 
 if TYPE_CHECKING:

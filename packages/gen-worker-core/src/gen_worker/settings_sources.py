@@ -6,13 +6,12 @@ import os
 import re
 from typing import Any, Protocol
 
-from gen_worker.errors import FatalError
+from gen_worker.errors import SettingsError
 
 __all__ = [
     "ConfigFile",
     "DotEnv",
     "Secrets",
-    "SettingsError",
     "Source",
     "default_sources",
 ]
@@ -24,14 +23,6 @@ CONFIG_FILES = (
     "gen-worker.yaml",
 )
 """Only the first that exists is read."""
-
-
-class SettingsError(FatalError, ValueError):
-    """Settings that cannot be understood, all of them at once. Never the caller's fault."""
-
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 class Source(Protocol):
