@@ -338,6 +338,65 @@ def test_a_model_that_is_not_here_is_exit_3(cli: Cli, words: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+KEYED = """
+import msgspec
+from typing import Annotated, Any
+from gen_worker import ModelRef, ModelRefSource, RequestContext, worker_function
+
+class In(msgspec.Struct):
+    size: str
+
+class Out(msgspec.Struct):
+    paths: list[str]
+
+@worker_function()
+def transcribe(
+    ctx: RequestContext,
+    fixed: Annotated[Any, ModelRef(ModelRefSource.FIXED, "asr")],
+    chosen: Annotated[Any, ModelRef(ModelRefSource.PAYLOAD, "size")],
+    payload: In,
+) -> Out:
+    return Out(paths=[fixed, chosen])
+"""
+
+
+@pytest.mark.claims("run.keyspaces")
+def test_models_named_by_keys_of_the_toml(cli: Cli, tmp_path: Path) -> None:
+    folder = cli.write_project(KEYED)
+    missing = cli("run", "small", project=folder)
+    assert missing.code == 2
+    assert "model 'asr', which [models] does not have" in missing.stderr
+    places = {}
+    for name, digit in (("large", "a"), ("small", "b")):
+        places[name] = tmp_path / "cas" / "snapshots" / f"blake3:{digit * 64}"
+        places[name].mkdir(parents=True)
+    with (folder / "endpoint.toml").open("a") as toml:
+        toml.write(
+            f'[models]\nasr = "acme/asr@blake3:{"a" * 64}"\n'
+            f'[models.transcribe]\nsmall = "acme/small@blake3:{"b" * 64}"\n'
+        )
+    store = str(tmp_path / "cas")
+    done = cli("run", "small", "--raw", project=folder, TENSORHUB_CAS_DIR=store)
+    assert done.values == [{"paths": [str(places["large"]), str(places["small"])]}], done.stderr
+    unknown = cli("run", "huge", project=folder, TENSORHUB_CAS_DIR=store)
+    assert unknown.code == 2
+    assert "at `$.size`" in unknown.stderr
+
+
+@pytest.mark.claims("run.requirements")
+def test_what_this_machine_lacks_is_told_and_tried(cli: Cli) -> None:
+    folder = cli.write_project(
+        "import msgspec\n"
+        "from gen_worker import RequestContext, Resources, inference_function\n"
+        "class In(msgspec.Struct):\n    text: str\n"
+        "@inference_function(resources=Resources(required_libraries=('no_such_lib',)))\n"
+        "def echo(ctx: RequestContext, payload: In) -> In:\n    return payload\n"
+    )
+    done = cli("run", "x", "--raw", project=folder)
+    assert (done.values, done.code) == ([{"text": "x"}], 0)
+    assert "echo may fail on this machine: not importable: no_such_lib" in done.stderr
+
+
 @pytest.mark.claims("run.overrides")
 @pytest.mark.parametrize(
     ("envelope", "part"),

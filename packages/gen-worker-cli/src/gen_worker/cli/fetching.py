@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
 
+from gen_worker.cli.keyspaces import KeyedBinding
 from gen_worker.errors import ModelResolutionError, ValidationError, WorkerError
 from gen_worker.events import Emitted
 from gen_worker.models import Dispatch, ModelRef, ModelRefSource
 from gen_worker.models.choice import ModelChoice
-from gen_worker.models.injection import resolve_keyspace
 
 if TYPE_CHECKING:
     import argparse
@@ -70,22 +70,19 @@ def _choices(
     endpoint: Endpoint, spec: FunctionSpec, name: str, *, all_variants: bool
 ) -> Iterator[dict[str, Any]]:
     binding = spec.bindings[name].binding
-    project = endpoint.project
+    declared = binding.declared if isinstance(binding, KeyedBinding) else binding
     if not binding.is_per_call:
-        fixed = {"fixed": project.models if project else {}}
-        yield resolve_keyspace(binding.choose(name, {}, None), fixed)
-    elif isinstance(binding, ModelRef) and binding.source is ModelRefSource.PAYLOAD_REF:
+        yield binding.choose(name, {}, None)
+    elif isinstance(declared, ModelRef) and declared.source is ModelRefSource.PAYLOAD_REF:
         raise _LeftOutError("callers choose it freely")
     elif not all_variants:
         raise _LeftOutError("the payload chooses it; --all-variants fetches every choice")
-    elif isinstance(binding, Dispatch):
-        for key in binding.table:
-            yield binding.choose(name, {binding.field: key}, None)
-    elif isinstance(binding, ModelRef):
-        entries = project.models_by_function.get(spec.name, {}) if project else {}
-        for key in entries:
-            choice = binding.choose(name, {binding.key: key}, None)
-            yield resolve_keyspace(choice, {"payload": entries})
+    elif isinstance(declared, Dispatch):
+        for key in declared.table:
+            yield binding.choose(name, {declared.field: key}, None)
+    elif isinstance(declared, ModelRef) and endpoint.project is not None:
+        for key in endpoint.project.models_by_function.get(spec.name, {}):
+            yield binding.choose(name, {declared.key: key}, None)
 
 
 def _job(binding: Binding, choice: dict[str, Any], annotation: Any) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from gen_worker.cli.project import Endpoint
     from gen_worker.ports import Events, Ports
     from gen_worker.runtime import Engine
+    from gen_worker.spec import FunctionSpec
 
-__all__ = ["chosen_device", "new_request_id", "open_engine", "open_ports"]
+__all__ = ["chosen_device", "new_request_id", "open_engine", "open_ports", "tell_gaps"]
 
 
 def open_engine(
@@ -64,6 +66,19 @@ def _has_torch() -> bool:
 
 def _needs_gpu(endpoint: Endpoint) -> bool:
     return any(spec.resources.needs_gpu for spec in endpoint.functions)
+
+
+def tell_gaps(spec: FunctionSpec) -> None:
+    """Say on stderr what a function asks for and this machine lacks; it is tried all the same."""
+    if not spec.resources.needs_gpu and not spec.resources.required_libraries:
+        return
+    from gen_worker.cli.gpus import find_gpus
+    from gen_worker.host_requirements import HostFacts, missing_host_requirements
+
+    gpus = find_gpus() if spec.resources.needs_gpu else ()
+    for gap in missing_host_requirements(spec.resources, HostFacts(gpus=gpus)):
+        text = f"{spec.registered_name} may fail on this machine: {gap.detail} [{gap.reason}]"
+        print(f"gen-worker: {text}", file=sys.stderr, flush=True)
 
 
 def open_ports(

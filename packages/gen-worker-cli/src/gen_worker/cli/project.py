@@ -50,6 +50,10 @@ def open_endpoint(args: argparse.Namespace) -> Endpoint:
     from gen_worker.discovery import discover
 
     functions = discover(root, main).raise_if_wrong().functions
+    if _needs_toml(functions, project):
+        from gen_worker.cli.keyspaces import with_refs
+
+        functions = with_refs(functions, project)
     # What is imported by now stays; see `gen_worker.cli.main`.
     gc.freeze()
     gc.enable()
@@ -60,6 +64,14 @@ def open_endpoint(args: argparse.Namespace) -> Endpoint:
         functions=functions,
         project=project,
     )
+
+
+def _needs_toml(functions: tuple[FunctionSpec, ...], project: Project | None) -> bool:
+    """Whether functions and endpoint.toml speak of each other, as the older dialect lets them."""
+    if project is not None and (project.models or project.models_by_function or project.functions):
+        return True
+    parameters = (parameter for spec in functions for parameter in spec.models.values())
+    return any(parameter.binding.dialect == "injection" for parameter in parameters)
 
 
 def _load(config: str | None) -> Project:

@@ -117,12 +117,13 @@ def _run_here(
 
     from gen_worker.cancel import CancelToken
     from gen_worker.cli.failures import report_failure
-    from gen_worker.cli.host import chosen_device, new_request_id, open_engine
+    from gen_worker.cli.host import chosen_device, new_request_id, open_engine, tell_gaps
     from gen_worker.cli.signals import TERMINATED, Signals
     from gen_worker.cli.sink import PrintingSink
     from gen_worker.events import Failed
     from gen_worker.runtime import Invocation
 
+    tell_gaps(spec)
     engine = open_engine(endpoint, args, events=reports)
     invocation = Invocation(
         function=spec.name,
