@@ -70,13 +70,15 @@ def find_command(name: str) -> Command | None:
 
 
 def build_parser(command: Command) -> argparse.ArgumentParser:
+    """Return the parser of one command, as `gen-worker <name>` uses it."""
     import argparse
 
     module = command.load()
+    width = _terminal_columns() - 2
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         # Without a width argparse imports shutil, and with it every compression library.
-        return argparse.RawDescriptionHelpFormatter(prog, width=_terminal_columns() - 2)
+        return argparse.RawDescriptionHelpFormatter(prog, width=width)
 
     parser = argparse.ArgumentParser(
         prog=f"gen-worker {command.name}",
@@ -85,7 +87,16 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     module.configure(parser)
+    # Left to itself, argparse lays out every option in the usage line, for each command again.
+    words = [_placeholder(action) for action in parser._actions if not action.option_strings]
+    parser.usage = " ".join([parser.prog, "[options]", *words])
     return parser
+
+
+def _placeholder(action: argparse.Action) -> str:
+    choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else ""
+    name = str(action.metavar or choices or action.dest.upper())
+    return f"[{name} ...]" if action.nargs == "*" else name
 
 
 def _terminal_columns() -> int:
