@@ -14,6 +14,7 @@ from gen_worker.cli.command import COMMANDS
 if TYPE_CHECKING:
     from conftest import Cli
 
+ECHOED = '{"event":"result","value":{"text":"a"}}\n'
 SLOW_TO_IMPORT = {
     "argparse",
     "asyncio",
@@ -155,3 +156,25 @@ def test_a_reader_that_leaves_is_no_traceback(cli: Cli) -> None:
     process.stdout.close()
     assert process.wait(30) == 1
     assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.claims("front.streams")
+@pytest.mark.parametrize(
+    ("redirection", "code", "stderr"),
+    [
+        ("2>&-", 0, ""),
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+        (">/dev/full", 1, "gen-worker run: cannot write to stdout: No space left on device\n"),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    cli: Cli, redirection: str, code: int, stderr: str
+) -> None:
+    config = cli.config_of("shapes")
+    line = f'"{sys.executable}" -m gen_worker.cli run echo a --config "{config}" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", line], env=cli.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, stderr)
+    assert done.stdout == ("" if ">" in redirection.replace("2>", "") else ECHOED)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Modules are no garbage: looking for some while they are loaded, and once more at the end,
     # takes a fifth of a short command. `open_endpoint` turns the collector on again.
     gc.disable()
+    _open_missing_streams()
     try:
         return dispatch(None)
     finally:
         gc.freeze()
+
+
+def _open_missing_streams() -> None:
+    """Point standard streams that were closed (`2>&-`) at nothing, so that they can be used."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 
+from gen_worker.errors import WorkerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ResultPrinter", "wants_colour"]
+__all__ = ["ResultPrinter", "ResultsLostError", "wants_colour"]
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -25,6 +27,10 @@ def wants_colour(descriptor: int) -> bool:
     from gen_worker.settings import load
 
     return not load(CliSettings).no_color
+
+
+class ResultsLostError(WorkerError, OSError):
+    """Results could not be written to stdout."""
 
 
 class ResultPrinter:
@@ -59,6 +65,7 @@ class ResultPrinter:
 
         Raises:
             BrokenPipeError: Nobody reads any more.
+            ResultsLostError: It cannot be written, as on a full disk.
         """
         text = _encode({"event": event, "value": value} if self._envelope else value)
         if self._pretty:
@@ -69,7 +76,12 @@ class ResultPrinter:
     def _write(self, text: bytes) -> None:
         view = memoryview(text)
         while view:
-            written = self._out.write(view)
+            try:
+                written = self._out.write(view)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise ResultsLostError(f"cannot write to stdout: {error.strerror}") from error
             if written is None:  # a pipe that somebody else made non-blocking, and that is full
                 select.select([], [self._out], [])
             else:

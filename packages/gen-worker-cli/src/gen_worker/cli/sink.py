@@ -17,14 +17,14 @@ __all__ = ["PrintingSink"]
 
 
 class PrintingSink:
-    """Prints values as they come; a reader that goes away cancels the call."""
+    """Prints values as they come; when that fails, the call is canceled."""
 
     wants_events = False
 
     def __init__(self, printer: ResultPrinter, token: CancelToken) -> None:
         self._printer = printer
         self._token = token
-        self._broken: BrokenPipeError | None = None
+        self._broken: OSError | None = None
 
     def deliver(self, batch: Sequence[Event]) -> None:
         for event in batch:
@@ -33,11 +33,11 @@ class PrintingSink:
                     self._printer.print("yield", event.value)
                 elif isinstance(event, Result) and self._broken is None:
                     self._printer.print("result", event.value)
-            except BrokenPipeError as error:
+            except OSError as error:
                 self._broken = error
                 self._token.cancel("disconnect")
 
     def raise_if_broken(self) -> None:
-        """Raise the `BrokenPipeError` that stopped the printing, if one did."""
+        """Raise what stopped the printing, if anything did."""
         if self._broken is not None:
             raise self._broken
