@@ -63,6 +63,8 @@ def test_every_output_is_below_its_call(ref: str, stored: str) -> None:
         "a\x00b",
         "nul",
         "x" * 256,
+        "x/" * 510 + "x",
+        "file:///etc/passwd",
         "\ud800",
     ],
 )
@@ -102,6 +104,14 @@ def test_different_calls_never_share_a_directory(first: str, second: str) -> Non
 
 def test_a_returned_file_is_named_by_its_number() -> None:
     assert auto_output_ref(2, "/tmp/x/cat.png", "t") == "jobs/t/outputs/auto/000002-cat.png"
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "a\\b.png", "a\nb", "nul", "C:x"])
+def test_a_returned_file_is_stored_whatever_its_own_name(name: str) -> None:
+    stored = auto_output_ref(2, f"/tmp/x/{name}", "t")
+    assert stored.startswith("jobs/t/outputs/auto/")
+    assert stored != auto_output_ref(3, f"/tmp/x/{name}", "t")
+    assert output_ref(stored, "t") == stored
 
 
 def test_an_item_has_one_directory_name() -> None:

@@ -11,15 +11,18 @@ import re
 
 from gen_worker.errors import ValidationError
 
-__all__ = ["job_output_ref", "normalize_ref", "safe_join"]
+__all__ = ["normalize_ref", "safe_join"]
 
 _MAX_COMPONENT_BYTES = 255
+_MAX_BYTES = 1024  # the longest key of an object store, and every file system has room for it
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Besides control codes: what reverses or breaks a line, so that a name shows as it is.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:")
-_URL = re.compile(r"https?://", re.IGNORECASE)
+_LEADING = re.compile(r"\A[\s/]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def safe_join(root: str | os.PathLike[str], relative: str) -> str:
@@ -30,16 +33,18 @@ def safe_join(root: str | os.PathLike[str], relative: str) -> str:
     Raises:
         ValidationError: The path is absolute, has a `..`, a drive, a backslash, a device name such
             as `NUL`, a component that ends in a dot or space or is over 255 bytes, or a control
-            character; or it names `root` itself.
+            character; it has over 1,024 bytes; or it names `root` itself.
     """
     problem = _problem_of(relative)
     if problem is not None:
-        raise ValidationError(f"path {relative!r} {problem}: give a plain relative path")
+        raise ValidationError(f"path {relative!r:.300} {problem}: give a plain relative path")
     parts = [part for part in relative.split("/") if part not in ("", ".")]
     return os.path.join(os.fspath(root), *parts)
 
 
 def _problem_of(relative: str) -> str | None:
+    if len(relative) > _MAX_BYTES or len(relative.encode(errors="replace")) > _MAX_BYTES:
+        return f"has more than {_MAX_BYTES} bytes"
     if "\\" in relative:
         return "has a backslash"
     if relative.startswith("/"):
@@ -72,18 +77,13 @@ def normalize_ref(ref: str) -> str:
     """Return an output ref without surrounding space and leading slashes.
 
     Raises:
-        ValidationError: Nothing is left, or it is an http(s) URL.
+        ValidationError: Nothing is left, or it is a URL.
     """
     if not isinstance(ref, str):
         raise ValidationError(f"an output ref must be text, not {ref!r}")
-    normal = ref.strip().lstrip("/").strip()
+    normal = _LEADING.sub("", ref).rstrip()
     if not normal:
         raise ValidationError(f"output ref {ref!r} is empty: name the file, such as 'image.png'")
     if _URL.match(normal):
         raise ValidationError(f"output ref {ref!r} is a URL: name the file, such as 'image.png'")
     return normal
-
-
-def job_output_ref(request_id: str, path: str) -> str:
-    """Return the canonical ref of a call's output, `jobs/<request_id>/outputs/<path>`."""
-    return f"jobs/{request_id}/outputs/{normalize_ref(path)}"

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from gen_worker.ports import SaveOptions
     from gen_worker.types import Asset, Tensors
 
-__all__ = ["MAX_INLINE_BYTES", "MAX_OUTPUT_BYTES", "CheckpointFields", "OutputContext"]
+__all__ = [
+    "MAX_INLINE_BYTES",
+    "MAX_OUTPUT_BYTES",
+    "CheckpointFields",
+    "OutputContext",
+    "check_size",
+    "file_size",
+]
 
 T = TypeVar("T")
 Data = bytes | bytearray | memoryview
@@ -91,7 +98,7 @@ class OutputContext(CallContext):
         self, ref: str, local_path: str | os.PathLike[str], *, create: bool = False
     ) -> Asset:
         """Await `save_file`, or `save_file_create` with `create`."""
-        size_bytes = _file_size(local_path)
+        size_bytes = file_size(local_path)
         if self._wants_inline(size_bytes):
             with open(local_path, "rb") as file:
                 return self._inline(ref, file.read(), None)
@@ -192,7 +199,7 @@ class OutputContext(CallContext):
         **fields: Unpack[CheckpointFields],
     ) -> Tensors:
         """Await `save_checkpoint`."""
-        size_bytes = _file_size(local_path)
+        size_bytes = file_size(local_path)
         options = _checkpoint_options(ref, local_path, format, size_bytes, fields)
         return cast("Tensors", await self._store(ref, _path(local_path), options))
 
@@ -246,7 +253,7 @@ class OutputContext(CallContext):
 
     def _open(self, ref: str, options: SaveOptions) -> OutputWriter[Any]:
         self.raise_if_canceled()
-        _check_size(options.expected_size_bytes or 0)
+        check_size(options.expected_size_bytes or 0)
         from gen_worker.context.stream import OutputWriter
 
         target = self._ref(ref)
@@ -279,7 +286,7 @@ class OutputContext(CallContext):
         return result
 
     async def _store(self, ref: str, source: bytes | Path, options: SaveOptions) -> Asset | Tensors:
-        _check_size(options.expected_size_bytes or 0)
+        check_size(options.expected_size_bytes or 0)
         return await self._files.save(self._ref(ref), source, options, request_id=self.request_id)
 
     def _wants_inline(self, size_bytes: int) -> bool:
@@ -344,7 +351,8 @@ def _path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def _file_size(path: str | os.PathLike[str]) -> int:
+def file_size(path: str | os.PathLike[str]) -> int:
+    """Return the size of a file in bytes; `ValueError` for what is none, such as a pipe."""
     import stat
 
     facts = os.stat(path)
@@ -353,6 +361,7 @@ def _file_size(path: str | os.PathLike[str]) -> int:
     return facts.st_size
 
 
-def _check_size(size_bytes: int) -> None:
+def check_size(size_bytes: int) -> None:
+    """Raise `OutputTooLargeError` for more than `MAX_OUTPUT_BYTES`."""
     if size_bytes > MAX_OUTPUT_BYTES:
         raise OutputTooLargeError(size_bytes=size_bytes, max_bytes=MAX_OUTPUT_BYTES)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gen_worker.context.media import weights_format
-from gen_worker.context.outputs import MAX_OUTPUT_BYTES
+from gen_worker.context.outputs import check_size, file_size
 from gen_worker.context.refs import output_ref
-from gen_worker.errors import OutputTooLargeError
 from gen_worker.ports import SaveOptions
 from gen_worker.types import ProducedFlavor
 
@@ -182,9 +181,7 @@ async def _store(
 ) -> Mapping[str, Any]:
     from pathlib import Path
 
-    size_bytes = os.path.getsize(path)
-    if size_bytes > MAX_OUTPUT_BYTES:
-        raise OutputTooLargeError(size_bytes=size_bytes, max_bytes=MAX_OUTPUT_BYTES)
+    check_size(file_size(path))
     revisions = ctx._revisions
     if revisions is not None and destination:
         session = await revisions.session(destination, spec)

@@ -30,14 +30,22 @@ def output_ref(ref: str, request_id: str) -> str:
         ValidationError: `ref` is empty, a URL, leads out of the call's outputs, or is no path that
             every system can store.
     """
-    path = safe_join("", normalize_ref(ref)).replace(os.sep, "/")
+    path = _plain(normalize_ref(ref))
     root = output_root(request_id)
-    return path if path.startswith(root) else root + path
+    return path if path.startswith(root) else _plain(root + path)
+
+
+def _plain(path: str) -> str:
+    return safe_join("", path).replace(os.sep, "/")
 
 
 def auto_output_ref(index: int, local_path: str, request_id: str) -> str:
     """Return the ref of the `index`-th output that a handler returned without one."""
-    return output_ref(f"auto/{index:06d}-{os.path.basename(local_path)}", request_id)
+    name = f"{index:06d}-{os.path.basename(local_path)}"
+    try:
+        return output_ref(f"auto/{name}", request_id)
+    except ValidationError:  # this system can store the name, others cannot
+        return output_ref(f"auto/{_file_name(name)}", request_id)
 
 
 def item_key(item_id: str | None, item_index: int | None) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from gen_worker.cancel import shield
-from gen_worker.context.outputs import MAX_OUTPUT_BYTES
-from gen_worker.errors import OutputTooLargeError
+from gen_worker.context.outputs import check_size
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,9 +79,7 @@ class OutputWriter(Generic[Stored]):
         """
         self._check_open("write to")
         self._context.raise_if_canceled()
-        size_bytes = self.bytes_written + memoryview(data).nbytes
-        if size_bytes > MAX_OUTPUT_BYTES:
-            raise OutputTooLargeError(size_bytes=size_bytes, max_bytes=MAX_OUTPUT_BYTES)
+        check_size(self.bytes_written + memoryview(data).nbytes)
         with shield():
             taken = self._stream.write(data)
         self._chunks_written += 1
