@@ -221,18 +221,18 @@ class Flavors:
 
 
 @pytest.mark.parametrize(
-    ("decorator", "context"),
+    ("decorator", "kind", "context"),
     [
-        (conversion, ConversionContext),
-        (conversion, RequestContext),
-        (training, TrainingContext),
-        (training, ConversionContext),
-        (dataset, DatasetContext),
-        (dataset, None),
+        (conversion, "conversion", ConversionContext),
+        (conversion, "conversion", RequestContext),
+        (training, "training", TrainingContext),
+        (training, "training", ConversionContext),
+        (dataset, "dataset", DatasetContext),
+        (dataset, "dataset", None),
     ],
 )
 @pytest.mark.parametrize("method", ["as_list", "as_iterator", "nothing"])
-def test_producing_kinds(decorator: Any, context: Any, method: str) -> None:
+def test_producing_kinds(decorator: Any, kind: str, context: Any, method: str) -> None:
     body = vars(Flavors)[method]
 
     def produce(self: Any, ctx: Any, payload: In) -> Any:
@@ -241,8 +241,8 @@ def test_producing_kinds(decorator: Any, context: Any, method: str) -> None:
     produce.__annotations__ = dict(body.__annotations__, ctx=context or Any)
     cls = type("Produces", (), {"produce": decorator.function(produce)})
     spec = only(decorator(calibration={"fp8": "required"})(cls))
-    assert spec.kind == decorator.kind
-    assert spec.decorator == f"@{decorator.kind}.function"
+    assert spec.kind == kind
+    assert spec.decorator == f"@{kind}.function"
     assert spec.calibration == {"fp8": "required"}
     expected = {
         "as_list": (list[ProducedFlavor], None, "single"),
