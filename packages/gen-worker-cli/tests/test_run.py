@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -226,7 +227,7 @@ def test_what_the_author_prints_goes_to_stderr(shapes: Callable[..., Finished]) 
     assert sorted(done.stderr.splitlines()) == ["a child", "a print", "a raw write"]
 
 
-@pytest.mark.claims("output.context-events", "run.request-id")
+@pytest.mark.claims("output.context-events")
 def test_context_events_are_sorted_json_lines_on_stderr(shapes: Callable[..., Finished]) -> None:
     done = shapes("run", "reporting")
     (answer,) = done.values
@@ -242,6 +243,24 @@ def test_context_events_are_sorted_json_lines_on_stderr(shapes: Callable[..., Fi
         ("request.log", {"level": "warning", "message": "a line"}),
         ("shapes.custom", {"a": [1], "z": 1}),
     ]
+
+
+@pytest.mark.claims("run.identity")
+@pytest.mark.parametrize(("user", "owner"), [("ada", "ada"), ("", "local-dev")])
+def test_a_call_knows_whose_it_is(cli: Cli, user: str, owner: str) -> None:
+    folder = cli.write_project(
+        "import msgspec\n"
+        "from gen_worker import RequestContext, inference_function\n"
+        "class In(msgspec.Struct):\n    pass\n"
+        "class Out(msgspec.Struct):\n    request: str\n    job: str\n    owner: str\n"
+        "@inference_function\n"
+        "def who(ctx: RequestContext, payload: In) -> Out:\n"
+        "    return Out(request=ctx.request_id, job=ctx.job_id, owner=ctx.owner)\n"
+    )
+    (answer,) = cli("run", "--raw", project=folder, USER=user).values
+    assert isinstance(answer, dict)
+    assert re.fullmatch("local-[0-9a-f]{8}", answer["request"])
+    assert (answer["job"], answer["owner"]) == (answer["request"], owner)
 
 
 @pytest.mark.claims("run.timeout")

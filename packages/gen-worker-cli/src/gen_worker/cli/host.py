@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from gen_worker.cli.project import Endpoint
     from gen_worker.ports import Events, Ports
-    from gen_worker.runtime import Engine
+    from gen_worker.runtime import Engine, Invocation
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["chosen_device", "new_request_id", "open_engine", "open_ports", "tell_gaps"]
+__all__ = ["chosen_device", "new_invocation", "open_engine", "open_ports", "tell_gaps"]
 
 
 def open_engine(
@@ -113,5 +114,26 @@ def _devices(endpoint: Endpoint, args: argparse.Namespace) -> tuple[str, ...]:
     return ("cpu",)
 
 
-def new_request_id() -> str:
-    return f"local-{os.urandom(4).hex()}"
+def new_invocation(
+    spec: FunctionSpec,
+    payload: Mapping[str, Any],
+    *,
+    device: str | None = None,
+    timeout_s: float | None = None,
+) -> Invocation:
+    """Return a call of this machine's user, with an id of its own."""
+    import msgspec
+
+    from gen_worker.runtime import Invocation
+
+    request_id = f"local-{os.urandom(4).hex()}"
+    return Invocation(
+        function=spec.name,
+        payload=msgspec.json.encode(payload),
+        request_id=request_id,
+        job_id=request_id,
+        # Who is logged in, as every shell tells; not a setting.
+        owner=os.environ.get("USER") or "local-dev",
+        timeout_ms=None if timeout_s is None else max(1, int(timeout_s * 1000)),
+        device=device,
+    )

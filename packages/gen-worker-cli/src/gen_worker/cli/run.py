@@ -113,25 +113,17 @@ def _run_here(
     printer: ResultPrinter,
     reports: Reports,
 ) -> int:
-    import msgspec
-
     from gen_worker.cancel import CancelToken
     from gen_worker.cli.failures import report_failure
-    from gen_worker.cli.host import chosen_device, new_request_id, open_engine, tell_gaps
+    from gen_worker.cli.host import chosen_device, new_invocation, open_engine, tell_gaps
     from gen_worker.cli.signals import TERMINATED, Signals
     from gen_worker.cli.sink import PrintingSink
     from gen_worker.events import Failed
-    from gen_worker.runtime import Invocation
 
     tell_gaps(spec)
     engine = open_engine(endpoint, args, events=reports)
-    invocation = Invocation(
-        function=spec.name,
-        payload=msgspec.json.encode(payload),
-        request_id=new_request_id(),
-        timeout_ms=None if args.timeout is None else max(1, int(args.timeout * 1000)),
-        device=chosen_device(endpoint, args),
-    )
+    device = chosen_device(endpoint, args)
+    invocation = new_invocation(spec, payload, device=device, timeout_s=args.timeout)
     token = CancelToken()
     sink = PrintingSink(printer, token)
     signals = Signals(engine.interrupt_from_signal)

@@ -11,14 +11,13 @@ import msgspec
 from gen_worker.cancel import CancelToken
 from gen_worker.cli.arguments import apply_tokens, payload_fields
 from gen_worker.cli.failures import UsageError, report_failure
-from gen_worker.cli.host import new_request_id
+from gen_worker.cli.host import new_invocation
 from gen_worker.cli.payload import parse_object
 from gen_worker.cli.project import Endpoint, find_function
 from gen_worker.cli.signals import TERMINATED, Signals
 from gen_worker.cli.sink import PrintingSink
 from gen_worker.errors import WorkerError, classify
 from gen_worker.events import Failed
-from gen_worker.runtime import Engine, Invocation
 from gen_worker.runtime.ndjson.frames import error_kind
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cli.reports import Reports
     from gen_worker.cli.results import ResultPrinter
+    from gen_worker.runtime import Engine
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["HELP", "Session", "read_lines"]
@@ -128,13 +128,7 @@ class Session:
 
     def _call(self, text: str) -> int:
         spec = self._require_active()
-        payload = self._payload(text, spec)
-        invocation = Invocation(
-            function=spec.name,
-            payload=msgspec.json.encode(payload),
-            request_id=new_request_id(),
-            device=self._device,
-        )
+        invocation = new_invocation(spec, self._payload(text, spec), device=self._device)
         token = CancelToken()
         sink = PrintingSink(self._printer, token)
         with self._signals.watching(token), self._reports.showing(spec.registered_name):
