@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gen_worker.cancel import Interrupted
 from gen_worker.errors import classify
 
@@ -23,7 +25,10 @@ def failure_of(error: BaseException, token: CancelToken, origin: Origin) -> Fail
     """Return what a call reports; a canceled one was canceled, whatever it raised at last."""
     if token.reason is not None:
         return classify(token.error(), origin=origin)
-    return classify(error, origin=origin, detail=_text(error) if origin == "handler" else "")
+    failure = classify(error, origin=origin)
+    if origin == "input" and failure.error_type != "internal":
+        return failure  # the message says it all
+    return msgspec.structs.replace(failure, detail=_text(error))
 
 
 def is_canceling(error: BaseException) -> bool:
