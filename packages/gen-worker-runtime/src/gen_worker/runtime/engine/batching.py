@@ -117,7 +117,8 @@ class _Batch:
     def __init__(self, batcher: Batcher, runner: Runner, first: _Member) -> None:
         self.runner = runner
         self.members = [first]
-        self.token = CancelToken()
+        # Without a loop its one caller is inside of it, and cannot leave it to tell it to stop.
+        self.token = first.call.token if runner.is_inline else CancelToken()
         self.token.on_cancel(self._notice_cancel)
         self._batcher = batcher
 
@@ -161,6 +162,7 @@ class _Batch:
             for member in self.members:
                 member.error = member.error or error
         finally:
+            self.token.discard(self._notice_cancel)
             batcher.close(self)
             batcher.core.settle_stuck(self)
             for member in self.members:
