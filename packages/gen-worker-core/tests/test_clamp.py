@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, NamedTuple, TypedDict, TypeVar
 
@@ -10,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gen_worker.constraints import Clamp, compile_clamps
+from gen_worker.errors import ValidationError
 
 T = TypeVar("T")
 Steps = Annotated[int, Clamp(1, 50)]
@@ -216,6 +218,16 @@ def test_a_recursive_type_is_clamped_at_every_depth() -> None:
     clamp = compile_clamps(Tree)
     assert clamp is not None
     assert clamp(Tree(99, [Tree(0, [Tree(5)])])) == Tree(50, [Tree(1, [Tree(5)])])
+
+
+def test_a_payload_that_is_nested_too_deeply_is_refused() -> None:
+    clamp = compile_clamps(Tree)
+    assert clamp is not None
+    deep = Tree(99)
+    for _ in range(sys.getrecursionlimit()):
+        deep = Tree(1, [deep])
+    with pytest.raises(ValidationError, match="nested too deeply"):
+        clamp(deep)
 
 
 @pytest.mark.parametrize("annotation", [PlainTree, str, dict[str, Any], list[PlainTree], Any])

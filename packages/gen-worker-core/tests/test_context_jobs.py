@@ -17,6 +17,7 @@ from gen_worker.events import Emitted, Telemetry
 from gen_worker.ports import Ports
 from gen_worker.spec import Call, FunctionSpec, ProvidedParameter
 from gen_worker.types import (
+    Asset,
     DatasetRef,
     DestinationRepo,
     OutputSpec,
@@ -201,6 +202,26 @@ def test_reserved_parameters_arrive_typed(
     )
 
     assert world.provide(name, annotation) == expected
+
+
+class Style(msgspec.Struct):
+    image: Asset
+
+
+def test_a_local_path_in_a_reserved_field_is_not_believed(tmp_path: Path) -> None:
+    given = {"ref": "x", "local_path": "/etc/passwd", "url_max_bytes": 5}
+    (style,) = World(tmp_path, {"specs": [{"image": given}]}).provide("specs", list[Style])
+    assert style.image == Asset("x")
+
+
+@pytest.mark.parametrize("name", ["source", "destination"])
+@pytest.mark.parametrize("ref", [5, ["a/b"], {"a": "b"}])
+def test_a_reference_that_is_no_text_is_the_callers_mistake(
+    tmp_path: Path, name: str, ref: Any
+) -> None:
+    with pytest.raises(ValidationError, match=f"{name}.ref must be text") as caught:
+        World(tmp_path, {name: {"ref": ref}})
+    assert caught.value.path == f"$.{name}.ref"
 
 
 def test_classes_of_the_conversion_package_are_made_from_directories(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_tags_are_sorted_and_each_once(tags: Any, checked: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", [["latest"], ["Prod"], [""], ["-x"], ["a/b"], ["a" * 64], [3], "prod", ["ok", "no way"]]
+    "tags",
+    [["latest"], ["Prod"], [""], ["-x"], ["a/b"], ["a" * 64], [3], [[]], "prod", ["ok", "no way"]],
 )
 def test_a_tag_outside_the_rule_is_refused(tags: Any) -> None:
     with pytest.raises(ValueError, match="tag"):

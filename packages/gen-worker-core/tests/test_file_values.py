@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from gen_worker.constraints import AssetLimits
+from gen_worker.errors import ValidationError
 from gen_worker.file_values import FilePlan, file_plan, may_hold_files
 from gen_worker.ports import FileLimits
 from gen_worker.types import Asset, AudioAsset, ImageAsset, LoraSpec, StoredFile, Tensors
@@ -218,3 +220,28 @@ def test_limits_on_something_else_than_a_file_are_refused() -> None:
 def test_wrong_limits_are_named(limits: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         AssetLimits(**limits)
+
+
+class Chain(msgspec.Struct):
+    image: ImageAsset | None = None
+    next: Chain | None = None
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused_rather_than_passed_on() -> None:
+    deep = Chain(image=ImageAsset("x", local_path="/etc/passwd"))
+    for _ in range(sys.getrecursionlimit()):
+        deep = Chain(next=deep)
+    plan = file_plan(Chain)
+    assert plan is not None
+    for look in (plan.sanitize, plan.find, lambda value: plan.replace(value, {})):
+        with pytest.raises(ValidationError, match="nested too deeply"):
+            look(deep)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    plan = file_plan(Any, has_untyped=True)
+    assert plan is not None
+    with pytest.raises(ValidationError, match="nested too deeply"):
+        plan.find(loop)

@@ -10,7 +10,7 @@ import pytest
 
 from gen_worker.constraints import AssetLimits, Clamp
 from gen_worker.schema import SchemaError, json_schema, schema_sha256
-from gen_worker.types import ImageAsset
+from gen_worker.types import Asset, ImageAsset
 
 T = TypeVar("T")
 Unit = Annotated[float, Clamp(0.0, 1.0)]
@@ -163,6 +163,13 @@ def test_a_recursive_type_is_written_out_and_defined() -> None:
     assert schema["properties"]["weight"] == {"type": "number", "default": 0.0, **BOUNDS}
     definition = dict(schema["$defs"]["Tree"])
     assert definition == {key: value for key, value in schema.items() if key != "$defs"}
+
+
+def test_a_type_that_is_shared_a_billion_ways_is_looked_at_once() -> None:
+    shared: Any = msgspec.defstruct("Level0", [("image", Asset)])
+    for level in range(1, 31):
+        shared = msgspec.defstruct(f"Level{level}", [("left", shared), ("right", shared)])
+    assert len(json_schema(shared)["$defs"]) == 31
 
 
 def test_a_type_without_nested_ones_has_no_definitions() -> None:

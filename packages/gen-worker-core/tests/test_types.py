@@ -116,3 +116,12 @@ def test_reserved_payload_types_have_their_defaults() -> None:
 def test_containers_are_not_shared_between_instances() -> None:
     SourceRepo("a/b").attributes["k"] = 1
     assert SourceRepo("a/b").attributes == {}
+
+
+def test_what_is_set_is_shown_but_no_token_and_no_content() -> None:
+    asset = ImageAsset("cat.png", download_token="hunter2", inline_bytes=b"x" * 9, size_bytes=9)
+    expected = (
+        "ImageAsset(ref='cat.png', size_bytes=9, download_token='***', inline_bytes='<9 bytes>')"
+    )
+    assert repr(asset) == expected
+    assert "hunter2" not in repr([Tensors("a", download_token="hunter2")])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from gen_worker.context.local import run_blocking
 from gen_worker.errors import (
     ArtifactTransferError,
     InputTooLargeError,
+    ResourceError,
     ValidationError,
     classify,
 )
@@ -237,6 +242,8 @@ def test_the_type_is_told_by_content_then_name_then_caller(
         (PNG, "x", FileLimits(allowed_mime_types=("image/webp",)), None, "one of image/webp"),
         (MP4, "x.mp4", AUDIO, None, r"must be 'audio/\*', not 'video/mp4'"),
         (b"?", "x", FileLimits(allowed_mime_types=("text/csv",)), None, "not 'unknown'"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "x.png", IMAGE, None, "not 'of an unknown type'"),
+        (b"<svg/>", "x", IMAGE, "image/webp", "not 'of an unknown type'"),
     ],
 )
 def test_another_type_is_refused(
@@ -285,6 +292,62 @@ def test_a_promised_digest_is_kept(files: LocalFiles) -> None:
     assert take(files, Asset(ref="x", inline_bytes=b"x", sha256=digest.upper())).sha256 == digest
     with pytest.raises(ValidationError, match="the payload says"):
         take(files, Asset(ref="x", inline_bytes=b"y", sha256=digest))
+
+
+def test_a_promised_blake3_digest_is_kept_too(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The package is optional here; any hash does.
+    monkeypatch.setitem(sys.modules, "blake3", SimpleNamespace(blake3=hashlib.sha3_256))
+    digest = hashlib.sha3_256(b"x").hexdigest()
+    assert take(files, Asset(ref="x", inline_bytes=b"x", blake3=digest)).blake3 == digest
+    with pytest.raises(ValidationError, match="blake3"):
+        take(files, Asset(ref="x", inline_bytes=b"y", blake3=digest))
+
+
+def test_a_blake3_digest_that_cannot_be_verified_is_dropped(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "blake3", None)
+    assert take(files, Asset(ref="x", inline_bytes=b"x", blake3="ab" * 32)).blake3 is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    file.touch()
+    os.mkfifo(pipe)
+    ask = os.stat
+    with monkeypatch.context() as patch, pytest.raises(ValidationError, match="is not a file"):
+        patch.setattr(os, "stat", lambda path: ask(file if path == str(pipe) else path))
+        take(files, Asset(ref=str(pipe)))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc")
+def test_a_file_that_has_more_than_it_says_is_refused(files: LocalFiles) -> None:
+    """A file that grows while it is read does the same."""
+    assert os.path.getsize("/proc/self/status") == 0
+    with pytest.raises(InputTooLargeError):
+        take(files, Asset(ref="/proc/self/status"), FileLimits(max_bytes=10))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no /proc")
+def test_a_file_that_cannot_be_read_is_the_callers_mistake(files: LocalFiles) -> None:
+    with pytest.raises(ValidationError, match=r"'/proc/self/mem' cannot be read: "):
+        take(files, Asset(ref="/proc/self/mem"))
+
+
+def test_a_full_disk_is_no_mistake_of_the_caller(
+    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", no_space)
+    with pytest.raises(ResourceError, match="No space left"):
+        take(files, Asset(ref="x", inline_bytes=b"x"))
 
 
 @pytest.mark.parametrize("cls", [VideoAsset, AudioAsset])

@@ -45,6 +45,47 @@ def test_metadata_before_the_frame_is_skipped() -> None:
     assert image_size(io.BytesIO(b"\xff\xd8" + exif + frame)) == (0x0304, 0x0102)
 
 
+def frame(width: int, height: int) -> bytes:
+    return b"\xff\xc0\x00\x0b\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + bytes(4)
+
+
+def test_the_largest_of_several_frames_counts() -> None:
+    """Decoders differ in which one they believe: a small first one must not hide another."""
+    jpeg = b"\xff\xd8" + frame(1, 9) + frame(40_000, 3) + b"\xff\xda"
+    assert image_size(io.BytesIO(jpeg)) == (40_000, 9)
+
+
+def test_a_frame_beyond_the_screen_of_a_gif_counts() -> None:
+    """Pillow enlarges the screen to hold it."""
+    comment = b"!\xfe\x03abc\x00"
+    for table in (b"\x00\x00\x00", b"\x80\x00\x00" + bytes(6)):
+        screen = b"GIF89a\x01\x00\x02\x00" + table
+        first = b",\x10\x00\x00\x00\x50\xc3\x01\x00\x00"
+        assert image_size(io.BytesIO(screen + comment + first)) == (0xC350 + 16, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8" + b"\xff" * 2_000_000,
+        b"\xff\xd8" + b"\xff\xe0\x00\x02" * 500_000,
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xfe" + b"\x01a" * 500_000,
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"!\xfe\x00" * 500_000,
+    ],
+)
+def test_endless_metadata_is_given_up(content: bytes) -> None:
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            return super().read(size)
+
+    file = Counted(content)
+    assert image_size(file) is None
+    assert file.reads < 25_000
+
+
 @pytest.mark.parametrize(
     "content",
     [

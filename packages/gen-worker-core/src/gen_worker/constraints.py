@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from gen_worker.transforms import Leaf, Transform, compile_transform
+from gen_worker.transforms import Leaf, Transform, compile_transform, run_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +135,8 @@ class AssetLimits(msgspec.Struct, frozen=True, kw_only=True):
 def compile_clamps(payload_type: Any) -> Callable[[Any], Any] | None:
     """Build the function that clamps decoded payloads of this type.
 
-    It returns its argument when nothing had to change, else a copy that shares the rest.
+    It returns its argument when nothing had to change, else a copy that shares the rest, and raises
+    `ValidationError` for a payload that is nested too deeply.
 
     Returns:
         None when the type holds no `Clamp`.
@@ -144,11 +145,7 @@ def compile_clamps(payload_type: Any) -> Callable[[Any], Any] | None:
         TypeError: A `Clamp` sits on something that is no number; the message names the field.
     """
     transform = compile_transform(payload_type, Leaf(_clamp_of, Clamp))
-    return None if transform is None else partial(_run, transform)
-
-
-def _run(transform: Transform, value: Any) -> Any:
-    return transform(value, None)
+    return None if transform is None else partial(run_transform, transform)
 
 
 def _clamp_of(annotation: Any, metadata: Metadata) -> Transform | None:

@@ -12,7 +12,7 @@ import msgspec
 
 from gen_worker.constraints import AssetLimits
 from gen_worker.ports import FileLimits
-from gen_worker.transforms import Leaf, Transform, compile_transform
+from gen_worker.transforms import Leaf, Transform, compile_transform, run_transform
 from gen_worker.types import Asset, StoredFile
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ class FoundFile(NamedTuple):
 
 
 class FilePlan:
-    """Where the files of one type are."""
+    """Where the files of one type are.
+
+    Every method raises `ValidationError` for a value that is nested too deeply.
+    """
 
     def __init__(self, transform: Transform) -> None:
         self._transform = transform
@@ -56,7 +59,7 @@ class FilePlan:
         For values that were decoded from a caller's bytes, before anything reads them; the files
         are changed in place.
         """
-        self._transform(value, _sanitized)
+        run_transform(self._transform, value, _sanitized)
 
     def find(self, value: Any, *, host: FileLimits = _DEFAULTS) -> list[FoundFile]:
         """List the files, each once, with what may be accepted for it.
@@ -71,7 +74,7 @@ class FilePlan:
             found.setdefault(id(file), FoundFile(file, _limits_of(file, limits, host)))
             return file
 
-        self._transform(value, collect)
+        run_transform(self._transform, value, collect)
         return list(found.values())
 
     def replace(self, value: Any, replacements: Mapping[int, StoredFile]) -> Any:
@@ -81,7 +84,11 @@ class FilePlan:
             value: The value that `find` was given.
             replacements: New files by `id()` of the ones that `find` returned.
         """
-        return self._transform(value, lambda file, _limits: replacements.get(id(file), file))
+
+        def exchange(file: StoredFile, _limits: AssetLimits) -> StoredFile:
+            return replacements.get(id(file), file)
+
+        return run_transform(self._transform, value, exchange)
 
 
 @lru_cache(maxsize=1024)

@@ -60,10 +60,16 @@ def schema_sha256(schema: JsonSchema) -> str:
 
 
 def _records_in(annotation: Any) -> list[Node]:
+    """List every record type inside a type once, outermost first."""
     found: list[Node] = []
-    for place in iter_places(annotation):
-        if place.node.kind == "record" and not any(_is_same(place.node, node) for node in found):
-            found.append(place.node)
+    ahead = [node_of(annotation)]
+    while ahead:
+        node = ahead.pop(0)
+        if node.kind != "record":
+            ahead += [node_of(child, node.bindings) for child in node.children]
+        elif not any(_is_same(node, known) for known in found):
+            found.append(node)
+            ahead += [field.node for field in fields_of(node)]
     return found
 
 

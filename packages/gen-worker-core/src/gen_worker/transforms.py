@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gen_worker.annotations import Metadata, Node, display, fields_of, node_of
+from gen_worker.errors import ValidationError
 
-__all__ = ["Leaf", "Transform", "compile_transform"]
+__all__ = ["Leaf", "Transform", "compile_transform", "run_transform"]
 
 Transform = Callable[[Any, Any], Any]
 """Takes a value and the caller's context; returns the same object when nothing changes."""
@@ -46,6 +47,18 @@ def compile_transform(annotation: Any, leaf: Leaf) -> Transform | None:
     if compiler.problems:
         raise TypeError("; ".join(compiler.problems))
     return transform if compiler.has_found else None
+
+
+def run_transform(transform: Transform, value: Any, context: Any = None) -> Any:
+    """Run a compiled transform on a value of its type.
+
+    Raises:
+        ValidationError: The value is nested more deeply than can be followed.
+    """
+    try:
+        return transform(value, context)
+    except RecursionError:
+        raise ValidationError("the value is nested too deeply") from None
 
 
 class _Compiler:

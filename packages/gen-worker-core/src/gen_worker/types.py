@@ -26,9 +26,17 @@ __all__ = [
 
 # msgspec evaluates field types, and has none for paths.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     AnyPath = str | os.PathLike[str]
 else:
     AnyPath = Any
+
+
+_VEILS: dict[str, Callable[[Any], str]] = {
+    "download_token": lambda _token: "***",
+    "inline_bytes": lambda content: f"<{len(content)} bytes>",
+}
 
 
 class StoredFile(msgspec.Struct):
@@ -50,6 +58,18 @@ class StoredFile(msgspec.Struct):
                 "only files of a running call's payload, or ones you set it on, are on disk"
             )
         return self.local_path
+
+    def __repr__(self) -> str:
+        """Show what is set; never a token, and of content only its size."""
+        shown = {
+            name: _VEILS[name](value) if name in _VEILS else value
+            for name, value in zip(
+                self.__struct_fields__, msgspec.structs.astuple(self), strict=True
+            )
+            if value not in (None, ())
+        }
+        facts = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"{type(self).__name__}({facts})"
 
     def exists(self) -> bool:
         """Tell whether the file is on this machine; never raises."""

@@ -12,6 +12,7 @@ import msgspec
 
 from gen_worker.context.publishing import skipped
 from gen_worker.errors import ModelResolutionError, ValidationError
+from gen_worker.file_values import file_plan
 from gen_worker.ports import Directories
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class JobKind:
     async def before(self, call: Call, ctx: Any) -> None:
         """Read the reserved payload fields, and look where the source is."""
         _check_calibration(call)
+        _check_refs(call.raw_payload)
         describe_job(ctx, call.raw_payload)
         ctx._extra["payload"] = call.raw_payload
         ref = ctx.source.get("ref")
@@ -84,9 +86,13 @@ class JobKind:
             raise ValidationError(f"the payload lacks {name!r}", path=f"$.{name}")
         make = _dataset if name == "datasets" else _source
         try:
-            return msgspec.convert(value, annotation, dec_hook=partial(make, ctx))
+            provided = msgspec.convert(value, annotation, dec_hook=partial(make, ctx))
         except msgspec.ValidationError as error:
             raise ValidationError(f"{name}: {error}", path=f"$.{name}") from error
+        files = file_plan(annotation)
+        if files is not None:
+            files.sanitize(provided)
+        return provided
 
     async def finish(self, call: Call, ctx: Any, result: Any) -> dict[str, Any]:
         """Store and publish what the function produced.
@@ -177,6 +183,16 @@ class DatasetKind(JobKind):
             visibility=ctx.destination.get("visibility", "private"),
         )
         return answer
+
+
+def _check_refs(payload: Mapping[str, Any]) -> None:
+    for name in ("source", "destination"):
+        ref = (_named(payload.get(name)) or {}).get("ref", "")
+        if not isinstance(ref, str):
+            raise ValidationError(
+                f"{name}.ref must be text such as 'owner/repo', not {ref!r:.120}",
+                path=f"$.{name}.ref",
+            )
 
 
 def _check_calibration(call: Call) -> None:

@@ -8,15 +8,13 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gen_worker.context.media import HEAD_BYTES, media_type
-from gen_worker.errors import ArtifactTransferError, ResourceError, ValidationError
+from gen_worker.errors import ArtifactTransferError, ResourceError, ValidationError, WorkerError
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from gen_worker.ports import SaveOptions
     from gen_worker.types import Asset, Tensors
 
-__all__ = ["Digest", "LocalStream", "stored_record"]
+__all__ = ["Digest", "LocalStream", "stored_record", "write_error"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -69,13 +67,13 @@ class LocalStream:
             self._temporary = _temporary_name(path)
             self._file: BinaryIO = open(self._temporary, "xb")
         except OSError as error:
-            _explain(error, ref)
+            raise write_error(f"output {ref!r}", error) from error
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         try:
             taken = self._file.write(data)
         except OSError as error:
-            _explain(error, self.ref)
+            raise write_error(f"output {self.ref!r}", error) from error
         self._hash.update(data)
         if len(self._head) < HEAD_BYTES:
             self._head += bytes(memoryview(data).cast("B")[: HEAD_BYTES - len(self._head)])
@@ -86,7 +84,7 @@ class LocalStream:
         try:
             self._file.flush()
         except OSError as error:
-            _explain(error, self.ref)
+            raise write_error(f"output {self.ref!r}", error) from error
 
     def finalize(self) -> Asset | Tensors:
         """Put the file in its place, whole or not at all."""
@@ -99,8 +97,8 @@ class LocalStream:
             _publish(self._temporary, self.path, self.ref, must_create=self._options.must_create)
         except BaseException as error:
             self.abort()
-            if isinstance(error, OSError):
-                _explain(error, self.ref)
+            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+                raise write_error(f"output {self.ref!r}", error) from error
             raise
         self.bytes_uploaded = self.bytes_written
         self.chunks_uploaded = 1
@@ -184,16 +182,12 @@ def _exists_already(ref: str) -> FileExistsError:
     return FileExistsError(f"output {ref!r} exists already")
 
 
-def _explain(error: OSError, ref: str) -> NoReturn:
-    """Raise what an operating system's refusal means for an output."""
-    if isinstance(error, (FileExistsError, ArtifactTransferError)):
-        raise error
-    reason = error.strerror or str(error)
+def write_error(what: str, error: OSError) -> WorkerError:
+    """Return what an operating system's refusal to write means."""
+    reason = f"{what} cannot be stored: {error.strerror or error}"
     if error.errno in _FULL:
-        raise ResourceError(f"output {ref!r} cannot be stored: {reason}") from error
-    raise ArtifactTransferError(
-        f"output {ref!r} cannot be stored: {reason}", phase="save"
-    ) from error
+        return ResourceError(reason)
+    return ArtifactTransferError(reason, phase="save")
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:

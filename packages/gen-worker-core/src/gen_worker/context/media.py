@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["HEAD_BYTES", "media_type", "sniffed_media_type", "weights_format"]
+__all__ = [
+    "ALWAYS_SHOWN",
+    "HEAD_BYTES",
+    "media_type",
+    "sniffed_media_type",
+    "weights_format",
+]
 
 HEAD_BYTES = 512
 """How much of a file's beginning `sniffed_media_type` needs."""
@@ -14,12 +20,19 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"GIF89a", "image/gif"),
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
+    (b"II+\x00", "image/tiff"),
+    (b"MM\x00+", "image/tiff"),
     (b"fLaC", "audio/flac"),
     (b"ID3", "audio/mpeg"),
     (b"\x1aE\xdf\xa3", "video/webm"),
     (b"%PDF-", "application/pdf"),
     (b"PK\x03\x04", "application/zip"),
 )
+ALWAYS_SHOWN = frozenset(
+    {"image/avif", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp"}
+)
+"""Types whose files all begin as they should: content that does not show one of them is none."""
+
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 # ISO base media files say what they are by their brand; all others of them are video.
 _BRANDS = {
@@ -27,6 +40,8 @@ _BRANDS = {
     b"avis": "image/avif",
     b"heic": "image/heic",
     b"heix": "image/heic",
+    b"hevc": "image/heic",
+    b"msf1": "image/heif",
     b"mif1": "image/heif",
     b"M4A ": "audio/mp4",
     b"M4B ": "audio/mp4",

@@ -26,16 +26,16 @@ def checked_tags(tags: Iterable[str] | None) -> list[str]:
     """
     if isinstance(tags, str):
         raise ValidationError(f"tags must be a list of texts, not {tags!r}")
-    chosen = sorted(set(tags or ()), key=str)
-    wrong = [tag for tag in chosen if not isinstance(tag, str) or not _TAG.fullmatch(tag)]
+    given = list(tags or ())
+    wrong = [tag for tag in given if not isinstance(tag, str) or not _TAG.fullmatch(tag)]
     if wrong:
         raise ValidationError(
-            f"tags {wrong!r} are not allowed: use 1 to 63 of a-z 0-9 . _ -, "
+            f"tags {sorted(wrong, key=str)!r:.200} are not allowed: use 1 to 63 of a-z 0-9 . _ -, "
             "beginning with a letter or digit"
         )
-    if "latest" in chosen:
+    if "latest" in given:
         raise ValidationError("tag 'latest' cannot be set: it always follows the newest revision")
-    return chosen
+    return sorted(set(given))
 
 
 def checked_destination(repo: str, name: str) -> str:

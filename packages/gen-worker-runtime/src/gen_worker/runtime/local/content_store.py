@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gen_worker.errors import ArtifactTransferError, ValidationError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["BlobNotFoundError", "ContentStore"]
+__all__ = ["BlobNotFoundError", "ContentStore", "new_blake3"]
 
 _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 
@@ -68,8 +65,7 @@ class ContentStore:
             raise BlobNotFoundError(
                 f"blob {digest} is not in the content store {self.root!r}", phase="lookup"
             )
-        hasher = _hasher(algorithm)
-        if hasher is not None and hasher(path) != name:
+        if _digest_of(path, algorithm) not in (name, None):
             raise ArtifactTransferError(
                 f"blob {digest} is damaged: delete it and fetch it again", phase="verify"
             )
@@ -84,18 +80,21 @@ def _parts(digest: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _hasher(algorithm: str) -> Callable[[str], str] | None:
-    if algorithm == "sha256":
-        return _sha256
+def new_blake3() -> Any:
+    """Return a new BLAKE3 hash; None where the blake3 package is not installed."""
     try:
         from blake3 import blake3  # type: ignore[import-not-found,unused-ignore]  # optional here
     except ImportError:
         return None
-    return lambda path: str(blake3().update_mmap(path).hexdigest())
+    return blake3()
 
 
-def _sha256(path: str) -> str:
-    from hashlib import file_digest
+def _digest_of(path: str, algorithm: str) -> str | None:
+    """Return the digest of a file in hex; None where it cannot be computed."""
+    if algorithm == "sha256":
+        from hashlib import file_digest
 
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+        with open(path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    blake3 = new_blake3()
+    return None if blake3 is None else str(blake3.update_mmap(path).hexdigest())

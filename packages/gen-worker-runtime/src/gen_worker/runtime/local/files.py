@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.context.local import LocalOutputs, LocalStream, off_loop
-from gen_worker.context.media import HEAD_BYTES, weights_format
+from gen_worker.context.local_stream import write_error
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.local.content_store import ContentStore
-from gen_worker.runtime.local.input_checks import (
-    check_image_size,
-    check_size,
-    checked_media_type,
-)
+from gen_worker.runtime.local.input_checks import check_size
+from gen_worker.runtime.local.inputs import described
 
 if TYPE_CHECKING:
     from gen_worker.ports import FileLimits, SaveOptions
@@ -94,8 +90,7 @@ class LocalFiles(LocalOutputs):
             path = self._write_inline(value.ref, inline, request_id)
         else:
             path = self._locate(value)
-            check_size(os.stat(path).st_size, limits, "input file")
-        return _described(value, path, limits)
+        return described(value, path, limits)
 
     def _locate(self, value: Asset | Tensors) -> str:
         digest = getattr(value, "blob_digest", None)
@@ -103,14 +98,7 @@ class LocalFiles(LocalOutputs):
             return self._store.blob(digest)
         if not self._allow_local_files:
             raise ValidationError(f"file {value.ref!r} is refused: send the content inline instead")
-        path = self._stored_output(value.ref) or _path_of(value.ref)
-        try:
-            mode = os.stat(path).st_mode
-        except (OSError, ValueError) as error:
-            raise ValidationError(f"file {value.ref!r} cannot be read: {_reason(error)}") from error
-        if not stat.S_ISREG(mode):
-            raise ValidationError(f"{value.ref!r} is not a file")
-        return path
+        return self._stored_output(value.ref) or _path_of(value.ref)
 
     def _stored_output(self, ref: str) -> str | None:
         """Return the file of an earlier call's output, so that calls can be chained."""
@@ -122,9 +110,12 @@ class LocalFiles(LocalOutputs):
     def _write_inline(self, ref: str, content: bytes, request_id: str) -> str:
         suffix = _SUFFIX.search(ref)
         name = f"{os.urandom(8).hex()}{suffix[0] if suffix else ''}"
-        path = os.path.join(self._scratch_of(request_id), name)
-        with open(path, "xb") as file:
-            file.write(content)
+        try:
+            path = os.path.join(self._scratch_of(request_id), name)
+            with open(path, "xb") as file:
+                file.write(content)
+        except OSError as error:
+            raise write_error("an inline file", error) from error
         return path
 
     def _scratch_of(self, request_id: str) -> str:
@@ -151,34 +142,3 @@ def _path_of(ref: str) -> str:
     if url.scheme != "file" or url.netloc not in ("", "localhost"):
         raise ValidationError(f"file {ref!r} must be a path or a file:// URL of this machine")
     return unquote(url.path)
-
-
-def _described(value: F, path: str, limits: FileLimits) -> F:
-    """Return a copy that says where the file is and what it is, once it passed every check."""
-    from hashlib import file_digest
-
-    import msgspec
-
-    from gen_worker.types import Asset
-
-    name = value.ref or "inline file"
-    facts: dict[str, Any] = {"local_path": path}
-    with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
-        file.seek(0)
-        if isinstance(value, Asset):
-            facts["mime_type"] = checked_media_type(head, name, value.mime_type, limits)
-            check_image_size(path, name, limits)
-        elif value.format is None:
-            facts["format"] = weights_format(name) or "unknown"
-        facts["sha256"] = file_digest(file, "sha256").hexdigest()
-        facts["size_bytes"] = file.tell()
-    if value.sha256 and value.sha256.lower() != facts["sha256"]:
-        raise ValidationError(
-            f"{name!r} has the sha256 {facts['sha256']!r}, the payload says {value.sha256!r}"
-        )
-    return msgspec.structs.replace(value, **facts)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gen_worker.context.media import media_type, sniffed_media_type
+from gen_worker.context.media import ALWAYS_SHOWN, media_type, sniffed_media_type
 from gen_worker.errors import InputTooLargeError, ValidationError
 from gen_worker.runtime.local.image_size import image_size
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from gen_worker.ports import FileLimits
 
 __all__ = ["check_image_size", "check_size", "checked_media_type"]
@@ -51,8 +53,8 @@ def checked_media_type(
     return found
 
 
-def check_image_size(path: str, name: str, limits: FileLimits) -> None:
-    """Check the dimensions of an image against limits, if there are any.
+def check_image_size(file: BinaryIO, name: str, limits: FileLimits) -> None:
+    """Check the dimensions of an image against limits, if there are any; the file is left anywhere.
 
     Raises:
         InputTooLargeError: It is wider, higher or has more pixels than allowed.
@@ -60,8 +62,8 @@ def check_image_size(path: str, name: str, limits: FileLimits) -> None:
     """
     if limits.max_width is limits.max_height is limits.max_pixels is None:
         return
-    with open(path, "rb") as file:
-        size = image_size(file)
+    file.seek(0)
+    size = image_size(file)
     if size is None:
         raise ValidationError(f"the width and height of {name!r} cannot be read")
     width, height = size
@@ -88,7 +90,8 @@ def check_image_size(path: str, name: str, limits: FileLimits) -> None:
 def _media_type(head: bytes, name: str, given: str, prefix: str) -> str | None:
     shown = sniffed_media_type(head)
     if shown is None:
-        return media_type(b"", name) or (given if given not in _GENERIC else None)
+        said = media_type(b"", name) or (given if given not in _GENERIC else None)
+        return None if said in ALWAYS_SHOWN else said
     if shown in _CONTAINERS and not shown.startswith(prefix):
         for other in (media_type(b"", name), given):
             if other and other.startswith(prefix):
