@@ -611,13 +611,16 @@ def test_a_file_that_cannot_be_stored_fails_the_call(runner: Runner, shape: Shap
     assert "disk full" in failure.detail
 
 
-def test_what_breaks_before_the_handler_is_told_to_the_operator(
-    runner: Runner, shape: Shape
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_what_breaks_before_the_handler_is_no_fault_of_the_caller_and_told_to_the_operator(
+    runner: Runner, shape: Shape, error: type[Exception]
 ) -> None:
     ref = runner.tester.files.add("one.txt", b"one")
-    runner.tester.fail("files.materialize", RuntimeError("a bug in the host"))
+    runner.tester.fail("files.materialize", error("a bug in the host"))
     failure = runner.fails(shape, file={"ref": ref})
     assert (failure.error_type, failure.message) == ("internal", "internal error")
+    assert (failure.http_status, failure.exit_code) == (500, 1)
+    assert failure.exception == error.__name__
     assert "a bug in the host" in failure.detail
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.cancel import Interrupted
-from gen_worker.errors import classify
+from gen_worker.errors import WorkerError, classify
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,10 +25,18 @@ def failure_of(error: BaseException, token: CancelToken, origin: Origin) -> Fail
     """Return what a call reports; a canceled one was canceled, whatever it raised at last."""
     if token.reason is not None:
         return classify(token.error(), origin=origin)
-    failure = classify(error, origin=origin)
+    failure = _judged(error, origin)
     if origin == "input" and failure.error_type != "internal":
         return failure  # the message says it all
     return msgspec.structs.replace(failure, detail=_text(error))
+
+
+def _judged(error: BaseException, origin: Origin) -> Failure:
+    if origin == "input" and isinstance(error, ValueError) and not isinstance(error, WorkerError):
+        # Of a `setup`, a model's loader or the host: it says nothing about the payload.
+        unexpected = classify(Exception(), origin=origin)
+        return msgspec.structs.replace(unexpected, exception=type(error).__name__)
+    return classify(error, origin=origin)
 
 
 def is_canceling(error: BaseException) -> bool:
