@@ -6,8 +6,10 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -101,6 +103,38 @@ class Cli:
         for process in self._started:
             process.kill()
             process.communicate()
+
+
+class Server:
+    """A `gen-worker serve` that is ready."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.transcript = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def expect(self, text: str) -> str:
+        """Return the next line on stderr that has `text`."""
+        assert self.process.stderr is not None
+        guard = threading.Timer(TIMEOUT_S, self.process.kill)
+        guard.start()
+        try:
+            for line in self.process.stderr:
+                self.transcript += line
+                if text in line:
+                    return line
+        finally:
+            guard.cancel()
+        raise AssertionError(f"{text!r} is not in {self.transcript!r}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code; what was said last is in the transcript."""
+        self.process.send_signal(number)
+        self.transcript += self.process.communicate(timeout=TIMEOUT_S)[1]
+        return self.process.returncode
 
 
 class Terminal:
@@ -202,6 +236,27 @@ def cli(tmp_path: Path, bytecode: Path) -> Iterator[Cli]:
     runner = Cli(tmp_path, bytecode)
     yield runner
     runner.close()
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[Cli]:
+    """Return a folder with a server of the project of every shape, for all tests of a module."""
+    runner = Cli(tmp_path_factory.mktemp("warm"), bytecode)
+    Server(runner.start("serve", "--no-stdin", project="shapes")).expect("serve: ready")
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def serve(cli: Cli) -> Callable[..., Server]:
+    """Start a server that reads no stdin, and wait until it is ready."""
+
+    def start(*words: str, project: str | Path = "shapes", **environment: str) -> Server:
+        server = Server(cli.start("serve", "--no-stdin", *words, project=project, **environment))
+        server.expect("gen-worker serve: ready")
+        return server
+
+    return start
 
 
 @pytest.fixture

@@ -130,6 +130,8 @@ def test_capability_tokens(document: dict[str, Any]) -> None:
         "serve_sidecar",
         "keep_alive",
         "events",
+        "detach",
+        "traceback",
     ]
 
 

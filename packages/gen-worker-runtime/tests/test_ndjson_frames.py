@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from gen_worker.errors import (
     CanceledError,
     DeadlineExceededError,
+    DuplicateRequestError,
     ModelResolutionError,
     OverloadedError,
     UnknownFunctionError,
@@ -44,6 +46,8 @@ def test_a_cancel_names_its_request() -> None:
         (b'{"function":7}', "bad frame"),
         (b'{"function":"f","stream":"yes"}', "bad frame"),
         (b'{"cancel":{}}', "bad frame"),
+        (b'{"function":"f","timeout_ms":-1}', "timeout_ms"),
+        (b'{"function":"f","timeout_ms":1e30}', "timeout_ms"),
         (b'{"function":"\xff"}', "UTF-8|not one JSON"),
         (b'{"function":"f","payload":' + b"[" * 5000, "nested|not one JSON"),
     ],
@@ -59,7 +63,7 @@ def test_any_bytes_decode_or_are_refused(line: bytes) -> None:
         frame = frames.decode_frame(line)
     except ValueError:
         return
-    assert frame.function or frame.cancel
+    assert frame.function or frame.cancel or frame.detach
 
 
 json_values = st.recursive(
@@ -71,11 +75,12 @@ json_values = st.recursive(
 
 @given(json_values, st.none() | st.text())
 def test_every_line_is_one_json_object_on_one_line(value: object, request_id: str | None) -> None:
+    raw = msgspec.Raw(json.dumps(value, indent=1).encode())  # as an author may have written it
     lines = [
-        frames.event_line("yield", value, request_id),
-        frames.answer_line([("result", value)], request_id),
+        frames.event_lines([("yield", raw)], request_id),
+        frames.answer_line([frames.event_items([("result", raw)], request_id)], request_id),
         frames.done_line(request_id),
-        frames.error_line(classify(ValueError("no\nway")), request_id),
+        frames.error_line(classify(ValueError("no\nway \udcff")), request_id),
     ]
     for line in lines:
         assert line.endswith(b"\n")
@@ -83,6 +88,29 @@ def test_every_line_is_one_json_object_on_one_line(value: object, request_id: st
         assert json.loads(line).get("request_id") == request_id
         assert ("request_id" in json.loads(line)) == (request_id is not None)
     assert json.loads(lines[0])["value"] == value
+    assert json.loads(lines[1])["events"][0]["value"] == value
+
+
+def test_an_answer_is_as_version_1_writes_it() -> None:
+    one = frames.event_items([("yield", msgspec.Raw(b"1")), ("yield", msgspec.Raw(b"2"))], "r")
+    two = frames.event_items([("result", msgspec.Raw(b'{"yielded":2}'))], "r")
+    assert frames.answer_line([one, two], "r") == (
+        b'{"ok":true,"events":['
+        b'{"event":"yield","value":1,"request_id":"r"},'
+        b'{"event":"yield","value":2,"request_id":"r"},'
+        b'{"event":"result","value":{"yielded":2},"request_id":"r"}],"request_id":"r"}\n'
+    )
+    assert frames.done_line(None) == b'{"ok":true,"done":true}\n'
+    assert frames.canceled_line("r", canceled=False) == (
+        b'{"ok":true,"canceled":false,"request_id":"r"}\n'
+    )
+
+
+def test_what_json_cannot_say_is_shown_as_python_does() -> None:
+    record = {"payload": {"file": "\udcff"}, "request_id": "r", "timestamp": 1.0, "type": "t"}
+    shown = json.loads(bytes(frames.encode_context(record)))
+    assert "udcff" in shown["payload"]["text"]
+    assert shown["request_id"] == "r"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +124,7 @@ def test_every_line_is_one_json_object_on_one_line(value: object, request_id: st
         (CanceledError(), "handler", "canceled"),
         (DeadlineExceededError(), "handler", "canceled"),
         (OverloadedError(), "input", "overloaded"),
+        (DuplicateRequestError(), "input", "usage"),
     ],
 )
 def test_error_kinds(error: Exception, origin: str, kind: str) -> None:

@@ -35,6 +35,8 @@ CAPABILITIES = (
     "serve_sidecar",
     "keep_alive",
     "events",
+    "detach",
+    "traceback",
 )
 """What a program that drives this command may rely on; a token is added with its feature."""
 

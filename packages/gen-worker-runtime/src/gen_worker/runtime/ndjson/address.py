@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from typing import NamedTuple
 
 from gen_worker.errors import ValidationError
@@ -11,6 +12,9 @@ from gen_worker.errors import ValidationError
 __all__ = ["TcpAddress", "UnixAddress", "parse_address"]
 
 _LOOPBACK = "127.0.0.1"
+_HOST_AND_PORT = re.compile(
+    r"tcp://(?:\[([0-9a-fA-F:.]+(?:%\w+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII
+)
 
 
 class UnixAddress(NamedTuple):
@@ -60,7 +64,7 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
     if text.startswith("tcp://"):
         return _tcp(text)
     path = text.removeprefix("unix://")
-    if not path or "\0" in path:
+    if not path or "\0" in path or path.endswith("/"):
         raise ValidationError(
             f"{text!r} is no address: give tcp://host:port, unix:///path or a path"
         )
@@ -68,7 +72,7 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
 
 
 def _tcp(text: str) -> TcpAddress:
-    host, colon, port = text.removeprefix("tcp://").rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host:
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 65535:
         raise ValidationError(f"{text!r} is no TCP address: write tcp://host:port, port 0 to 65535")
-    return TcpAddress(host.removeprefix("[").removesuffix("]") or _LOOPBACK, int(port))
+    return TcpAddress(match[1] or match[2] or _LOOPBACK, int(match[3]))

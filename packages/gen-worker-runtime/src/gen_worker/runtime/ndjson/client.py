@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,7 +26,7 @@ class NoServerError(WorkerError, ConnectionError):
 
 
 class RequestTimeoutError(WorkerError, TimeoutError):
-    """The answer did not come in time; the request goes on at the server."""
+    """The answer did not come in time."""
 
 
 class ReplyFrame(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ class ReplyFrame(msgspec.Struct, frozen=True):
     events: list[ReplyFrame] = []
     error: dict[str, Any] | None = None
     canceled: bool | None = None
+    detached: bool | None = None
     request_id: str | None = None
 
     @property
@@ -52,12 +54,19 @@ _decode = msgspec.json.Decoder(ReplyFrame).decode
 class Client:
     """One connection to a server; use it as a context manager."""
 
-    def __init__(self, address: str | UnixAddress | TcpAddress, *, token: str = "") -> None:
+    def __init__(
+        self,
+        address: str | UnixAddress | TcpAddress,
+        *,
+        token: str = "",
+        timeout_s: float = _CONNECT_TIMEOUT_S,
+    ) -> None:
         """Connect.
 
         Args:
             address: `tcp://host:port`, `unix:///path` or a path.
             token: Sent with every frame; needed where the server listens beyond its machine.
+            timeout_s: How long to try.
 
         Raises:
             ValidationError: The address is malformed.
@@ -66,7 +75,8 @@ class Client:
         self.address = parse_address(address) if isinstance(address, str) else address
         self._token = token
         self._buffer = bytearray()
-        self._socket = _connect(self.address)
+        self._scanned = 0
+        self._socket = _connect(self.address, timeout_s)
 
     def __enter__(self) -> Client:
         return self
@@ -82,21 +92,28 @@ class Client:
     def close(self) -> None:
         self._socket.close()
 
-    def sibling(self) -> Client:
+    def sibling(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Client:
         """Open another connection to the same server.
 
         Raises:
             NoServerError: It does not answer any more.
         """
-        return Client(self.address, token=self._token)
+        return Client(self.address, token=self._token, timeout_s=timeout_s)
 
     def send(self, frame: Mapping[str, Any]) -> None:
-        """Send one frame; see `docs/host-integration.md` for its keys."""
+        """Send one frame; see `docs/host-integration.md` for its keys.
+
+        A server that refuses the frame before it has all of it is no error here: its answer says
+        why.
+        """
         token = {"token": self._token} if self._token else {}
+        self._socket.settimeout(None)
         try:
             self._socket.sendall(msgspec.json.encode({**frame, **token}) + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
         except OSError as error:
-            raise NoServerError(f"the server at {self.address} closed the connection") from error
+            raise NoServerError(f"the connection to {self.address} broke: {error}") from error
 
     def replies(self, timeout_s: float | None = None) -> Iterator[ReplyFrame]:
         """Yield what the server writes, the last line of the request included.
@@ -106,49 +123,76 @@ class Client:
 
         Raises:
             RequestTimeoutError: Nothing came in time; iterate again to go on waiting.
-            NoServerError: The connection ended before the last line.
+            NoServerError: The connection ended before the last line, or does not speak the
+                protocol.
         """
-        self._socket.settimeout(timeout_s)
         while True:
-            reply = _decode(self._line())
+            line = self._line(timeout_s)
+            try:
+                reply = _decode(line)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                raise NoServerError(
+                    f"what answers at {self.address} is no gen-worker: {line[:80]!r}"
+                ) from error
             yield reply
             if reply.is_last:
                 return
 
-    def cancel(self, request_id: str) -> bool:
+    def cancel(self, request_id: str, timeout_s: float = _CONNECT_TIMEOUT_S) -> bool:
         """Cancel a request of another connection; return whether it was running."""
         self.send({"cancel": {"request_id": request_id}})
-        (reply,) = self.replies(_CONNECT_TIMEOUT_S)
+        (reply,) = self.replies(timeout_s)
         return bool(reply.canceled)
 
-    def _line(self) -> bytes:
-        scanned = 0
-        while (end := self._buffer.find(b"\n", scanned)) < 0:
-            scanned = len(self._buffer)
-            try:
-                data = self._socket.recv(_CHUNK_BYTES)
-            except TimeoutError as error:
-                raise RequestTimeoutError(f"no answer from {self.address} in time") from error
-            except OSError as error:
-                raise NoServerError(f"the connection to {self.address} broke: {error}") from error
-            if not data:
-                raise NoServerError(f"the server at {self.address} left without an answer")
-            self._buffer += data
-        line = bytes(self._buffer[:end])
+    def detach(self, request_id: str, timeout_s: float = _CONNECT_TIMEOUT_S) -> bool:
+        """Let a request of another connection go on without its client; return whether it runs."""
+        self.send({"detach": {"request_id": request_id}})
+        (reply,) = self.replies(timeout_s)
+        return bool(reply.detached)
+
+    def _line(self, timeout_s: float | None) -> bytes:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while (end := self._buffer.find(b"\n", self._scanned)) < 0:
+            self._scanned = len(self._buffer)
+            self._buffer += self._receive(deadline)
+        line = bytes(memoryview(self._buffer)[:end])
         del self._buffer[: end + 1]
+        self._scanned = 0
         return line
 
+    def _receive(self, deadline: float | None) -> bytes:
+        try:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            self._socket.settimeout(left)
+            data = self._socket.recv(_CHUNK_BYTES)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer from {self.address} in time") from error
+        except OSError as error:
+            raise NoServerError(f"the connection to {self.address} broke: {error}") from error
+        if not data:
+            raise NoServerError(f"the server at {self.address} left without an answer")
+        return data
 
-def _connect(address: UnixAddress | TcpAddress) -> socket.socket:
+
+def _connect(address: UnixAddress | TcpAddress, timeout_s: float) -> socket.socket:
     try:
         if isinstance(address, TcpAddress):
-            return socket.create_connection(address, _CONNECT_TIMEOUT_S)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(_CONNECT_TIMEOUT_S)
-        connection.connect(address.path)
-    except OSError as error:
+            return socket.create_connection(address, timeout_s)
+        return _connect_unix(address, timeout_s)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise NoServerError(
-            f"no server answers at {address} ({error.strerror or error}): start one with "
-            f"`gen-worker serve`, or name its address with --socket"
+            f"no server answers at {address} ({reason}): start one with `gen-worker serve`, "
+            "or name its address with --socket"
         ) from error
+
+
+def _connect_unix(address: UnixAddress, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(address.path)
+    except BaseException:
+        connection.close()
+        raise
     return connection

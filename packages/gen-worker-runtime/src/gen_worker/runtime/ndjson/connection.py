@@ -4,101 +4,108 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from gen_worker.runtime.ndjson import frames
+from gen_worker.runtime.ndjson.lines import LineBuffer, LineTooLongError
 from gen_worker.runtime.ndjson.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from gen_worker.runtime.ndjson.server import Server
 
-    from gen_worker.runtime.ndjson.server import Server, ServerLimits
+__all__ = ["Connection", "Peer"]
 
-__all__ = ["Connection"]
+Peer = Literal["unix", "tcp", "console"]
+
+_LOOK_S = 0.2
 
 
 class Connection(asyncio.Protocol):
-    """One client. Requests on it are answered one after the other, cancels at once."""
+    """One client. Its requests are answered in turn, cancel frames at once."""
 
     __slots__ = (
-        "_buffer",
         "_current",
         "_has_eof",
-        "_is_local",
+        "_is_deaf",
+        "_is_kept",
         "_is_paused",
-        "_on_end",
-        "_scanned",
+        "_is_reading",
+        "_lines",
+        "_loop",
+        "_peer",
         "_server",
         "_timer",
         "_transport",
-        "_waiting",
+        "_turns",
+        "_turns_bytes",
+        "_watch",
     )
 
-    def __init__(
-        self,
-        server: Server,
-        *,
-        is_local: bool,
-        on_end: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
-        self._is_local = is_local
-        self._on_end = on_end
-        self._transport: asyncio.WriteTransport | None = None
-        self._buffer = bytearray()
-        self._scanned = 0
-        self._waiting: deque[frames.Frame] = deque()
-        self._current: Request | None = None
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._has_eof = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._lines = LineBuffer(server.limits.max_frame_bytes)
+        self._current: Request | None = None
+        self._turns: deque[Request | bytes] = deque()
+        """What follows the current request: requests, and answers to frames that were none."""
+        self._turns_bytes = 0
+        self._is_kept = peer == "console"
+        """Whether the connection stays open after the answer."""
+        self._is_deaf = False
+        """Whether the last frame has come; what follows it is ignored."""
+        self._is_reading = True
         self._is_paused = False
+        """Whether the client reads its answers too slowly."""
+        self._has_eof = False
 
-    @property
-    def _is_console(self) -> bool:
-        return self._on_end is not None
-
-    @property
-    def limits(self) -> ServerLimits:
-        return self._server.limits
-
-    # -- what asyncio calls ------------------------------------------------------------------
+    # -- what asyncio calls ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)
+        self._transport = cast("asyncio.Transport", transport)
         limits = self._server.limits
         self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
         self._server.opened(self)
-        if not self._is_console:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(limits.frame_timeout_s, self._time_out)
+        if self._peer != "console":
+            self._timer = self._loop.call_later(limits.frame_timeout_s, self._time_out)
+        if self._peer == "tcp":  # a machine that vanishes says nothing
+            connected: socket.socket = self._transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
-        if not self._accepts_frames:
-            return  # version 1: whatever follows the one frame is ignored
-        if not self._buffer and data.find(b"\n") == len(data) - 1:
-            self._line(data)
+        if self._is_deaf:
             return
-        self._buffer += data
-        self._split()
+        lines = self._lines
+        if (
+            not self._turns
+            and lines.is_empty
+            and data.find(b"\n") == len(data) - 1
+            and len(data) <= self._server.limits.max_frame_bytes
+        ):
+            self._line(data)  # nearly always
+        else:
+            lines.feed(data)
+            self._take_lines()
 
     def eof_received(self) -> bool:
         self._has_eof = True
-        if self._buffer.strip() and self._accepts_frames:
-            line = bytes(self._buffer)
-            self._buffer.clear()
-            self._line(line)
-        if self._current is None:
-            self._end_of_input()
-            return False
-        if self._is_gone():
-            self._drop()
-            return False
+        self._lines.end()
+        self._take_lines()
+        self._settle()
+        self._look()
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._stop_timer()
         self._transport = None
+        self._is_deaf = True
+        self._stop_timer()
+        if self._watch is not None:
+            self._watch.cancel()
         self._drop()
         self._server.closed(self)
 
@@ -111,92 +118,106 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         if self._current is not None:
             self._current.resume()
+        else:
+            self._advance()
+        self._regulate()
 
-    # -- lines -------------------------------------------------------------------------------
+    # -- frames ------------------------------------------------------------------------------------
 
-    def _split(self) -> None:
-        while self._accepts_frames:
-            end = self._buffer.find(b"\n", self._scanned)
-            if end < 0:
-                self._scanned = len(self._buffer)
+    def _take_lines(self) -> None:
+        """Take what has come, as far as there is room for it."""
+        while not self._is_deaf and not self._is_full:
+            try:
+                line = self._lines.take()
+            except LineTooLongError as error:
+                self._refuse_line(str(error))
+                continue
+            if line is None:
                 break
-            line = bytes(memoryview(self._buffer)[:end])
-            del self._buffer[: end + 1]
-            self._scanned = 0
             self._line(line)
-        if len(self._buffer) > self._server.limits.max_frame_bytes:
-            self._refuse_size()
+        self._regulate()
 
     @property
-    def _accepts_frames(self) -> bool:
-        """A connection takes one frame, unless the last one asked to keep it open."""
-        if self._transport is None or self._transport.is_closing():
-            return False
-        return self._current is None or self._current.keep_alive or self._is_console
+    def _is_full(self) -> bool:
+        limits = self._server.limits
+        return (
+            len(self._turns) >= limits.max_waiting_frames
+            or self._turns_bytes >= limits.max_waiting_bytes
+        )
 
     def _line(self, line: bytes) -> None:
-        if line.isspace() or not line:
-            return
-        if len(line) > self._server.limits.max_frame_bytes:
-            self._refuse_size()
-            return
-        self._stop_timer()
         try:
             frame = frames.decode_frame(line)
         except ValueError as error:
-            self._answer(frames.usage_line(str(error)), keep_open=self._current is not None)
+            if line.strip():
+                self._reply(frames.usage_line(str(error)), keep=self._is_kept)
             return
-        if not self._server.permits(frame.token):
-            self._answer(
-                frames.usage_line(
-                    "the frame's `token` is missing or wrong", frame.request_id, "auth"
-                )
-            )
-        elif frame.cancel is not None:
-            self._cancel(frame.cancel.request_id, keep_open=frame.keep_alive)
-        elif self._current is not None:
-            self._queue(frame)
+        if self._timer is not None:
+            self._stop_timer()
+        if self._peer != "console" and not self._server.permits(frame.token):
+            text = "the frame's `token` is missing or wrong"
+            self._reply(frames.usage_line(text, frame.request_id, "auth"), keep=False)
+        elif frame.is_request:
+            self._accept(frame, len(line))
         else:
-            self._start(frame)
+            self._obey(frame)
 
-    def _refuse_size(self) -> None:
-        limit = self._server.limits.max_frame_bytes
-        self._buffer.clear()
-        self._answer(frames.usage_line(f"the frame has more than {limit} bytes"))
+    def _refuse_line(self, text: str) -> None:
+        """Answer a line that is too long; its end may still be on its way."""
+        self._reply(frames.usage_line(text), keep=True)
+        if not self._is_kept and self._transport is not None:
+            # Closing now would lose the answer: a client that still sends would see its connection
+            # break. It ends with the client, or with the time a frame may take.
+            self._is_deaf = True
+            self._transport.write_eof()
 
-    def _queue(self, frame: frames.Frame) -> None:
-        self._waiting.append(frame)
-        if len(self._waiting) >= self._server.limits.max_waiting_frames:
-            self._set_reading(False)
-
-    def _set_reading(self, enabled: bool) -> None:
-        transport = cast("asyncio.ReadTransport | None", self._transport)
-        if transport is None or self._has_eof:
-            return
-        if enabled != transport.is_reading():
-            transport.resume_reading() if enabled else transport.pause_reading()
-
-    def _cancel(self, request_id: str, *, keep_open: bool) -> None:
-        canceled = self._server.cancel(request_id)
-        line = frames.cancel_line(request_id, canceled=canceled)
-        self._answer(line, keep_open=keep_open or self._current is not None)
-
-    # -- calls -------------------------------------------------------------------------------
-
-    def _start(self, frame: frames.Frame) -> None:
+    def _accept(self, frame: frames.Frame, size_bytes: int) -> None:
+        if self._peer != "console":
+            self._is_kept = frame.keep_alive
+            self._is_deaf = not frame.keep_alive
         server = self._server
-        if server.is_closing:
-            self._answer(frames.usage_line("the server is stopping", frame.request_id, "canceled"))
+        refusal = server.refusal(frame)
+        if refusal is not None:
+            self._reply(refusal, keep=self._is_kept)
             return
-        request_id = frame.request_id or server.next_request_id()
-        if server.is_running(request_id):
-            text = f"request_id {request_id!r} is already running: give every request its own"
-            self._answer(frames.usage_line(text, frame.request_id), keep_open=frame.keep_alive)
-            return
-        request = Request(self, frame, request_id)
-        self._current = request
+        request = Request(server, self, frame, size_bytes)
         server.began(request)
-        request.start(server)
+        if self._current is None and not self._turns:
+            self._start(request)
+        else:
+            self._turns.append(request)
+            self._turns_bytes += size_bytes
+
+    def _obey(self, frame: frames.Frame) -> None:
+        """Answer a cancel or detach frame, also while a request is running."""
+        self._say(self._server.obey(frame))
+        if frame.keep_alive:
+            self._is_kept = True
+        if not self._is_kept:
+            self._is_deaf = True
+            self._settle()
+
+    def _reply(self, line: bytes, *, keep: bool) -> None:
+        """Answer in turn a frame that became no request."""
+        if not keep:
+            self._is_deaf = True
+        if self._current is None and not self._turns:
+            self._say(line)
+            self._settle()
+        else:
+            self._turns.append(line)
+            self._turns_bytes += len(line)
+
+    def _say(self, line: bytes) -> None:
+        self.write(line)
+        if self._is_paused:
+            self._regulate()
+
+    # -- turns -------------------------------------------------------------------------------------
+
+    def _start(self, request: Request) -> None:
+        self._current = request
+        request.start()
         if self._is_paused:
             request.pause()
 
@@ -208,62 +229,103 @@ class Connection(asyncio.Protocol):
         """The answer of the current request is written."""
         self._server.ended(request)
         self._current = None
-        if self._waiting and self._transport is not None:
-            frame = self._waiting.popleft()
-            self._set_reading(True)
-            self._start(frame)
-        elif self._has_eof:
-            self._end_of_input()
-        elif not (request.keep_alive or self._is_console):
-            self.close()
-        elif self._buffer:
-            self._split()
+        if self._turns:
+            # Not now: the engine is still busy with the one that ended.
+            self._loop.call_soon(self._advance)
+        elif self._is_deaf or self._has_eof:
+            self._settle()
 
-    def _answer(self, line: bytes, *, keep_open: bool = False) -> None:
-        self.write(line)
-        if not keep_open and not self._is_console:
+    def _advance(self) -> None:
+        """Go on to the next turn, and to frames there was no room for."""
+        while self._current is None and self._turns and not self._is_paused:
+            turn = self._turns.popleft()
+            if isinstance(turn, bytes):
+                self._turns_bytes -= len(turn)
+                self.write(turn)
+            else:
+                self._turns_bytes -= turn.size_bytes
+                self._start(turn)
+        self._take_lines()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Close once everything is answered and nothing can follow."""
+        if self._current is None and not self._turns and (self._is_deaf or self._has_eof):
             self.close()
 
     def close(self) -> None:
+        """Close once what was written is sent."""
         if self._transport is not None:
             self._transport.close()
 
-    # -- endings -----------------------------------------------------------------------------
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
 
-    def _end_of_input(self) -> None:
-        if self._on_end is not None:
-            self._on_end()
-        else:
-            self.close()
+    # -- departures --------------------------------------------------------------------------------
 
     def _drop(self) -> None:
-        self._waiting.clear()
-        if self._current is not None:
+        """Cancel what the client leaves behind, but for what it detached itself from."""
+        orphans = [turn for turn in self._turns if isinstance(turn, Request)]
+        self._turns = deque(request for request in orphans if request.is_detached)
+        for request in orphans:
+            if not request.is_detached:
+                self._server.ended(request)
+        if self._current is not None and not self._current.is_detached:
             self._current.cancel("disconnect")
+        self.resume_writing()
 
     def _time_out(self) -> None:
         seconds = self._server.limits.frame_timeout_s
-        self._answer(frames.usage_line(f"no complete frame within {seconds:g} s"))
+        if self._is_deaf:
+            self.abort()
+        else:
+            self._reply(frames.usage_line(f"no complete frame within {seconds:g} s"), keep=False)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _is_gone(self) -> bool:
-        """Whether the end of input means that nobody waits for the answer any more.
+    def _regulate(self) -> None:
+        """Read on, unless the client is too far ahead with its frames or behind with reading."""
+        transport = self._transport
+        if transport is None or self._has_eof or self._is_deaf:
+            return
+        limit = 2 * self._server.limits.write_buffer_bytes
+        is_behind = self._is_paused and transport.get_write_buffer_size() > limit
+        if self._is_reading and (self._is_full or is_behind):
+            self._is_reading = False
+            transport.pause_reading()
+            self._look()
+        elif not self._is_reading and not self._is_full and not is_behind:
+            self._is_reading = True
+            transport.resume_reading()
+
+    def _look(self) -> None:
+        """Watch for a client that goes away where the end of its input does not tell."""
+        self._watch = None
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._peer == "console":
+            return
+        if self._is_gone(transport):
+            transport.abort()
+        elif self._current is not None and (self._has_eof or not self._is_reading):
+            self._watch = self._loop.call_later(_LOOK_S, self._look)
+
+    def _is_gone(self, transport: asyncio.Transport) -> bool:
+        """Whether nobody waits for the answer any more.
 
         A client may close only its sending side and still read. A unix socket tells the two apart;
         TCP cannot, so there the end of input counts only for clients that said `keep_alive`, which
         promises to stay until the answer has come.
         """
-        if self._is_console:
-            return False
-        if not self._is_local:
-            return self._current is not None and self._current.keep_alive
-        peer = self._transport.get_extra_info("socket") if self._transport else None
-        if peer is None:
-            return True
+        signs = select.POLLHUP
+        if self._peer == "tcp" and self._is_kept:
+            if self._has_eof:
+                return True
+            signs |= getattr(select, "POLLRDHUP", 0)
         poll = select.poll()
-        poll.register(peer.fileno(), select.POLLHUP)
-        return any(events & select.POLLHUP for _, events in poll.poll(0))
+        poll.register(transport.get_extra_info("socket").fileno(), signs)
+        return any(events & signs for _, events in poll.poll(0))

@@ -1,60 +1,83 @@
 """The frames of protocol version 1: bytes to values and back.
 
 Keys of the first version never change; later ones are optional and announced by capability tokens
-(`keep_alive`, `events`).
+(`keep_alive`, `events`, `detach`, `traceback`).
+
+Answers are put together from bytes: the engine has encoded the values already.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from gen_worker.errors import Failure
 
 __all__ = [
     "ErrorKind",
+    "EventName",
     "Frame",
     "answer_line",
-    "cancel_line",
+    "canceled_line",
     "decode_frame",
+    "detached_line",
     "done_line",
+    "encode_context",
     "error_kind",
     "error_line",
-    "event_line",
+    "event_items",
+    "event_lines",
+    "stopping_line",
     "usage_line",
 ]
 
 ErrorKind = Literal[
     "usage", "not_found", "model_resolution", "canceled", "user_exception", "overloaded", "auth"
 ]
+EventName = Literal["yield", "result", "context"]
+
+# Thirty years: beyond that the system's clocks cannot wait.
+_MAX_TIMEOUT_MS = 10**12
+_MAX_SHOWN_CHARS = 2000
 
 
-class CancelTarget(msgspec.Struct, frozen=True):
-    """Names the request to cancel; it may belong to any connection."""
+class Target(msgspec.Struct, frozen=True):
+    """Names a request of any connection."""
 
     request_id: str
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """What a client sends: a request (`function`) or a cancel (`cancel`)."""
+    """What a client sends: a request (`function`), or word about one (`cancel`, `detach`)."""
 
     function: str = ""
     payload: msgspec.Raw = msgspec.Raw(b"{}")
     request_id: str | None = None
     stream: bool = False
-    cancel: CancelTarget | None = None
+    cancel: Target | None = None
+    detach: Target | None = None
+    """The request goes on when its client leaves (token `detach`)."""
     keep_alive: bool = False
     """Keep the connection open for more frames (token `keep_alive`)."""
     events: bool = False
     """Also send what the handler logs, reports and emits (token `events`)."""
-    timeout_ms: int | None = None
+    traceback: bool = False
+    """Send the traceback of what the author's code raised (token `traceback`)."""
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIMEOUT_MS)] | None = None
     token: str = ""
     """Needed where the server listens beyond this machine."""
 
+    @property
+    def is_request(self) -> bool:
+        return self.cancel is None and self.detach is None
+
 
 _decode = msgspec.json.Decoder(Frame).decode
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def decode_frame(line: bytes | bytearray | memoryview) -> Frame:
@@ -73,33 +96,22 @@ def decode_frame(line: bytes | bytearray | memoryview) -> Frame:
         raise ValueError(f"the frame is not UTF-8: {error}") from error
     except RecursionError as error:
         raise ValueError("the frame is nested too deeply") from error
-    if frame.cancel is None and not frame.function:
+    if not frame.function and frame.is_request:
         raise ValueError("bad frame: give `function` to call, or `cancel`")
     return frame
-
-
-class _Event(msgspec.Struct, omit_defaults=True, gc=False):
-    event: str
-    value: Any
-    request_id: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Answer(msgspec.Struct, gc=False):
-    ok: bool
-    events: list[_Event]
-    request_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Done(msgspec.Struct, gc=False):
     ok: bool
     done: bool
-    request_id: str | msgspec.UnsetType = msgspec.UNSET
+    request_id: str | msgspec.UnsetType
 
 
-class _Canceled(msgspec.Struct, gc=False):
+class _Acknowledgement(msgspec.Struct, gc=False, omit_defaults=True):
     ok: bool
-    canceled: bool
-    request_id: str
+    canceled: bool | msgspec.UnsetType = msgspec.UNSET
+    detached: bool | msgspec.UnsetType = msgspec.UNSET
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _ErrorBody(msgspec.Struct, gc=False, omit_defaults=True):
@@ -110,6 +122,7 @@ class _ErrorBody(msgspec.Struct, gc=False, omit_defaults=True):
     code: str = ""
     path: str = ""
     exit_code: int = 0
+    traceback: str = ""
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -118,16 +131,63 @@ class _Error(msgspec.Struct, gc=False):
     request_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
-
-
 def _echo(request_id: str | None) -> str | msgspec.UnsetType:
     return msgspec.UNSET if request_id is None else request_id
 
 
-def event_line(event: str, value: Any, request_id: str | None) -> bytes:
-    """One value of a streamed answer."""
-    return _encode(_Event(event, value, _echo(request_id))) + b"\n"
+# -- values ----------------------------------------------------------------------------------------
+
+_HEADS: dict[str, bytes] = {
+    name: b'{"event":"%b","value":' % name.encode() for name in ("yield", "result", "context")
+}
+_ANSWER = b'{"ok":true,"events":['
+
+
+def _tail(request_id: str | None) -> bytes:
+    return b"}" if request_id is None else b',"request_id":%b}' % _encode(request_id)
+
+
+def event_lines(events: Sequence[tuple[EventName, msgspec.Raw]], request_id: str | None) -> bytes:
+    """Return values of a streamed answer, a line each."""
+    joined = _join(events, _tail(request_id) + b"\n")
+    if joined.count(b"\n") != len(events):
+        joined = _join(_on_one_line(events), _tail(request_id) + b"\n")
+    return joined
+
+
+def event_items(events: Sequence[tuple[EventName, msgspec.Raw]], request_id: str | None) -> bytes:
+    """Return values of a whole answer, each followed by a comma; `answer_line` takes them."""
+    joined = _join(events, _tail(request_id) + b",")
+    if b"\n" in joined:
+        joined = _join(_on_one_line(events), _tail(request_id) + b",")
+    return joined
+
+
+def _join(events: Iterable[tuple[EventName, msgspec.Raw]], tail: bytes) -> bytes:
+    parts: list[bytes | msgspec.Raw] = []
+    for name, value in events:
+        parts += (_HEADS[name], value, tail)
+    return b"".join(parts)
+
+
+def _on_one_line(
+    events: Iterable[tuple[EventName, msgspec.Raw]],
+) -> Iterable[tuple[EventName, msgspec.Raw]]:
+    """An author's own `msgspec.Raw` may hold line breaks, which end a frame."""
+    return [
+        (name, msgspec.Raw(msgspec.json.format(bytes(value), indent=-1))) for name, value in events
+    ]
+
+
+def encode_context(record: dict[str, Any]) -> msgspec.Raw:
+    """Return what a handler reported as the value of a `context` event."""
+    try:
+        return msgspec.Raw(_encode(record))
+    except (TypeError, ValueError, RecursionError):  # what JSON cannot say, as Python shows it
+        shown = {"text": ascii(record["payload"])[:_MAX_SHOWN_CHARS]}
+        return msgspec.Raw(
+            _encode({**record, "type": _printable(record["type"]), "payload": shown})
+        )
 
 
 def done_line(request_id: str | None) -> bytes:
@@ -135,36 +195,53 @@ def done_line(request_id: str | None) -> bytes:
     return _encode(_Done(True, True, _echo(request_id))) + b"\n"
 
 
-def answer_line(events: list[tuple[str, Any]], request_id: str | None) -> bytes:
+def answer_line(items: Iterable[bytes], request_id: str | None) -> bytes:
     """The whole answer of a request that did not ask for a stream."""
-    echo = _echo(request_id)
-    return (
-        _encode(_Answer(True, [_Event(name, value, echo) for name, value in events], echo)) + b"\n"
-    )
+    return b"%b%b]%b\n" % (_ANSWER, b"".join(items)[:-1], _tail(request_id))
 
 
-def cancel_line(request_id: str, *, canceled: bool) -> bytes:
+# -- everything else -------------------------------------------------------------------------------
+
+
+def canceled_line(request_id: str, *, canceled: bool) -> bytes:
     """The acknowledgement of a cancel frame."""
-    return _encode(_Canceled(True, canceled, request_id)) + b"\n"
+    return _encode(_Acknowledgement(True, canceled=canceled, request_id=request_id)) + b"\n"
 
 
-def error_line(failure: Failure, request_id: str | None) -> bytes:
+def detached_line(request_id: str, *, detached: bool) -> bytes:
+    """The acknowledgement of a detach frame."""
+    return _encode(_Acknowledgement(True, detached=detached, request_id=request_id)) + b"\n"
+
+
+def error_line(failure: Failure, request_id: str | None, *, with_traceback: bool = False) -> bytes:
     """A failed call."""
     body = _ErrorBody(
         kind=error_kind(failure),
-        message=failure.message,
+        message=_printable(failure.message),
         error_type=failure.error_type,
         retryable=failure.retryable,
-        code=failure.code,
-        path=failure.path,
+        code=_printable(failure.code),
+        path=_printable(failure.path),
         exit_code=failure.exit_code,
+        traceback=_printable(failure.detail) if with_traceback else "",
     )
     return _encode(_Error(False, body, _echo(request_id))) + b"\n"
+
+
+def _printable(text: str) -> str:
+    """Return a text that is UTF-8; a file's name in a message need not be."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def usage_line(message: str, request_id: str | None = None, kind: ErrorKind = "usage") -> bytes:
     """A frame that never became a call."""
     return _encode(_Error(False, _ErrorBody(kind, message), _echo(request_id))) + b"\n"
+
+
+def stopping_line(request_id: str | None) -> bytes:
+    """A request that came too late."""
+    body = _ErrorBody("canceled", "the server is stopping", "retryable", retryable=True)
+    return _encode(_Error(False, body, _echo(request_id))) + b"\n"
 
 
 def error_kind(failure: Failure) -> ErrorKind:
@@ -177,4 +254,5 @@ def error_kind(failure: Failure) -> ErrorKind:
         return "model_resolution"
     if failure.error_type == "worker_overloaded":
         return "overloaded"
-    return "usage" if failure.exit_code == 2 else "user_exception"
+    is_usage = failure.exit_code == 2 or failure.error_type == "duplicate_request_id"
+    return "usage" if is_usage else "user_exception"

@@ -1,13 +1,12 @@
 """The NDJSON server: what all its connections share.
 
-It keeps the table of running requests, so that a cancel frame reaches a request of any connection,
-and the idle clock. A `Connection` parses the lines of one client, a `Request` answers one of them.
+It keeps the table of requests, so that a cancel frame reaches a request of any connection, and the
+idle clock. A `Connection` takes the lines of one client, a `Request` answers one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import os
 import socket
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gen_worker.runtime.ndjson import frames
 from gen_worker.runtime.ndjson.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Engine
     from gen_worker.runtime.ndjson.request import Request
 
@@ -35,6 +36,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a connection may stay silent before its first frame is complete."""
     max_waiting_frames: int = 64
     """Frames read ahead on one kept-open connection before reading pauses."""
+    max_waiting_bytes: int = 1024 * 1024
+    """The same in bytes."""
     write_buffer_bytes: int = 256 * 1024
     """Answers buffered for a slow reader before its call is paused."""
     max_answer_bytes: int = 64 * 1024 * 1024
@@ -50,7 +53,9 @@ class Server:
         *,
         token: str = "",
         limits: ServerLimits | None = None,
+        owner: str | None = None,
         device: str | None = None,
+        report: Callable[[Failure], None] = lambda _failure: None,
     ) -> None:
         """Prepare a server; `listen` and `attach_stdio` open its ears.
 
@@ -58,91 +63,120 @@ class Server:
             engine: Runs the calls.
             token: What every frame must carry; empty asks for none.
             limits: What one client may do.
-            device: Passed on to every call; None leaves it to the engine.
+            owner: Whose calls these are.
+            device: Where every call runs; None leaves it to the engine.
+            report: Told on the loop of every call that failed, for the operator's log.
         """
         self.engine = engine
         self.limits = limits or ServerLimits()
+        self.owner = owner
         self.device = device
+        self.report = report
+        self.is_closing = False
         self._token = token.encode()
-        self._running: dict[str, Request] = {}
+        self._requests: dict[str, Request] = {}
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._last_busy = time.monotonic()
-        self._is_closing = False
-        self._idle: asyncio.Event | None = None
+        self._changed = asyncio.Event()
         self._id_prefix = f"local-{os.urandom(4).hex()}"
         self._next_id = 0
 
     async def listen(self, listener: socket.socket) -> None:
-        """Accept connections on a bound socket."""
+        """Accept connections on a bound, listening socket. The idle clock begins now."""
         loop = asyncio.get_running_loop()
         if listener.family == socket.AF_UNIX:
             server = await loop.create_unix_server(
-                lambda: Connection(self, is_local=True), sock=listener, backlog=1024
+                lambda: Connection(self, "unix"), sock=listener, backlog=1024
             )
         else:
             server = await loop.create_server(
-                lambda: Connection(self, is_local=False), sock=listener, backlog=1024
+                lambda: Connection(self, "tcp"), sock=listener, backlog=1024
             )
         self._listeners.append(server)
-
-    def console(self, on_end: Callable[[], None]) -> asyncio.Protocol:
-        """Return the protocol for a trusted byte stream such as stdin.
-
-        Args:
-            on_end: Called once, when the input has ended and every frame of it is answered.
-        """
-        return Connection(self, is_local=True, on_end=on_end)
+        self._last_busy = time.monotonic()
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last request ended; 0 while one runs or waits."""
-        return 0.0 if self._running else time.monotonic() - self._last_busy
+        return 0.0 if self._requests else time.monotonic() - self._last_busy
 
     async def close(self, grace_s: float = 10.0) -> None:
-        """Stop accepting, cancel every request, and wait for their answers to be written."""
-        self._is_closing = True
+        """Stop accepting, cancel every request, and wait until their answers are sent.
+
+        Args:
+            grace_s: How long handlers may take to stop, and clients to read.
+        """
+        deadline = time.monotonic() + grace_s
+        self.is_closing = True
         for listener in self._listeners:
             listener.close()
-        self._idle = asyncio.Event()
-        for request in list(self._running.values()):
+        for request in list(self._requests.values()):
             request.cancel("shutdown")
-        if self._running:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_s)
+        await self._wait_until(lambda: not self._requests, deadline)
         for connection in list(self._connections):
             connection.close()
+        await self._wait_until(lambda: not self._connections, deadline)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _wait_until(self, is_so: Callable[[], bool], deadline: float) -> None:
+        while not is_so():
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                return
+
+    # -- what connections ask ----------------------------------------------------------------------
 
     def next_request_id(self) -> str:
         self._next_id += 1
         return f"{self._id_prefix}-{self._next_id}"
 
     def permits(self, token: str) -> bool:
-        return not self._token or hmac.compare_digest(token.encode(), self._token)
+        if not self._token:
+            return True
+        return hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token)
 
-    def cancel(self, request_id: str) -> bool:
-        request = self._running.get(request_id)
-        return request is not None and request.cancel("caller")
+    def refusal(self, frame: frames.Frame) -> bytes | None:
+        """Return the answer to a request that may not begin, else None."""
+        request_id = frame.request_id
+        if self.is_closing:
+            return frames.stopping_line(request_id)
+        if request_id in self._requests:
+            text = f"request_id {request_id!r} is already running: give every request its own"
+            return frames.usage_line(text, request_id)
+        return None
 
-    @property
-    def is_closing(self) -> bool:
-        return self._is_closing
+    def obey(self, frame: frames.Frame) -> bytes:
+        """Do what a cancel or detach frame says; return its acknowledgement."""
+        if frame.cancel is not None:
+            request_id = frame.cancel.request_id
+            request = self._requests.get(request_id)
+            is_canceled = request is not None and request.cancel("caller")
+            return frames.canceled_line(request_id, canceled=is_canceled)
+        assert frame.detach is not None
+        request_id = frame.detach.request_id
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.is_detached = True
+        return frames.detached_line(request_id, detached=request is not None)
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        if self.is_closing:
+            connection.close()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._changed.set()
 
     def began(self, request: Request) -> None:
-        self._running[request.request_id] = request
+        self._requests[request.request_id] = request
 
     def ended(self, request: Request) -> None:
-        if self._running.get(request.request_id) is request:
-            del self._running[request.request_id]
-        self._last_busy = time.monotonic()
-        if self._idle is not None and not self._running:
-            self._idle.set()
-
-    def is_running(self, request_id: str) -> bool:
-        return request_id in self._running
+        del self._requests[request.request_id]
+        if not self._requests:
+            self._last_busy = time.monotonic()
+            self._changed.set()
