@@ -1,29 +1,26 @@
 """What a call costs beyond decoding, calling and encoding: the engine's own overhead.
 
-Bytes in, bytes out, a function that does nothing. Each figure is the median over paired,
-alternating blocks: one block of the engine, one of its peer, and so on, in one process. The peers
-are in this file: `direct` decodes, calls and encodes, `hop` does so in another thread that a queue
-feeds and that wakes the loop.
+Bytes in, bytes out, a function that does nothing, on uvloop. The peers are in this file: `direct`
+decodes, calls and encodes, `Hop` does so in another thread that a queue feeds and that wakes the loop.
 
-    python bench/engine.py [--blocks 21] [--calls 1500] [--loop uvloop]
+    python bench/engine.py [--save]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
-import platform
-import statistics
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+import uvloop
+from harness import Row, paired, save
 
 from gen_worker import RequestContext, inference_function
 from gen_worker.events import Result
@@ -31,10 +28,10 @@ from gen_worker.runtime import Engine, Invocation
 from gen_worker.spec import specs_of
 from gen_worker.testing import fake_ports
 
-__all__ = ["Row", "main"]
-
 PAYLOAD = b'{"text":"hello","steps":4}'
 OUTSTANDING = 64
+CALLS = 1500
+"""Per block."""
 
 
 class In(msgspec.Struct):
@@ -64,29 +61,6 @@ def direct(data: bytes) -> bytes:
 
 async def direct_async(data: bytes) -> bytes:
     return ENCODER.encode(await reply_async(None, DECODER.decode(data)))  # type: ignore[arg-type]
-
-
-class Row(NamedTuple):
-    """One comparison; times in microseconds per call."""
-
-    name: str
-    peer: str
-    engine_us: float
-    peer_us: float
-    overhead_us: float
-    goal_us: float
-    stretch_us: float
-    blocks: int
-
-    def __str__(self) -> str:
-        verdict = "stretch" if self.overhead_us <= self.stretch_us else (
-            "goal" if self.overhead_us <= self.goal_us else "MISSED"
-        )
-        return (
-            f"{self.name:28} {self.engine_us:8.2f}  {self.peer:10} {self.peer_us:8.2f}  "
-            f"overhead {self.overhead_us:6.2f} us  (goal {self.goal_us:g}, stretch "
-            f"{self.stretch_us:g}: {verdict}, n={self.blocks})"
-        )
 
 
 class Hop:
@@ -127,29 +101,18 @@ def invocations(function: str, count: int) -> list[Invocation]:
     ]
 
 
-def paired(
-    name: str,
-    engine: Callable[[], float],
-    peer: Callable[[], float],
-    *,
-    peer_name: str,
-    blocks: int,
-    goal_us: float,
-    stretch_us: float,
+def compare(
+    name: str, engine: Callable[[], float], peer: Callable[[], float], goal: float, stretch: float
 ) -> Row:
-    """Alternate blocks of the engine and its peer; each callable returns microseconds per call."""
-    engine()
-    peer()
-    pairs = [(engine(), peer()) for _ in range(blocks)]
-    return Row(
-        name=name,
-        peer=peer_name,
-        engine_us=statistics.median(pair[0] for pair in pairs),
-        peer_us=statistics.median(pair[1] for pair in pairs),
-        overhead_us=statistics.median(pair[0] - pair[1] for pair in pairs),
-        goal_us=goal_us,
-        stretch_us=stretch_us,
-        blocks=blocks,
+    """Compare blocks of the engine and its peer; each callable returns microseconds per call."""
+    return paired(
+        name,
+        engine,
+        peer,
+        unit="us",
+        peer_source="bench/engine.py",
+        goal=f"<= peer + {goal:g} us (stretch {stretch:g})",
+        passes=lambda ours, peer, _ratio: ours - peer <= goal,
     )
 
 
@@ -160,9 +123,8 @@ def timed(calls: int, function: Callable[[], None]) -> float:
     return (perf_counter() - start) / calls * 1e6
 
 
-def measure(engine: Engine, loop: asyncio.AbstractEventLoop, blocks: int, calls: int) -> list[Row]:
+def measure(engine: Engine, loop: asyncio.AbstractEventLoop, calls: int) -> list[Row]:
     """Run every comparison."""
-    options = {"blocks": blocks}
     sync_calls, async_calls = invocations("reply", calls), invocations("reply-async", calls)
     hop = Hop()
 
@@ -199,62 +161,37 @@ def measure(engine: Engine, loop: asyncio.AbstractEventLoop, blocks: int, calls:
         return await hop(PAYLOAD)
 
     rows = [
-        paired(
-            "same thread",
+        compare(
+            "engine, same thread, beyond a direct call",
             lambda: timed(calls, run_inline),
             lambda: timed(calls, run_direct),
-            peer_name="direct",
-            goal_us=20,
-            stretch_us=8,
-            **options,
+            20,
+            8,
         ),
-        paired(
-            "async, task and deadline",
+        compare(
+            "engine, async with task and deadline",
             lambda: on_loop(engine.call, async_calls),
             lambda: on_loop(plain, async_calls),
-            peer_name="direct",
-            goal_us=25,
-            stretch_us=12,
-            **options,
+            25,
+            12,
         ),
-        paired(
-            "sync through a thread",
+        compare(
+            "engine, sync through a thread, beyond a hop",
             lambda: on_loop(engine.call, sync_calls),
             lambda: on_loop(bare_hop, sync_calls),
-            peer_name="hop",
-            goal_us=20,
-            stretch_us=8,
-            **options,
+            20,
+            8,
         ),
-        paired(
-            f"sync, {OUTSTANDING} outstanding",
+        compare(
+            f"engine, sync, {OUTSTANDING} outstanding",
             lambda: outstanding(engine.call),
             lambda: outstanding(plain),
-            peer_name="direct",
-            goal_us=20,
-            stretch_us=8,
-            **options,
-        ),
-        paired(
-            f"sync, {OUTSTANDING} outstanding",
-            lambda: outstanding(engine.call),
-            lambda: outstanding(bare_hop),
-            peer_name="hop",
-            goal_us=20,
-            stretch_us=8,
-            **options,
+            20,
+            8,
         ),
     ]
     hop.close()
     return rows
-
-
-def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    if name == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
 
 
 class NoEvents:
@@ -265,23 +202,16 @@ class NoEvents:
 
 
 def main() -> None:
-    """Print one row per comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--blocks", type=int, default=21)
-    parser.add_argument("--calls", type=int, default=1500, help="per block")
-    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    options = parser.parse_args()
+    """Print one row per comparison, and with `--save` keep them."""
     functions = [specs_of(inference_function(f))[0] for f in (reply, reply_async)]
-    print(f"# {platform.python_implementation()} {platform.python_version()}, {options.loop}")
     with tempfile.TemporaryDirectory() as directory:
         ports = msgspec.structs.replace(fake_ports(Path(directory)), events=NoEvents())
         engine = Engine(functions, ports)
-        loop = new_loop(options.loop)
+        loop = uvloop.new_event_loop()
         outcome = engine.run(invocations("reply", 1)[0])
         assert isinstance(outcome, Result)
         assert bytes(outcome.value) == direct(PAYLOAD), "both must do the same work"
-        for row in measure(engine, loop, options.blocks, options.calls):
-            print(row)
+        save("engine", measure(engine, loop, CALLS))
         loop.run_until_complete(engine.close())
         loop.close()
 

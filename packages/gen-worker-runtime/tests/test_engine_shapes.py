@@ -1,13 +1,12 @@
 """Every shape of function gives the same answer on every way through the engine."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 import pytest
+
 from gen_worker import RequestContext, inference, inference_function, invocable
 from gen_worker.runtime import Engine, Invocation
 from gen_worker.spec import specs_of

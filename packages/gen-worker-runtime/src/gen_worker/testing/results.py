@@ -60,6 +60,7 @@ class TesterResult(msgspec.Struct, frozen=True, kw_only=True):
 class TesterCall:
     """A call that may be running still. It is its own sink."""
 
+    __test__ = False  # as above
     wants_events = False
 
     def __init__(self, request_id: str, token: CancelToken, events: RecordedEvents) -> None:

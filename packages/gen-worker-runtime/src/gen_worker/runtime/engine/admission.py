@@ -38,63 +38,64 @@ class Admission:
 
     def close(self, when_empty: Callable[[], object]) -> None:
         """Let nobody in any more, and call `when_empty` once everybody is answered."""
-        with self._lock:
-            self._is_closed = True
-            self._when_empty = when_empty
-            is_empty = not self.calls
-        if is_empty:
+        self._when_empty = when_empty
+        self._is_closed = True
+        if not self.calls:
             when_empty()
 
     def enter(self, call: RunningCall) -> None:
         """Let a call in.
+
+        No lock: single operations on a dict are atomic, and this is on every call's way.
 
         Raises:
             RetryableError: The engine is closing.
             DuplicateRequestError: A call of this id is here.
             OverloadedError: Too many calls wait, or too many of this invoker run.
         """
-        with self._lock:
-            if self._is_closed:
-                raise RetryableError("worker busy")
-            if call.request_id in self.calls:
-                raise DuplicateRequestError(f"request {call.request_id!r} is running already")
-            if len(self.calls) >= self._max_queue and self.queued >= self._max_queue:
-                raise OverloadedError()
-            if call.plan.spec.rate_limit_per_invoker is not None:
-                self._count_invoker(call, call.plan.spec.rate_limit_per_invoker)
-            self.calls[call.request_id] = call
+        if len(self.calls) >= self._max_queue and self.queued >= self._max_queue:
+            raise OverloadedError()
+        if self.calls.setdefault(call.request_id, call) is not call:
+            raise DuplicateRequestError(f"request {call.request_id!r} is running already")
+        # Looked at afterwards: whoever closes either finds the call here or was seen by it.
+        if self._is_closed:
+            self.answer(call)
+            raise RetryableError("worker busy")
+        if call.plan.rate_limit is not None:
+            try:
+                self._count_invoker(call, call.plan.rate_limit)
+            except OverloadedError:
+                self.answer(call)
+                raise
 
     def _count_invoker(self, call: RunningCall, limit: int) -> None:
         key = _invoker(call)
-        running = self._rates.get(key, 0)
-        if running >= limit:
-            raise OverloadedError(
-                f"{call.plan.spec.name!r} runs {limit} calls of one invoker at a time: "
-                "wait for one of them to end"
-            )
-        self._rates[key] = running + 1
+        with self._lock:
+            running = self._rates.get(key, 0)
+            if running >= limit:
+                raise OverloadedError(
+                    f"{call.plan.spec.name!r} runs {limit} calls of one invoker at a time: "
+                    "wait for one of them to end"
+                )
+            self._rates[key] = running + 1
 
     def begin(self, call: RunningCall) -> None:
         """Note that the handler is called; out of memory calls it again."""
         call.has_begun = True
-        self._begun.add(call)  # atomic, unlike counting
+        self._begun.add(call)
 
     def answer(self, call: RunningCall) -> None:
         """Forget a call that has its outcome, so that its id may be used again."""
         self._begun.discard(call)
-        with self._lock:
-            if self.calls.get(call.request_id) is call:
-                del self.calls[call.request_id]
-            when_empty = None if self.calls else self._when_empty
-        if when_empty is not None:
-            when_empty()
+        if self.calls.get(call.request_id) is call:
+            del self.calls[call.request_id]
+        if self._when_empty is not None and not self.calls:
+            self._when_empty()
 
     def leave(self, call: RunningCall) -> None:
-        """Give back the invoker's share; for a stuck handler when it ends, not when it is told."""
-        if call.plan.spec.rate_limit_per_invoker is None:
-            return
+        """Give back an invoker's share: when the handler ends, even if it was reported as stuck."""
+        key = _invoker(call)
         with self._lock:
-            key = _invoker(call)
             left = self._rates[key] - 1
             if left:
                 self._rates[key] = left

@@ -64,6 +64,8 @@ class RunningCall:
     timeout_ms: int | None = None
     deadline: float | None = None
     """Unix time."""
+    expires_at: float | None = None
+    """The same on the engine's clock."""
     instance: Instance | None = None
     has_begun: bool = False
     is_cancelable: bool = False
@@ -91,7 +93,10 @@ class RunningCall:
         self.plan = plan
         self.invocation = invocation
         self.sink = sink
-        self.token = CallToken(self) if token is None else token
+        if token is None:
+            token = CallToken()
+            token.call = self
+        self.token = token
         self.request_id = invocation.request_id
         self.spent_s = [0.0, 0.0, 0.0, 0.0, 0.0]
         self.submitted_at = self._since = perf_counter()
@@ -126,19 +131,6 @@ class RunningCall:
         now = perf_counter()
         self.spent_s[on] += now - self._since
         self._since = now
-
-    def limit_time(self, timeout_ms: int) -> None:
-        """Cancel the call after so many milliseconds."""
-        self.timeout_ms = timeout_ms
-        timeout_s = timeout_ms / 1000
-        self.deadline = self.core.clock.time() + timeout_s
-        self._timers = (self.core.timers.add(timeout_s, self._run_out),)
-
-    def _run_out(self) -> None:
-        self.token.cancel("deadline")
-
-    def cancel_for_signal(self) -> None:
-        self.token.cancel("interrupt")
 
     def discard_if_canceled(self) -> None:
         """Raise when the handler returned although the call was canceled, and nobody wants it.
@@ -183,12 +175,11 @@ class RunningCall:
 
     def succeed(self, value: Any) -> None:
         self.spend(OUTPUT)
-        is_streamed = self.plan.is_streamed
         self.outcome = Result(
             request_id=self.request_id,
             value=value,
             timings=self._timings(),
-            is_streamed=is_streamed,
+            is_streamed=self.plan.is_streamed,
         )
 
     def fail(self, failure: Failure) -> None:
@@ -213,7 +204,11 @@ class RunningCall:
 
     def close(self) -> None:
         """Forget everything that could still fire. The last thing that happens to a call."""
-        self._ignore_token()
+        token = self.token
+        if isinstance(token, CallToken):
+            token.call = None
+        else:
+            token.discard(self.notice_cancel)
         for timer in self._timers:
             timer.cancel()
         if self.task is not None:  # this is the task, on the loop
@@ -228,12 +223,6 @@ class RunningCall:
         """From now on react to a cancel; at once if it came already."""
         if not isinstance(self.token, CallToken):
             self.token.on_cancel(self.notice_cancel)
-
-    def _ignore_token(self) -> None:
-        if isinstance(self.token, CallToken):
-            self.token.call = None
-        else:
-            self.token.discard(self.notice_cancel)
 
     def run(self, worker: Worker) -> None:
         """Run the whole call in a pool thread; see `threads.Job`."""
@@ -334,9 +323,8 @@ class CallToken(CancelToken):
 
     __slots__ = ("call",)
 
-    def __init__(self, call: RunningCall) -> None:
-        super().__init__()
-        self.call: RunningCall | None = call
+    call: RunningCall | None
+    """Set by the call; None once it has ended."""
 
     def cancel(self, reason: CancelReason = "caller") -> bool:
         is_first = super().cancel(reason)

@@ -13,7 +13,7 @@ from gen_worker.ports import drive
 from gen_worker.runtime.engine.admission import Admission
 from gen_worker.runtime.engine.batching import Batcher
 from gen_worker.runtime.engine.call_ports import ports_for_calls
-from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK, Timers
+from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK, Deadlines, Timers
 from gen_worker.runtime.engine.devices import Devices
 from gen_worker.runtime.engine.errors import is_canceling
 from gen_worker.runtime.engine.interrupt import Interrupter
@@ -55,6 +55,7 @@ class Core:
         self.tasks = SlotQueue("tasks", limits.max_tasks)
         self.counters = Counters()
         self.admission = Admission(limits.max_queue)
+        self.deadlines = Deadlines(clock, self.timers, self.admission.calls)
         self.ports, self._files = ports_for_calls(ports, self._tell)
         self.events = ports.events
         """Where the engine's own events go: transports are shown only what the author reports."""
@@ -86,7 +87,7 @@ class Core:
             identity["timeout_ms"] = call.timeout_ms
         if self.clock is not SYSTEM_CLOCK:
             identity["clock"] = self.clock.time
-        if call.choices or (instance is not None and instance.choices):
+        if call.choices is not None or (instance is not None and instance.choices):
             shared = {} if instance is None else instance.choices
             identity["models"] = {**shared, **(call.choices or {})}
         if call.plan.needs_gpu:
@@ -96,7 +97,7 @@ class Core:
                 identity["device"] = call.device
         elif invocation.device is not None:
             identity["device"] = invocation.device  # the caller's wish; no slot goes with it
-        return call.plan.kind.context(self.ports, **identity)
+        return call.plan.make_context(ports=self.ports, **identity)
 
     def slots_of(self, call: RunningCall) -> list[SlotQueue]:
         """Return what a call holds while it computes, in the order to take it."""
@@ -146,29 +147,45 @@ class Core:
         elif is_canceling(error) and call.task is not None and call.task.cancelling():
             call.token.cancel("shutdown")
 
-    async def finish(self, call: RunningCall, runner: Runner) -> None:
-        """Give back what a call was given; its outcome is known."""
+    def is_set_up(self, call: RunningCall) -> bool:
+        """Tell whether the call's class, if it has one, can be called at once."""
+        endpoint = call.plan.endpoint
+        return endpoint is None or endpoint.is_open
+
+    def must_release(self, call: RunningCall) -> bool:
+        """Tell whether something of the call has to be given back; of most calls nothing is."""
+        ctx = call.ctx
+        return (
+            call.instance is not None
+            or not call.plan.is_inference
+            or self._files.is_used_by(call.request_id)
+            or (ctx is not None and ctx.has_open_revisions)
+        )
+
+    async def release(self, call: RunningCall, runner: Runner) -> None:
+        """Give back what a call was given; its outcome is known and does not change any more."""
+        ctx, endpoint = call.ctx, call.plan.endpoint
         try:
-            await self._release(call, runner)
+            if call.instance is not None and endpoint is not None:
+                await endpoint.leave(call.instance, runner)
+            if ctx is not None:
+                await runner.port(ctx.release())
+            if self._files.is_used_by(call.request_id):
+                await runner.port(self._files.release(call.request_id))
         except Exception:
             import logging
 
             logging.getLogger("gen_worker.runtime").exception("%r could not be cleaned up", call)
-        finally:
-            self.settle_stuck(call)
-            self.admission.leave(call)
-            if call.has_begun:
-                self.counters.count_stopped(call.token)
-            call.close()
 
-    async def _release(self, call: RunningCall, runner: Runner) -> None:
-        ctx, request_id = call.ctx, call.request_id
-        if call.instance is not None and call.plan.endpoint is not None:
-            await call.plan.endpoint.leave(call.instance, runner)
-        if ctx is not None and (ctx.has_open_revisions or not call.plan.is_inference):
-            await runner.port(ctx.release())
-        if self._files.is_used_by(request_id):
-            await runner.port(self._files.release(request_id))
+    def leave(self, call: RunningCall) -> None:
+        """Let go of a call that has ended."""
+        if self._stuck:
+            self.settle_stuck(call)
+        if call.plan.rate_limit is not None:
+            self.admission.leave(call)
+        if call.token.reason is not None and call.has_begun:
+            self.counters.count_stopped(call.token)
+        call.close()
 
     @property
     def thread_count(self) -> int:
@@ -197,8 +214,7 @@ class Core:
     def drop(self, call: RunningCall) -> None:
         """End a call that was canceled before anything of it ran."""
         call.fail(classify(call.token.error(), origin="input"))
-        self.admission.leave(call)
-        call.close()
+        self.leave(call)
 
     def forget(self, call: RunningCall, outcome: Result | Failed) -> None:
         """Count a call whose outcome was delivered."""
@@ -209,7 +225,7 @@ class Core:
         if isinstance(event, (Progress, Log, Emitted)):
             call = self.admission.calls.get(event.request_id)
             if call is not None and not call.tell(event):
-                self.counters.count_shed()
+                self.counters.shed_events.add()
 
     # Handlers that do not stop
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,12 @@ class Engine:
         on a loop of the engine's own, one at a time.
         """
         try:
-            if self._registry.plan(invocation.function).is_async:
+            plan = self._registry.plan(invocation.function)
+            if plan.is_async:
                 outcome: Outcome = self._core.run_coroutine(self._call(invocation, sink, token))
                 return outcome
-            call = self._admit(invocation, sink, token)
+            call = RunningCall(self._core, plan, invocation, sink, token)
+            self._core.admission.enter(call)
         except Exception as error:
             refused = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
             return self._deliver_inline(refused)
@@ -122,17 +125,18 @@ class Engine:
         runner = self._runner_here()
         port = runner.port_to_loop
         try:
-            call = self._admit(invocation, sink, token)
+            plan = self._registry.plan(invocation.function)
+            call = RunningCall(self._core, plan, invocation, sink, token)
+            self._core.admission.enter(call)
         except Exception as error:
             call = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
             call.port = port
             port.loop.call_soon(call.arrive)
             return call
         call.port = port
-        plan = call.plan
         if plan.is_streamed or sink.wants_events:
             call.stream = BufferedStream(self._core.limits, call.announce)
-        if plan.runs_directly and (plan.endpoint is None or plan.endpoint.is_open):
+        if plan.runs_directly and not plan.is_async and self._core.is_set_up(call):
             self._watch(call)
             self._core.threads.submit(call)
         else:
@@ -200,13 +204,13 @@ class Engine:
         return EngineStatistics(
             running=core.admission.running,
             queued=core.admission.queued,
-            completed=counters.completed,
-            failed=counters.failed,
-            canceled=counters.canceled,
+            completed=counters.completed.value,
+            failed=counters.failed.value,
+            canceled=counters.canceled.value,
             stuck_threads=core.stuck_threads,
             threads=core.thread_count,
-            refused=counters.refused,
-            shed_events=counters.shed_events,
+            refused=counters.refused.value,
+            shed_events=counters.shed_events.value,
             cancel_latency=counters.cancel_latency,
         )
 
@@ -214,7 +218,7 @@ class Engine:
         """Cancel what `run` is running; for the program's SIGINT and SIGTERM handlers.
 
         Raises `Interrupted` where that does no harm, so that even `time.sleep` ends at once; `run`
-        turns it into the call's outcome. Elsewhere the call is canceled as from another thread.
+        turns it into the call's outcome. Elsewhere the handler stops as for any other cancel.
 
         Args:
             frame: What the signal handler was given.
@@ -226,40 +230,28 @@ class Engine:
             Interrupted: Let it pass.
         """
         self._signals += 1
-        if not self._foreground:
-            calls = list(self._core.admission.calls.values())
-            for call in calls:
-                self._core.interrupter.defer(call.cancel_for_signal)
-            return bool(calls)
-        call, region = self._foreground[-1]
-        waited_s = _INSISTENT_S if self._signals > 1 else 0.0
-        is_waiting = call.phase in ("input", "model_load") and region.occupant is None
-        if is_waiting or region.may_raise_in(frame, waited_s):
+        running = list(self._core.admission.calls.values())
+        for call in running:
             call.token.cancel("interrupt")
-            raise Interrupted
-        # The interrupted code may hold a lock that canceling takes, so another thread cancels.
-        self._core.interrupter.defer(call.cancel_for_signal)
-        return True
+        if self._foreground:
+            call, region = self._foreground[-1]
+            is_waiting = call.phase in ("input", "model_load") and region.occupant is None
+            if is_waiting or region.may_raise_in(frame, _INSISTENT_S if self._signals > 1 else 0.0):
+                raise Interrupted
+        return bool(running)
 
     # Inside
-
-    def _admit(
-        self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
-    ) -> RunningCall:
-        plan = self._registry.plan(invocation.function)
-        call = RunningCall(self._core, plan, invocation, sink, token)
-        self._core.admission.enter(call)
-        return call
 
     def _watch(self, call: RunningCall) -> None:
         own_ms, callers_ms = call.plan.timeout_ms, call.invocation.timeout_ms
         if own_ms or callers_ms:
-            call.limit_time(min(own_ms or callers_ms or 0, callers_ms or own_ms or 0))
+            timeout_ms = min(own_ms or callers_ms or 0, callers_ms or own_ms or 0)
+            self._core.deadlines.set(call, timeout_ms)
         call.obey_token()
 
     def _refusal(self, error: Exception, invocation: Invocation) -> Failed:
         if isinstance(error, OverloadedError):
-            self._core.counters.count_refused()
+            self._core.counters.refused.add()
         failure = classify(error, origin="input")
         return Failed(request_id=invocation.request_id, failure=failure, timings=Timings())
 
@@ -294,9 +286,11 @@ class Engine:
         return runner or InlineRunner(Region(), self._core.ports.run, self._core.run_coroutine)
 
     def _runner_here(self) -> LoopRunner:
-        from asyncio import get_running_loop
-
-        loop = get_running_loop()
+        # Where a loop runs, asyncio is imported; an import statement would cost each call more.
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None:
+            raise RuntimeError("no event loop is running here: use `run`")
+        loop = asyncio.get_running_loop()
         runner = self._runner
         if runner is None or runner.port_to_loop.loop is not loop:
             runner = self._runner = LoopRunner(LoopPort(loop))

@@ -45,19 +45,19 @@ class Occupant(Protocol):
 
 
 @lru_cache(maxsize=1)
-def _thrower() -> tuple[Callable[[int, Any], int], Any]:
+def _thrower() -> Callable[[int, type[BaseException]], int]:
     # Loaded on the first cancel: ctypes costs 8 ms.
     import ctypes
 
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     throw.argtypes = (ctypes.c_ulong, ctypes.py_object)
-    return throw, ctypes.py_object()
+    return throw
 
 
 class Region:
     """Where one thread may be interrupted: inside the author's function and nowhere else."""
 
-    __slots__ = ("_lock", "_was_thrown", "ident", "last_seen", "occupant")
+    __slots__ = ("_is_disputed", "_lock", "ident", "last_seen", "occupant")
 
     def __init__(self) -> None:
         self.ident = threading.get_ident()
@@ -65,7 +65,10 @@ class Region:
         """What is inside at this moment."""
         self.last_seen: Occupant | None = None
         self._lock = threading.Lock()
-        self._was_thrown = False
+        self._is_disputed = False
+        """Whether somebody throws or has thrown. The thread clears `occupant` before it reads this,
+        a thrower sets this before it reads `occupant`: one of them sees the other, so that leaving
+        needs the lock only then."""
 
     def call(
         self, occupant: Occupant, function: Callable[..., Any], *args: Any, **kwargs: Any
@@ -76,7 +79,9 @@ class Region:
                 self.occupant = occupant
                 return function(*args, **kwargs)
             finally:
-                self._leave()
+                self.occupant = None
+                if self._is_disputed:
+                    self._leave()
         except Interrupted:
             # It may have appeared on the way out, before the region was left.
             self._leave()
@@ -89,7 +94,9 @@ class Region:
                 self.occupant = occupant
                 return next(items, end)
             finally:
-                self._leave()
+                self.occupant = None
+                if self._is_disputed:
+                    self._leave()
         except Interrupted:
             self._leave()
             raise
@@ -97,31 +104,41 @@ class Region:
     def _leave(self) -> None:
         with self._lock:
             self.occupant = None
-            if self._was_thrown:
-                self._was_thrown = False
-                throw, nothing = _thrower()
-                throw(self.ident, nothing)
+            if self._is_disputed:
+                self._is_disputed = False
+                self._take_back()
+
+    def _take_back(self) -> None:
+        """Consume an exception that has not appeared yet.
+
+        Clearing it with NULL would leave the interpreter believing that one is pending: CPython
+        3.11 and 3.12 then take the slow way at every loop, and 3.11 hangs once a tracer is set. So
+        it is thrown again, and appears here.
+        """
+        try:
+            _thrower()(self.ident, Interrupted)
+            for _ in range(1000):
+                pass
+        except Interrupted:
+            pass
 
     def throw(self, occupant: Occupant, waited_s: float) -> bool:
         """Interrupt the thread if it is inside for `occupant` and stands at a harmless place."""
-        throw, _ = _thrower()
-        ident = self.ident
+        throw, ident = _thrower(), self.ident
+        if ident == threading.get_ident():  # canceling itself; the watcher tries again
+            return False
         with self._lock:
-            if self.occupant is not occupant or is_shielded(ident):
-                return False
-            frame = sys._current_frames().get(ident)
-            if frame is None:
-                return False
-            at = frame.f_lasti
-            if not is_interruptible(frame, at, waited_s):
-                return False
-            self._was_thrown = True
-            # No bytecode between this look and the throw can give the GIL away, so the thread
-            # still stands where it was judged.
-            if frame.f_lasti == at:
-                throw(ident, Interrupted)
-                return True
-            self._was_thrown = False
+            was_disputed, self._is_disputed = self._is_disputed, True
+            if self.occupant is occupant and not is_shielded(ident):
+                frame = sys._current_frames().get(ident)
+                at = -1 if frame is None else frame.f_lasti
+                if frame is not None and is_interruptible(frame, at, waited_s):
+                    # No bytecode between this look and the throw can give the GIL away, so the
+                    # thread still stands where it was judged.
+                    if frame.f_lasti == at:
+                        throw(ident, Interrupted)
+                        return True
+            self._is_disputed = was_disputed
             return False
 
     def may_raise_in(self, frame: FrameType | None, waited_s: float) -> bool:
@@ -159,10 +176,10 @@ class Interrupter:
     def __init__(self) -> None:
         self.is_dormant = True
         """Whether long-running handlers go unnoticed until `wake`."""
-        self._inbox: SimpleQueue[_Pending | Callable[[], object] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Pending | str] = SimpleQueue()
         self._pending: list[_Pending] = []
         self._regions: tuple[Region, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel in the thread that holds it
         self._thread: threading.Thread | None = None
         self._idle_ticks = 0
         self._next_tick = 0.0
@@ -173,10 +190,6 @@ class Interrupter:
         SWITCH_INTERVAL.hold(pending, _PENDING_SWITCH_S)
         pending.advance(pending.since)
         self._post(pending)
-
-    def defer(self, action: Callable[[], object]) -> None:
-        """Run `action` in the watcher's thread. Safe in a signal handler."""
-        self._post(action)
 
     def watch(self, region: Region) -> None:
         """Shorten the switch interval whenever a handler in this region runs long."""
@@ -190,15 +203,15 @@ class Interrupter:
     def wake(self) -> None:
         """Begin to look for long-running handlers; ends by itself after a second without any."""
         self.is_dormant = False
-        self._post(_nothing)
+        self._post("look")
 
     def close(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._inbox.put(None)
+            self._inbox.put("close")
             thread.join()
 
-    def _post(self, item: _Pending | Callable[[], object]) -> None:
+    def _post(self, item: _Pending | str) -> None:
         self._inbox.put(item)
         if self._thread is None:
             with self._lock:
@@ -213,13 +226,11 @@ class Interrupter:
             try:
                 item = self._inbox.get(timeout=self._wait_s())
             except Empty:
-                item = _nothing
-            if item is None:
+                item = "look"
+            if item == "close":
                 break
             if isinstance(item, _Pending):
                 self._pending.append(item)
-            else:
-                item()
             self._advance()
             self._tick()
         for pending in self._pending:
@@ -262,7 +273,3 @@ class Interrupter:
             SWITCH_INTERVAL.release(self)
         self._idle_ticks = 0 if busy else self._idle_ticks + 1
         self.is_dormant = self._idle_ticks > _IDLE_TICKS
-
-
-def _nothing() -> None:
-    pass

@@ -183,7 +183,7 @@ class Instance:
         await leases.prepare(endpoint.setup_models, self.choices)
         place = self._core.devices.pick(device) if endpoint.needs_gpu else None
         if place is not None:
-            await take(place.slot, runner.waiter(), self.token)
+            await take(place.slot, runner.waiter, self.token)
         try:
             models = await leases.open("cpu" if place is None else place.name)
             made = await self._author(runner, endpoint.spec.cls, place)

@@ -11,9 +11,11 @@ import msgspec
 from gen_worker.errors import InputTooLargeError, OutputTooLargeError, ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.runtime.engine.invocation import Format, Invocation
 
-__all__ = ["Decoder", "Message", "encode", "read_message"]
+__all__ = ["Message", "decoder", "encode", "read_message"]
 
 _JSON_ENCODER = msgspec.json.Encoder()
 _MSGPACK_ENCODER = msgspec.msgpack.Encoder()
@@ -82,28 +84,24 @@ def _split(data: bytes, is_json: bool) -> tuple[bytes, Any]:
     return (_JSON_ENCODER if is_json else _MSGPACK_ENCODER).encode(fields), envelope
 
 
-class Decoder:
-    """Decodes one type from either format."""
+def decoder(payload_type: Any) -> Callable[[Message], Any]:
+    """Return a function that decodes one type strictly, from either format.
 
-    __slots__ = ("_json", "_msgpack")
+    It raises `ValidationError`, with the JSON path of the mistake.
+    """
+    decode_json = msgspec.json.Decoder(payload_type).decode
+    decode_msgpack = msgspec.msgpack.Decoder(payload_type).decode
 
-    def __init__(self, payload_type: Any) -> None:
-        self._json = msgspec.json.Decoder(payload_type)
-        self._msgpack = msgspec.msgpack.Decoder(payload_type)
-
-    def decode(self, message: Message) -> Any:
-        """Decode strictly.
-
-        Raises:
-            ValidationError: With the JSON path of the mistake.
-        """
+    def decode(message: Message) -> Any:
         try:
-            return (self._json if message.is_json else self._msgpack).decode(message.data)
+            return (decode_json if message.is_json else decode_msgpack)(message.data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             place = _PLACE.search(str(error))
             raise ValidationError(str(error), path=place[1] if place else "") from error
         except RecursionError as error:
             raise ValidationError("the payload is nested too deeply") from error
+
+    return decode
 
 
 def encode(value: Any, result_format: Format, max_bytes: int) -> bytes:

@@ -20,6 +20,7 @@ from gen_worker.runtime.engine.leasing import (
 )
 from gen_worker.runtime.engine.outputs import fetch_inputs, has_local_files, save_outputs
 from gen_worker.runtime.engine.payloads import read_message
+from gen_worker.runtime.engine.runners import InlineRunner
 from gen_worker.runtime.engine.slots import take
 from gen_worker.spec import Call
 
@@ -53,24 +54,56 @@ async def perform(call: RunningCall, runner: Runner) -> None:
     Raises:
         KeyboardInterrupt: It came in the thread of `Engine.run`.
     """
+    core, plan = call.core, call.plan
     call.is_cancelable = True
     try:
-        call.succeed(await _perform(call, runner))
+        call.token.raise_if_canceled()
+        call.spend(QUEUE)
+        message = read_message(call.invocation, core.limits.max_input_bytes)
+        if plan.runs_directly and message.envelope is None and core.is_set_up(call):
+            value = await _call_directly(call, runner, plan.read(message))
+        else:
+            value = await _prepare_and_call(call, runner, message)
+        call.phase = "output"
+        call.discard_if_canceled()
+        if plan.output_files is None and plan.is_inference:
+            if not plan.is_streamed:
+                plan.check(value)
+        else:
+            value = await _store(call, runner, message, value)
+        call.succeed(call.encoded(value))
     except BaseException as error:
-        call.core.note_interrupt(call, error)
+        core.note_interrupt(call, error)
         call.fail(failure_of(error, call.token, call.origin))
         if isinstance(error, KeyboardInterrupt):
             raise
     finally:
         call.is_cancelable = False
-        await call.core.finish(call, runner)
+        if core.must_release(call):
+            await core.release(call, runner)
+        core.leave(call)
 
 
-async def _perform(call: RunningCall, runner: Runner) -> Any:
-    plan, token = call.plan, call.token
-    token.raise_if_canceled()
-    call.spend(QUEUE)
-    message = read_message(call.invocation, call.core.limits.max_input_bytes)
+async def _call_directly(call: RunningCall, runner: Runner, payload: Any) -> Any:
+    """Call a function that needs no model, no file and no device."""
+    core, plan = call.core, call.plan
+    ctx = call.ctx = core.context_of(call, None)
+    this = None if plan.endpoint is None else plan.endpoint.default.object
+    call.arguments = plan.arguments(ctx, payload, {}, this)
+    call.spend(INPUT)
+    if plan.is_async:
+        await take(core.tasks, runner.waiter, call.token)
+        try:
+            return await call_async(call, runner)
+        finally:
+            core.tasks.give_back()
+    if isinstance(runner, InlineRunner):
+        return call_blocking(call, runner.region)
+    return await runner.blocking(call, partial(call_blocking, call), core.threads)
+
+
+async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message) -> Any:
+    plan = call.plan
     overrides: dict[str, Any] = {}
     if message.envelope is not None:
         overrides = await read_overrides(call, runner, message.envelope)
@@ -81,10 +114,10 @@ async def _perform(call: RunningCall, runner: Runner) -> Any:
         call.phase = "model_load"
         instance = call.instance = plan.endpoint.pick(overrides)
         if instance.state != "ready":
-            await instance.set_up(token, runner, call.invocation.device)
+            await instance.set_up(call.token, runner, call.invocation.device)
         call.spend(LOAD)
         call.phase = "input"
-    if plan.models or instance is not None:
+    if plan.models:
         call.choices = choose_models(plan.models, payload, overrides)
     ctx = call.ctx = call.core.context_of(call, instance)
     if plan.input_files is not None:
@@ -92,24 +125,8 @@ async def _perform(call: RunningCall, runner: Runner) -> Any:
     if not plan.is_inference:
         await runner.port(plan.kind.before(_described(call, message), ctx))
     call.spend(INPUT)
-    value = await _handle(call, runner, payload, instance)
-    call.phase = "output"
-    call.discard_if_canceled()
-    return await _finish(call, runner, message, value)
-
-
-async def _handle(
-    call: RunningCall, runner: Runner, payload: Any, instance: Instance | None
-) -> Any:
-    """Call the author's function, with models and a slot if it needs them."""
-    plan, ctx = call.plan, call.ctx
-    assert ctx is not None
     if plan.spec.batching is not None:
         return await call.core.batch(call, runner, payload, instance)
-    this = None if instance is None else instance.object
-    if plan.runs_directly and (instance is None or not instance.prepared):
-        call.arguments = plan.arguments(ctx, payload, {}, this)
-        return await _invoke(call, runner)
     leases = Leases(call.core.ports.models, runner)
     if plan.models:
         call.phase = "model_load"
@@ -119,16 +136,13 @@ async def _handle(
         leases.prepared |= instance.prepared
 
     async def invoke(models: dict[str, Any]) -> Any:
+        this = None if instance is None else instance.object
         call.arguments = plan.arguments(ctx, payload, models, this)
-        return await _invoke(call, runner)
+        if plan.is_async:
+            return await call_async(call, runner)
+        return await runner.blocking(call, partial(call_blocking, call), call.core.pool_of(call))
 
     return await hold(call, [call], runner, leases, invoke)
-
-
-async def _invoke(call: RunningCall, runner: Runner) -> Any:
-    if call.plan.is_async:
-        return await call_async(call, runner)
-    return await runner.blocking(call, partial(call_blocking, call), call.core.pool_of(call))
 
 
 async def hold(
@@ -151,7 +165,7 @@ async def hold(
     first = calls[0]
     try:
         for slot in first.core.slots_of(first):
-            await take(slot, runner.waiter(), holder.token)
+            await take(slot, runner.waiter, holder.token)
             taken.append(slot)
         holder.spend(QUEUE)
         models = await leases.open(first.device or "cpu")
@@ -176,20 +190,21 @@ async def hold(
             holder.is_cancelable = True
 
 
-async def _finish(call: RunningCall, runner: Runner, message: Message, value: Any) -> Any:
-    """Check, store and encode what the handler returned; a stream has done so item by item."""
+async def _store(call: RunningCall, runner: Runner, message: Message, value: Any) -> Any:
+    """Turn what the handler returned into what is reported; a stream has been item by item."""
     plan = call.plan
     if not plan.is_inference:
         assert call.ctx is not None
         described = _described(call, message)
-        return call.encoded(await runner.port(plan.kind.finish(described, call.ctx, value)))
-    if not plan.is_streamed:
-        plan.check(value)
-        files = plan.output_files
-        if files is not None and has_local_files(files, value):
-            value = await runner.port(save_outputs(call, files, value))
-            call.discard_if_canceled()
-    return call.encoded(value)
+        return await runner.port(plan.kind.finish(described, call.ctx, value))
+    if plan.is_streamed:
+        return value
+    plan.check(value)
+    files = plan.output_files
+    if files is not None and has_local_files(files, value):
+        value = await runner.port(save_outputs(call, files, value))
+        call.discard_if_canceled()
+    return value
 
 
 def _described(call: RunningCall, message: Message) -> Call:

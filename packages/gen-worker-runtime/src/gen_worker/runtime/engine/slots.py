@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.cancel import CancelToken
     from gen_worker.runtime.engine.handoff import Waiter
 
@@ -37,6 +39,14 @@ class SlotQueue:
         """How many calls are here, holding and waiting."""
         return self.taken + len(self._waiting)
 
+    def try_take(self) -> bool:
+        """Take a slot if one is free; nobody waits then."""
+        with self._lock:
+            if self.taken < self.limit:
+                self.taken += 1
+                return True
+            return False
+
     def join(self, waiter: Waiter) -> bool:
         """Take a slot and return True, or queue up: `waiter` is woken when it has one."""
         with self._lock:
@@ -64,8 +74,11 @@ class SlotQueue:
         successor.wake()
 
 
-async def take(slot: SlotQueue, waiter: Waiter, token: CancelToken) -> None:
+async def take(slot: SlotQueue, make_waiter: Callable[[], Waiter], token: CancelToken) -> None:
     """Wait for a slot; a canceled wait leaves none behind."""
+    if slot.try_take():
+        return
+    waiter = make_waiter()
     if slot.join(waiter):
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from gen_worker.events import Failed, Result
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
 
-__all__ = ["Counters", "EngineStatistics", "Latency"]
+__all__ = ["Counters", "EngineStatistics", "Latency", "Tally"]
 
 _REMEMBERED = 1000
 
@@ -50,6 +51,20 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     cancel_latency: Latency
 
 
+class Tally:
+    """A total that any thread may add one to; a lock would cost ten times as much."""
+
+    __slots__ = ("_count", "add")
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+        self.add = self._count.__next__
+
+    @property
+    def value(self) -> int:
+        return int(repr(self._count)[len("count(") : -1])
+
+
 class Counters:
     """The running totals behind `EngineStatistics`."""
 
@@ -57,28 +72,19 @@ class Counters:
         self._lock = threading.Lock()
         self._cancels_ms: deque[float] = deque(maxlen=_REMEMBERED)
         self._canceled_handlers = 0
-        self.completed = 0
-        self.failed = 0
-        self.canceled = 0
-        self.refused = 0
-        self.shed_events = 0
+        self.completed = Tally()
+        self.failed = Tally()
+        self.canceled = Tally()
+        self.refused = Tally()
+        self.shed_events = Tally()
 
     def count(self, outcome: Result | Failed) -> None:
-        with self._lock:
-            if isinstance(outcome, Result):
-                self.completed += 1
-            elif outcome.failure.error_type == "canceled":
-                self.canceled += 1
-            else:
-                self.failed += 1
-
-    def count_refused(self) -> None:
-        with self._lock:
-            self.refused += 1
-
-    def count_shed(self) -> None:
-        with self._lock:
-            self.shed_events += 1
+        if isinstance(outcome, Result):
+            self.completed.add()
+        elif outcome.failure.error_type == "canceled":
+            self.canceled.add()
+        else:
+            self.failed.add()
 
     def count_stopped(self, token: CancelToken) -> None:
         """Note that the handler of a canceled call has ended just now."""

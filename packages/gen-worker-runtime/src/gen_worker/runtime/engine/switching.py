@@ -17,7 +17,7 @@ class SwitchInterval:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel in the thread that holds it
         self._wanted: dict[int, float] = {}
         self._original_s = 0.0
 
