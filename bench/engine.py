@@ -1,7 +1,7 @@
 """What a call costs beyond decoding, calling and encoding: the engine's own overhead.
 
 Bytes in, bytes out, a function that does nothing, on uvloop. The peers are in this file: `direct`
-decodes, calls and encodes, `Hop` does so in another thread that a queue feeds and that wakes the loop.
+decodes, calls and encodes, `Hop` does so in another thread, fed by a queue, that wakes the loop.
 
     python bench/engine.py [--save]
 """
@@ -12,11 +12,10 @@ import asyncio
 import gc
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -27,6 +26,9 @@ from gen_worker.events import Result
 from gen_worker.runtime import Engine, Invocation
 from gen_worker.spec import specs_of
 from gen_worker.testing import fake_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 PAYLOAD = b'{"text":"hello","steps":4}'
 OUTSTANDING = 64

@@ -1,0 +1,207 @@
+"""How long a cancelled handler goes on: the 99th percentile of 1,000 cancels.
+
+The peers, in this file, are the bare mechanisms: `task.cancel()` on a bare task, and
+`PyThreadState_SetAsyncExc` on a bare thread that spins. They have no regions, shields or frames to
+look at, and no outcome to deliver.
+
+    python bench/cancel.py [--save]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import statistics
+import tempfile
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+from harness import BLOCKS, Row, save
+
+from gen_worker import RequestContext, inference_function
+from gen_worker.cancel import CancelToken
+from gen_worker.events import Event, Failed
+from gen_worker.runtime import Engine, Invocation
+from gen_worker.spec import specs_of
+from gen_worker.testing import fake_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+
+PER_BLOCK = 72
+"""Cancels; 14 blocks make a thousand."""
+SETTLE_S = 0.004
+"""How long a handler runs before it is cancelled."""
+
+
+class Nothing(msgspec.Struct):
+    pass
+
+
+@inference_function
+async def wait(ctx: RequestContext, payload: Nothing) -> Nothing:
+    await asyncio.sleep(60)
+    return payload
+
+
+@inference_function
+def spin(ctx: RequestContext, payload: Nothing) -> Nothing:
+    total = 0
+    while True:
+        total += 1
+
+
+class Stopped:
+    """A sink that notes when the call was over."""
+
+    wants_events = False
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def deliver(self, batch: Sequence[Event]) -> None:
+        assert isinstance(batch[-1], Failed), batch
+        self.over.set_result(perf_counter())
+
+
+async def engine_latency(engine: Engine, function: str, number: int) -> float:
+    token, sink = CancelToken(), Stopped()
+    engine.submit(Invocation(function=function, request_id=f"r{number}"), sink, token=token)
+    await asyncio.sleep(SETTLE_S)
+    begin = perf_counter()
+    token.cancel()
+    return (await sink.over - begin) * 1e3
+
+
+async def task_latency(_number: int) -> float:
+    async def handler() -> None:
+        await asyncio.sleep(60)
+
+    task = asyncio.ensure_future(handler())
+    await asyncio.sleep(SETTLE_S)
+    begin = perf_counter()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return (perf_counter() - begin) * 1e3
+
+
+class Interrupt(BaseException):
+    """What the bare mechanism raises."""
+
+
+async def thread_latency(_number: int) -> float:
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def handler() -> None:
+        total = 0
+        try:
+            while True:
+                total += 1
+        except Interrupt:
+            loop.call_soon_threadsafe(over.set_result, perf_counter())
+
+    thread = threading.Thread(target=handler)
+    thread.start()
+    await asyncio.sleep(SETTLE_S)
+    begin = perf_counter()
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt)
+    )
+    latency: float = (await over - begin) * 1e3
+    thread.join()
+    return latency
+
+
+@contextlib.contextmanager
+def busy(threads: int) -> Iterator[None]:
+    """Keep other Python threads running that never wait."""
+    stop = threading.Event()
+
+    def work() -> None:
+        total = 0
+        while not stop.is_set():
+            total += 1
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def compare(
+    name: str,
+    loop: asyncio.AbstractEventLoop,
+    ours: Callable[[int], Coroutine[Any, Any, float]],
+    peer: Callable[[int], Coroutine[Any, Any, float]],
+    goal_ms: float,
+    stretch_ms: float,
+) -> Row:
+    """Alternate blocks; the row's figures are 99th percentiles over all of them."""
+    mine: list[list[float]] = []
+    theirs: list[list[float]] = []
+    for block in range(BLOCKS):
+        for latency, samples in ((ours, mine), (peer, theirs)):
+            numbers = range(block * PER_BLOCK, (block + 1) * PER_BLOCK)
+            samples.append([loop.run_until_complete(latency(number)) for number in numbers])
+    ratios = [
+        statistics.median(a) / statistics.median(b) for a, b in zip(mine, theirs, strict=True)
+    ]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    a, b = percentile(mine), percentile(theirs)
+    return Row(
+        name=name,
+        unit="ms",
+        ours=a,
+        peer=b,
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
+        blocks=BLOCKS,
+        peer_source="bench/cancel.py",
+        goal=f"p99 <= {goal_ms:g} ms (stretch {stretch_ms:g})",
+        is_met=a <= goal_ms,
+    )
+
+
+def percentile(blocks: list[list[float]]) -> float:
+    return statistics.quantiles([value for block in blocks for value in block], n=100)[98]
+
+
+def main() -> None:
+    """Print one row per situation, and with `--save` keep them."""
+    functions = [spec for function in (wait, spin) for spec in specs_of(function)]
+    loop = uvloop.new_event_loop()
+    with tempfile.TemporaryDirectory() as directory:
+        engine = Engine(functions, fake_ports(Path(directory)))
+
+        def of(function: str) -> Callable[[int], Coroutine[Any, Any, float]]:
+            return lambda number: engine_latency(engine, function, number)
+
+        rows = [
+            compare("cancel an async handler", loop, of("wait"), task_latency, 5, 3),
+            compare("cancel a pure-Python loop", loop, of("spin"), thread_latency, 40, 15),
+        ]
+        with busy(3):
+            name = "cancel a pure-Python loop, 3 busy threads"
+            rows.append(compare(name, loop, of("spin"), thread_latency, 150, 60))
+        statistics_ = engine.statistics()
+        assert statistics_.stuck_threads == 0, statistics_
+        save("cancel", rows)
+        loop.run_until_complete(engine.close())
+    loop.close()
+
+
+if __name__ == "__main__":
+    main()
