@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import struct
 import sys
+import tempfile
 import types
 import wave
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gen_worker import io
-from gen_worker.errors import ValidationError
+from gen_worker.errors import InputTooLargeError, ValidationError
 from gen_worker.types import Asset, AudioAsset, ImageAsset, Tensors
 
 if TYPE_CHECKING:
@@ -144,8 +147,9 @@ def test_what_is_no_image_is_the_callers_mistake(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(ValidationError, match=r"'a\.png' is no readable image"):
+    with pytest.raises(ValidationError, match=r"'a\.png' is no readable image") as caught:
         io.read_image(stored(path))
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_an_image_cut_short_is_the_callers_mistake(images: Any, tmp_path: Path) -> None:
@@ -154,6 +158,72 @@ def test_an_image_cut_short_is_the_callers_mistake(images: Any, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValidationError, match="is no readable image"):
         io.read_image(stored(path))
+
+
+def test_a_file_that_another_program_would_have_to_run_is_not_opened(
+    images: Any, tmp_path: Path
+) -> None:
+    """Pillow knows EPS, and hands it to Ghostscript, whatever the file is called."""
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) show\n"
+    )
+    with pytest.raises(ValidationError, match="its format is not known"):
+        io.read_image(stored(path))
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    images.new("1", (300, 300)).save(path)
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 40_000)
+    with pytest.raises(ValidationError, match=r"'a\.png' is no readable image: .*90000 pixels"):
+        io.read_image(stored(path))
+
+
+def test_a_mode_that_an_image_has_no_way_to_is_refused(images: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    images.new("LAB", (2, 2)).save(path)
+    with pytest.raises(ValidationError, match="cannot be converted from mode 'LAB' to 'CMYK'"):
+        io.read_image(stored(path), "CMYK")
+
+
+@pytest.fixture(scope="module")
+def encoded() -> dict[str, bytes]:
+    """A small image in every format that is written by Pillow alone."""
+    import io as streams
+
+    images = pytest.importorskip("PIL.Image", reason='needs "gen-worker[images]"')
+    images.init()
+    files = {}
+    for format_ in {"PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "AVIF"} & {
+        *images.SAVE
+    }:
+        buffer = streams.BytesIO()
+        exif = images.Exif()
+        exif[0x0112] = 6
+        options = {"exif": exif} if format_ in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+        images.effect_noise((24, 16), 50).convert("RGB").save(buffer, format_, **options)
+        files[format_] = buffer.getvalue()
+    return files
+
+
+@given(data=st.data())
+def test_damaged_images_are_read_or_refused(encoded: dict[str, bytes], data: st.DataObject) -> None:
+    content = bytearray(encoded[data.draw(st.sampled_from(sorted(encoded)))])
+    places = st.integers(0, len(content) - 1)
+    damage = data.draw(st.dictionaries(places, st.integers(0, 255), max_size=9))
+    for place, value in damage.items():
+        content[place] = value
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content[: data.draw(places) + 1])
+        file.flush()
+        try:
+            image = io.read_image(ImageAsset("x", local_path=file.name))
+        except ValidationError:
+            return
+    assert image.mode == "RGB"
 
 
 def test_an_image_that_is_not_here_is_named(images: Any) -> None:
@@ -282,18 +352,57 @@ def test_the_same_rate_leaves_the_samples_alone(audio: Any, tmp_path: Path) -> N
     assert (rate, samples.tolist()) == (8000, pytest.approx([0.1, 0.2, 0.3], abs=1e-4))
 
 
-@pytest.mark.parametrize("target", [0, -8000])
+@pytest.mark.parametrize("target", [0, -8000, 0.5])
 def test_a_rate_that_is_none_is_refused(audio: Any, target: int, tmp_path: Path) -> None:
     asset = wav(tmp_path / "a.wav", [[0.1, 0.2]], 8000)
-    with pytest.raises(ValueError, match="must be above 0"):
+    with pytest.raises(ValueError, match="whole number above 0"):
         io.read_audio(asset, target_sample_rate=target)
 
 
-def test_what_is_no_sound_is_the_callers_mistake(audio: Any, tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a"])
+def test_what_is_no_sound_is_the_callers_mistake(audio: Any, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     path.write_bytes(b"no sound")
-    with pytest.raises(ValidationError, match=r"'a\.wav' is no readable sound"):
+    with pytest.raises(ValidationError, match=f"'{name}' is no readable sound") as caught:
         io.read_audio(stored(path))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_sound_that_says_it_is_endless_is_refused(audio: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    audio.write(path, [0.0] * 800, 8000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # 36 bits of STREAMINFO are the number of samples (RFC 9639, 8.2)
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(InputTooLargeError, match="decodes to 68719476735 samples"):
+        io.read_audio(stored(path))
+
+
+def test_a_sound_that_would_explode_at_the_new_rate_is_refused(audio: Any, tmp_path: Path) -> None:
+    asset = wav(tmp_path / "a.wav", [[0.1] * 23_000], 1)
+    assert len(io.read_audio(asset)[0]) == 23_000
+    with pytest.raises(InputTooLargeError):
+        io.read_audio(asset, target_sample_rate=48_000)
+
+
+def test_a_sound_without_samples_has_none_at_any_rate(audio: Any, tmp_path: Path) -> None:
+    asset = wav(tmp_path / "a.wav", [[]], 8000)
+    samples, rate = io.read_audio(asset, target_sample_rate=16_000)
+    assert (len(samples), rate) == (0, 16_000)
+
+
+def test_resampling_is_the_same_over_its_blocks(
+    audio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.signal", None)
+    ramp = [[index / 1000 for index in range(800)], [0.25] * 800]
+    asset = wav(tmp_path / "a.wav", ramp, 8000)
+    whole, _ = io.read_audio(asset, target_sample_rate=11_025, mono=False)
+    monkeypatch.setattr(io, "_RESAMPLED_AT_ONCE", 100)
+    pieces, _ = io.read_audio(asset, target_sample_rate=11_025, mono=False)
+    assert whole.tobytes() == pieces.tobytes()
 
 
 def test_a_sound_that_is_not_here_is_named(audio: Any) -> None:

@@ -320,8 +320,8 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
     file.touch()
     os.mkfifo(pipe)
     ask = os.stat
-    with monkeypatch.context() as patch, pytest.raises(ValidationError, match="is not a file"):
-        patch.setattr(os, "stat", lambda path: ask(file if path == str(pipe) else path))
+    monkeypatch.setattr(os, "stat", lambda path: ask(file if path == str(pipe) else path))
+    with pytest.raises(ValidationError, match="is not a file"):
         take(files, Asset(ref=str(pipe)))
 
 

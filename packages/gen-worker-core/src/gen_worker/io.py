@@ -10,7 +10,7 @@ import math
 import os
 from typing import IO, TYPE_CHECKING, Any
 
-from gen_worker.errors import ValidationError
+from gen_worker.errors import InputTooLargeError, ValidationError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
         def save_bytes(self, ref: str, data: bytes) -> Asset: ...
 
 
-__all__ = ["exists", "open", "read_audio", "read_bytes", "read_image", "write_image"]
+__all__ = [
+    "MAX_AUDIO_SAMPLES",
+    "exists",
+    "open",
+    "read_audio",
+    "read_bytes",
+    "read_image",
+    "write_image",
+]
 
 _builtin_open = open
 
@@ -70,29 +78,66 @@ def exists(asset: StoredFile) -> bool:
     return isinstance(path, str) and os.path.exists(path)
 
 
+# Formats that Pillow decodes by itself. It knows more, but hands EPS to Ghostscript, a programming
+# language, and an input may be of any format whatever it is called.
+_COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+_OTHER_FORMATS = ("WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "QOI", "HEIF", "JXL")
+
+
 def read_image(asset: StoredFile, mode: str = "RGB") -> Image:
-    """Decode an image, its EXIF orientation applied.
+    """Decode an image, turned upright as its EXIF orientation says.
+
+    JPEG, PNG, GIF, BMP, PPM, WebP, TIFF, AVIF, JPEG 2000, ICO and QOI are read; HEIF and JPEG XL
+    where a plugin for Pillow is registered. Of an animation the first frame is read.
 
     Args:
         asset: An image that is on this machine.
         mode: Pillow mode to convert to; empty keeps the file's own.
 
     Raises:
-        ValidationError: The file is not on this machine, or is no image Pillow can decode.
+        ValidationError: The file is not on this machine, is no image of these formats, is damaged,
+            cannot be converted, or has over twice `PIL.Image.MAX_IMAGE_PIXELS` pixels.
         ImportError: The extra `images` is not installed.
     """
     pillow = _pillow()
+    try:
+        with _builtin_open(_path_of(asset), "rb") as file:
+            image = _decoded(pillow, file)
+    except (MemoryError, ValidationError):
+        raise
+    except Exception as error:  # what decoders raise for damaged content is documented nowhere
+        # Pillow's own sentence names a path of this machine.
+        is_unknown = isinstance(error, pillow.UnidentifiedImageError)
+        reason = "its format is not known" if is_unknown else _reason(error)
+        raise ValidationError(f"{asset.ref!r} is no readable image: {reason}") from error
+    try:
+        return image.convert(mode) if mode and image.mode != mode else image
+    except ValueError as error:
+        raise ValidationError(
+            f"{asset.ref!r} cannot be converted from mode {image.mode!r} to {mode!r}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong without the path that errors of the system and libsndfile name."""
+    return getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+
+
+def _decoded(pillow: Any, file: IO[bytes]) -> Image:
     from PIL import ImageOps
 
-    path = _path_of(asset)
+    pillow.preinit()
     try:
-        with pillow.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise ValidationError(f"{asset.ref!r} is no readable image: {error}") from error
-    decoded: Image = image
-    return decoded.convert(mode) if mode and decoded.mode != mode else decoded
+        opened = pillow.open(file, formats=_COMMON_FORMATS)
+    except pillow.UnidentifiedImageError:
+        pillow.init()  # takes some time, so only where it is needed
+        known = [name for name in _OTHER_FORMATS if name in pillow.OPEN]
+        opened = pillow.open(file, formats=known)
+    with opened:
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
+    image: Image = opened
+    return image
 
 
 def write_image(
@@ -123,6 +168,10 @@ def _pillow() -> ModuleType:
     return Image
 
 
+MAX_AUDIO_SAMPLES = 1 << 30
+"""Largest sound `read_audio` decodes, all channels counted: 4 GiB, or 3 hours of 48 kHz stereo."""
+
+
 def read_audio(
     asset: StoredFile, target_sample_rate: int | None = None, mono: bool = True
 ) -> tuple[NDArray[np.float32], int]:
@@ -140,30 +189,45 @@ def read_audio(
 
     Raises:
         ValidationError: The file is not on this machine, or is no sound soundfile can decode.
+        InputTooLargeError: It has, or would have at the new rate, over `MAX_AUDIO_SAMPLES`.
         ImportError: The extra `audio` is not installed.
     """
     try:
         import soundfile  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:
         raise ImportError('sounds need soundfile: install "gen-worker[audio]"') from error
+    target = target_sample_rate
+    if target is not None and not (isinstance(target, int) and target > 0):
+        raise ValueError(f"target_sample_rate must be a whole number above 0, not {target!r}")
     path = _path_of(asset)
     try:
-        samples, rate = soundfile.read(path, dtype="float32")
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValidationError(f"{asset.ref!r} is no readable sound: {error}") from error
+        with soundfile.SoundFile(path) as sound:
+            rate = int(sound.samplerate)
+            # Both numbers are the file's own word: nothing is reserved before they are checked.
+            _check_samples(asset, sound.frames * sound.channels * max(target or 0, rate) // rate)
+            samples = sound.read(dtype="float32")
+    except (soundfile.SoundFileError, RuntimeError, TypeError, OSError) as error:
+        raise ValidationError(f"{asset.ref!r} is no readable sound: {_reason(error)}") from error
     if mono and samples.ndim > 1:
         samples = samples.mean(axis=1)
-    if target_sample_rate is not None and target_sample_rate != rate:
-        samples = _resampled(samples, rate, target_sample_rate)
-        rate = target_sample_rate
-    return samples, int(rate)
+    if target is not None and target != rate and len(samples):
+        return _resampled(samples, rate, target), target
+    return samples, target or rate
+
+
+def _check_samples(asset: StoredFile, count: int) -> None:
+    if count > MAX_AUDIO_SAMPLES:
+        sample_bytes = 4
+        raise InputTooLargeError(
+            f"{asset.ref!r} decodes to {count} samples, at most {MAX_AUDIO_SAMPLES} are allowed",
+            size_bytes=count * sample_bytes,
+            max_bytes=MAX_AUDIO_SAMPLES * sample_bytes,
+        )
 
 
 def _resampled(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
     import numpy as np
 
-    if target <= 0:
-        raise ValueError(f"target_sample_rate must be above 0, not {target!r}")
     try:
         from scipy.signal import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
             resample_poly,
@@ -175,13 +239,19 @@ def _resampled(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[
     return np.asarray(resampled, dtype=np.float32)
 
 
+_RESAMPLED_AT_ONCE = 1 << 20  # what is computed on the way takes several times the room
+
+
 def _linear(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
     import numpy as np
 
     length = math.ceil(len(samples) * target / rate)
-    at = np.arange(length) * (rate / target)
+    resampled = np.empty((length, *samples.shape[1:]), dtype=np.float32)
     known = np.arange(len(samples))
-    if samples.ndim == 1:
-        return np.asarray(np.interp(at, known, samples), dtype=np.float32)
-    channels = [np.interp(at, known, channel) for channel in samples.T]
-    return np.stack(channels, axis=1).astype(np.float32)
+    for begin in range(0, length, _RESAMPLED_AT_ONCE):
+        at = np.arange(begin, min(begin + _RESAMPLED_AT_ONCE, length)) * (rate / target)
+        for channel in np.ndindex(samples.shape[1:]):
+            resampled[begin : begin + len(at), *channel] = np.interp(
+                at, known, samples[:, *channel]
+            )
+    return resampled
