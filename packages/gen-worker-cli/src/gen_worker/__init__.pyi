@@ -4,6 +4,7 @@ __path__ = __import__("pkgutil").extend_path(__path__, __name__)
 
 from gen_worker import errors as errors
 from gen_worker import io as io
+from gen_worker.constraints import AssetLimits as AssetLimits
 from gen_worker.constraints import Clamp as Clamp
 from gen_worker.context import ConversionContext as ConversionContext
 from gen_worker.context import DatasetContext as DatasetContext

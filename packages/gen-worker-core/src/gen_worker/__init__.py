@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gen_worker import errors as errors
     from gen_worker import io as io
+    from gen_worker.constraints import AssetLimits as AssetLimits
     from gen_worker.constraints import Clamp as Clamp
     from gen_worker.context import ConversionContext as ConversionContext
     from gen_worker.context import DatasetContext as DatasetContext
@@ -122,6 +123,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "SourceRepo": ("gen_worker.types", _CORE),
     "Tensors": ("gen_worker.types", _CORE),
     "VideoAsset": ("gen_worker.types", _CORE),
+    "AssetLimits": ("gen_worker.constraints", _CORE),
     "Clamp": ("gen_worker.constraints", _CORE),
     "ExpectedOutput": ("gen_worker.markers", _CORE),
     "NegativePrompt": ("gen_worker.markers", _CORE),
