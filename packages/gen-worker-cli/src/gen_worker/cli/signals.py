@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Signals:
         """
         self._interrupt = interrupt
         self._token: CancelToken | None = None
-        self._pressed_at: float | None = None
+        self._presses = _Presses()
         self.is_terminated = False
 
     @contextlib.contextmanager
@@ -53,18 +53,15 @@ class Signals:
             )
         ]
         try:
-            yield
+            with _impatience():
+                yield
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
             self._token = None
 
     def _on_interrupt(self, _number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._pressed_at is not None and now - self._pressed_at < _SECOND_PRESS_S:
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        self._pressed_at = now
+        self._presses.count()
         self._cancel(frame)
 
     def _on_terminate(self, _number: int, frame: FrameType | None) -> None:
@@ -75,3 +72,44 @@ class Signals:
         if self._token is not None:
             self._token.cancel("shutdown" if self.is_terminated else "interrupt")
             self._interrupt(frame)
+
+
+class _Presses:
+    """Ends the process at the second of two Ctrl-C that follow each other quickly."""
+
+    def __init__(self) -> None:
+        self._last_at: float | None = None
+
+    def count(self) -> None:
+        now = time.monotonic()
+        if self._last_at is not None and now - self._last_at < _SECOND_PRESS_S:
+            os._exit(INTERRUPTED)
+        self._last_at = now
+
+
+@contextlib.contextmanager
+def _impatience() -> Iterator[None]:
+    """Count Ctrl-C in a thread as well, during the block.
+
+    Python calls signal handlers between two bytecodes of the main thread: never, while that sits in
+    a library. What the interpreter writes to the wakeup descriptor comes at once.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(
+        target=_count_presses, args=(reader,), name="gen-worker-signals", daemon=True
+    ).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _count_presses(reader: int) -> None:
+    presses = _Presses()
+    while received := os.read(reader, 64):
+        for _ in range(received.count(signal.SIGINT)):
+            presses.count()
+    os.close(reader)

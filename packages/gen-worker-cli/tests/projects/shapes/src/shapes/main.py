@@ -1,9 +1,11 @@
 """Plain functions: sync, async, streamed, failing, stubborn."""
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
@@ -146,16 +148,35 @@ def busy(ctx: RequestContext, payload: Nothing) -> Reply:
 
 
 @inference_function
-def deaf(ctx: RequestContext, payload: Count) -> Reply:
-    """Swallows every cancel, as careless code does, and answers all the same."""
-    for step in range(payload.limit):
-        try:
-            if step == 0:
-                started()
-            time.sleep(0.1)
-        except BaseException:
-            print("swallowed", file=sys.stderr, flush=True)
-    return Reply(text="finished")
+def unmoved(ctx: RequestContext, payload: Nothing) -> Reply:
+    """Swallows the cancel, and answers all the same."""
+    try:
+        started()
+        time.sleep(60)
+    except BaseException:
+        return Reply(text="finished")
+    return Reply(text="nobody came")
+
+
+@inference_function
+def stuck(ctx: RequestContext, payload: Nothing) -> Reply:
+    """Sits in a C library that knows no signals, for minutes."""
+    threading.Thread(target=tell_when_stuck, args=(threading.get_ident(),), daemon=True).start()
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 500_000_000)
+    return Reply(text="never")
+
+
+def tell_when_stuck(thread: int) -> None:
+    """Wait until `stuck` has not left its long line for a while."""
+    place = None
+    while True:
+        frame = sys._current_frames()[thread]
+        seen = (frame.f_code.co_name, frame.f_lasti)
+        if seen == place and seen[0] == "stuck":
+            started()
+            return
+        place = seen
+        time.sleep(0.1)
 
 
 @inference_function
