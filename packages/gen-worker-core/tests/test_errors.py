@@ -264,6 +264,11 @@ def test_a_failure_can_be_encoded_whatever_its_texts_hold() -> None:
     assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure) == failure
 
 
+def test_what_a_caller_chose_is_not_sent_back_at_any_length() -> None:
+    failure = classify(OverrideError("x" * 9999, code="unknown_override_param", param="p" * 9999))
+    assert (len(failure.message), len(failure.path)) == (500, 500)
+
+
 def test_the_only_error_of_a_task_group_stands_for_the_group() -> None:
     group = ExceptionGroup("g", [ExceptionGroup("h", [ValidationError("too wide")])])
     assert classify(group).message == "too wide"

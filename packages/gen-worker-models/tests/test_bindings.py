@@ -418,6 +418,9 @@ def test_loras_need_permission_even_from_the_owner() -> None:
 @pytest.mark.parametrize(
     "record",
     [
+        "a/b",
+        ["a/b"],
+        7,
         {"ref": "nope"},
         {"ref": 5},
         {"ref": "a/b", "tag": ["x"]},
@@ -430,7 +433,7 @@ def test_loras_need_permission_even_from_the_owner() -> None:
         {"ref": f"a/b@{DIGEST}", "tag": "dev"},
     ],
 )
-def test_malformed_records_are_validation_errors(record: dict[str, Any]) -> None:
+def test_malformed_records_are_validation_errors(record: Any) -> None:
     repo = Repo("a/b").allow_override("x.Y").allow_lora()
     with pytest.raises(ValidationError) as caught:
         repo.choose("engine", None, record)

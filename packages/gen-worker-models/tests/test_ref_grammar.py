@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import string
+from typing import Any
 
 import msgspec
 import pytest
@@ -152,6 +153,13 @@ def test_malformed_text_is_refused_with_its_code(provider: str, text: str, code:
     assert isinstance(error, ValidationError)
     assert classify(error, origin="input").error_type == "validation"
     assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+@pytest.mark.parametrize("value", [None, 7, b"a/b", ["a/b"], {"ref": "a/b"}])
+def test_what_is_no_text_is_no_ref(value: Any) -> None:
+    with pytest.raises(RefError, match="it is no text") as caught:
+        parse_ref(value)
+    assert (caught.value.code, caught.value.ref) == ("not_text", repr(value))
 
 
 @pytest.mark.parametrize(

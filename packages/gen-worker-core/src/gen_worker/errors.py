@@ -328,8 +328,8 @@ def _failure_of(error: BaseException, origin: Origin, detail: str) -> Failure:
         origin=origin,
         exception=printable(type(error).__name__),
         detail=printable(detail),
-        code=printable(code),
-        path=printable(_fact(error, "path", str, "")),
+        code=printable(code[:_MAX_CHARS]),
+        path=printable(_fact(error, "path", str, "")[:_MAX_CHARS]),
         retry_after_s=_fact(error, "retry_after_s", (int, float), None),
     )
 

@@ -88,6 +88,8 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         Raises:
             ValidationError: A field has the wrong type, or the ref breaks its grammar.
         """
+        if not isinstance(record, Mapping):
+            raise ValidationError(f"malformed model record: {record!r:.120} is no object")
         filled = {key: value for key, value in record.items() if value not in ("", None)}
         try:
             choice = msgspec.convert({"ref": "", **filled}, cls)

@@ -66,7 +66,8 @@ def parse_ref(text: str, provider: str = "tensorhub") -> Ref:
     try:
         return _parse(text, provider)
     except (_Flaw, RefError) as error:
-        raise RefError(error.problem, ref=text, provider=provider, code=error.code) from None
+        shown = text if isinstance(text, str) else repr(text)
+        raise RefError(error.problem, ref=shown, provider=provider, code=error.code) from None
 
 
 def parse_prefixed_ref(text: str, default: Provider = "tensorhub") -> Ref:
@@ -127,6 +128,8 @@ def _parse(text: str, provider: str) -> Ref:
     if provider not in _PARSERS:
         known = ", ".join(map(repr, _PARSERS))
         raise _Flaw("unsupported_provider", f"there is no such provider, only {known}")
+    if not isinstance(text, str):
+        raise _Flaw("not_text", "it is no text")
     if len(text) > _MAX_CHARS:
         raise _Flaw("too_long", f"it has {len(text)} characters, at most {_MAX_CHARS} are allowed")
     # Before any case folding: the Kelvin sign, for one, lower-cases to an ASCII `k`.
