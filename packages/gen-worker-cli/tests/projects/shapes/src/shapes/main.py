@@ -148,6 +148,19 @@ def busy(ctx: RequestContext, payload: Nothing) -> Reply:
 
 
 @inference_function
+def deaf(ctx: RequestContext, payload: Count) -> Reply:
+    """Swallows every cancel, as careless code does, for a tenth of a second per `limit`."""
+    for step in range(payload.limit):
+        try:
+            if step == 0:
+                started()
+            time.sleep(0.1)
+        except BaseException:
+            print("swallowed", file=sys.stderr, flush=True)
+    return Reply(text="finished")
+
+
+@inference_function
 def unmoved(ctx: RequestContext, payload: Nothing) -> Reply:
     """Swallows the cancel, and answers all the same."""
     try:
