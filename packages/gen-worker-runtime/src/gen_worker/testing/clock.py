@@ -21,18 +21,20 @@ class VirtualClock:
 
     def __init__(self, start: float = 1_000_000_000.0) -> None:
         """Begin at a Unix time; nothing elapses until `advance`."""
-        self._now = start
+        self._start = start
+        self._now = 0.0
+        self._advanced_ns = 0  # whole numbers, so that twice 50 ms are 100 ms
         self._alarms: list[_VirtualAlarm] = []
         self._advancing = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<VirtualClock at {self._now}>"
+        return f"<VirtualClock at {self._now} s>"
 
     def now(self) -> float:
         return self._now
 
     def time(self) -> float:
-        return self._now
+        return self._start + self._now
 
     def alarm(self, ring: Callable[[], float | None]) -> Alarm:
         alarm = _VirtualAlarm(ring)
@@ -48,15 +50,17 @@ class VirtualClock:
         if seconds < 0:
             raise ValueError(f"time does not run backwards: {seconds!r}")
         with self._advancing:
-            end = self._now + seconds
+            self._advanced_ns += round(seconds * 1e9)
             while True:
                 due = [alarm for alarm in self._alarms if alarm.when is not None]
                 first = min(due, key=lambda alarm: alarm.when or 0.0, default=None)
-                if first is None or first.when is None or first.when > end:
+                if first is None or first.when is None:
+                    break
+                if round(first.when * 1e9) > self._advanced_ns:
                     break
                 self._now = max(self._now, first.when)
                 first.ring()
-            self._now = end
+            self._now = self._advanced_ns / 1e9
 
 
 class _VirtualAlarm:

@@ -49,7 +49,7 @@ class EndpointTester:
 
     def __init__(
         self,
-        target: ModuleType | Callable[..., Any] | type | Iterable[Any],
+        target: ModuleType | Callable[..., Any] | type | FunctionSpec | Iterable[Any],
         *,
         models: Mapping[str, Any] | Models | None = None,
         limits: EngineLimits = _LIMITS,

@@ -11,7 +11,6 @@ from gen_worker.errors import classify
 from gen_worker.events import Emitted, Log, Progress
 from gen_worker.ports import drive
 from gen_worker.runtime.engine.admission import Admission
-from gen_worker.runtime.engine.batching import Batcher
 from gen_worker.runtime.engine.call_ports import ports_for_calls
 from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK, Deadlines, Timers
 from gen_worker.runtime.engine.devices import Devices
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.context import RequestContext
     from gen_worker.events import Failed, Result, Telemetry
     from gen_worker.ports import Ports
+    from gen_worker.runtime.engine.batching import Batcher
     from gen_worker.runtime.engine.calls import RunningCall
     from gen_worker.runtime.engine.deadlines import Clock
     from gen_worker.runtime.engine.invocation import EngineLimits
@@ -119,6 +119,8 @@ class Core:
         key = (call.plan, instance)
         batcher = self._batchers.get(key)
         if batcher is None:
+            from gen_worker.runtime.engine.batching import Batcher  # few functions batch
+
             batcher = self._batchers.setdefault(key, Batcher(self, call.plan, instance))
         return await batcher.join(call, runner, payload)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["SYSTEM_CLOCK", "Alarm", "Clock", "Deadlines", "SystemClock", "Timer", "Timers"]
 
 
+_ROUNDING_S = 1e-6
+
+
 class Alarm(Protocol):
     """Wakes one heap of timers."""
 
@@ -219,7 +222,7 @@ class Deadlines:
         for call in list(self._calls.values()):
             if call.expires_at is None or call.outcome is not None:
                 continue
-            if call.expires_at <= now:
+            if call.expires_at <= now + _ROUNDING_S:
                 call.token.cancel("deadline")
             else:
                 earliest = min(earliest, call.expires_at)

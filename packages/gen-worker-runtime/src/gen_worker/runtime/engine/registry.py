@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import UnknownFunctionError
-from gen_worker.runtime.engine.lifecycle import Endpoint
 from gen_worker.runtime.engine.plan import Plan
 from gen_worker.spec import class_spec_of
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from gen_worker.runtime.engine.core import Core
+    from gen_worker.runtime.engine.lifecycle import Endpoint
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["Registry"]
@@ -78,5 +78,7 @@ class Registry:
         definition = class_spec_of(spec.owner)
         if spec.owner is None or definition is None:
             return None
+        from gen_worker.runtime.engine.lifecycle import Endpoint  # only classes need it
+
         known = self._endpoints.get(spec.owner)
         return known or self._endpoints.setdefault(spec.owner, Endpoint(definition, self._core))
