@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 
@@ -20,7 +21,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Row, paired, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+    Block = Callable[[], Coroutine[Any, Any, float]]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = "bench/peers/ndjson_asyncio.py"
@@ -33,11 +36,10 @@ class _Client(asyncio.Protocol):
 
     def __init__(self, load: _Load) -> None:
         self.load = load
-        self.transport: asyncio.Transport | None = None
         self.buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast("asyncio.Transport", transport)
         self.transport.write(self.load.frame)
 
     def data_received(self, data: bytes) -> None:
@@ -61,7 +63,8 @@ class _Load:
     """One block of requests over `clients` connections."""
 
     def __init__(self, path: str, function: str, clients: int, *, is_kept: bool, ours: bool):
-        frame = {"request_id": None, "function": function, "payload": {"text": "hello world"}}
+        payload = {"text": "hello world"}
+        frame: dict[str, object] = {"request_id": None, "function": function, "payload": payload}
         if ours and is_kept:
             frame["keep_alive"] = True
         self.frame = json.dumps(frame).encode() + b"\n"
@@ -95,6 +98,10 @@ class _Load:
         return self.count / (time.perf_counter() - start)
 
 
+async def _load(path: str, function: str, clients: int, *, is_kept: bool, ours: bool) -> float:
+    return await _Load(path, function, clients, is_kept=is_kept, ours=ours).run()
+
+
 async def _stream(path: str, function: str) -> float:
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 24)
     payload = {"text": "tok ", "count": STREAM_ITEMS}
@@ -125,9 +132,7 @@ def _wait_for(path: str) -> None:
 def _rows(ours: str, peer: str) -> list[Row]:
     rows = []
 
-    def add(
-        name: str, mine: Callable[[], object], theirs: Callable[[], object], bar: float
-    ) -> None:
+    def add(name: str, mine: Block, theirs: Block, bar: float) -> None:
         rows.append(
             paired(
                 name,
@@ -149,19 +154,15 @@ def _rows(ours: str, peer: str) -> list[Row]:
                 kind = "kept" if is_kept else "fresh"
                 add(
                     f"ndjson {function} {kind} c{clients}",
-                    lambda f=function, c=clients, k=is_kept: _Load(
-                        ours, f, c, is_kept=k, ours=True
-                    ).run(),
-                    lambda f=function, c=clients, k=is_kept: _Load(
-                        peer, f, c, is_kept=k, ours=False
-                    ).run(),
+                    partial(_load, ours, function, clients, is_kept=is_kept, ours=True),
+                    partial(_load, peer, function, clients, is_kept=is_kept, ours=False),
                     bar,
                 )
     for function in ("stream_async", "stream_sync"):
         add(
             f"ndjson {function} 1 client, items",
-            lambda f=function: _stream(ours, f),
-            lambda: _stream(peer, "stream_async"),
+            partial(_stream, ours, function),
+            partial(_stream, peer, "stream_async"),
             1.0,
         )
     return rows
@@ -174,8 +175,11 @@ def main() -> None:
         serve = [sys.executable, "-m", "gen_worker.cli", "serve", "--no-stdin", "--socket", ours]
         config = ["--config", os.path.join(project, "endpoint.toml")]
         plain = [sys.executable, os.path.join(HERE, "peers", "ndjson_asyncio.py"), peer, project]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        servers = [subprocess.Popen(serve + config, **quiet), subprocess.Popen(plain)]
+        quiet = subprocess.DEVNULL
+        servers = [
+            subprocess.Popen(serve + config, stdout=quiet, stderr=quiet),
+            subprocess.Popen(plain),
+        ]
         try:
             _wait_for(ours + ".json")
             _wait_for(peer)

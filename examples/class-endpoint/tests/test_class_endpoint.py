@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gen_worker.testing import EndpointTester
@@ -21,7 +22,7 @@ def life(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("setup", "warmup", "shutdown"):
         method = getattr(Library, name)
 
-        def record(self: Library, name: str = name, method=method) -> None:
+        def record(self: Library, name: str = name, method: Any = method) -> None:
             called.append(name)
             method(self)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import gen_worker as gw
 import msgspec
-from gen_worker import Clamp, ImageAsset, RequestContext, inference_function
+from gen_worker import Asset, Clamp, ImageAsset, RequestContext, inference_function
 
 
 class Picture(msgspec.Struct):
@@ -19,7 +19,7 @@ class Resize(msgspec.Struct):
 
 
 class Resized(msgspec.Struct):
-    image: ImageAsset
+    image: Asset
     width: int
     height: int
 
@@ -45,5 +45,5 @@ def resize(ctx: RequestContext, payload: Resize) -> Resized:
 def describe(ctx: RequestContext, payload: Picture) -> Description:
     """Measure an image: size, colour mode and mean colour."""
     image = gw.io.read_image(payload.image, mode="")
-    red, green, blue = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
+    red, green, blue = image.convert("RGB").resize((1, 1)).tobytes()
     return Description(image.width, image.height, image.mode, (red, green, blue))
