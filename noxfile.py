@@ -108,6 +108,17 @@ def example_tests(session: nox.Session, name: str, lane: str) -> None:
 
 
 @nox.session
+def torch(session: nox.Session) -> None:
+    """The tests that need the real torch and transformers; several gigabytes, on request only."""
+    environment = fresh_environment(session)
+    libraries = ("torch", "transformers", "safetensors", "pytest")
+    install(session, environment, "-epackages/gen-worker-core", *libraries)
+    run_pytest(
+        session, environment, *map(str, sorted(ROOT.glob("packages/*/tests/test_torch_*.py")))
+    )
+
+
+@nox.session
 def shape(session: nox.Session) -> None:
     """The wheels as users get them: disjoint, resolvable, layered, typed; together and alone."""
     dist = ENVIRONMENTS / "shape" / "dist"
