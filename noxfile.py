@@ -189,13 +189,14 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, on installed packages with their bytecode compiled (`-- NAME...`)."""
+    """The benchmarks, on installed packages with compiled bytecode (`-- [--save] NAME...`)."""
     fresh = [f"--reinstall-package={name}" for name in PACKAGES]  # uv does not notice an edit
     installed = ("--no-editable", "--compile-bytecode", *fresh)
     environment = exact_environment(session, (*EVERYTHING, *installed))
     present = [path.stem for path in sorted(ROOT.glob("bench/*.py")) if path.stem != "harness"]
-    for name in session.posargs or present:
-        session.run(str(environment / "bin/python"), f"bench/{name}.py")
+    flags = [word for word in session.posargs if word.startswith("-")]
+    for name in [word for word in session.posargs if word not in flags] or present:
+        session.run(str(environment / "bin/python"), f"bench/{name}.py", *flags)
 
 
 def in_workspace(session: nox.Session, *command: str) -> None:
