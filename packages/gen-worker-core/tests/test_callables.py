@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from gen_worker.endpoint.callables import Argument, arguments_of, place_of, shape_of
+from gen_worker.endpoint.callables import Argument, arguments_of, hints_of, place_of, shape_of
+from gen_worker.endpoint.problems import Findings
 
 HOW = {
     inspect.Parameter.POSITIONAL_ONLY: "positional_only",
@@ -121,7 +122,24 @@ def test_shape_is_what_calling_gives(function: Callable[..., Any], shape: str) -
 
 
 def test_a_cycle_of_wrappers_ends() -> None:
-    def wrapper() -> None: ...
+    def wrapper(ctx: Any) -> None: ...
 
     wrapper.__wrapped__ = wrapper  # type: ignore[attr-defined]
+    findings = Findings("wrapper")
     assert shape_of(wrapper) == "sync"
+    assert [argument.name for argument in arguments_of(wrapper)] == ["ctx"]
+    assert set(hints_of(wrapper, {}, findings)) == {"ctx", "return"}
+    assert len(findings) == 0
+
+
+def test_only_a_partial_function_has_one_below_it() -> None:
+    class Handler:
+        func = print
+
+        def __call__(self, ctx: Any) -> None: ...
+
+    assert place_of(Handler()) == (__file__, Handler.__call__.__code__.co_firstlineno)
+
+
+def test_a_callable_that_keeps_its_parameters_to_itself_has_none() -> None:
+    assert arguments_of(type("Fast", (), {"__call__": dict.__call__})()) == ()

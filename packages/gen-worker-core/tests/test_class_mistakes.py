@@ -476,3 +476,9 @@ def test_the_exception_behind_a_mistake_is_kept() -> None:
     with pytest.raises(DefinitionError) as caught:
         inference(models={"voice": PER_CALL})(build(wrong_voice))
     assert "has no field 'quality'" in str(caught.value.__cause__)
+
+
+def test_a_bound_method_cannot_be_marked() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        invocable(FIXED.describe)
+    assert caught.value.code == "not_a_function"

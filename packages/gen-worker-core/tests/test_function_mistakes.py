@@ -3,6 +3,7 @@
 import functools
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import MethodType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -137,6 +138,30 @@ def returns_list(ctx: Any, ask: Ask) -> list[Reply]:
     return []
 
 
+class Nameless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
+class Incomparable(type):
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError("not to be compared")
+
+    __hash__ = type.__hash__
+
+
+class Odd(metaclass=Incomparable):
+    pass
+
+
+def returns_nameless(ctx: Any, ask: Ask) -> Nameless():  # type: ignore[valid-type]
+    return Nameless()
+
+
+def returns_incomparable(ctx: Any, ask: Ask) -> Odd:
+    return Odd()
+
+
 def yields_text(ctx: Any, ask: Ask) -> Iterator[str]:
     yield ""
 
@@ -245,6 +270,11 @@ ROWS: list[tuple[Any, dict[str, Any], str, type[Exception]]] = [
     (len, {}, "not_a_function", TypeError),
     (staticmethod(echo), {}, "not_a_function", TypeError),
     (Picky.choose, {}, "not_a_function", ValueError),
+    (Picky().choose, {}, "not_a_function", TypeError),
+    (MethodType(echo, Picky()), {}, "not_a_function", TypeError),
+    # what refuses even to be shown
+    (returns_nameless, {}, "return_type", ValueError),
+    (returns_incomparable, {}, "return_type", ValueError),
 ]
 
 

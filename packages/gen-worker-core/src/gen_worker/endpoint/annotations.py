@@ -89,4 +89,8 @@ def show(annotation: Any) -> str:
     """Name a type the way an author writes it."""
     if isinstance(annotation, type):
         return annotation.__qualname__
-    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    try:
+        text = str(annotation)
+    except Exception:  # an author's object; its type is all that can be said
+        text = f"<{type(annotation).__name__}>"
+    return text.replace("typing.", "").replace("collections.abc.", "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import typing
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,21 +49,30 @@ class Argument(Struct, frozen=True):
 
 def plain(function: Any) -> Any:
     """Return the function an author wrote, below `functools.wraps` and `functools.partial`."""
-    for _ in range(100):  # a cycle of __wrapped__ is somebody's mistake, not a reason to hang
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
-        if not callable(inner):
-            break
-        function = inner
+    function = _unwrapped(function, below_partial=True)
     if not hasattr(function, "__code__") and not isinstance(function, type):
         return getattr(type(function), "__call__", function)  # noqa: B004  # fetched, not tested
     return function
 
 
+def _unwrapped(function: Any, *, below_partial: bool = False) -> Any:
+    for _ in range(100):  # a cycle of __wrapped__ is somebody's mistake, not a reason to hang
+        if below_partial and isinstance(function, partial):
+            function = function.func
+            continue
+        inner = getattr(function, "__wrapped__", None)
+        if not callable(inner):
+            break
+        function = inner
+    return function
+
+
 def arguments_of(function: Callable[..., Any]) -> tuple[Argument, ...]:
-    """Return the parameters in order, wrappers by `functools.wraps` looked through."""
-    written: Any = function
-    while hasattr(written, "__wrapped__"):
-        written = written.__wrapped__
+    """Return the parameters in order, wrappers by `functools.wraps` looked through.
+
+    Empty for a callable that keeps them to itself.
+    """
+    written = _unwrapped(function)
     if type(written) is not FunctionType:
         return _inspected(written)
     code = written.__code__
@@ -100,9 +110,13 @@ def _inspected(function: Callable[..., Any]) -> tuple[Argument, ...]:
         kinds.KEYWORD_ONLY: "keyword",
         kinds.VAR_KEYWORD: "keywords",
     }
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # compiled code need not tell
+        return ()
     return tuple(
         Argument(p.name, how[p.kind], NODEFAULT if p.default is p.empty else p.default)
-        for p in inspect.signature(function).parameters.values()
+        for p in parameters
     )
 
 
@@ -146,8 +160,10 @@ def hints_of(
     """
     written = plain(function)
     names: Any = dict(scope) or None
+    # Given, because it would be looked for through a cycle of __wrapped__ without end.
+    namespace = getattr(written, "__globals__", None)
     try:
-        return typing.get_type_hints(written, localns=names, include_extras=True)
+        return typing.get_type_hints(written, namespace, names, include_extras=True)
     except Exception:  # evaluates an author's text: it may raise anything
         return _hints_one_by_one(written, names, findings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from gen_worker.endpoint.annotations import list_item
@@ -143,7 +144,8 @@ def open_function(function: Any, decorator: str) -> Findings:
     """
     name = getattr(function, "__name__", repr(function))
     wrong = ""
-    if isinstance(function, (type, staticmethod, classmethod)) or not callable(function):
+    others = (type, staticmethod, classmethod, MethodType)
+    if isinstance(function, others) or not callable(function):
         wrong = f"@{decorator} needs a function, not {function!r}"
     elif not hasattr(function, "__dict__"):
         wrong = f"@{decorator} needs a function written in Python, not {function!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
@@ -45,7 +46,8 @@ class MarkedMethod(msgspec.Struct, frozen=True):
 
 
 def _mark(method: Any, mark: FunctionOptions | StageOptions, decorator: str) -> Any:
-    if isinstance(method, type) or not callable(method) or not hasattr(method, "__dict__"):
+    is_other = isinstance(method, (type, MethodType)) or not callable(method)
+    if is_other or not hasattr(method, "__dict__"):
         findings = Findings(f"@{decorator}")
         findings.add(
             "not_a_function",

@@ -104,9 +104,7 @@ def read_shapes(given: Any, findings: Findings) -> tuple[tuple[int, ...], ...]:
     if given is None:
         return ()
     if rows is None or not all(
-        isinstance(row, Sequence)
-        and row
-        and all(isinstance(size, int) and size > 0 for size in row)
+        isinstance(row, Sequence) and row and all(type(size) is int and size > 0 for size in row)
         for row in rows
     ):
         findings.add(

@@ -70,8 +70,9 @@ def read_output(
         return Output(shape, "incremental" if is_generator else "single")
     annotation = bare_and_binding(hints["return"])[0]
     origin = get_origin(annotation) or annotation
-    if origin in _ITERATORS or origin in _ASYNC_ITERATORS:
-        return _streamed(shape, annotation, origin in _ASYNC_ITERATORS, kind, findings)
+    is_async = any(origin is cls for cls in _ASYNC_ITERATORS)
+    if is_async or any(origin is cls for cls in _ITERATORS):
+        return _streamed(shape, annotation, is_async, kind, findings)
     if is_generator:
         _report_shape(shape, annotation, findings)
     elif kind != "inference":
