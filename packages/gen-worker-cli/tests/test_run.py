@@ -100,7 +100,7 @@ def test_a_setup_that_fails_is_exit_1(cli: Cli) -> None:
     )
     done = cli("run", "x", project=folder)
     assert (done.stdout, done.code) == ("", 1)
-    assert "no weights" in done.stderr
+    assert "in setup\n    raise RuntimeError('no weights')\n" in done.stderr, "the author's line"
 
 
 @pytest.mark.claims("payload.invalid", "exit.2")

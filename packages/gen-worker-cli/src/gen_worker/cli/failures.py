@@ -55,7 +55,7 @@ def report_failure(prefix: str, failure: Failure) -> int:
     begins with `prefix`.
     """
     text = f"{prefix}: {failure.message}"
-    if failure.origin == "handler" and failure.error_type != "canceled" and failure.detail:
+    if failure.error_type != "canceled" and failure.detail:
         text = failure.detail.rstrip("\n")
     elif failure.path and failure.path not in failure.message:
         text = f"{text} - at `{failure.path}`"

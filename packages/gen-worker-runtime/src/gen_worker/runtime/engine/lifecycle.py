@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from gen_worker.cancel import CancelToken
-from gen_worker.errors import FunctionUnavailableError, safe_text
+from gen_worker.errors import FunctionUnavailableError, classify, safe_text
 from gen_worker.events import Emitted
 from gen_worker.runtime.engine.leasing import Leases, choose_models
 from gen_worker.runtime.engine.slots import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from gen_worker.runtime.engine.core import Core
     from gen_worker.runtime.engine.devices import Device
@@ -109,6 +110,8 @@ class Instance:
         self._lock = threading.Lock()
         self._waiting: list[Waiter] = []
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+        """Of the failed attempt; every caller's copy of the error grows its own."""
         self._attempts = 0
         self._retry_at = 0.0
 
@@ -140,7 +143,7 @@ class Instance:
             await runner.apart(self._attempt(runner, device))
         await waiter.wait(token)
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise self._error.with_traceback(self._traceback)
 
     async def shut_down(self, runner: Runner) -> None:
         """Call the author's `shutdown`, once, if `setup` succeeded."""
@@ -163,6 +166,7 @@ class Instance:
             error = caught
         with self._lock:
             self._error = error
+            self._traceback = error.__traceback__ if error is not None else None
             waiting, self._waiting = self._waiting, []
             if self.state == "starting":
                 self.state = "ready" if error is None else "failed"
@@ -225,9 +229,9 @@ class Instance:
         if self.state == "closed":
             return FunctionUnavailableError(f"{name} is shut down", reason="shut_down")
         left_s = max(0.0, self._retry_at - self._core.clock.now())
-        cause = f"{type(self._error).__name__}: {self._error}"
+        cause = f": {classify(self._error).message}" if self._error else ""
         error = FunctionUnavailableError(
-            f"setup of {name} failed ({cause}): it is tried again in {left_s:.1f} s",
+            f"setup of {name} failed{cause}; it is tried again in {left_s:.1f} s",
             reason="setup_failed",
         )
         error.retry_after_s = left_s  # type: ignore[attr-defined]  # `classify` reports it
