@@ -6,6 +6,7 @@ Both run at once, each in its own process; one driver loads them in alternating 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -21,9 +22,10 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Row, paired, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     Block = Callable[[], Coroutine[Any, Any, float]]
+    Server = tuple[subprocess.Popen[bytes], str]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = "bench/peers/ndjson_asyncio.py"
@@ -132,7 +134,7 @@ def _wait_for(path: str) -> None:
 def _rows(ours: str, peer: str) -> list[Row]:
     rows = []
 
-    def add(name: str, mine: Block, theirs: Block, bar: float) -> None:
+    def add(name: str, mine: Block, theirs: Block, bar: float, stretch: float) -> None:
         rows.append(
             paired(
                 name,
@@ -140,23 +142,24 @@ def _rows(ours: str, peer: str) -> list[Row]:
                 lambda: uvloop.run(theirs()),
                 unit="1/s",
                 peer_source=PEER,
-                goal=f"at least {bar:g}x",
+                goal=f"at least {bar:g}x (stretch {stretch:g})",
                 passes=lambda _a, _b, ratio: ratio >= bar,
             )
         )
-        print(rows[-1], flush=True)
 
     for function in ("echo_async", "echo_sync"):
         for is_kept in (True, False):
             for clients in (1, 8, 64):
+                # A hop to a thread and back is most of a sync call, and 8 clients hide least of it.
                 is_hard = is_kept and clients == 8
-                bar = 0.8 if function == "echo_async" else 0.5 if is_hard else 0.6
+                sync_bars = (0.5, 0.5) if is_hard else (0.6, 0.75)
+                bars = (0.8, 1.0) if function == "echo_async" else sync_bars
                 kind = "kept" if is_kept else "fresh"
                 add(
                     f"ndjson {function} {kind} c{clients}",
                     partial(_load, ours, function, clients, is_kept=is_kept, ours=True),
                     partial(_load, peer, function, clients, is_kept=is_kept, ours=False),
-                    bar,
+                    *bars,
                 )
     for function in ("stream_async", "stream_sync"):
         add(
@@ -164,31 +167,37 @@ def _rows(ours: str, peer: str) -> list[Row]:
             partial(_stream, ours, function),
             partial(_stream, peer, "stream_async"),
             1.0,
+            4.0,
         )
     return rows
 
 
-def main() -> None:
+@contextlib.contextmanager
+def start_servers(folder: str) -> Iterator[tuple[Server, Server]]:
+    """Run `gen-worker serve` and the peer, each with its socket below `folder`."""
     project = os.path.join(HERE, "echo")
-    with tempfile.TemporaryDirectory() as folder:
-        ours, peer = os.path.join(folder, "ours.sock"), os.path.join(folder, "peer.sock")
-        serve = [sys.executable, "-m", "gen_worker.cli", "serve", "--no-stdin", "--socket", ours]
-        config = ["--config", os.path.join(project, "endpoint.toml")]
-        plain = [sys.executable, os.path.join(HERE, "peers", "ndjson_asyncio.py"), peer, project]
-        quiet = subprocess.DEVNULL
-        servers = [
-            subprocess.Popen(serve + config, stdout=quiet, stderr=quiet),
-            subprocess.Popen(plain),
-        ]
+    ours, peer = os.path.join(folder, "ours.sock"), os.path.join(folder, "peer.sock")
+    serve = [sys.executable, "-m", "gen_worker.cli", "serve", "--no-stdin", "--socket", ours]
+    config = ["--config", os.path.join(project, "endpoint.toml")]
+    plain = [sys.executable, os.path.join(HERE, "peers", "ndjson_asyncio.py"), peer, project]
+    quiet = subprocess.DEVNULL
+    with (
+        subprocess.Popen(serve + config, stdout=quiet, stderr=quiet) as mine,
+        subprocess.Popen(plain) as theirs,
+    ):
         try:
             _wait_for(ours + ".json")
             _wait_for(peer)
-            rows = _rows(ours, peer)
+            yield (mine, ours), (theirs, peer)
         finally:
-            for server in servers:
-                server.terminate()
-                server.wait()
-    save("ndjson", rows)
+            mine.terminate()
+            theirs.terminate()
+
+
+def main() -> None:
+    """Print one row per load, and with `--save` keep them."""
+    with tempfile.TemporaryDirectory() as folder, start_servers(folder) as (ours, peer):
+        save("ndjson", _rows(ours[1], peer[1]))
 
 
 if __name__ == "__main__":

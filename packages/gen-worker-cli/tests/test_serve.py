@@ -86,8 +86,10 @@ def test_from_ready_to_stopped(cli: Cli, serve: Serve) -> None:
 
 
 @pytest.mark.claims("serve.address")
-@pytest.mark.parametrize("option", ["--socket", "--listen"])
-@pytest.mark.parametrize("form", ["deep/er/s.sock", "unix://{}/deep/er/s.sock"])
+@pytest.mark.parametrize(
+    ("option", "form"),
+    [("--socket", "deep/er/s.sock"), ("--listen", "unix://{}/deep/er/s.sock")],
+)
 def test_a_socket_may_be_anywhere(cli: Cli, serve: Serve, option: str, form: str) -> None:
     serve(option, form.format(cli.folder), "--function", "echo")
     assert sidecar(cli, "deep/er/s.sock.json")["listen"] == str(cli.folder / "deep/er/s.sock")
@@ -161,7 +163,7 @@ def test_a_second_server_is_refused(cli: Cli, serve: Serve) -> None:
 
 @pytest.mark.claims("serve.taken")
 def test_of_two_that_start_at_once_one_serves(cli: Cli) -> None:
-    for _ in range(3):
+    for _ in range(2):
         both = [cli.start("serve", "--no-stdin", project="shapes") for _ in range(2)]
         deadline = time.monotonic() + 30
         while not (cli.folder / SIDECAR).exists() and time.monotonic() < deadline:
@@ -288,7 +290,7 @@ class In(msgspec.Struct):
 @inference
 class Broken:
     def setup(self) -> None:
-        raise RuntimeError("no weights")
+        raise ValueError("no weights")
 
     def shutdown(self) -> None:
         print("shut down")
@@ -304,8 +306,8 @@ def test_a_setup_that_fails(cli: Cli, serve: Serve) -> None:
     folder = cli.write_project(BROKEN)
     done = cli("serve", "--no-stdin", "--eager", project=folder)
     assert done.code == 1
-    assert "RuntimeError: no weights" in done.stderr
-    assert "gen-worker serve: setup failed: RuntimeError: no weights" in done.stderr
+    assert "ValueError: no weights" in done.stderr
+    assert "gen-worker serve: setup failed: ValueError: no weights" in done.stderr
     assert "ready" not in done.stderr
     assert left(cli) == []
     server = serve(project=folder)

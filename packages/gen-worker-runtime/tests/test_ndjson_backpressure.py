@@ -18,7 +18,7 @@ def stalled(server: Running) -> int:
     """Wait until the one call is held back; return how many values it has produced."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        (request,) = server.server._requests.values()
+        (request,) = server.server.requests.values()
         call, connection = request._call, request._connection
         stream = None if call is None else call.stream
         if connection._is_paused and isinstance(stream, BufferedStream) and stream.is_full:

@@ -17,6 +17,7 @@ from gen_worker.errors import (
     ValidationError,
     classify,
 )
+from gen_worker.events import Delta, Emitted, Result, Started, Timings
 from gen_worker.runtime.ndjson import frames
 
 
@@ -73,12 +74,21 @@ json_values = st.recursive(
 )
 
 
+def yielded(value: bytes) -> Delta:
+    return Delta(request_id="call", value=msgspec.Raw(value), sequence=1)
+
+
+def result(value: bytes) -> Result:
+    return Result(request_id="call", value=msgspec.Raw(value), timings=Timings())
+
+
 @given(json_values, st.none() | st.text())
 def test_every_line_is_one_json_object_on_one_line(value: object, request_id: str | None) -> None:
-    raw = msgspec.Raw(json.dumps(value, indent=1).encode())  # as an author may have written it
+    raw = json.dumps(value, indent=1).encode()  # as an author may have written it
     lines = [
-        frames.event_lines([("yield", raw)], request_id),
-        frames.answer_line([frames.event_items([("result", raw)], request_id)], request_id),
+        frames.event_lines([yielded(raw)], request_id),
+        frames.answer_line([frames.event_items([result(raw)], request_id)], request_id),
+        frames.result_line(result(raw), request_id),
         frames.done_line(request_id),
         frames.error_line(classify(ValueError("no\nway \udcff")), request_id),
     ]
@@ -89,11 +99,12 @@ def test_every_line_is_one_json_object_on_one_line(value: object, request_id: st
         assert ("request_id" in json.loads(line)) == (request_id is not None)
     assert json.loads(lines[0])["value"] == value
     assert json.loads(lines[1])["events"][0]["value"] == value
+    assert lines[1] == lines[2]
 
 
 def test_an_answer_is_as_version_1_writes_it() -> None:
-    one = frames.event_items([("yield", msgspec.Raw(b"1")), ("yield", msgspec.Raw(b"2"))], "r")
-    two = frames.event_items([("result", msgspec.Raw(b'{"yielded":2}'))], "r")
+    one = frames.event_items([yielded(b"1"), yielded(b"2")], "r")
+    two = frames.event_items([result(b'{"yielded":2}')], "r")
     assert frames.answer_line([one, two], "r") == (
         b'{"ok":true,"events":['
         b'{"event":"yield","value":1,"request_id":"r"},'
@@ -107,10 +118,14 @@ def test_an_answer_is_as_version_1_writes_it() -> None:
 
 
 def test_what_json_cannot_say_is_shown_as_python_does() -> None:
-    record = {"payload": {"file": "\udcff"}, "request_id": "r", "timestamp": 1.0, "type": "t"}
-    shown = json.loads(bytes(frames.encode_context(record)))
+    event = Emitted(request_id="r", type="t", payload={"file": "\udcff"}, at=1.0)
+    shown = json.loads(frames.event_lines([event], None))["value"]
     assert "udcff" in shown["payload"]["text"]
-    assert shown["request_id"] == "r"
+    assert (shown["request_id"], shown["type"]) == ("r", "t")
+
+
+def test_what_is_no_ones_business_is_not_shown() -> None:
+    assert frames.event_lines([Started(request_id="r", function="f", at=1.0)], None) == b""
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class Connection(asyncio.Protocol):
         "_is_reading",
         "_lines",
         "_loop",
+        "_max_frame_bytes",
+        "_needs_token",
         "_peer",
         "_server",
         "_timer",
@@ -46,11 +48,13 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
         self._peer = peer
+        self._needs_token = server.has_token and peer != "console"
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._lines = LineBuffer(server.limits.max_frame_bytes)
+        self._max_frame_bytes = server.limits.max_frame_bytes
+        self._lines = LineBuffer(self._max_frame_bytes)
         self._current: Request | None = None
         self._turns: deque[Request | bytes] = deque()
         """What follows the current request: requests, and answers to frames that were none."""
@@ -85,7 +89,7 @@ class Connection(asyncio.Protocol):
             not self._turns
             and lines.is_empty
             and data.find(b"\n") == len(data) - 1
-            and len(data) <= self._server.limits.max_frame_bytes
+            and len(data) <= self._max_frame_bytes
         ):
             self._line(data)  # nearly always
         else:
@@ -154,10 +158,10 @@ class Connection(asyncio.Protocol):
             return
         if self._timer is not None:
             self._stop_timer()
-        if self._peer != "console" and not self._server.permits(frame.token):
+        if self._needs_token and not self._server.permits(frame.token):
             text = "the frame's `token` is missing or wrong"
             self._reply(frames.usage_line(text, frame.request_id, "auth"), keep=False)
-        elif frame.is_request:
+        elif frame.cancel is None and frame.detach is None:
             self._accept(frame, len(line))
         else:
             self._obey(frame)
@@ -176,12 +180,11 @@ class Connection(asyncio.Protocol):
             self._is_kept = frame.keep_alive
             self._is_deaf = not frame.keep_alive
         server = self._server
-        refusal = server.refusal(frame)
-        if refusal is not None:
-            self._reply(refusal, keep=self._is_kept)
+        if server.is_closing or frame.request_id in server.requests:
+            self._reply(server.refusal(frame), keep=self._is_kept)
             return
         request = Request(server, self, frame, size_bytes)
-        server.began(request)
+        server.requests[request.request_id] = request
         if self._current is None and not self._turns:
             self._start(request)
         else:

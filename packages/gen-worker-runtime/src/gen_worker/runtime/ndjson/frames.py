@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from gen_worker.events import Delta, Result, context_record
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gen_worker.errors import Failure
+    from gen_worker.events import Event
 
 __all__ = [
     "ErrorKind",
-    "EventName",
     "Frame",
     "answer_line",
     "canceled_line",
     "decode_frame",
     "detached_line",
     "done_line",
-    "encode_context",
     "error_kind",
     "error_line",
     "event_items",
     "event_lines",
+    "result_line",
     "stopping_line",
     "usage_line",
 ]
@@ -38,7 +40,6 @@ __all__ = [
 ErrorKind = Literal[
     "usage", "not_found", "model_resolution", "canceled", "user_exception", "overloaded", "auth"
 ]
-EventName = Literal["yield", "result", "context"]
 
 # Thirty years: beyond that the system's clocks cannot wait.
 _MAX_TIMEOUT_MS = 10**12
@@ -71,10 +72,6 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     token: str = ""
     """Needed where the server listens beyond this machine."""
 
-    @property
-    def is_request(self) -> bool:
-        return self.cancel is None and self.detach is None
-
 
 _decode = msgspec.json.Decoder(Frame).decode
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -96,7 +93,7 @@ def decode_frame(line: bytes | bytearray | memoryview) -> Frame:
         raise ValueError(f"the frame is not UTF-8: {error}") from error
     except RecursionError as error:
         raise ValueError("the frame is nested too deeply") from error
-    if not frame.function and frame.is_request:
+    if not frame.function and frame.cancel is None and frame.detach is None:
         raise ValueError("bad frame: give `function` to call, or `cancel`")
     return frame
 
@@ -137,57 +134,52 @@ def _echo(request_id: str | None) -> str | msgspec.UnsetType:
 
 # -- values ----------------------------------------------------------------------------------------
 
-_HEADS: dict[str, bytes] = {
-    name: b'{"event":"%b","value":' % name.encode() for name in ("yield", "result", "context")
-}
+_YIELD = b'{"event":"yield","value":'
+_RESULT = b'{"event":"result","value":'
+_CONTEXT = b'{"event":"context","value":'
 _ANSWER = b'{"ok":true,"events":['
+_ONE_RESULT = _ANSWER + _RESULT
+_LINE_END = 10
 
 
 def _tail(request_id: str | None) -> bytes:
     return b"}" if request_id is None else b',"request_id":%b}' % _encode(request_id)
 
 
-def event_lines(events: Sequence[tuple[EventName, msgspec.Raw]], request_id: str | None) -> bytes:
-    """Return values of a streamed answer, a line each."""
-    joined = _join(events, _tail(request_id) + b"\n")
-    if joined.count(b"\n") != len(events):
-        joined = _join(_on_one_line(events), _tail(request_id) + b"\n")
-    return joined
+def event_lines(batch: Sequence[Event], request_id: str | None) -> bytes:
+    """Return what a streamed answer shows of a batch, a line each."""
+    return _joined(batch, _tail(request_id) + b"\n")
 
 
-def event_items(events: Sequence[tuple[EventName, msgspec.Raw]], request_id: str | None) -> bytes:
-    """Return values of a whole answer, each followed by a comma; `answer_line` takes them."""
-    joined = _join(events, _tail(request_id) + b",")
-    if b"\n" in joined:
-        joined = _join(_on_one_line(events), _tail(request_id) + b",")
-    return joined
+def event_items(batch: Sequence[Event], request_id: str | None) -> bytes:
+    """Return what a whole answer shows of a batch, each followed by a comma."""
+    return _joined(batch, _tail(request_id) + b",")
 
 
-def _join(events: Iterable[tuple[EventName, msgspec.Raw]], tail: bytes) -> bytes:
+def _joined(batch: Sequence[Event], tail: bytes) -> bytes:
     parts: list[bytes | msgspec.Raw] = []
-    for name, value in events:
-        parts += (_HEADS[name], value, tail)
-    return b"".join(parts)
+    for event in batch:
+        if isinstance(event, Delta):
+            parts += (_YIELD, event.value, tail)
+        elif isinstance(event, Result):
+            parts += (_RESULT, event.value, tail)
+        elif (record := context_record(event)) is not None:
+            parts += (_CONTEXT, _encode_record(record), tail)
+    joined = b"".join(parts)
+    count = len(parts) // 3 if tail[-1] == _LINE_END else 0
+    if joined.count(b"\n") != count:
+        # An author's own `msgspec.Raw` may hold line breaks, which would end the frame.
+        parts[1::3] = [msgspec.json.format(bytes(value), indent=-1) for value in parts[1::3]]
+        joined = b"".join(parts)
+    return joined
 
 
-def _on_one_line(
-    events: Iterable[tuple[EventName, msgspec.Raw]],
-) -> Iterable[tuple[EventName, msgspec.Raw]]:
-    """An author's own `msgspec.Raw` may hold line breaks, which end a frame."""
-    return [
-        (name, msgspec.Raw(msgspec.json.format(bytes(value), indent=-1))) for name, value in events
-    ]
-
-
-def encode_context(record: dict[str, Any]) -> msgspec.Raw:
-    """Return what a handler reported as the value of a `context` event."""
+def _encode_record(record: dict[str, Any]) -> bytes:
     try:
-        return msgspec.Raw(_encode(record))
+        return _encode(record)
     except (TypeError, ValueError, RecursionError):  # what JSON cannot say, as Python shows it
         shown = {"text": ascii(record["payload"])[:_MAX_SHOWN_CHARS]}
-        return msgspec.Raw(
-            _encode({**record, "type": _printable(record["type"]), "payload": shown})
-        )
+        return _encode({**record, "type": _printable(record["type"]), "payload": shown})
 
 
 def done_line(request_id: str | None) -> bytes:
@@ -195,8 +187,17 @@ def done_line(request_id: str | None) -> bytes:
     return _encode(_Done(True, True, _echo(request_id))) + b"\n"
 
 
+def result_line(result: Result, request_id: str | None) -> bytes:
+    """The whole answer of a function that is no stream."""
+    tail = _tail(request_id)
+    line = b"".join((_ONE_RESULT, result.value, tail, b"]", tail, b"\n"))
+    if line.count(b"\n") != 1:
+        line = answer_line([event_items([result], request_id)], request_id)
+    return line
+
+
 def answer_line(items: Iterable[bytes], request_id: str | None) -> bytes:
-    """The whole answer of a request that did not ask for a stream."""
+    """The whole answer of a stream to a request that did not ask for one."""
     return b"%b%b]%b\n" % (_ANSWER, b"".join(items)[:-1], _tail(request_id))
 
 

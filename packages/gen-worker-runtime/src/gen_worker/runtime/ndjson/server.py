@@ -74,7 +74,8 @@ class Server:
         self.report = report
         self.is_closing = False
         self._token = token.encode()
-        self._requests: dict[str, Request] = {}
+        self.requests: dict[str | None, Request] = {}
+        """Running and waiting, by id; None is nobody's."""
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._last_busy = time.monotonic()
@@ -99,7 +100,7 @@ class Server:
     @property
     def idle_s(self) -> float:
         """Seconds since the last request ended; 0 while one runs or waits."""
-        return 0.0 if self._requests else time.monotonic() - self._last_busy
+        return 0.0 if self.requests else time.monotonic() - self._last_busy
 
     async def close(self, grace_s: float = 10.0) -> None:
         """Stop accepting, cancel every request, and wait until their answers are sent.
@@ -111,9 +112,9 @@ class Server:
         self.is_closing = True
         for listener in self._listeners:
             listener.close()
-        for request in list(self._requests.values()):
+        for request in list(self.requests.values()):
             request.cancel("shutdown")
-        await self._wait_until(lambda: not self._requests, deadline)
+        await self._wait_until(lambda: not self.requests, deadline)
         for connection in list(self._connections):
             connection.close()
         await self._wait_until(lambda: not self._connections, deadline)
@@ -134,31 +135,30 @@ class Server:
         self._next_id += 1
         return f"{self._id_prefix}-{self._next_id}"
 
+    @property
+    def has_token(self) -> bool:
+        return bool(self._token)
+
     def permits(self, token: str) -> bool:
-        if not self._token:
-            return True
         return hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token)
 
-    def refusal(self, frame: frames.Frame) -> bytes | None:
-        """Return the answer to a request that may not begin, else None."""
-        request_id = frame.request_id
+    def refusal(self, frame: frames.Frame) -> bytes:
+        """Return the answer to a request that comes too late, or whose id is taken."""
         if self.is_closing:
-            return frames.stopping_line(request_id)
-        if request_id in self._requests:
-            text = f"request_id {request_id!r} is already running: give every request its own"
-            return frames.usage_line(text, request_id)
-        return None
+            return frames.stopping_line(frame.request_id)
+        text = f"request_id {frame.request_id!r} is already running: give every request its own"
+        return frames.usage_line(text, frame.request_id)
 
     def obey(self, frame: frames.Frame) -> bytes:
         """Do what a cancel or detach frame says; return its acknowledgement."""
         if frame.cancel is not None:
             request_id = frame.cancel.request_id
-            request = self._requests.get(request_id)
+            request = self.requests.get(request_id)
             is_canceled = request is not None and request.cancel("caller")
             return frames.canceled_line(request_id, canceled=is_canceled)
         assert frame.detach is not None
         request_id = frame.detach.request_id
-        request = self._requests.get(request_id)
+        request = self.requests.get(request_id)
         if request is not None:
             request.is_detached = True
         return frames.detached_line(request_id, detached=request is not None)
@@ -172,11 +172,9 @@ class Server:
         self._connections.discard(connection)
         self._changed.set()
 
-    def began(self, request: Request) -> None:
-        self._requests[request.request_id] = request
-
     def ended(self, request: Request) -> None:
-        del self._requests[request.request_id]
-        if not self._requests:
+        del self.requests[request.request_id]
+        if not self.requests:
             self._last_busy = time.monotonic()
-            self._changed.set()
+            if self.is_closing:
+                self._changed.set()
