@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import traceback
 import types
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,12 +16,12 @@ from gen_worker.settings import (
     CoreSettings,
     Setting,
     SettingsError,
+    SettingsRecord,
     explain,
     load,
     load_settings,
     records,
     settings_in,
-    tenant_name_problem,
 )
 from gen_worker.settings_sources import ConfigFile, DotEnv, Secrets, default_sources
 
@@ -34,7 +35,7 @@ def _even(text: str) -> int:
     return int(text)
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class Sample(SettingsRecord, frozen=True, kw_only=True):
     name: Annotated[str, Setting(env="S_NAME", aliases=("S_OLD", "S_OLDER"), meaning="a name")] = (
         "x"
     )
@@ -269,27 +270,6 @@ def test_records_of_installed_packages_follow_cores_by_name(
     assert list(records()) == [("core", CoreSettings), ("models", Sample), ("runtime", Sample)]
 
 
-@pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "LANG", "WORKER_ID", "HF_TOKEN", "LC_ALL", "PYTHONPATH", "LD_PRELOAD"]
-)
-def test_names_of_the_platform_cannot_be_given_to_an_endpoint(name: str) -> None:
-    problem = tenant_name_problem(name)
-    assert problem is not None
-    assert "is reserved" in problem
-
-
-@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "Ä", "A=B", "A\n"])
-def test_what_is_no_name_is_refused(name: str) -> None:
-    problem = tenant_name_problem(name)
-    assert problem is not None
-    assert "no name of an environment variable" in problem
-
-
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "MY_PATH", "_X", "LANGUAGE", "a1"])
-def test_other_names_are_free(name: str) -> None:
-    assert tenant_name_problem(name) is None
-
-
 # Files
 
 
@@ -378,7 +358,12 @@ def test_yaml_without_its_library_says_what_to_do(
 
 
 class YamlError(Exception):
-    pass
+    """As PyYAML's: its text quotes the line that is wrong."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        if line is not None:
+            self.problem_mark = types.SimpleNamespace(line=line, column=4)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +372,9 @@ class YamlError(Exception):
         ({"S_NAME": "n", "count": 3}, None),
         (None, None),
         (["a", "b"], "must hold names with values, not list"),
-        (YamlError("line 1"), "is not valid YAML: line 1"),
+        (YamlError("S_TOKEN: hunter2"), r"is not valid YAML$"),
+        (YamlError("S_TOKEN: hunter2", line=2), r"is not valid YAML \(at line 3, column 5\)$"),
+        (ValueError("S_TOKEN: hunter2"), r"is not valid YAML$"),
     ],
 )
 def test_yaml_is_read_where_its_library_is_installed(
@@ -395,7 +382,7 @@ def test_yaml_is_read_where_its_library_is_installed(
 ) -> None:
     def safe_load(text: str) -> object:
         assert text == "S_NAME: n\n"
-        if isinstance(parsed, YamlError):
+        if isinstance(parsed, Exception):
             raise parsed
         return parsed
 
@@ -422,3 +409,73 @@ def test_only_files_that_exist_are_sources(tmp_path: Path, monkeypatch: pytest.M
     here = [source.name for source in default_sources() if source.name not in elsewhere]
     assert here[0] == ".env"
     assert "gen-worker.yaml" not in here, "only the first configuration file is read"
+
+
+def test_a_directory_named_like_the_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many a virtualenv is called `.env`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").mkdir()
+    assert ".env" not in {source.name for source in default_sources()}
+
+
+def test_a_dot_env_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfS_NAME=n\r\n")
+    assert DotEnv(str(tmp_path / ".env")).get("S_NAME") == "n"
+
+
+def test_a_directory_of_secrets_that_cannot_be_listed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"gone cannot be read: No such file"):
+        Secrets(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("text", ["a = " + "{a = " * 9999, "a = " + "9" * 9999])
+def test_a_configuration_that_no_parser_likes_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "gen-worker.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=r"gen-worker\.toml is not valid TOML"):
+        ConfigFile(str(path))
+
+
+# Secrets are not shown
+
+
+def test_no_record_shows_its_secrets() -> None:
+    settings = load_settings(environ={"HF_TOKEN": "hunter2"}, files=())
+    assert settings.hf_token == "hunter2"
+    assert "hunter2" not in repr(settings)
+    assert "hf_token='***'" in str(settings)
+    assert dict(settings.__rich_repr__())["hf_token"] == "***"
+    assert "hf_token=''" in repr(load_settings(environ={}, files=()))
+
+
+def test_a_record_that_would_show_a_secret_is_refused() -> None:
+    class Telling(msgspec.Struct):
+        token: Annotated[str, Setting(env="T", meaning="m", is_secret=True)] = ""
+
+    with pytest.raises(TypeError, match="Telling has a secret: derive it from SettingsRecord"):
+        settings_in(Telling)
+
+
+def test_no_error_tells_a_secret(tmp_path: Path) -> None:
+    class Pins(SettingsRecord, frozen=True):
+        pin: Annotated[int, Setting(env="PIN", meaning="m", is_secret=True, parse=int)] = 0
+
+    secret = "hunter2"
+    with pytest.raises(SettingsError) as caught:
+        load(Pins, environ={"PIN": secret}, files=())
+    assert str(caught.value) == "PIN must be another one, not the secret given (from environment)"
+    (tmp_path / "PIN").write_bytes(secret.encode() + b"\xff")
+    with pytest.raises(SettingsError) as unreadable:
+        load(Pins, environ={}, files=(Secrets(str(tmp_path)),))
+    for error in (caught.value, unreadable.value):
+        assert secret not in "".join(traceback.format_exception(error))
+        assert secret not in repr(error.__context__)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "9" * 5000, "\u0663", "1_000"])
+def test_a_limit_is_a_plain_number(text: str) -> None:
+    with pytest.raises(SettingsError, match="WORKER_MAX_INPUT_BYTES must be a whole number") as e:
+        load_settings(environ={"WORKER_MAX_INPUT_BYTES": text}, files=())
+    assert len(str(e.value)) < 400

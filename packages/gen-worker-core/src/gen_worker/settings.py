@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-import typing
-from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from gen_worker.errors import SettingsError
+from gen_worker.settings_records import MASK, Declared, Setting, SettingsRecord, settings_in
 from gen_worker.settings_values import parse_value
 
 if TYPE_CHECKING:
@@ -30,42 +28,17 @@ __all__ = [
     "Explanation",
     "Setting",
     "SettingsError",
+    "SettingsRecord",
     "explain",
     "load",
     "load_settings",
     "records",
     "settings_in",
-    "tenant_name_problem",
 ]
 
 ENTRY_POINT_GROUP = "gen_worker.settings"
 
 Record = TypeVar("Record", bound=msgspec.Struct)
-
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """How one field of a settings record is named outside, and what it means."""
-
-    env: str
-    """Name in the environment; `.env`, secrets and configuration files know it too."""
-    meaning: str
-    """One line for `gen-worker env`, with the unit."""
-    group: str = "tuning"
-    """Heading it is listed under."""
-    aliases: tuple[str, ...] = ()
-    """Older names, asked after `env`."""
-    is_secret: bool = False
-    """Never shown: not in listings, not in errors."""
-    parse: Callable[[str], Any] | None = None
-    """Turns text into the value; its `ValueError` says what was expected. None: by field type."""
-
-
-class Declared(NamedTuple):
-    """One field of a settings record."""
-
-    field: str
-    annotation: Any
-    setting: Setting
 
 
 class Explanation(NamedTuple):
@@ -89,24 +62,6 @@ class _Resolved(NamedTuple):
     values: dict[str, Any]
     origins: dict[str, str]
     problems: dict[str, str]
-
-
-@lru_cache(maxsize=64)
-def settings_in(record: type[msgspec.Struct]) -> tuple[Declared, ...]:
-    """List the settings a record declares, in order.
-
-    Raises:
-        TypeError: A field carries no `Setting`.
-    """
-    hints = typing.get_type_hints(record, include_extras=True)
-    found = []
-    for field in record.__struct_fields__:
-        metadata = getattr(hints[field], "__metadata__", ())
-        setting = next((item for item in metadata if isinstance(item, Setting)), None)
-        if setting is None:
-            raise TypeError(f"{record.__name__}.{field} is not annotated with a Setting")
-        found.append(Declared(field, hints[field].__origin__, setting))
-    return tuple(found)
 
 
 def load(
@@ -151,7 +106,7 @@ def explain(
         Explanation(
             name=setting.env,
             aliases=setting.aliases,
-            value="***" if setting.is_secret and value else value,
+            value=MASK if setting.is_secret and value else value,
             source=resolved.origins.get(field, "default"),
             meaning=setting.meaning,
             group=setting.group,
@@ -209,12 +164,15 @@ def _is_blank(raw: Any) -> bool:
 
 
 def _accept(item: Declared, name: str, raw: Any, origin: str, resolved: _Resolved) -> None:
+    parse = item.setting.parse
     try:
-        parse = item.setting.parse
         value = parse(str(raw).strip()) if parse else parse_value(item.annotation, raw)
     except ValueError as error:
-        shown = "the secret given" if item.setting.is_secret else repr(raw)
-        resolved.problems[item.field] = f"{name} must be {error}, not {shown} (from {origin})"
+        expected, shown = str(error), f"{raw!r:.200}"
+        if item.setting.is_secret:
+            # A parser of the record's own may say what it was given.
+            expected, shown = "another one" if parse else expected, "the secret given"
+        resolved.problems[item.field] = f"{name} must be {expected}, not {shown} (from {origin})"
     else:
         resolved.values[item.field] = value
         resolved.origins[item.field] = origin
@@ -233,12 +191,12 @@ def records() -> Iterator[tuple[str, type[msgspec.Struct]]]:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("a whole number of at least 0")
     return int(text)
 
 
-class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
     """What core reads: where files are, which device to use, how large payloads may be."""
 
     lock_path: Annotated[
@@ -351,33 +309,3 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 def load_settings(**arguments: Any) -> CoreSettings:
     """Read core's own settings; see `load`."""
     return load(CoreSettings, **arguments)
-
-
-RESERVED_TENANT_NAMES = frozenset("PATH HOME USER SHELL PWD TERM HOSTNAME LANG".split())
-RESERVED_TENANT_PREFIXES = (
-    "WORKER_",
-    "HF_",
-    "TENSORHUB_",
-    "ORCHESTRATOR_",
-    "TRAINER_",
-    "RUNPOD_",
-    "LC_",
-    "CUDA_",
-    "NVIDIA_",
-    "PYTHON",
-    "LD_",
-)
-
-
-def tenant_name_problem(name: str) -> str | None:
-    """Return why an endpoint may not be given an environment variable of this name, else None."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        return f"{name!r} is no name of an environment variable: use letters, digits and _"
-    if name in RESERVED_TENANT_NAMES:
-        return f"{name!r} is reserved: it belongs to the system"
-    prefix = next((prefix for prefix in RESERVED_TENANT_PREFIXES if name.startswith(prefix)), "")
-    return (
-        f"{name!r} is reserved: names that begin with {prefix} are the platform's"
-        if prefix
-        else None
-    )

@@ -39,7 +39,7 @@ class Source(Protocol):
 def default_sources() -> tuple[Source, ...]:
     """Return the sources that exist here, the most important first."""
     sources: list[Source] = []
-    if os.path.exists(".env"):
+    if os.path.exists(".env") and not os.path.isdir(".env"):  # the name of many a virtualenv
         sources.append(DotEnv(".env"))
     if os.path.isdir("/run/secrets"):
         sources.append(Secrets("/run/secrets"))
@@ -54,7 +54,10 @@ class Secrets:
 
     def __init__(self, directory: str) -> None:
         self.name = directory
-        self._present = frozenset(os.listdir(directory))
+        try:
+            self._present = frozenset(os.listdir(directory))
+        except OSError as error:
+            raise _unreadable(directory, error) from error
 
     def get(self, name: str) -> str | None:
         if name not in self._present:
@@ -113,19 +116,28 @@ class ConfigFile:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError((f"{path} cannot be read: {error}",)) from error
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        place = error.start
+    # Raised out here: a decoding error carries the whole content, secrets included.
+    raise SettingsError((f"{path} cannot be read: byte {place} is not UTF-8",))
+
+
+def _unreadable(path: str, error: OSError) -> SettingsError:
+    return SettingsError((f"{path} cannot be read: {error.strerror or error}",))
 
 
 def _read_toml(path: str) -> dict[str, Any]:
     import tomllib
 
+    text = _read(path)
     try:
-        return tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError((f"{path} is not valid TOML: {error}",)) from error
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError((f"{path} is not valid TOML: {error}",)) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -134,10 +146,17 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except ImportError as error:
         remedy = f"rename it to {path.removesuffix('.yaml')}.toml, or install PyYAML"
         raise SettingsError((f"{path} is an older YAML configuration: {remedy}",)) from error
+    text = _read(path)
     try:
-        values = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
-        raise SettingsError((f"{path} is not valid YAML: {error}",)) from error
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsError((f"{path} is not valid YAML{_yaml_place(error)}",)) from None
     if values is not None and not isinstance(values, dict):
         raise SettingsError((f"{path} must hold names with values, not {type(values).__name__}",))
     return values or {}
+
+
+def _yaml_place(error: Exception) -> str:
+    """Say where, but not what stands there, as PyYAML's own text does."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f" (at line {mark.line + 1}, column {mark.column + 1})"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
-
-from gen_worker.settings import Setting, load
+from gen_worker.settings import Setting, SettingsRecord, load
 
 __all__ = ["RuntimeSettings", "serve_token"]
 
 
-class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
+class RuntimeSettings(SettingsRecord, frozen=True, kw_only=True):
     """Settings of the servers in this package."""
 
     serve_token: Annotated[
