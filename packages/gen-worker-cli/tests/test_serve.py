@@ -223,6 +223,15 @@ def test_mistakes_are_one_line(cli: Cli, words: list[str], text: str) -> None:
 
 
 @pytest.mark.claims("serve.cannot-listen")
+def test_a_sidecar_that_cannot_be_written(cli: Cli) -> None:
+    (cli.folder / SIDECAR).mkdir()
+    done = cli("serve", "--no-stdin", project="shapes")
+    assert done.code == 2
+    assert "cannot announce the server" in done.stderr
+    assert "ready" not in done.stderr
+
+
+@pytest.mark.claims("serve.cannot-listen")
 def test_a_taken_port(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -32,11 +32,16 @@ _SKIPPED = frozenset({"__pycache__", "node_modules", "venv", "site-packages", "d
 
 def supervise(args: argparse.Namespace) -> int:
     """Run servers one after the other until told to stop; return the last one's exit code."""
+    from gen_worker.cli.failures import UsageError
     from gen_worker.cli.serve import open_claim
+    from gen_worker.runtime.ndjson.claim import ListenError
 
     stop = threading.Event()
     with _stopping(stop):
-        claim = open_claim(args)
+        try:
+            claim = open_claim(args)
+        except ListenError as error:
+            raise UsageError(str(error)) from error
         try:
             return _Supervisor(claim, _root(args)).run(stop)
         finally:

@@ -87,8 +87,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from gen_worker.cli.failures import UsageError
     from gen_worker.cli.output import divert_stdout
     from gen_worker.cli.stopping import StopSignals
+    from gen_worker.runtime.ndjson.claim import ListenError
 
     results = divert_stdout()
     signals = StopSignals()
@@ -109,26 +111,22 @@ def _serve(args: argparse.Namespace) -> int:
                 claim.release()
         except KeyboardInterrupt:
             return signals.exit_code
+        except ListenError as error:
+            raise UsageError(str(error)) from error
 
 
 def open_claim(args: argparse.Namespace) -> Claim:
     """Take the address the options name.
 
     Raises:
-        UsageError: Somebody else has it.
+        ListenError: It is not to be had.
         ValidationError: It is no address.
     """
-    from gen_worker.cli.failures import UsageError
     from gen_worker.runtime.ndjson.address import parse_address
-    from gen_worker.runtime.ndjson.claim import ListenError, claim, inherit
+    from gen_worker.runtime.ndjson.claim import claim, inherit
 
     address = parse_address(args.listen or args.socket or DEFAULT_SOCKET)
-    try:
-        if args.listen_fd is not None:
-            return inherit(address, args.listen_fd)
-        return claim(address)
-    except ListenError as error:
-        raise UsageError(str(error)) from error
+    return claim(address) if args.listen_fd is None else inherit(address, args.listen_fd)
 
 
 def _open_endpoint(args: argparse.Namespace) -> Endpoint:
