@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -276,6 +277,24 @@ def test_a_checkpoint_directory_is_found_again(
     assert all(path.parent.parent == tmp_path / "txform-persistent" for path in others)
     with pytest.raises(ValueError, match="needs a key"):
         TrainingContext("r").checkpoint_dir(key="")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
+def test_a_checkpoint_directory_of_somebody_else_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is known to everybody, and so is the temporary directory."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "txform-persistent").symlink_to(tmp_path / "theirs")
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        TrainingContext("r").checkpoint_dir(key="k")
+    (tmp_path / "txform-persistent").unlink()
+    TrainingContext("r").checkpoint_dir(key="k")
+    assert (tmp_path / "txform-persistent").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        TrainingContext("r").checkpoint_dir(key="k")
 
 
 def test_a_blob_is_put_where_it_is_wanted(tmp_path: Path) -> None:

@@ -204,6 +204,13 @@ class Misplaced(msgspec.Struct):
     prompt: Annotated[str, AssetLimits(max_bytes=1)]
 
 
+@pytest.mark.parametrize("value", [object(), object, type, Exception("x"), iter([]), len, ...])
+def test_a_value_of_no_interest_behind_any_is_left_alone(value: Any) -> None:
+    plan = file_plan(Any, has_untyped=True)
+    assert plan is not None
+    assert plan.find([value]) == []
+
+
 def test_limits_on_something_else_than_a_file_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Misplaced\.prompt: AssetLimits\(.*does not fit str"):
         file_plan(Misplaced)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from gen_worker.errors import ModelResolutionError, classify
+from gen_worker.errors import ModelResolutionError, ValidationError, classify
 from gen_worker.events import Emitted, Telemetry
 from gen_worker.models import CivitaiRepo, HFRepo, Repo
 from gen_worker.ports import drive
@@ -72,6 +72,19 @@ def test_a_pinned_model_is_its_snapshot(tmp_path: Path, snapshot: Path) -> None:
         ("model_fetch.completed", {**facts, "local_dir": str(snapshot)}),
     ]
     assert all(event.request_id == "" for event in recorder.events)
+
+
+def test_a_subfolder_is_inside_its_snapshot(tmp_path: Path, snapshot: Path) -> None:
+    models = LocalModels(Recorder(), cas_dir=str(tmp_path))
+    binding = Repo(PINNED)
+    for subfolder, expected in (("vae", snapshot / "vae"), ("a/./b/", snapshot / "a" / "b")):
+        record = {**binding.choose("p", None, None), "subfolder": subfolder}
+        model = drive(models.prepare(binding, record, Any))
+        assert model.path == str(expected)
+    for subfolder in ("../../..", "/etc", "a/../../b"):
+        record = {**binding.choose("p", None, None), "subfolder": subfolder}
+        with pytest.raises(ValidationError, match="plain relative path"):
+            drive(models.prepare(binding, record, Any))
 
 
 def test_a_type_that_can_load_is_loaded_once(tmp_path: Path, snapshot: Path) -> None:

@@ -150,5 +150,7 @@ def _visit_untyped(value: Any, visit: Any) -> Any:
     if isinstance(value, (str, bytes, int, float, type(None))):
         return value
     cls: Any = type(value)
+    if cls is object:  # stands for anything in an annotation, but is nothing as a value
+        return value
     plan = file_plan(cls, has_untyped=True)
     return value if plan is None else plan._transform(value, visit)

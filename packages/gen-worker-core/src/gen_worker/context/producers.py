@@ -62,6 +62,9 @@ class ProducerContext(RequestContext):
         """Return a directory that a restarted job finds again with the same key.
 
         It is on this machine's temporary disk and is never removed by the SDK.
+
+        Raises:
+            PermissionError: Another user of this machine got there first.
         """
         import tempfile
         from pathlib import Path
@@ -69,6 +72,7 @@ class ProducerContext(RequestContext):
         if not key:
             raise ValueError("checkpoint_dir needs a key, such as 'optimizer'")
         root = os.path.join(tempfile.gettempdir(), "txform-persistent")
+        _own_directory(root)
         path = Path(root, _directory_name(self.workspace_scope_id), _directory_name(key))
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
@@ -260,6 +264,17 @@ def _blob_digest(digest: str) -> str:
     return f"{match[1] or 'blake3'}:{match[2]}"
 
 
+def _own_directory(path: str) -> None:
+    """Make a directory of a name that everybody can guess, where everybody can write."""
+    import stat
+
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    facts = os.lstat(path)
+    is_mine = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
+    if not (is_mine and stat.S_ISDIR(facts.st_mode)):
+        raise PermissionError(f"{path!r} belongs to somebody else: remove it, or set TMPDIR")
+
+
 def _directory_name(text: str) -> str:
     """Replace what a path cannot hold by `_`; different texts stay different."""
     name = _UNSAFE.sub("_", text)
@@ -267,7 +282,8 @@ def _directory_name(text: str) -> str:
         return name
     from hashlib import sha256
 
-    return f"{name[:80]}-{sha256(text.encode()).hexdigest()[:8]}"
+    digest = sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{name[:80]}-{digest[:8]}"
 
 
 def _copy_file(source: str, dest: str) -> None:

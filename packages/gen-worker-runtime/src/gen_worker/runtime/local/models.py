@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.errors import ModelResolutionError
 from gen_worker.events import Emitted
+from gen_worker.paths import safe_join
 from gen_worker.runtime.local.content_store import ContentStore
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class LocalModels:
         if is_new:
             self._announced.add(ref)
             self._tell("model_fetch.completed", {**facts, "local_dir": path})
-        return LocalModel(ref, os.path.join(path, chosen.subfolder).rstrip("/"), annotation)
+        if chosen.subfolder:
+            path = safe_join(path, chosen.subfolder)
+        return LocalModel(ref, path, annotation)
 
     def lease(self, prepared: object, *, device: str) -> AbstractAsyncContextManager[object]:
         """Give the model to a call; entering and leaving never wait for an event loop."""
