@@ -142,4 +142,6 @@ def test_only_a_partial_function_has_one_below_it() -> None:
 
 
 def test_a_callable_that_keeps_its_parameters_to_itself_has_none() -> None:
-    assert arguments_of(type("Fast", (), {"__call__": dict.__call__})()) == ()
+    arguments = arguments_of(type("Fast", (), {"__call__": dict.__call__})())
+    # Since 3.13 such a callable says that it takes anything; before, it said nothing.
+    assert {argument.how for argument in arguments} <= {"variadic", "keywords"}
