@@ -1,6 +1,7 @@
 """Where an exception may appear in a thread, judged for every line of sample functions."""
 
 import contextlib
+import dis
 import linecache
 import logging
 import math
@@ -14,6 +15,7 @@ import pytest
 
 from gen_worker.runtime.engine import frames
 from gen_worker.runtime.engine.frames import BOUNDARIES, is_interruptible
+from gen_worker.runtime.engine.lookahead import APPEARS_LATER, UNKNOWN, next_checks
 
 LOCK = threading.Lock()
 EARLY, RELAXED, LATE = 0.0, 0.1, 2.0
@@ -116,7 +118,9 @@ def observe(
     def profile(frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_call" and arg == judged:
             at = frame.f_lasti
-            verdicts = tuple(is_interruptible(frame, at, s) for s in (EARLY, RELAXED, LATE))
+            verdicts = tuple(
+                is_interruptible(frame, at, s, is_blocked=True) for s in (EARLY, RELAXED, LATE)
+            )
             seen.append((frame, frame.f_lineno, verdicts))
 
     BOUNDARIES.add(call_it.__code__)
@@ -211,7 +215,7 @@ def test_never_inside_logging() -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             frame = sys._getframe()
-            verdicts.append(is_interruptible(frame, frame.f_lasti, LATE))
+            verdicts.append(is_interruptible(frame, frame.f_lasti, LATE, is_blocked=True))
 
     logger = logging.Logger("test")
     logger.addHandler(Handler())
@@ -225,7 +229,7 @@ def test_never_inside_logging() -> None:
 
 def test_never_without_a_handler_below() -> None:
     frame = sys._getframe()
-    assert not is_interruptible(frame, frame.f_lasti, LATE)
+    assert not is_interruptible(frame, frame.f_lasti, LATE, is_blocked=True)
 
 
 def test_a_thread_that_waits_for_an_event_may_be_interrupted_after_a_while() -> None:
@@ -244,7 +248,8 @@ def test_a_thread_that_waits_for_an_event_may_be_interrupted_after_a_while() -> 
     frame = sys._current_frames()[thread.ident]
     while frame.f_code is not wait_code:
         frame = sys._current_frames()[thread.ident]
-    verdicts = [is_interruptible(frame, frame.f_lasti, s) for s in (EARLY, RELAXED)]
+    at = frame.f_lasti
+    verdicts = [is_interruptible(frame, at, s, is_blocked=True) for s in (EARLY, RELAXED)]
     never.set()
     thread.join()
     BOUNDARIES.discard(call_it.__code__)
@@ -267,3 +272,113 @@ def test_a_thread_that_waits_for_an_event_may_be_interrupted_after_a_while() -> 
 )
 def test_origin_of_code(filename: str, origin: str) -> None:
     assert frames._origin(filename) == origin
+
+
+class Lookahead:
+    """Samples whose comment names what comes behind the line that calls `work`."""
+
+    @staticmethod
+    def calling() -> None:
+        work(1)
+        len(())
+
+    @staticmethod
+    def acquiring() -> None:
+        work(1)
+        LOCK.acquire()
+
+    @staticmethod
+    def closing() -> None:
+        with Managed():
+            work(1)
+
+    @staticmethod
+    def cleaning() -> None:
+        try:
+            work(1)
+        finally:
+            len(())
+
+    @staticmethod
+    def branching(flag: bool = True) -> None:
+        work(1)
+        if flag:
+            LOCK.acquire()
+        len(())
+
+    @staticmethod
+    def looping() -> None:
+        for _ in range(3):
+            work(1)
+
+    @staticmethod
+    def generating() -> None:
+        for _ in numbers():
+            work(1)
+
+    @staticmethod
+    def returning() -> None:
+        def inner() -> None:
+            work(1)
+
+        inner()
+        LOCK.acquire()
+
+    @staticmethod
+    def raising() -> None:
+        work(1)
+        raise ValueError
+
+
+def numbers() -> Iterator[int]:
+    yield from range(3)
+
+
+@pytest.mark.skipif(not APPEARS_LATER, reason="exceptions appear where they are thrown")
+@pytest.mark.parametrize(
+    ("function", "allowed"),
+    [
+        (Lookahead.calling, True),
+        (Lookahead.acquiring, False),
+        (Lookahead.closing, False),
+        (Lookahead.cleaning, False),
+        (Lookahead.branching, False),
+        (Lookahead.looping, True),
+        (Lookahead.generating, True),  # the check at the loop's end comes first
+        (Lookahead.returning, False),
+        (Lookahead.raising, False),
+    ],
+)
+def test_what_comes_next_counts_where_exceptions_appear_later(
+    function: Callable[..., Any], allowed: bool
+) -> None:
+    seen = []
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        if event == "c_call" and arg is work:
+            seen.append(is_interruptible(frame, frame.f_lasti, EARLY))
+
+    BOUNDARIES.add(call_it.__code__)
+    for _ in range(50):  # until the loops are specialised
+        with contextlib.suppress(ValueError):
+            function()
+        if LOCK.locked():
+            LOCK.release()
+    sys.setprofile(profile)
+    try:
+        call_it(function)
+    finally:
+        sys.setprofile(None)
+        BOUNDARIES.discard(call_it.__code__)
+        if LOCK.locked():
+            LOCK.release()
+    assert set(seen) == {allowed}
+
+
+@pytest.mark.skipif(not APPEARS_LATER, reason="exceptions appear where they are thrown")
+def test_the_end_of_a_loop_over_a_generator_is_unknown() -> None:
+    code = Lookahead.generating.__code__
+    for _ in range(50):
+        Lookahead.generating()
+    backward = [i for i in dis.get_instructions(code) if i.opname == "JUMP_BACKWARD"][-1]
+    assert UNKNOWN in next_checks(code, backward.offset)

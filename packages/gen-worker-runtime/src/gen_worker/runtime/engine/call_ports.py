@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.ports import Directories
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -21,7 +19,8 @@ __all__ = ["CallEvents", "CallFiles", "ports_for_calls"]
 
 def ports_for_calls(ports: Ports, tell: Callable[[Telemetry], None]) -> tuple[Ports, CallFiles]:
     """Return ports that also show telemetry to `tell`, and remember who used files."""
-    has_directories = isinstance(ports.files, Directories)
+    # Not `isinstance`, which imports inspect to look at a protocol.
+    has_directories = hasattr(ports.files, "find_directory")
     files = (_CallFilesWithDirectories if has_directories else CallFiles)(ports.files)
     events = CallEvents(ports.events, tell)
     return msgspec.structs.replace(ports, files=files, events=events), files

@@ -13,6 +13,14 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gen_worker.runtime.engine.lookahead import (
+    APPEARS_LATER,
+    LEAVES,
+    UNKNOWN,
+    closes_block,
+    next_checks,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import CodeType, FrameType
@@ -36,7 +44,9 @@ _UNTOUCHABLE_MODULES = frozenset({"logging", "threading.py", "weakref.py", "_wea
 Origin = Literal["author", "library", "untouchable"]
 
 
-def is_interruptible(frame: FrameType, at: int, waited_s: float) -> bool:
+def is_interruptible(
+    frame: FrameType, at: int, waited_s: float, *, is_blocked: bool = False
+) -> bool:
     """Tell whether an exception may appear in a thread that stands in `frame`.
 
     Args:
@@ -46,8 +56,12 @@ def is_interruptible(frame: FrameType, at: int, waited_s: float) -> bool:
             about to check for interrupts will do; after 30 ms the standard library too; after a
             second the body of an `except` as well. Never: SDK, logging and threading frames,
             `__enter__`, `__exit__`, `acquire`, `release`, a `finally` body, an import.
+        is_blocked: Whether the thread is known to be inside a C function, so that the exception
+            appears where that returns; else it may appear at the next check, see `lookahead`.
     """
     if not _may_stop_at(frame.f_code, at, waited_s):
+        return False
+    if APPEARS_LATER and not is_blocked and not _may_appear_later(frame, at, waited_s):
         return False
     for outer in _authors_stack(frame):
         if outer is None:
@@ -83,6 +97,32 @@ def _may_stop_at(code: CodeType, at: int, waited_s: float) -> bool:
     if is_relaxed:
         return True
     return _origin(code.co_filename) == "author" and code.co_code[at] in _opcodes().checking
+
+
+def _may_appear_later(frame: FrameType, at: int, waited_s: float) -> bool:
+    """Judge the next checks, too: the exception may appear there. See `lookahead`."""
+    for check in next_checks(frame.f_code, at):
+        if check == UNKNOWN:
+            return False
+        if check == LEAVES:
+            caller = frame.f_back
+            if caller is None:
+                return False
+            # At a boundary it appears in the region's own code, which expects it.
+            if caller.f_code not in BOUNDARIES and not (
+                _may_appear_at(caller.f_code, caller.f_lasti, waited_s)
+                and _may_appear_later(caller, caller.f_lasti, waited_s)
+            ):
+                return False
+        elif not _may_appear_at(frame.f_code, check, waited_s):
+            return False
+    return True
+
+
+def _may_appear_at(code: CodeType, at: int, waited_s: float) -> bool:
+    if _is_acquiring(code, at) or closes_block(code, at):
+        return False
+    return _may_unwind(code, at, waited_s)
 
 
 def _may_unwind(code: CodeType, at: int, waited_s: float) -> bool:

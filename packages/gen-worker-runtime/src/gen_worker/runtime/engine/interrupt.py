@@ -13,10 +13,11 @@ import threading
 import time
 from functools import lru_cache
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gen_worker.cancel import Interrupted, is_shielded
 from gen_worker.runtime.engine.frames import BOUNDARIES, is_interruptible
+from gen_worker.runtime.engine.lookahead import APPEARS_LATER
 from gen_worker.runtime.engine.switching import SWITCH_INTERVAL
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ _OLD_S = 2.0
 _OLD_RETRY_S = 0.02
 _TICK_S = 0.02
 _IDLE_TICKS = 50
+_BLOCKED_LOOKS = 30
+# A blocked thread computes less than this, whatever its wake-ups.
+_STILL_CPU_S = 0.002
 _PENDING_SWITCH_S = 0.0005
 _LONG_SWITCH_S = 0.001
 
@@ -54,10 +58,19 @@ def _thrower() -> Callable[[int, type[BaseException]], int]:
     return throw
 
 
+class _Place(NamedTuple):
+    """Where a thread was seen, how often in a row, and what it had computed by then."""
+
+    frame_id: int = 0
+    at: int = -1
+    looks: int = 0
+    cpu_s: float = 0.0
+
+
 class Region:
     """Where one thread may be interrupted: inside the author's function and nowhere else."""
 
-    __slots__ = ("_is_disputed", "_lock", "ident", "last_seen", "occupant")
+    __slots__ = ("_is_disputed", "_lock", "_place", "ident", "last_seen", "occupant")
 
     def __init__(self) -> None:
         self.ident = threading.get_ident()
@@ -65,6 +78,7 @@ class Region:
         """What is inside at this moment."""
         self.last_seen: Occupant | None = None
         self._lock = threading.Lock()
+        self._place = _Place()
         self._is_disputed = False
         """Whether somebody throws or has thrown. The thread clears `occupant` before it reads this,
         a thrower sets this before it reads `occupant`: one of them sees the other, so that leaving
@@ -123,7 +137,10 @@ class Region:
             pass
 
     def throw(self, occupant: Occupant, waited_s: float) -> bool:
-        """Interrupt the thread if it is inside for `occupant` and stands at a harmless place."""
+        """Interrupt the thread if it is inside for `occupant` and stands at a harmless place.
+
+        Only one thread may call this for one occupant.
+        """
         throw, ident = _thrower(), self.ident
         if ident == threading.get_ident():  # canceling itself; the watcher tries again
             return False
@@ -132,7 +149,9 @@ class Region:
             if self.occupant is occupant and not is_shielded(ident):
                 frame = sys._current_frames().get(ident)
                 at = -1 if frame is None else frame.f_lasti
-                if frame is not None and is_interruptible(frame, at, waited_s):
+                if frame is not None and is_interruptible(
+                    frame, at, waited_s, is_blocked=self._is_blocked(frame, at)
+                ):
                     # No bytecode between this look and the throw can give the GIL away, so the
                     # thread still stands where it was judged.
                     if frame.f_lasti == at:
@@ -140,6 +159,23 @@ class Region:
                         return True
             self._is_disputed = was_disputed
             return False
+
+    def _is_blocked(self, frame: FrameType, at: int) -> bool:
+        """Tell whether the thread is inside a C function, rather than waiting for the GIL.
+
+        Each look means that the watcher got the GIL; a thread that waits for it too has an even
+        chance to get it in between. One that computes nothing over 30 looks does not want it.
+        """
+        if not APPEARS_LATER or not hasattr(time, "pthread_getcpuclockid"):
+            return False
+        cpu_s = time.clock_gettime(time.pthread_getcpuclockid(self.ident))
+        place = self._place
+        is_same = (place.frame_id, place.at) == (id(frame), at)
+        if is_same and cpu_s - place.cpu_s < _STILL_CPU_S:
+            self._place = place._replace(looks=place.looks + 1)
+        else:
+            self._place = _Place(id(frame), at, 1, cpu_s)
+        return self._place.looks > _BLOCKED_LOOKS
 
     def may_raise_in(self, frame: FrameType | None, waited_s: float) -> bool:
         """Tell whether a signal handler that interrupted `frame` here may raise `Interrupted`."""
