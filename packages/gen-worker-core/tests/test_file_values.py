@@ -9,7 +9,7 @@ import pytest
 
 from gen_worker.constraints import AssetLimits
 from gen_worker.errors import ValidationError
-from gen_worker.file_values import FilePlan, file_plan, may_hold_files
+from gen_worker.file_values import FilePlan, file_plan
 from gen_worker.ports import FileLimits
 from gen_worker.types import Asset, AudioAsset, ImageAsset, LoraSpec, StoredFile, Tensors
 
@@ -83,12 +83,11 @@ def full() -> Payload:
 @pytest.mark.parametrize("annotation", [Chat, str, int, dict[str, Any], Any, None])
 def test_a_type_without_files_has_no_plan(annotation: Any) -> None:
     assert file_plan(annotation) is None
-    assert not may_hold_files(annotation)
 
 
 @pytest.mark.parametrize("annotation", [Payload, Asset, list[Tensors], Page[Asset], Plain, Photos])
 def test_a_type_with_files_has_one(annotation: Any) -> None:
-    assert may_hold_files(annotation)
+    assert file_plan(annotation) is not None
 
 
 def test_the_plan_of_a_type_is_made_once() -> None:

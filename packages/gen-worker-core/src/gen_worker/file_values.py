@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gen_worker.annotations import Metadata
 
-__all__ = ["FilePlan", "FoundFile", "file_plan", "may_hold_files"]
+__all__ = ["FilePlan", "FoundFile", "file_plan"]
 
 _HOST_FIELDS = {
     "local_path": None,
@@ -106,11 +106,6 @@ def file_plan(annotation: Any, *, has_untyped: bool = False) -> FilePlan | None:
     find = _untyped_leaf if has_untyped else _typed_leaf
     transform = compile_transform(annotation, Leaf(find, AssetLimits))
     return None if transform is None else FilePlan(transform)
-
-
-def may_hold_files(annotation: Any) -> bool:
-    """Tell whether decoded values of this type can hold an `Asset` or `Tensors`."""
-    return file_plan(annotation) is not None
 
 
 def _sanitized(file: StoredFile, _limits: AssetLimits) -> StoredFile:
