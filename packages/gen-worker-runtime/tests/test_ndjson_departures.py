@@ -221,8 +221,13 @@ def test_who_comes_too_late_is_told(serve: Serve, stage: Stage) -> None:
     while not server.server.is_closing:
         pass
     talk.send({"function": "echo", "keep_alive": True})
+    (connection,) = server.server._connections
+    while not connection._turns:  # read, and waiting behind the first
+        pass
     stage.go.set()
-    _first, second = talk.lines()
+    lines = talk.lines()
+    assert len(lines) == 2, lines
+    _first, second = lines
     assert second["error"]["message"] == "the server is stopping"
 
 

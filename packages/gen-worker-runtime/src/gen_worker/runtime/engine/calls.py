@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
     from gen_worker.runtime.engine.threads import Worker
 
-__all__ = ["COMPUTE", "INPUT", "LOAD", "OUTPUT", "QUEUE", "Phase", "RefusedCall", "RunningCall"]
+__all__ = [
+    "COMPUTE",
+    "INPUT",
+    "LOAD",
+    "OUTPUT",
+    "QUEUE",
+    "CallToken",
+    "Phase",
+    "RefusedCall",
+    "RunningCall",
+]
 
 QUEUE, INPUT, LOAD, COMPUTE, OUTPUT = range(5)
 """Where the time of a call goes; indices of `RunningCall.spent_s`."""
@@ -72,6 +82,8 @@ class RunningCall:
     """Whether the task may be canceled where it waits: it has begun, and gives nothing back yet."""
     given_up: Failed | None = None
     """What the transport is told about a handler that is stuck."""
+    ticket: Any = ()
+    """One item in a list while the call is in the queue of the thread pool."""
     sequence: int = 0
     input_paths: frozenset[str | None] = frozenset()
     saved_files: int = 0
@@ -100,7 +112,6 @@ class RunningCall:
         self.request_id = invocation.request_id
         self.spent_s = [0.0, 0.0, 0.0, 0.0, 0.0]
         self.submitted_at = self._since = perf_counter()
-        self._ticket = [None]
 
     def __repr__(self) -> str:
         return f"<RunningCall {self.request_id!r} of {self.invocation.function}, {self.token}>"
@@ -219,11 +230,6 @@ class RunningCall:
 
     # Cancellation
 
-    def obey_token(self) -> None:
-        """From now on react to a cancel; at once if it came already."""
-        if not isinstance(self.token, CallToken):
-            self.token.on_cancel(self.notice_cancel)
-
     def run(self, worker: Worker) -> None:
         """Run the whole call in a pool thread; see `threads.Job`."""
         if self.claim():
@@ -234,8 +240,8 @@ class RunningCall:
     def claim(self) -> bool:
         """Take the call out of the queue; whoever is first gets it."""
         try:
-            self._ticket.pop()
-        except IndexError:
+            self.ticket.pop()
+        except (IndexError, AttributeError):
             return False
         return True
 

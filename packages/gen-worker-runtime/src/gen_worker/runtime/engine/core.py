@@ -70,7 +70,7 @@ class Core:
 
     def context_of(self, call: RunningCall, instance: Instance | None) -> RequestContext:
         """Make the context of a call, and choose its device."""
-        invocation = call.invocation
+        invocation, plan = call.invocation, call.plan
         identity: dict[str, Any] = {"request_id": call.request_id, "token": call.token}
         if invocation.owner is not None:
             identity["owner"] = invocation.owner
@@ -90,14 +90,15 @@ class Core:
         if call.choices is not None or (instance is not None and instance.choices):
             shared = {} if instance is None else instance.choices
             identity["models"] = {**shared, **(call.choices or {})}
-        if call.plan.needs_gpu:
+        if plan.needs_gpu:
             pinned = None if instance is None else instance.device
             call.device = self.devices.pick(invocation.device, pinned).name
             if self._names_device:
                 identity["device"] = call.device
         elif invocation.device is not None:
             identity["device"] = invocation.device  # the caller's wish; no slot goes with it
-        return call.plan.make_context(ports=self.ports, **identity)
+        ctx = call.ctx = plan.make_context(ports=self.ports, **identity)
+        return ctx
 
     def slots_of(self, call: RunningCall) -> list[SlotQueue]:
         """Return what a call holds while it computes, in the order to take it."""

@@ -10,7 +10,7 @@ from gen_worker.cancel import CancelToken, Interrupted
 from gen_worker.errors import OverloadedError, classify
 from gen_worker.events import Failed, Result, Timings
 from gen_worker.ports import drive
-from gen_worker.runtime.engine.calls import RefusedCall, RunningCall
+from gen_worker.runtime.engine.calls import CallToken, RefusedCall, RunningCall
 from gen_worker.runtime.engine.core import Core
 from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
 from gen_worker.runtime.engine.handoff import LoopPort
@@ -137,6 +137,7 @@ class Engine:
         if plan.is_streamed or sink.wants_events:
             call.stream = BufferedStream(self._core.limits, call.announce)
         if plan.runs_directly and not plan.is_async and self._core.is_set_up(call):
+            call.ticket = [None]
             self._watch(call)
             self._core.threads.submit(call)
         else:
@@ -243,11 +244,13 @@ class Engine:
     # Inside
 
     def _watch(self, call: RunningCall) -> None:
-        own_ms, callers_ms = call.plan.timeout_ms, call.invocation.timeout_ms
-        if own_ms or callers_ms:
-            timeout_ms = min(own_ms or callers_ms or 0, callers_ms or own_ms or 0)
+        timeout_ms, own_ms = call.invocation.timeout_ms, call.plan.timeout_ms
+        if own_ms and (not timeout_ms or own_ms < timeout_ms):
+            timeout_ms = own_ms
+        if timeout_ms:
             self._core.deadlines.set(call, timeout_ms)
-        call.obey_token()
+        if not isinstance(call.token, CallToken):
+            call.token.on_cancel(call.notice_cancel)
 
     def _refusal(self, error: Exception, invocation: Invocation) -> Failed:
         if isinstance(error, OverloadedError):

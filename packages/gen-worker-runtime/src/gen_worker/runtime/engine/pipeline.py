@@ -61,7 +61,15 @@ async def perform(call: RunningCall, runner: Runner) -> None:
         call.spend(QUEUE)
         message = read_message(call.invocation, core.limits.max_input_bytes)
         if plan.runs_directly and message.envelope is None and core.is_set_up(call):
-            value = await _call_directly(call, runner, plan.read(message))
+            endpoint = plan.endpoint
+            this = None if endpoint is None else endpoint.default.object
+            payload = plan.read(message)
+            call.arguments = plan.arguments(core.context_of(call, None), payload, {}, this)
+            call.spend(INPUT)
+            if isinstance(runner, InlineRunner) and not plan.is_async:
+                value = call_blocking(call, runner.region)
+            else:
+                value = await _call_directly(call, runner)
         else:
             value = await _prepare_and_call(call, runner, message)
         call.phase = "output"
@@ -84,22 +92,17 @@ async def perform(call: RunningCall, runner: Runner) -> None:
         core.leave(call)
 
 
-async def _call_directly(call: RunningCall, runner: Runner, payload: Any) -> Any:
-    """Call a function that needs no model, no file and no device."""
-    core, plan = call.core, call.plan
-    ctx = call.ctx = core.context_of(call, None)
-    this = None if plan.endpoint is None else plan.endpoint.default.object
-    call.arguments = plan.arguments(ctx, payload, {}, this)
-    call.spend(INPUT)
-    if plan.is_async:
+async def _call_directly(call: RunningCall, runner: Runner) -> Any:
+    """Call a function that needs no model, no file and no device, from a task."""
+    core = call.core
+    if not call.plan.is_async:
+        return await runner.blocking(call, partial(call_blocking, call), core.threads)
+    if not core.tasks.try_take():
         await take(core.tasks, runner.waiter, call.token)
-        try:
-            return await call_async(call, runner)
-        finally:
-            core.tasks.give_back()
-    if isinstance(runner, InlineRunner):
-        return call_blocking(call, runner.region)
-    return await runner.blocking(call, partial(call_blocking, call), core.threads)
+    try:
+        return await call_async(call, runner)
+    finally:
+        core.tasks.give_back()
 
 
 async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message) -> Any:
@@ -119,7 +122,7 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
         call.phase = "input"
     if plan.models:
         call.choices = choose_models(plan.models, payload, overrides)
-    ctx = call.ctx = call.core.context_of(call, instance)
+    ctx = call.core.context_of(call, instance)
     if plan.input_files is not None:
         payload = await runner.port(fetch_inputs(call, plan.input_files, payload))
     if not plan.is_inference:

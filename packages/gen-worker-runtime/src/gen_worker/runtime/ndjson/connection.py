@@ -251,9 +251,14 @@ class Connection(asyncio.Protocol):
         self._take_lines()
         self._settle()
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether every frame that was read has its answer."""
+        return self._current is None and not self._turns
+
     def _settle(self) -> None:
         """Close once everything is answered and nothing can follow."""
-        if self._current is None and not self._turns and (self._is_deaf or self._has_eof):
+        if self.has_answered and (self._is_deaf or self._has_eof):
             self.close()
 
     def close(self) -> None:

@@ -114,12 +114,15 @@ class Server:
             listener.close()
         for request in list(self.requests.values()):
             request.cancel("shutdown")
-        await self._wait_until(lambda: not self.requests, deadline)
+        await self._wait_until(self._has_answered, deadline)
         for connection in list(self._connections):
             connection.close()
         await self._wait_until(lambda: not self._connections, deadline)
         for connection in list(self._connections):
             connection.abort()
+
+    def _has_answered(self) -> bool:
+        return not self.requests and all(one.has_answered for one in self._connections)
 
     async def _wait_until(self, is_so: Callable[[], bool], deadline: float) -> None:
         while not is_so():
