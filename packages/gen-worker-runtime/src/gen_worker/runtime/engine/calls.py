@@ -47,6 +47,7 @@ QUEUE, INPUT, LOAD, COMPUTE, OUTPUT = range(5)
 
 Phase = Literal["input", "model_load", "handler", "output"]
 
+_TAKEN: list[None] = []
 _NUDGES = 4
 """How often within the grace period an async handler is told again to stop."""
 
@@ -82,8 +83,8 @@ class RunningCall:
     """Whether the task may be canceled where it waits: it has begun, and gives nothing back yet."""
     given_up: Failed | None = None
     """What the transport is told about a handler that is stuck."""
-    ticket: Any = ()
-    """One item in a list while the call is in the queue of the thread pool."""
+    ticket: list[None] = _TAKEN
+    """Has an item while the call is in the queue of the thread pool; popping it is atomic."""
     sequence: int = 0
     input_paths: frozenset[str | None] = frozenset()
     saved_files: int = 0
@@ -226,6 +227,8 @@ class RunningCall:
             self.task = None
             self._pump()
         elif self.port is not None:
+            if self.worker is not None:
+                self.worker.is_idle = True
             self.port.post(self)
 
     # Cancellation
@@ -241,7 +244,7 @@ class RunningCall:
         """Take the call out of the queue; whoever is first gets it."""
         try:
             self.ticket.pop()
-        except (IndexError, AttributeError):
+        except IndexError:
             return False
         return True
 
@@ -304,15 +307,16 @@ class RunningCall:
         # The outcome before the items: all items are in the buffer by the time it is set.
         outcome = self.outcome or self.given_up
         batch: list[Event] = [] if self.stream is None else self.stream.take()
-        if outcome is not None:
-            batch.append(outcome)
-            self._is_delivered = True
-        if batch:
-            self.deliver(batch)
-        if outcome is not None:
-            self.core.forget(self, outcome)
+        if outcome is None:
+            if batch:
+                self._deliver(batch)
+            return
+        batch.append(outcome)
+        self._is_delivered = True
+        self._deliver(batch)
+        self.core.forget(self, outcome)
 
-    def deliver(self, batch: list[Event]) -> None:
+    def _deliver(self, batch: list[Event]) -> None:
         """Hand a batch to the transport; one that fails loses its call, nothing else."""
         try:
             if self.sink is not None:

@@ -129,7 +129,10 @@ class Core:
 
     def run_in(self, worker: Worker, call: RunningCall) -> None:
         """Run a whole call in a pool thread, with context variables of its own."""
-        runner = InlineRunner(worker.region, self.ports.run, self.run_coroutine)
+        runner = worker.runner
+        if runner is None:
+            runner = InlineRunner(worker.region, self.ports.run, self.run_coroutine)
+            worker.runner = runner
         copy_context().run(drive, perform(call, runner))
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -122,28 +122,7 @@ class Engine:
         `sink` gets what the call produces, after this method has returned. A call that is refused
         (unknown function, duplicate id, overload) gets its `Failed` the same way.
         """
-        runner = self._runner_here()
-        port = runner.port_to_loop
-        try:
-            plan = self._registry.plan(invocation.function)
-            call = RunningCall(self._core, plan, invocation, sink, token)
-            self._core.admission.enter(call)
-        except Exception as error:
-            call = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
-            call.port = port
-            port.loop.call_soon(call.arrive)
-            return call
-        call.port = port
-        if plan.is_streamed or sink.wants_events:
-            call.stream = BufferedStream(self._core.limits, call.announce)
-        if plan.runs_directly and not plan.is_async and self._core.is_set_up(call):
-            call.ticket = [None]
-            self._watch(call)
-            self._core.threads.submit(call)
-        else:
-            call.task = port.loop.create_task(perform(call, runner))
-            self._watch(call)
-        return call
+        return self._submit(self._runner_here(), invocation, sink, token)
 
     async def call(self, invocation: Invocation, *, token: CancelToken | None = None) -> Outcome:
         """Submit a call and wait for its outcome; what it streams is counted and dropped.
@@ -243,6 +222,35 @@ class Engine:
 
     # Inside
 
+    def _submit(
+        self,
+        runner: LoopRunner,
+        invocation: Invocation,
+        sink: Sink,
+        token: CancelToken | None,
+    ) -> RunningCall:
+        port = runner.port_to_loop
+        try:
+            plan = self._registry.plan(invocation.function)
+            call = RunningCall(self._core, plan, invocation, sink, token)
+            self._core.admission.enter(call)
+        except Exception as error:
+            call = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
+            call.port = port
+            port.loop.call_soon(call.arrive)
+            return call
+        call.port = port
+        if plan.is_streamed or sink.wants_events:
+            call.stream = BufferedStream(self._core.limits, call.announce)
+        if plan.runs_directly and not plan.is_async and self._core.is_set_up(call):
+            call.ticket = [None]
+            self._watch(call)
+            self._core.threads.submit(call)
+        else:
+            call.task = port.loop.create_task(perform(call, runner))
+            self._watch(call)
+        return call
+
     def _watch(self, call: RunningCall) -> None:
         timeout_ms, own_ms = call.invocation.timeout_ms, call.plan.timeout_ms
         if own_ms and (not timeout_ms or own_ms < timeout_ms):
@@ -302,8 +310,9 @@ class Engine:
     async def _call(
         self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
     ) -> Outcome:
-        ending = _Ending(self._runner_here().port_to_loop.loop.create_future(), sink)
-        call = self.submit(invocation, ending, token=token)
+        runner = self._runner_here()
+        ending = _Ending(runner.port_to_loop.loop.create_future(), sink)
+        call = self._submit(runner, invocation, ending, token)
         try:
             outcome: Outcome = await ending.future
             return outcome

@@ -10,6 +10,7 @@ from gen_worker.runtime.engine.interrupt import Region
 
 if TYPE_CHECKING:
     from gen_worker.runtime.engine.interrupt import Interrupter
+    from gen_worker.runtime.engine.runners import InlineRunner
 
 __all__ = ["Job", "ThreadPool", "Worker"]
 
@@ -25,13 +26,18 @@ class Job(Protocol):
 class Worker:
     """One thread of a pool."""
 
-    __slots__ = ("is_abandoned", "is_idle", "region", "thread")
+    __slots__ = ("is_abandoned", "is_idle", "region", "runner", "thread")
 
     region: Region
+    is_idle: bool
+    """Set by a job right before it says that it is done: what follows may find the thread free."""
+    runner: InlineRunner | None
+    """For jobs that are whole calls; made by the first one."""
 
     def __init__(self) -> None:
         self.is_idle = False
         self.is_abandoned = False
+        self.runner = None
         self.thread: threading.Thread | None = None
 
 
