@@ -87,7 +87,9 @@ def call(host: Engine, payload: bytes) -> Result | Failed:
 
 texts = st.sampled_from(["", "x.png", "/dev/zero", "../..", "file:///etc/passwd", "a\x00", SECRET])
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
-files = st.fixed_dictionaries(
+unnamed = st.just({"ref": "", "local_path": SECRET, "url_max_bytes": 10**9})
+inline = st.just({"ref": "a.txt", "local_path": SECRET, "inline_bytes": "aGk="})
+hostile = st.fixed_dictionaries(
     {"ref": texts},
     optional={
         "local_path": st.just(SECRET),
@@ -100,27 +102,33 @@ files = st.fixed_dictionaries(
         "format": scalars,
     },
 )
+files = st.one_of(unnamed, unnamed, inline, hostile)
 nodes = st.recursive(
-    st.fixed_dictionaries({"file": files | scalars, "strength": scalars}),
+    st.fixed_dictionaries({"file": files}, optional={"strength": scalars}),
     lambda inner: st.fixed_dictionaries({"file": files, "next": inner}),
     max_leaves=4,
 )
 payloads = st.fixed_dictionaries(
     {},
     optional={
-        "image": files | scalars,
-        "files": st.lists(files | scalars, max_size=3) | scalars,
-        "named": st.dictionaries(texts, nodes | scalars, max_size=2),
-        "weights": files | scalars,
-        "steps": scalars,
+        "image": unnamed | hostile,
+        "files": st.lists(files, max_size=3),
+        "named": st.dictionaries(texts, nodes, max_size=2),
+        "weights": unnamed | hostile,
+        "steps": st.integers() | scalars,
         "extra": st.dictionaries(texts, files | nodes, max_size=2),
         "anything": files | scalars,
-        "_models": scalars | st.dictionaries(texts, files | scalars, max_size=2),
     },
 )
 
 
-@given(payload=payloads | scalars | st.lists(scalars, max_size=2))
+anywhere = st.dictionaries(
+    st.sampled_from(["image", "files", "named", "weights", "steps", "extra", "_models"]),
+    st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)),
+)
+
+
+@given(payload=payloads | payloads | anywhere | scalars)
 def test_any_payload_is_run_or_refused_and_brings_no_path(closed: Engine, payload: Any) -> None:
     outcome = call(closed, json.dumps(payload).encode())
     if isinstance(outcome, Failed):
@@ -132,6 +140,19 @@ def test_any_payload_is_run_or_refused_and_brings_no_path(closed: Engine, payloa
         for path in msgspec.json.decode(outcome.value)["paths"]:
             assert "gen-worker-inputs-" in path
             assert not os.path.exists(path), "inputs are gone with their request"
+
+
+def test_a_local_path_is_believed_nowhere(closed: Engine) -> None:
+    given_ = {"ref": "", "local_path": SECRET}
+    payload = {
+        "image": given_,
+        "files": [given_, None],
+        "named": {"a": {"file": given_, "next": {"file": given_, "next": {"file": given_}}}},
+        "weights": given_,
+    }
+    outcome = call(closed, json.dumps(payload).encode())
+    assert isinstance(outcome, Result)
+    assert msgspec.json.decode(outcome.value)["paths"] == []
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
