@@ -233,3 +233,36 @@ def test_leases_are_given_back_after_every_failure(error: BaseException) -> None
         assert tester.run(paint_on_gpu).failure is not None
         assert tester.models.leased == []
         assert tester.engine._core.devices.by_name["cpu"].slot.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "is_surprise"),
+    [
+        (RuntimeError("Error(s) in loading state_dict for UNet"), True),
+        (RuntimeError("size mismatch for conv.weight"), True),
+        (KeyError("vae"), True),
+        (KeyError("prompt"), False),
+        (OSError("acme/mine has no model_index.json"), True),
+        (OSError("no space left on device"), False),
+        (ValueError("too many words"), False),
+        (ModelResolutionError("cannot load"), False),
+    ],
+)
+def test_a_callers_model_that_does_not_fit_is_the_callers_fault(
+    error: Exception, is_surprise: bool
+) -> None:
+    def brush(text: str) -> str:
+        raise error
+
+    @inference_function(models={"brush": PAINTER.allow_override("any.Pipeline")})
+    def use(ctx: RequestContext, brush: Any, ask: Ask) -> Answer:
+        return Answer(brush(ask.text))
+
+    models = {"brush": brush, "bob/brush": brush}
+    with EndpointTester(use, models=models) as tester:
+        theirs = tester.run(use, overrides={"brush": "bob/brush"}).failure
+        ours = tester.run(use).failure
+        assert theirs is not None
+        assert ours is not None
+        assert (theirs.error_type == "ref_compatibility_surprise") is is_surprise
+        assert ours.error_type != "ref_compatibility_surprise", "only with a model of the caller's"

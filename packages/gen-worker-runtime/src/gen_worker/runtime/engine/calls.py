@@ -77,6 +77,8 @@ class RunningCall:
     """Unix time."""
     expires_at: float | None = None
     """The same on the engine's clock."""
+    has_own_models: bool = False
+    """Whether the caller brought models, which then may be what is wrong."""
     instance: Instance | None = None
     has_begun: bool = False
     is_cancelable: bool = False

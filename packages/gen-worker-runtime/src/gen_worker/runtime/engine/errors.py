@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.cancel import Interrupted
-from gen_worker.errors import WorkerError, classify
+from gen_worker.errors import RefCompatibilitySurprise, WorkerError, classify
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from gen_worker.cancel import CancelToken
     from gen_worker.errors import Failure, Origin
+    from gen_worker.runtime.engine.calls import RunningCall
 
 __all__ = ["failure_of", "is_canceling", "is_out_of_memory"]
 
 _OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
 
 
-def failure_of(error: BaseException, token: CancelToken, origin: Origin) -> Failure:
+def failure_of(error: BaseException, call: RunningCall) -> Failure:
     """Return what a call reports; a canceled one was canceled, whatever it raised at last."""
+    token, origin = call.token, call.origin
     if token.reason is not None:
         return classify(token.error(), origin=origin)
+    if call.has_own_models and _is_surprise(error):
+        surprise = RefCompatibilitySurprise(str(error)[:_MAX_SURPRISE_CHARS])
+        return classify(surprise, origin="input", detail=_text(error))
     failure = _judged(error, origin)
     if origin == "input" and failure.error_type != "internal":
         return failure  # the message says it all
@@ -37,6 +41,43 @@ def _judged(error: BaseException, origin: Origin) -> Failure:
         unexpected = classify(Exception(), origin=origin)
         return msgspec.structs.replace(unexpected, exception=type(error).__name__)
     return classify(error, origin=origin)
+
+
+# What loaders and pipelines say about weights that are not theirs.
+_SURPRISES = (
+    "error(s) in loading state_dict",
+    "missing keys",
+    "unexpected keys",
+    "size mismatch for",
+    "cannot load",
+    "does not appear to be a valid",
+    "cannot instantiate",
+    "tried to load but failed",
+)
+_COMPONENTS = frozenset(
+    "text_encoder text_encoder_2 text_encoder_3 unet transformer vae scheduler tokenizer "
+    "tokenizer_2 image_encoder prior".split()
+)
+_MODEL_FILES = (
+    "config.json",
+    "model_index.json",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model",
+    "safetensors",
+)
+_MAX_SURPRISE_CHARS = 240
+
+
+def _is_surprise(error: BaseException) -> bool:
+    """Tell whether a foreign error means that the caller's own model does not fit the function."""
+    if isinstance(error, WorkerError):
+        return False
+    text = str(error).lower()
+    if isinstance(error, KeyError):
+        return text.strip("'\"") in _COMPONENTS
+    if isinstance(error, OSError) and any(name in text for name in _MODEL_FILES):
+        return True
+    return any(part in text for part in _SURPRISES)
 
 
 def is_canceling(error: BaseException) -> bool:

@@ -82,7 +82,7 @@ async def perform(call: RunningCall, runner: Runner) -> None:
         call.succeed(call.encoded(value))
     except BaseException as error:
         core.note_interrupt(call, error)
-        call.fail(failure_of(error, call.token, call.origin))
+        call.fail(failure_of(error, call))
         if isinstance(error, KeyboardInterrupt):
             raise
     finally:
@@ -110,6 +110,7 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
     overrides: dict[str, Any] = {}
     if message.envelope is not None:
         overrides = await read_overrides(call, runner, message.envelope)
+        call.has_own_models = bool(overrides)
     payload = plan.read(message)
     instance: Instance | None = None
     if plan.endpoint is not None:
