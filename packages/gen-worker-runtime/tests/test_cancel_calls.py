@@ -462,3 +462,24 @@ def wait_until(condition: Any, timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.001)
+
+
+def test_a_call_may_share_the_token_of_another_one() -> None:
+    """Canceling a call cancels those made on its behalf."""
+    with EndpointTester([look, sleep]) as tester:
+        parent = tester.start(look)
+        parent.wait_until_started()
+        engine, done = tester.engine, threading.Event()
+        running = engine._core.admission.calls[parent.request_id]
+        outcomes: list[Any] = []
+
+        def child() -> None:
+            invocation = Invocation(function="look", request_id="child")
+            outcomes.append(engine.run(invocation, token=running.token))
+            done.set()
+
+        threading.Thread(target=child).start()
+        tester.events.wait_for(lambda e: e.request_id == "child")
+        parent.cancel()
+        assert done.wait(10)
+        assert outcomes[0].failure.error_type == "canceled"

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gen_worker import Repo, RequestContext, Resources, inference, invocable
+from gen_worker.cancel import shield
 from gen_worker.errors import HardwareUnmetError
 from gen_worker.events import Emitted
 from gen_worker.runtime import EngineLimits
@@ -288,3 +289,38 @@ def test_two_failed_setups_are_reported_together() -> None:
             tester.setup()
         assert [str(error) for error in caught.value.exceptions] == ["disk 1", "disk 2"]
         assert CALLS == ["setup", "warmup"]
+
+
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+def test_closing_during_setup_waits_for_nobody(ends_by_itself: bool) -> None:
+    """A setup under way is interrupted; one that ends all the same is shut down."""
+    inside, may_end = threading.Event(), threading.Event()
+
+    @inference
+    class Slow:
+        def setup(self) -> None:
+            if ends_by_itself:
+                with shield():
+                    inside.set()
+                    may_end.wait(10)
+                    CALLS.append("setup")
+                return
+            inside.set()
+            while True:
+                pass
+
+        def shutdown(self) -> None:
+            CALLS.append("shutdown")
+
+        @invocable
+        def say(self, ctx: RequestContext, payload: In) -> Out:
+            return Out(payload.text)
+
+    with EndpointTester(Slow) as tester:
+        call = tester.start("say")
+        assert inside.wait(10)
+        if ends_by_itself:
+            threading.Timer(0.05, may_end.set).start()
+    assert not [t for t in threading.enumerate() if t.name.startswith("gen-worker")]
+    assert call.wait().failure is not None
+    assert CALLS == (["setup", "shutdown"] if ends_by_itself else [])

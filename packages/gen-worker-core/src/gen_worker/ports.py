@@ -107,7 +107,11 @@ class Files(Protocol):
         ...
 
     async def release(self, request_id: str) -> None:
-        """Forget whatever was kept for one request; called exactly once, when it has ended."""
+        """Forget whatever was kept for one request.
+
+        Called exactly once, when a request that used this port has ended; never for one that did
+        not.
+        """
         ...
 
 

@@ -61,6 +61,8 @@ class RunningCall:
     # Class attributes, so that a short call stores only what it needs.
     port: LoopPort | None = None
     """Way to the loop the call was submitted on; None for `Engine.run`."""
+    own_token: CallToken | None = None
+    """The token, unless somebody else made it."""
     task: asyncio.Task[None] | None = None
     stream: BufferedStream | DirectStream | None = None
     ctx: RequestContext | None = None
@@ -109,7 +111,7 @@ class RunningCall:
         self.invocation = invocation
         self.sink = sink
         if token is None:
-            token = CallToken()
+            self.own_token = token = CallToken()
             token.call = self
         self.token = token
         self.request_id = invocation.request_id
@@ -218,11 +220,10 @@ class RunningCall:
 
     def close(self) -> None:
         """Forget everything that could still fire. The last thing that happens to a call."""
-        token = self.token
-        if isinstance(token, CallToken):
-            token.call = None
+        if self.own_token is not None:
+            self.own_token.call = None
         else:
-            token.discard(self.notice_cancel)
+            self.token.discard(self.notice_cancel)
         for timer in self._timers:
             timer.cancel()
         if self.task is not None:  # this is the task, on the loop

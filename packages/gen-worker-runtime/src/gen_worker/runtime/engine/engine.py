@@ -10,7 +10,7 @@ from gen_worker.cancel import CancelToken, Interrupted
 from gen_worker.errors import OverloadedError, classify
 from gen_worker.events import Failed, Result, Timings
 from gen_worker.ports import drive
-from gen_worker.runtime.engine.calls import CallToken, RefusedCall, RunningCall
+from gen_worker.runtime.engine.calls import RefusedCall, RunningCall
 from gen_worker.runtime.engine.core import Core
 from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
 from gen_worker.runtime.engine.handoff import LoopPort
@@ -164,7 +164,9 @@ class Engine:
             await asyncio.wait_for(ended.wait(), grace_s)
         except TimeoutError:
             pass  # whoever is left is stuck and was told so
-        await self._shut_down(self._runner_here())
+        runner = self._runner_here()
+        await self._shut_down(runner)
+        await runner.settle(grace_s)  # a `setup` that was under way
         self._core.close()
 
     def close_now(self, grace_s: float = 10.0) -> None:
@@ -257,7 +259,7 @@ class Engine:
             timeout_ms = own_ms
         if timeout_ms:
             self._core.deadlines.set(call, timeout_ms)
-        if not isinstance(call.token, CallToken):
+        if call.own_token is None:
             call.token.on_cancel(call.notice_cancel)
 
     def _refusal(self, error: Exception, invocation: Invocation) -> Failed:

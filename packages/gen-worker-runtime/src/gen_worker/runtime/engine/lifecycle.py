@@ -150,18 +150,29 @@ class Instance:
         with self._lock:
             was_ready, self.state = self.state == "ready", "closed"
         self.token.cancel("shutdown")
-        if was_ready and self._endpoint.spec.has_shutdown:
-            try:
-                await self._author(runner, self.object.shutdown)
-            except Exception:
-                import logging
+        if was_ready:
+            await self._end(runner, self.object)
+        elif self.region is not None:
+            self._core.interrupter.interrupt(self.region, self)
+        elif self.hop is not None:
+            self.hop.call_back(self.token.error())
 
-                logging.getLogger("gen_worker.runtime").exception("shutdown of %r failed", self)
+    async def _end(self, runner: Runner, made: Any) -> None:
+        if not self._endpoint.spec.has_shutdown:
+            return
+        try:
+            await self._author(runner, made.shutdown)
+        except Exception:
+            import logging
+
+            logging.getLogger("gen_worker.runtime").exception("shutdown of %r failed", self)
 
     async def _attempt(self, runner: Runner, device: str | None) -> None:
         error: BaseException | None = None
         try:
             await self._set_up(runner, device)
+            if self.token.reason is not None:  # shut down meanwhile, and nobody else will end it
+                await self._end(runner, self.object)
         except BaseException as caught:  # judged by each waiting call
             error = caught
         with self._lock:

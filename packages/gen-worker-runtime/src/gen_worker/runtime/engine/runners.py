@@ -131,6 +131,13 @@ class LoopRunner:
         task.add_done_callback(self._apart.discard)
         return task
 
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for the tasks that were spawned, but not longer than so many seconds."""
+        from asyncio import wait
+
+        if self._apart:
+            await wait(self._apart, timeout=timeout_s)
+
 
 class Hop(Generic[T]):
     """One function on its way to a thread and back."""
