@@ -139,8 +139,9 @@ def test_overrides_that_are_refused(
     assert caught.value.code == code
 
 
-REFS: dict[str, tuple[str, str]] = {
+REFS: dict[str, tuple[Any, str]] = {
     "unsupported_provider": ("a/b", "ftp"),
+    "ref_not_text": (7, "tensorhub"),
     "too_long": ("a/" + "b" * 5000, "tensorhub"),
     "bad_character": ("a/é", "tensorhub"),
     "url": ("https://hub/a/b", "tensorhub"),
@@ -168,6 +169,7 @@ REFS: dict[str, tuple[str, str]] = {
 
 @pytest.mark.claims(
     "unsupported_provider",
+    "ref_not_text",
     "too_long",
     "bad_character",
     "url",

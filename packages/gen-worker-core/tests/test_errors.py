@@ -140,7 +140,7 @@ TABLE: list[tuple[BaseException, tuple[str, bool, int, int, int]]] = [
     (ModelResolutionError("x"), ("artifact_transfer", False, 502, 3, 3)),
     (ModelResolutionError("x", retryable=True), ("artifact_transfer", True, 502, 3, 3)),
     (FatalError("x"), ("fatal", False, 500, 1, 1)),
-    (SettingsError(("x",)), ("fatal", False, 500, 2, 1)),
+    (SettingsError(("x",)), ("fatal", False, 500, 2, 2)),
     (WorkerError("x"), ("internal", False, 500, 1, 1)),
     (ValueError("x"), ("validation", False, 400, 2, 1)),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ("validation", False, 400, 2, 1)),

@@ -159,7 +159,7 @@ def test_malformed_text_is_refused_with_its_code(provider: str, text: str, code:
 def test_what_is_no_text_is_no_ref(value: Any) -> None:
     with pytest.raises(RefError, match="it is no text") as caught:
         parse_ref(value)
-    assert (caught.value.code, caught.value.ref) == ("not_text", repr(value))
+    assert (caught.value.code, caught.value.ref) == ("ref_not_text", repr(value))
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,15 @@ class Disposition(NamedTuple):
     http_status: int
     exit_code: int
     default_message: str
+    handler_exit_code: int | None = None
+    """When the author's code raised it; None: 1 instead of 2, else the same."""
+
+    def exit_code_from(self, origin: Origin) -> int:
+        if origin == "input":
+            return self.exit_code
+        if self.handler_exit_code is not None:
+            return self.handler_exit_code
+        return 1 if self.exit_code == 2 else self.exit_code
 
 
 _OUT_OF_MEMORY = Disposition("resource", False, 503, 1, "out of memory")
@@ -262,7 +271,10 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     ArtifactTransferError: Disposition(
         "artifact_transfer", False, 502, 1, "artifact transfer failed"
     ),
-    SettingsError: Disposition("fatal", False, 500, 2, "settings cannot be understood"),
+    # Settings are read when they are needed, so the place says nothing about whose mistake it is.
+    SettingsError: Disposition(
+        "fatal", False, 500, 2, "settings cannot be understood", handler_exit_code=2
+    ),
     FatalError: Disposition("fatal", False, 500, 1, "fatal error"),
     # Beyond our own tree: what authors' code and its libraries raise.
     ValueError: Disposition("validation", False, 400, 2, "invalid input"),
@@ -301,7 +313,8 @@ def classify(error: BaseException, *, origin: Origin = "handler", detail: str = 
     Args:
         error: What ended the call.
         origin: `input` when it was raised while preparing the call, `handler` when the author's
-            code raised it. A wrong input exits with 2, a handler that refuses it with 1.
+            code raised it. A wrong input exits with 2, a handler that refuses it with 1; wrong
+            settings exit with 2 wherever they were read.
         detail: The operator's text, usually the formatted traceback.
     """
     try:
@@ -323,7 +336,7 @@ def _failure_of(error: BaseException, origin: Origin, detail: str) -> Failure:
         error_type=row.error_type,
         retryable=_fact(error, "retryable", bool, row.retryable),
         http_status=row.http_status,
-        exit_code=1 if origin == "handler" and row.exit_code == 2 else row.exit_code,
+        exit_code=row.exit_code_from(origin),
         message=row.default_message if is_hidden else _message_of(error, row.default_message),
         origin=origin,
         exception=printable(type(error).__name__),

@@ -129,7 +129,7 @@ def _parse(text: str, provider: str) -> Ref:
         known = ", ".join(map(repr, _PARSERS))
         raise _Flaw("unsupported_provider", f"there is no such provider, only {known}")
     if not isinstance(text, str):
-        raise _Flaw("not_text", "it is no text")
+        raise _Flaw("ref_not_text", "it is no text")
     if len(text) > _MAX_CHARS:
         raise _Flaw("too_long", f"it has {len(text)} characters, at most {_MAX_CHARS} are allowed")
     # Before any case folding: the Kelvin sign, for one, lower-cases to an ASCII `k`.

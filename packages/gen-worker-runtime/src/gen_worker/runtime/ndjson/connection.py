@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Literal, cast
 
 from gen_worker.runtime.ndjson import frames
 from gen_worker.runtime.ndjson.lines import LineBuffer, LineTooLongError
+from gen_worker.runtime.ndjson.presence import has_gone
 from gen_worker.runtime.ndjson.request import Request
+from gen_worker.runtime.ndjson.turns import Turns
 
 if TYPE_CHECKING:
     from gen_worker.runtime.ndjson.server import Server
@@ -41,7 +41,6 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_transport",
         "_turns",
-        "_turns_bytes",
         "_watch",
     )
 
@@ -53,12 +52,11 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._max_frame_bytes = server.limits.max_frame_bytes
+        limits = server.limits
+        self._max_frame_bytes = limits.max_frame_bytes
         self._lines = LineBuffer(self._max_frame_bytes)
         self._current: Request | None = None
-        self._turns: deque[Request | bytes] = deque()
-        """What follows the current request: requests, and answers to frames that were none."""
-        self._turns_bytes = 0
+        self._turns = Turns(limits.max_waiting_frames, limits.max_waiting_bytes)
         self._is_kept = peer == "console"
         """Whether the connection stays open after the answer."""
         self._is_deaf = False
@@ -130,7 +128,7 @@ class Connection(asyncio.Protocol):
 
     def _take_lines(self) -> None:
         """Take what has come, as far as there is room for it."""
-        while not self._is_deaf and not self._is_full:
+        while not self._is_deaf and not self._turns.is_full:
             try:
                 line = self._lines.take()
             except LineTooLongError as error:
@@ -140,14 +138,6 @@ class Connection(asyncio.Protocol):
                 break
             self._line(line)
         self._regulate()
-
-    @property
-    def _is_full(self) -> bool:
-        limits = self._server.limits
-        return (
-            len(self._turns) >= limits.max_waiting_frames
-            or self._turns_bytes >= limits.max_waiting_bytes
-        )
 
     def _line(self, line: bytes) -> None:
         try:
@@ -188,8 +178,7 @@ class Connection(asyncio.Protocol):
         if self._current is None and not self._turns:
             self._start(request)
         else:
-            self._turns.append(request)
-            self._turns_bytes += size_bytes
+            self._turns.push(request)
 
     def _obey(self, frame: frames.Frame) -> None:
         """Answer a cancel or detach frame, also while a request is running."""
@@ -204,12 +193,11 @@ class Connection(asyncio.Protocol):
         """Answer in turn a frame that became no request."""
         if not keep:
             self._is_deaf = True
-        if self._current is None and not self._turns:
+        if self.has_answered:
             self._say(line)
             self._settle()
         else:
-            self._turns.append(line)
-            self._turns_bytes += len(line)
+            self._turns.push(line)
 
     def _say(self, line: bytes) -> None:
         self.write(line)
@@ -235,18 +223,16 @@ class Connection(asyncio.Protocol):
         if self._turns:
             # Not now: the engine is still busy with the one that ended.
             self._loop.call_soon(self._advance)
-        elif self._is_deaf or self._has_eof:
+        elif self._is_deaf or self._has_eof or self._server.is_closing:
             self._settle()
 
     def _advance(self) -> None:
         """Go on to the next turn, and to frames there was no room for."""
         while self._current is None and self._turns and not self._is_paused:
-            turn = self._turns.popleft()
+            turn = self._turns.pop()
             if isinstance(turn, bytes):
-                self._turns_bytes -= len(turn)
                 self.write(turn)
             else:
-                self._turns_bytes -= turn.size_bytes
                 self._start(turn)
         self._take_lines()
         self._settle()
@@ -258,8 +244,10 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Close once everything is answered and nothing can follow."""
-        if self.has_answered and (self._is_deaf or self._has_eof):
-            self.close()
+        if self.has_answered:
+            if self._is_deaf or self._has_eof:
+                self.close()
+            self._server.settled()
 
     def close(self) -> None:
         """Close once what was written is sent."""
@@ -275,11 +263,8 @@ class Connection(asyncio.Protocol):
 
     def _drop(self) -> None:
         """Cancel what the client leaves behind, but for what it detached itself from."""
-        orphans = [turn for turn in self._turns if isinstance(turn, Request)]
-        self._turns = deque(request for request in orphans if request.is_detached)
-        for request in orphans:
-            if not request.is_detached:
-                self._server.ended(request)
+        for request in self._turns.keep_detached():
+            self._server.ended(request)
         if self._current is not None and not self._current.is_detached:
             self._current.cancel("disconnect")
         self.resume_writing()
@@ -303,37 +288,28 @@ class Connection(asyncio.Protocol):
             return
         limit = 2 * self._server.limits.write_buffer_bytes
         is_behind = self._is_paused and transport.get_write_buffer_size() > limit
-        if self._is_reading and (self._is_full or is_behind):
+        if self._is_reading and (self._turns.is_full or is_behind):
             self._is_reading = False
             transport.pause_reading()
             self._look()
-        elif not self._is_reading and not self._is_full and not is_behind:
+        elif not self._is_reading and not self._turns.is_full and not is_behind:
             self._is_reading = True
             transport.resume_reading()
 
     def _look(self) -> None:
-        """Watch for a client that goes away where the end of its input does not tell."""
+        """Watch for a client that goes away where the end of its input does not tell.
+
+        A client may close only its sending side and still read. TCP cannot tell that from leaving,
+        so there it counts as leaving for clients that said `keep_alive`: they promise to stay.
+        """
         self._watch = None
         transport = self._transport
         if transport is None or transport.is_closing() or self._peer == "console":
             return
-        if self._is_gone(transport):
+        counts_half_closed = self._peer == "tcp" and self._is_kept
+        if (self._has_eof and counts_half_closed) or has_gone(
+            transport, counts_half_closed=counts_half_closed
+        ):
             transport.abort()
         elif self._current is not None and (self._has_eof or not self._is_reading):
             self._watch = self._loop.call_later(_LOOK_S, self._look)
-
-    def _is_gone(self, transport: asyncio.Transport) -> bool:
-        """Whether nobody waits for the answer any more.
-
-        A client may close only its sending side and still read. A unix socket tells the two apart;
-        TCP cannot, so there the end of input counts only for clients that said `keep_alive`, which
-        promises to stay until the answer has come.
-        """
-        signs = select.POLLHUP
-        if self._peer == "tcp" and self._is_kept:
-            if self._has_eof:
-                return True
-            signs |= getattr(select, "POLLRDHUP", 0)
-        poll = select.poll()
-        poll.register(transport.get_extra_info("socket").fileno(), signs)
-        return any(events & signs for _, events in poll.poll(0))

@@ -179,5 +179,8 @@ class Server:
         del self.requests[request.request_id]
         if not self.requests:
             self._last_busy = time.monotonic()
-            if self.is_closing:
-                self._changed.set()
+
+    def settled(self) -> None:
+        """Note that a connection has answered everything it has read."""
+        if self.is_closing:
+            self._changed.set()
