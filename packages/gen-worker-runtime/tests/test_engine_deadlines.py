@@ -186,3 +186,74 @@ def test_the_system_clock_rings_the_earliest_first() -> None:
 def test_time_does_not_run_backwards() -> None:
     with pytest.raises(ValueError, match="backwards"):
         VirtualClock().advance(-1)
+
+
+@pytest.mark.parametrize("timeout_ms", [10**30, 10**400, float("inf"), float("nan")])
+def test_a_limit_beyond_all_time_is_none_and_harms_no_other(timeout_ms: Any) -> None:
+    with EndpointTester(wait, limits=EngineLimits(max_threads=2)) as tester:
+        endless = tester.start(wait, timeout_ms=timeout_ms)
+        endless.wait_until_started()
+        short = tester.start(wait, timeout_ms=1000)
+        tester.clock.advance(1.0)
+        assert short.token.reason == "deadline"
+        tester.clock.advance(1_000_000.0)
+        assert endless.token.reason is None
+        endless.cancel()
+
+
+@pytest.mark.parametrize("delay_s", [1e27, float("inf"), float("nan")])
+def test_a_moment_beyond_all_time_leaves_the_timers_alive(delay_s: float) -> None:
+    rung = threading.Event()
+    timers = Timers(SYSTEM_CLOCK)
+    for _ in range(3):
+        timers.add(delay_s, rung.clear)
+    timers.add(0.0, rung.set)
+    assert rung.wait(10)
+    timers.add(0.01, rung.clear)
+    second = threading.Event()
+    timers.add(0.02, second.set)
+    assert second.wait(10)
+    assert not rung.is_set()
+    assert len(timers) == 3
+    timers.close()
+
+
+def test_a_callback_that_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    clock, rung = VirtualClock(), []
+    timers = Timers(clock)
+
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    timers.add(1.0, fail)
+    timers.add(1.0, lambda: rung.append(clock.now()))
+    timers.add(2.0, lambda: rung.append(clock.now()))
+    clock.advance(2.0)
+    assert rung == [1.0, 2.0]
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["failed"]
+
+
+@inference_function
+def unruly(ctx: RequestContext, payload: In) -> Out:
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    ctx.cancel_token.on_cancel(fail)
+    inside.set()
+    ctx.cancel_event.wait(20)
+    return Out(None)
+
+
+def test_an_authors_callback_that_raises_keeps_nobodys_deadline_from_coming(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with EndpointTester([unruly, wait], limits=EngineLimits(max_threads=2)) as tester:
+        first = tester.start(unruly, timeout_ms=1000)
+        assert inside.wait(10)
+        second = tester.start(wait, timeout_ms=1000)
+        third = tester.start(wait, timeout_ms=2000)
+        tester.clock.advance(1.0)
+        tester.clock.advance(1.0)
+        for call in (first, second, third):
+            assert getattr(call.wait().failure, "http_status", None) == 504
+    assert [record.exc_text for record in caplog.records if "no" in (record.exc_text or "")]

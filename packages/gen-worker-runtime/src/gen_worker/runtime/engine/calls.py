@@ -251,6 +251,15 @@ class RunningCall:
             return False
         return True
 
+    def cancel(self, reason: CancelReason) -> None:
+        """Trip the token, for a caller who cannot answer for what others do when it trips."""
+        try:
+            self.token.cancel(reason)
+        except Exception:  # a callback of the author's or the transport's
+            import logging
+
+            logging.getLogger("gen_worker.runtime").exception("on_cancel of %r failed", self)
+
     def notice_cancel(self) -> None:
         """React to the token; in the canceling thread."""
         core = self.core
@@ -340,10 +349,13 @@ class CallToken(CancelToken):
     """Set by the call; None once it has ended."""
 
     def cancel(self, reason: CancelReason = "caller") -> bool:
-        is_first = super().cancel(reason)
-        call = self.call
-        if is_first and call is not None:
-            call.notice_cancel()
+        is_first = True  # as it is when a callback raises
+        try:
+            is_first = super().cancel(reason)
+        finally:
+            call = self.call
+            if is_first and call is not None:
+                call.notice_cancel()
         return is_first
 
 

@@ -202,7 +202,7 @@ class Core:
         """Let no call in any more and cancel those that are here; then call `when_empty`."""
         self.admission.close(when_empty)
         for call in list(self.admission.calls.values()):
-            call.token.cancel("shutdown")
+            call.cancel("shutdown")
 
     def close(self) -> None:
         """End every thread but those that are stuck."""

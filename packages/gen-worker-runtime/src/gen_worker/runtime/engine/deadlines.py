@@ -17,6 +17,8 @@ __all__ = ["SYSTEM_CLOCK", "Alarm", "Clock", "Deadlines", "SystemClock", "Timer"
 
 
 _ROUNDING_S = 1e-6
+_LONGEST_S = 10.0**9
+"""Thirty years; whatever is longer, or no number, is as good as never."""
 
 
 class Alarm(Protocol):
@@ -111,7 +113,7 @@ class _ThreadAlarm:
                 if left is not None and left <= 0:
                     self._when = None
                     return True
-                self._changed.wait(left)
+                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
         return False
 
 
@@ -148,7 +150,8 @@ class Timers:
 
     def add(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, `delay_s` from now."""
-        timer = Timer(self, self._clock.now() + delay_s, callback)
+        # In this order: `min` answers its first argument when the other is not a number.
+        timer = Timer(self, self._clock.now() + min(_LONGEST_S, delay_s), callback)
         with self._lock:
             self._added += 1
             heapq.heappush(self._heap, (timer.when, self._added, timer))
@@ -173,7 +176,12 @@ class Timers:
 
     def _ring(self) -> float | None:
         for callback in self._take_due():
-            callback()
+            try:
+                callback()
+            except Exception:  # the other timers have other owners
+                import logging
+
+                logging.getLogger("gen_worker.runtime").exception("%r failed", callback)
         with self._lock:
             return self._heap[0][0] if self._heap else None
 
@@ -207,7 +215,7 @@ class Deadlines:
 
     def set(self, call: RunningCall, timeout_ms: int) -> None:
         """Cancel the call after so many milliseconds, if it is still here."""
-        timeout_s = timeout_ms / 1000
+        timeout_s = min(_LONGEST_S * 1000, timeout_ms) / 1000
         call.timeout_ms = timeout_ms
         call.deadline = self._clock.time() + timeout_s
         call.expires_at = expires_at = self._clock.now() + timeout_s
@@ -223,7 +231,7 @@ class Deadlines:
             if call.expires_at is None or call.outcome is not None:
                 continue
             if call.expires_at <= now + _ROUNDING_S:
-                call.token.cancel("deadline")
+                call.cancel("deadline")
             else:
                 earliest = min(earliest, call.expires_at)
         if earliest < self._next:

@@ -214,7 +214,7 @@ class Engine:
         self._signals += 1
         running = list(self._core.admission.calls.values())
         for call in running:
-            call.token.cancel("interrupt")
+            call.cancel("interrupt")
         if self._foreground:
             call, region = self._foreground[-1]
             is_waiting = call.phase in ("input", "model_load") and region.occupant is None

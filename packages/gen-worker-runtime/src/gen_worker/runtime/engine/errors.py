@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.cancel import Interrupted
-from gen_worker.errors import RefCompatibilitySurprise, WorkerError, classify
+from gen_worker.errors import RefCompatibilitySurprise, SettingsError, WorkerError, classify
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,6 +96,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str:
     """Return the operator's text: the traceback from the author's first frame on."""
+    if isinstance(error, SettingsError):
+        return "\n".join(error.problems)  # they name files and lines; no code is at fault
     import traceback
 
     return "".join(traceback.format_exception(type(error), error, _beyond_engine(error)))
