@@ -83,6 +83,50 @@ def test_every_mistake_of_the_toml_has_a_line_of_its_own(cli: Cli) -> None:
     assert all(line.startswith("gen-worker run: ") for line in lines)
 
 
+SAVING = """
+import msgspec
+from gen_worker import RequestContext, inference_function
+
+class In(msgspec.Struct):
+    text: str = ""
+
+class Out(msgspec.Struct):
+    ref: str
+
+@inference_function
+def save(ctx: RequestContext, payload: In) -> Out:
+    return Out(ref=ctx.save_bytes("note.txt", payload.text.encode()).ref)
+"""
+BROKEN_ENV = "GOOD=1\nnot a setting\n=nameless\n"
+ENV_MISTAKES = [
+    f".env:{line} is not NAME=value: correct the line, or begin it with # to leave it out"
+    for line in (2, 3)
+]
+
+
+@pytest.mark.claims("project.settings")
+@pytest.mark.parametrize(
+    "words", [("run", "hi"), ("serve", "--listen", "tcp://0.0.0.0:0"), ("env",)], ids=lambda w: w[0]
+)
+def test_a_broken_dot_env_is_one_line_per_mistake(cli: Cli, words: tuple[str, ...]) -> None:
+    """`run` meets it in the handler, `serve` when it looks for its token."""
+    done = cli(*words, project=cli.write_project(SAVING, **{".env": BROKEN_ENV}))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert lines == [f"gen-worker {words[0]}: {mistake}" for mistake in ENV_MISTAKES]
+    assert (done.stdout, done.code) == ("", 2)
+
+
+@pytest.mark.claims("project.settings")
+def test_a_server_says_what_is_broken_in_its_dot_env_and_goes_on(cli: Cli) -> None:
+    folder = cli.write_project(SAVING, **{".env": BROKEN_ENV})
+    server = cli.start("serve", project=folder)
+    frames = '{"op":"invoke","id":1,"function":"save","payload":{"text":"hi"}}\n'
+    stdout, stderr = server.communicate(frames, timeout=30)
+    assert '"exit_code":2' in stdout
+    assert all(mistake in stderr for mistake in ENV_MISTAKES)
+    assert "Traceback" not in stderr
+
+
 @pytest.mark.claims("output.author-prints")
 def test_prints_at_import_do_not_reach_stdout(cli: Cli) -> None:
     folder = cli.write_project(f"print('loading')\n{ECHO}")

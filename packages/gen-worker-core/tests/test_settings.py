@@ -313,8 +313,8 @@ def test_malformed_dotenv_lines_are_all_named_and_their_text_is_not(tmp_path: Pa
     with pytest.raises(SettingsError) as caught:
         DotEnv(str(path))
     assert [problem.removeprefix(str(path)) for problem in caught.value.problems] == [
-        ":2 is not NAME=value",
-        ":3 is not NAME=value",
+        ":2 is not NAME=value: correct the line, or begin it with # to leave it out",
+        ":3 is not NAME=value: correct the line, or begin it with # to leave it out",
     ]
 
 
@@ -342,8 +342,8 @@ def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     path.write_text("S_NAME = \n")
     with pytest.raises(SettingsError, match=r"gen-worker\.toml is not valid TOML"):
         ConfigFile(str(path))
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    path.write_bytes(b"count = 3\n# caf\xe9\n")
+    with pytest.raises(SettingsError, match=r"gen-worker\.toml:2 is not UTF-8: save the file"):
         ConfigFile(str(path))
 
 

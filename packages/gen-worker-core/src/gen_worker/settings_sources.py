@@ -24,6 +24,8 @@ CONFIG_FILES = (
 )
 """Only the first that exists is read."""
 
+_LINE_REMEDY = "correct the line, or begin it with # to leave it out"
+
 
 class Source(Protocol):
     """One place below the environment where settings are looked up."""
@@ -85,7 +87,7 @@ class DotEnv:
                 continue
             match = self._LINE.fullmatch(line)
             if match is None:
-                problems.append(f"{path}:{number} is not NAME=value")
+                problems.append(f"{path}:{number} is not NAME=value: {_LINE_REMEDY}")
                 continue
             self._values[match["name"]] = _unquoted(match)
         if problems:
@@ -117,13 +119,15 @@ class ConfigFile:
 def _read(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+            content = file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = error.start
+        number = content.count(b"\n", 0, error.start) + 1
     # Raised out here: a decoding error carries the whole content, secrets included.
-    raise SettingsError((f"{path} cannot be read: byte {place} is not UTF-8",))
+    raise SettingsError((f"{path}:{number} is not UTF-8: save the file as UTF-8",))
 
 
 def _unreadable(path: str, error: OSError) -> SettingsError:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UsageError", "report", "report_failure"]
 
+_USAGE_EXIT = 2
+
 
 class UsageError(WorkerError, ValueError):
     """The command line, the payload or the project is not as it has to be. Exit code 2."""
@@ -51,11 +53,13 @@ def _lines(error: WorkerError) -> list[str]:
 def report_failure(prefix: str, failure: Failure) -> int:
     """Print why a call failed on stderr and return its exit code.
 
-    What the author's code raised is shown with its traceback; everything else in one line that
-    begins with `prefix`.
+    What the author's code raised is shown with its traceback; everything else in lines that begin
+    with `prefix`, one per mistake.
     """
     text = f"{prefix}: {failure.message}"
-    if failure.error_type != "canceled" and failure.detail:
+    if failure.exit_code == _USAGE_EXIT and failure.detail:
+        text = "\n".join(f"{prefix}: {line}" for line in failure.detail.splitlines())
+    elif failure.error_type != "canceled" and failure.detail:
         text = failure.detail.rstrip("\n")
     elif failure.path and failure.path not in failure.message:
         text = f"{text} - at `{failure.path}`"
