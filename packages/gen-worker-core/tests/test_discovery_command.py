@@ -145,6 +145,18 @@ def test_mistakes_are_lines_without_tracebacks(write_project: WriteProject) -> N
     assert "Traceback" in run(root, "--debug").stderr
 
 
+def test_a_lone_surrogate_in_a_mistake_is_shown_escaped(write_project: WriteProject) -> None:
+    """No encoding can carry one, so it must not travel between the processes as it is."""
+    source = "raise RuntimeError('caf\\udce9')"
+    root = write_project({"painter/__init__.py": "", "painter/app.py": source})
+    done = run(root, "--json", "--debug")
+    (problem,) = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert problem["code"] == "import_fails"
+    assert problem["message"].endswith(r"RuntimeError: caf\udce9")
+    assert "app.py" in problem["detail"]
+    assert done.returncode == 1
+
+
 def test_broken_submodules_can_be_left_out(write_project: WriteProject) -> None:
     root = write_project(
         {

@@ -47,6 +47,7 @@ def with_broken(write_project: WriteProject, text: str) -> Path:
         ("1 / 0", "import_fails", 1, "ZeroDivisionError: division by zero"),
         ("raise RuntimeError('a\\nb')", "import_fails", 1, "RuntimeError: a b"),
         ("raise GeneratorExit", "import_fails", 1, "GeneratorExit"),
+        ("raise OSError('\\udcff')", "import_fails", 1, "OSError: \\udcff"),
         ("def f(): f()\nf()", "import_fails", 1, "RecursionError"),
         (
             "class Odd(Exception):\n  def __str__(self): raise SystemExit\nraise Odd",

@@ -35,6 +35,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
     """Traceback of the author's code, shown only when asked for."""
 
+    def __post_init__(self) -> None:
+        # Texts of an author's code may hold lone surrogates, which no file or terminal takes.
+        for name in ("message", "hint", "file", "key", "detail"):
+            text = getattr(self, name)
+            if not text.isascii():
+                from gen_worker.masking import printable
+
+                msgspec.structs.force_setattr(self, name, printable(text))
+
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: " if self.file and self.line else ""
         place = place or (f"{self.file}: " if self.file else "")
