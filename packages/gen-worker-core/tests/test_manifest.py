@@ -201,11 +201,27 @@ def test_the_root_of_a_lock(write_project: WriteProject) -> None:
             "cuda_min": "12.4",
             "cpu_arch": "x86",
             "os": "linux",
+            "resources": {"vram_gb": 12},
         }
     ]
     assert lock["resources"] == {"vram_gb": 12}
     assert lock["host_requirements"] == {"cuda": ">=12.4"}
     assert [key for key in lock if key.startswith("models")] == []
+
+
+def test_a_profile_carries_its_resources_in_full(write_project: WriteProject) -> None:
+    own = '[[build.profiles]]\nname = "small"\n[build.profiles.resources]\nvram_gb = 8\n'
+    lock = discover_manifest(
+        project(
+            write_project,
+            FULL,
+            f"{TOML}{own}".replace("vram_gb = 12", "vram_gb = 12\ncpu_cores = 4"),
+        )
+    )
+    assert [profile["resources"] for profile in lock["profiles"]] == [
+        {"vram_gb": 12, "cpu_cores": 4},
+        {"vram_gb": 8, "cpu_cores": 4},
+    ]
 
 
 def test_the_older_dialect_is_written(write_project: WriteProject) -> None:

@@ -14,7 +14,7 @@ from gen_worker.spec import ProvidedParameter, class_spec_of, payload_type_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gen_worker.project import Project
+    from gen_worker.project import Profile, Project
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["as_toml_table", "function_entries", "function_entry", "lock_table"]
@@ -40,15 +40,22 @@ def lock_table(
             "host_requirements": msgspec.to_builtins(project.host) or None,
             "models": msgspec.to_builtins(project.models) or None,
             "models_by_function": msgspec.to_builtins(project.models_by_function) or None,
-            "profiles": [
-                {"cpu_arch": profile.cpu_arch, "os": profile.os} | msgspec.to_builtins(profile)
-                for profile in project.profiles
-            ],
+            "profiles": [_profile(profile, project) for profile in project.profiles],
             "functions": functions,
         }
     )
     table["content_sha256"] = content_sha256(table)
     return table
+
+
+def _profile(profile: Profile, project: Project) -> dict[str, Any]:
+    """Return a profile with its resources in full, so that no reader has to merge tables."""
+    return {
+        "cpu_arch": profile.cpu_arch,
+        "os": profile.os,
+        **msgspec.to_builtins(profile),
+        "resources": msgspec.to_builtins(project.resources_of(profile)) or None,
+    }
 
 
 def function_entries(
