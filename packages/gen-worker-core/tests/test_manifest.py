@@ -210,7 +210,8 @@ def test_the_root_of_a_lock(write_project: WriteProject) -> None:
 
 
 def test_a_profile_carries_its_resources_in_full(write_project: WriteProject) -> None:
-    own = '[[build.profiles]]\nname = "small"\naccelerator = "cuda"\n[build.profiles.resources]\nvram_gb = 8\n'
+    other = '[[build.profiles]]\nname = "small"\naccelerator = "cuda"\n'
+    own = f"{other}[build.profiles.resources]\nvram_gb = 8\n"
     lock = discover_manifest(
         project(
             write_project,
