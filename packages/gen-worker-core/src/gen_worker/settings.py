@@ -18,7 +18,7 @@ from gen_worker.settings_records import MASK, Declared, Setting, SettingsRecord,
 from gen_worker.settings_values import parse_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from gen_worker.settings_sources import Source
 
@@ -69,6 +69,7 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     files: tuple[Source, ...] | None = None,
+    on_problem: Callable[[str], None] | None = None,
     **arguments: Any,
 ) -> Record:
     """Read one package's settings. Nothing is cached: the next call reads again.
@@ -77,14 +78,19 @@ def load(
         record: A Struct whose fields carry a `Setting` and have defaults.
         environ: Stands in for the process environment.
         files: Stand in for the files; `()` reads none.
+        on_problem: Told of each value that could not be understood; the default stands in for it.
         arguments: Values of fields that win over everything else; None means not given.
 
     Raises:
-        SettingsError: Values could not be understood; all of them are named.
+        SettingsError: Values could not be understood and `on_problem` is not given; all of them are
+            named.
     """
     resolved = _resolve(record, environ, files, arguments)
-    if resolved.problems:
+    if resolved.problems and on_problem is None:
         raise SettingsError(tuple(resolved.problems.values()))
+    for problem in resolved.problems.values():
+        assert on_problem is not None
+        on_problem(problem)
     return record(**resolved.values)
 
 
