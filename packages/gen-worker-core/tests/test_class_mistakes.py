@@ -176,7 +176,7 @@ def case(name: Any, **fields: Any) -> Case:
     return Case(name, **fields)
 
 
-BATCH = {"batch_window_ms": 4, "max_batch": 4}
+BATCH: dict[str, Any] = {"batch_window_ms": 4, "max_batch": 4}
 
 ROWS: list[tuple[Any, dict[str, Any], Callable[[], Any], str, type[Exception]]] = [
     # the class
@@ -482,3 +482,66 @@ def test_a_bound_method_cannot_be_marked() -> None:
     with pytest.raises(DefinitionError) as caught:
         invocable(FIXED.describe)
     assert caught.value.code == "not_a_function"
+
+
+def wrong_list(self: Any, ctx: int, asks: list[In]) -> list[Out]:
+    return []
+
+
+def wrong_plain(self: Any, ctx: int, ask: In) -> Out:
+    return Out("")
+
+
+@pytest.mark.parametrize(
+    ("decorate", "method", "sentence"),
+    [
+        (
+            inference(**BATCH),
+            wrong_list,
+            "'ctx' receives the contexts of a batch of inference functions, not int: "
+            "annotate it with list[RequestContext], or leave the annotation out",
+        ),
+        (
+            inference,
+            wrong_plain,
+            "'ctx' receives the context of inference functions, not int: "
+            "annotate it with a context class of gen_worker, or leave the annotation out",
+        ),
+    ],
+)
+def test_a_wrong_context_is_told_what_to_write(
+    decorate: Callable[..., Any], method: FunctionType, sentence: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        decorate(build(method))
+    assert str(caught.value) == f"Built.{method.__name__}: {sentence} [context_annotation]"
+
+
+async def async_listed(self: Any, ctx: Any, asks: list[In]) -> list[Out]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "sentence"),
+    [
+        (BATCH | {"max_batch": 1}, listed, "max_batch must be an int of at least 2, not 1"),
+        (
+            BATCH | {"batch_window_ms": 0},
+            listed,
+            "batch_window_ms must be a number above 0, not 0",
+        ),
+        ({"max_batch": 4}, listed, "max_batch is given without batch_window_ms: give both"),
+        (
+            BATCH,
+            async_listed,
+            "calls are collected for plain methods that return one struct per call: make the "
+            "methods sync and single-output, or drop batch_window_ms and max_batch",
+        ),
+    ],
+)
+def test_one_batching_mistake_is_one_message(
+    options: dict[str, Any], method: FunctionType, sentence: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        inference(**options)(build(method))
+    assert str(caught.value) == f"Built: {sentence} [invalid_batching]"

@@ -134,7 +134,8 @@ def _read_batching(window_ms: Any, max_batch: Any, findings: Findings) -> Batchi
             "invalid_batching", f"max_batch must be an int of at least 2, not {max_batch!r}"
         )
     if len(findings) > found:
-        return None
+        # Batches are meant: a method that takes lists is no mistake of its own.
+        return Batching(window_ms=1.0, max_batch=2)
     return Batching(window_ms=float(window_ms), max_batch=max_batch)
 
 

@@ -134,7 +134,8 @@ def define_method(facts: ClassFacts, method: MarkedMethod, findings: Findings) -
         kind=facts.kind,
         is_batched=signature.takes_list,
     )
-    report_list_answer(signature, output, hints, inside)
+    if facts.batching is None or output.shape == "sync":  # else the class reports it
+        report_list_answer(signature, output, hints, inside)
     if signature.takes_list and _batching(facts, signature.parameters) is None:
         inside.add(
             "invalid_batching",

@@ -67,7 +67,8 @@ def read_signature(
     parameters: list[Parameter] = []
     payloads: list[tuple[str, Any]] = []
     unbound: list[str] = []
-    context = context_argument(arguments, hints, findings, kind=kind)
+    is_batched = any(_takes_list(hints.get(argument.name, Any)) for argument in arguments[1:])
+    context = context_argument(arguments, hints, findings, kind=kind, is_batched=is_batched)
     if context is not None:
         parameters.append(ContextParameter(context.name))
     for argument in callable_by_name(arguments[1 if context else 0 :], findings):
@@ -99,6 +100,7 @@ def context_argument(
     findings: Findings,
     *,
     kind: EndpointKind | None = None,
+    is_batched: bool = False,
 ) -> Argument | None:
     """Return the parameter that receives the context; None, and a mistake, when there is none."""
     first = arguments[0] if arguments else None
@@ -111,17 +113,24 @@ def context_argument(
             "begin the parameters with ctx",
         )
         return None
-    batched = list_item(annotation)
-    if not is_context(annotation if batched is None else batched, kind):
-        of_kind = f" of a {kind} function" if kind else ""
+    listed = list_item(annotation)
+    if not is_context(annotation if listed is None else listed, kind):
+        received = "the contexts of a batch" if is_batched else "the context"
+        if kind:
+            received += f" of {kind} functions"
+        wanted = "list[RequestContext]" if is_batched else "a context class of gen_worker"
         findings.add(
             "context_annotation",
-            f"{first.name!r} receives the context{of_kind}, not {show(annotation)}",
-            "annotate it with a context class of gen_worker, or leave the annotation out",
+            f"{first.name!r} receives {received}, not {show(annotation)}",
+            f"annotate it with {wanted}, or leave the annotation out",
         )
     if first.name == "compute":
         _report_compute(findings)
     return first
+
+
+def _takes_list(annotation: Any) -> bool:
+    return is_struct(list_item(bare_and_binding(annotation)[0]))
 
 
 def _report_compute(findings: Findings) -> None:
