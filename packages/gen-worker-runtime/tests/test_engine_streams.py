@@ -332,11 +332,51 @@ def test_an_item_that_is_too_large_fails_the_stream() -> None:
         yield Item(1)
         yield Item(10**15)
 
-    with EndpointTester(grow, limits=EngineLimits(max_output_bytes=20)) as tester:
+    with EndpointTester(grow, limits=EngineLimits(max_output_delta_bytes=20)) as tester:
         result = tester.run(grow, {"upto": 1}, result_format="json")
         assert len(result.deltas) == 1
         assert result.failure is not None
         assert result.failure.exception == "OutputTooLargeError"
+
+
+class Words(msgspec.Struct):
+    text: str = ""
+    item_id: str = ""
+    number: int = 0
+    audio_chunk: bytes = b""
+
+
+def spoken(item: Words, max_bytes: int, result_format: Any = "json") -> Any:
+    @inference_function
+    def speak(ctx: RequestContext, payload: Count) -> Iterator[Words]:
+        yield item
+        yield Words("end")
+
+    limits = EngineLimits(max_output_delta_bytes=max_bytes)
+    with EndpointTester(speak, limits=limits) as tester:
+        return tester.run(speak, {"upto": 1}, result_format=result_format)
+
+
+@given(text=st.text(max_size=300), max_bytes=st.integers(80, 200))
+@settings(max_examples=25, deadline=None)
+def test_plain_text_that_is_too_long_is_divided(text: str, max_bytes: int) -> None:
+    result = spoken(Words(text, "b"), max_bytes)
+    assert result.failure is None
+    items = [msgspec.json.decode(delta, type=Words) for delta in result.deltas]
+    assert all(len(delta) <= max_bytes for delta in result.deltas)
+    assert "".join(item.text for item in items[:-1]) == text
+    assert {item.item_id for item in items[:-1]} == {"b"}
+
+
+def test_text_that_is_not_all_an_item_says_is_not_divided() -> None:
+    assert spoken(Words("x" * 100, number=1), 80).failure.exception == "OutputTooLargeError"
+    assert spoken(Words("x" * 100, number=1), 0).failure is None
+
+
+def test_audio_does_not_count() -> None:
+    result = spoken(Words(audio_chunk=b"x" * 1000), 80)
+    assert result.failure is None
+    assert len(result.deltas) == 2
 
 
 def test_what_other_threads_report_reaches_the_callers_thread(tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cli.project import Endpoint
     from gen_worker.ports import Events, Ports
-    from gen_worker.runtime import Engine, Invocation
+    from gen_worker.runtime import Engine, EngineLimits, Invocation
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["chosen_device", "new_invocation", "open_engine", "open_ports", "tell_gaps"]
@@ -45,7 +45,25 @@ def open_engine(
         events=events or open_reports(),
         allow_local_files=allow_local_files,
     )
-    return Engine(endpoint.functions, ports, devices=_devices(endpoint, args))
+    return Engine(endpoint.functions, ports, limits=_limits(), devices=_devices(endpoint, args))
+
+
+def _limits() -> EngineLimits:
+    """Return the engine's bounds with the sizes that the settings allow."""
+    from gen_worker.runtime import EngineLimits
+    from gen_worker.settings_sources import default_sources
+
+    # Reading the settings takes a tenth of a short `run`, and mostly nobody has said anything.
+    if not any(name.startswith("WORKER_MAX_") for name in os.environ) and not default_sources():
+        return EngineLimits()
+    from gen_worker.settings import load_settings
+
+    settings = load_settings()
+    return EngineLimits(
+        max_input_bytes=settings.max_input_bytes,
+        max_output_bytes=settings.max_output_bytes,
+        max_output_delta_bytes=settings.max_output_delta_bytes,
+    )
 
 
 def chosen_device(endpoint: Endpoint, args: argparse.Namespace) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from gen_worker.cancel import CancelToken
 from gen_worker.events import Delta, Failed, Result, Timings
+from gen_worker.runtime.engine.deltas import encode_item
 from gen_worker.runtime.engine.payloads import encode
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.lifecycle import Instance
     from gen_worker.runtime.engine.plan import Plan
     from gen_worker.runtime.engine.runners import Hop
-    from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
+    from gen_worker.runtime.engine.streams import BufferedStream, DirectStream, Stream
     from gen_worker.runtime.engine.threads import Worker
 
 __all__ = [
@@ -161,16 +162,19 @@ class RunningCall:
 
     def put(self, item: Any) -> bool:
         """Pass a yielded item on; True asks the handler to wait for room."""
+        stream, result_format = self.stream, self.invocation.result_format
+        if stream is None or result_format == "object":
+            return self._put(stream, item, 0)
+        is_full = False
+        for data in encode_item(item, result_format, self.core.limits.max_output_delta_bytes):
+            is_full = self._put(stream, msgspec.Raw(data), len(data))
+        return is_full
+
+    def _put(self, stream: Stream | None, value: Any, size_bytes: int) -> bool:
         self.sequence += 1
-        stream = self.stream
         if stream is None:
             return False
-        invocation, size_bytes = self.invocation, 0
-        if invocation.result_format != "object":
-            max_bytes = self.core.limits.max_output_bytes
-            data = encode(item, invocation.result_format, max_bytes)
-            item, size_bytes = msgspec.Raw(data), len(data)
-        delta = Delta(request_id=self.request_id, value=item, sequence=self.sequence)
+        delta = Delta(request_id=self.request_id, value=value, sequence=self.sequence)
         return stream.put(delta, size_bytes)
 
     def tell(self, event: Telemetry) -> bool:

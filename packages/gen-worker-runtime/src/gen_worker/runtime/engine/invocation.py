@@ -81,4 +81,6 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Wait before a failed `setup` is tried again; doubles with each failure, up to a minute."""
     max_input_bytes: int = 0
     max_output_bytes: int = 0
-    """Of an encoded result or delta; not checked for `result_format="object"`."""
+    """Of an encoded result; not checked for `result_format="object"`."""
+    max_output_delta_bytes: int = 65_536
+    """The same of a stream's items, without their audio; longer plain text is divided."""
