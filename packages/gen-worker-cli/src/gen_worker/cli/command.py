@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from types import ModuleType
+    from types import ModuleType, SimpleNamespace
 
 __all__ = ["COMMANDS", "Command", "build_parser", "dispatch", "find_command"]
 
@@ -127,7 +127,9 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Command, words: list[str]) -> int:
     try:
-        return int(command.load().main(parse(command, words)))
+        args = parse(command, words)
+        _import_msgspec()
+        return int(command.load().main(args))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
@@ -142,8 +144,33 @@ def _run(command: Command, words: list[str]) -> int:
         return report(command.name, error)
 
 
-def parse(command: Command, words: list[str]) -> argparse.Namespace:
+def _import_msgspec() -> None:
+    """Import msgspec without typing_extensions, which takes as long as msgspec itself.
+
+    Where that is installed, msgspec takes `get_type_hints`, `Required` and `NotRequired` from it;
+    since Python 3.11 they are those of `typing`. Who imports typing_extensions later gets it.
+    """
+    name = "typing_extensions"
+    if name in sys.modules or "msgspec" in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # the import system's word for "absent"
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[name]
+
+
+def parse(command: Command, words: list[str]) -> argparse.Namespace | SimpleNamespace:
     """Parse a command's words; `tokens` may stand between options, and anywhere after `--`."""
+    from gen_worker.cli.plain_words import PlainParser
+
+    plain = PlainParser()
+    command.load().configure(plain)
+    return plain.parse(words) or parse_with_argparse(command, words)
+
+
+def parse_with_argparse(command: Command, words: list[str]) -> argparse.Namespace:
+    """Parse any command line; help and mistakes end the process."""
     parser = build_parser(command)
     if "--" not in words:
         return parser.parse_intermixed_args(words)

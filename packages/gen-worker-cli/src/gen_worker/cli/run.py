@@ -31,8 +31,6 @@ __all__ = ["configure", "main"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    import argparse
-
     parser.add_argument(
         "tokens",
         nargs="*",
@@ -53,10 +51,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attach",
-        action=argparse.BooleanOptionalAction,
+        dest="attach",
+        action="store_true",
         default=None,
         help="send the call to the server of ./.gen-worker.sock; by default that happens when it "
         "serves this project and no option needs a process of its own",
+    )
+    parser.add_argument(
+        "--no-attach",
+        dest="attach",
+        action="store_false",
+        default=None,
+        help="make the call in a process of its own, whatever is served",
     )
     add_host_options(parser)
     add_output_options(parser, envelope=True)
