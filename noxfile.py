@@ -51,7 +51,7 @@ nox.options.default_venv_backend = "none"
 nox.options.parallel = os.cpu_count() or 1
 nox.options.allow_parallel = True
 nox.options.report = str(REPORT)
-nox.options.sessions = ["types", "shape", "tests", "workspace", "examples"]
+nox.options.sessions = ["types", "torch", "shape", "tests", "workspace", "examples"]
 nox.options.sessions += ["lint", "lock", "api", "changes"]
 
 # A missing interpreter is a skipped lane, said aloud, and never a download.
@@ -109,13 +109,14 @@ def example_tests(session: nox.Session, name: str, lane: str) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """The tests that need the real torch and transformers; several gigabytes, on request only."""
-    environment = fresh_environment(session)
-    libraries = ("torch", "transformers", "safetensors", "pytest")
-    install(session, environment, "-epackages/gen-worker-core", *libraries)
-    run_pytest(
-        session, environment, *map(str, sorted(ROOT.glob("packages/*/tests/test_torch_*.py")))
-    )
+    """The tests that load and run real models, made by themselves; on one Python."""
+    run_pytest(session, torch_environment(session), *tests_named("test_torch_*.py"))
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests that need a GPU; without one each says why it is skipped."""
+    run_pytest(session, torch_environment(session), *tests_named("test_gpu_*.py"))
 
 
 @nox.session
@@ -213,6 +214,17 @@ def exact_environment(
     own = {"UV_PROJECT_ENVIRONMENT": str(environment)}
     session.run(UV, "sync", "--quiet", *selection, *python, env=own)
     return environment
+
+
+def torch_environment(session: nox.Session) -> Path:
+    """Everything there is, with the libraries that run models; several gigabytes."""
+    libraries = ("--extra", "torch", "--group", "test")
+    return exact_environment(session, (*EVERYTHING, *libraries))
+
+
+def tests_named(pattern: str) -> list[str]:
+    """Return the paths of all packages' test files of this pattern."""
+    return sorted(str(path) for path in ROOT.glob(f"packages/*/tests/{pattern}"))
 
 
 def fresh_environment(session: nox.Session, name: str = "") -> Path:
