@@ -210,6 +210,75 @@ def test_a_malformed_envelope_is_refused(tester: Any, envelope: Any) -> None:
     assert failure.path.startswith("$._models")
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"text":"a","_models":{"vae":1e400}}',
+        b'{"text":"a","_models":{"vae":"\xff"}}',
+        b'{"text":"a","\xff":1,"_models":{"vae":"a/b"}}',
+        b'{"text":"a","_models":{"vae":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b'{"text":"a","\\u005fmodels":{"vae":"a/b"}}',
+        b'{"text":"a","\\u005Fmo\\u0064els":{"vae":"a/b"}}',
+        b'{"text":"a","_model\\u0073":{"vae":"a/b"}}',
+    ],
+)
+def test_an_envelope_that_is_hard_to_read_is_never_dropped(tester: Any, payload: bytes) -> None:
+    failure = tester.run(echo, payload).failure
+    assert (failure.error_type, failure.origin) == ("validation", "input")
+
+
+@given(st.lists(st.booleans(), min_size=7, max_size=7), st.booleans())
+def test_however_its_name_is_escaped_an_envelope_is_found(
+    escaped: list[bool], is_upper: bool
+) -> None:
+    form = "\\u{:04X}" if is_upper else "\\u{:04x}"
+    name = "".join(
+        form.format(ord(letter)) if is_escaped else letter
+        for letter, is_escaped in zip("_models", escaped, strict=True)
+    )
+    payload = f'{{"text":"a","{name}":{{"vae":"a/b"}}}}'.encode()
+    outcome = ENGINE.run(Invocation(function="echo", request_id="1", payload=payload))
+    assert outcome.failure.code == "unknown_override_param"  # type: ignore[union-attr]  # it failed
+
+
+def test_an_escape_alone_is_no_envelope(tester: Any) -> None:
+    payload = b'{"text":"\\u005fmodels","tags":["\\u0000"]}'
+    assert tester.run(echo, payload).value.ask == Ask("_models", tags=["\0"])
+
+
+def test_a_malformed_envelope_is_refused_beside_overrides_of_the_transport() -> None:
+    outcome = ENGINE.run(
+        Invocation(
+            function="echo", request_id="1", payload=b'{"text":"a","_models":[1]}', overrides={}
+        )
+    )
+    assert outcome.failure.path == "$._models"  # type: ignore[union-attr]  # it failed
+
+
+@pytest.mark.parametrize("payload", [{"n": 10**400}, {"text": "\ud800"}, {"\ud800": 1}])
+def test_an_object_that_no_format_has_room_for_is_the_callers_mistake(
+    tester: Any, payload: Any
+) -> None:
+    failure = tester.run(echo, payload).failure
+    assert (failure.error_type, failure.origin) == ("validation", "input")
+
+
+@inference_function
+def garble(ctx: RequestContext, ask: Ask) -> Ask:
+    return Ask("\ud800" if ask.steps == 1 else "a", tags=["\udfff"])
+
+
+@pytest.mark.parametrize("result_format", ["json", "msgpack"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_result_that_is_no_unicode_is_the_handlers_fault(result_format: Any, steps: int) -> None:
+    with EndpointTester(garble) as tester:
+        payload = {"text": "a", "steps": steps}
+        failure = tester.run(garble, payload, result_format=result_format).failure
+        assert failure is not None
+        assert (failure.error_type, failure.origin) == ("internal", "handler")
+        assert (failure.http_status, failure.exit_code) == (500, 1)
+
+
 def test_an_id_in_use_is_refused_and_the_first_call_goes_on(tmp_path: Any) -> None:
     import threading
 

@@ -282,7 +282,8 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     InterruptedError: Disposition("canceled", False, 499, 130, "canceled"),
 }
 _INTERNAL = Disposition("internal", False, 500, 1, "internal error")
-_OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
+OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
+"""Classes of device libraries, known by name so that none has to be imported."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -373,7 +374,7 @@ def _disposition(error: BaseException) -> Disposition:
         row = _DISPOSITIONS.get(cls)
         if row is not None:
             return row
-        if cls.__name__ in _OUT_OF_MEMORY_NAMES:
+        if cls.__name__ in OUT_OF_MEMORY_NAMES:
             return _OUT_OF_MEMORY
     return _INTERNAL
 

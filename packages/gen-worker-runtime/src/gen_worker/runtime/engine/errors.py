@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.cancel import Interrupted
-from gen_worker.errors import RefCompatibilitySurprise, SettingsError, WorkerError, classify
+from gen_worker.errors import (
+    OUT_OF_MEMORY_NAMES,
+    RefCompatibilitySurprise,
+    SettingsError,
+    WorkerError,
+    classify,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,8 +23,6 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.calls import RunningCall
 
 __all__ = ["failure_of", "is_canceling", "is_out_of_memory"]
-
-_OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
 
 
 def failure_of(error: BaseException, call: RunningCall) -> Failure:
@@ -91,7 +95,7 @@ def is_canceling(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a device ran out of memory; torch's classes are known by their names."""
-    return any(cls.__name__ in _OUT_OF_MEMORY_NAMES for cls in type(error).__mro__)
+    return any(cls.__name__ in OUT_OF_MEMORY_NAMES for cls in type(error).__mro__)
 
 
 def _text(error: BaseException) -> str:

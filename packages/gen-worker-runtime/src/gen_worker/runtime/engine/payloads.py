@@ -23,6 +23,9 @@ _JSON_TABLE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MSGPACK_TABLE = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _ENVELOPE = "_models"
 _ENVELOPE_BYTES = _ENVELOPE.encode()
+_ESCAPE = b"\\u00"
+# Any letter of the name, written as JSON also allows.
+_ESCAPED_ENVELOPE = re.compile(rb"\\u00(?:5[fF]|6[45cdfCDF]|73)")
 _PLACE = re.compile(r" - at `(\$[^`]*)`")
 
 
@@ -35,9 +38,13 @@ class Message(msgspec.Struct, gc=False):
     """As decoded, unchecked; None when there is none."""
 
     def table(self) -> dict[str, Any]:
-        """Return the payload as plain values; empty when it is no object."""
+        """Return the payload as plain values; empty when it is no object.
+
+        Raises:
+            ValidationError: It holds something beyond its type that cannot be decoded.
+        """
         decode = msgspec.json.decode if self.is_json else msgspec.msgpack.decode
-        fields = decode(self.data)
+        fields = _decoded(decode, self.data)
         return fields if isinstance(fields, dict) else {}
 
 
@@ -56,32 +63,58 @@ def read_message(invocation: Invocation, max_bytes: int) -> Message:
         data, is_json = _encode_object(payload), False
     if 0 < max_bytes < len(data):
         raise InputTooLargeError(size_bytes=len(data), max_bytes=max_bytes, source="payload")
-    # A few bytes looked for is all that most calls pay for the envelope.
     envelope = None
-    if _ENVELOPE_BYTES in data:
+    if _may_have_envelope(data, is_json):
         data, envelope = _split(data, is_json)
-    if invocation.overrides is not None:
-        envelope = {**(envelope if isinstance(envelope, Mapping) else {}), **invocation.overrides}
+    if invocation.overrides is not None and (envelope is None or isinstance(envelope, Mapping)):
+        envelope = {**(envelope or {}), **invocation.overrides}
     return Message(data, is_json, envelope)
+
+
+def _may_have_envelope(data: bytes, is_json: bool) -> bool:
+    """Look for a few bytes, which is all that most calls pay for the envelope."""
+    return _ENVELOPE_BYTES in data or (
+        is_json and _ESCAPE in data and _ESCAPED_ENVELOPE.search(data) is not None
+    )
 
 
 def _encode_object(payload: Any) -> bytes:
     try:
         return _MSGPACK_ENCODER.encode(dict(payload) if isinstance(payload, Mapping) else payload)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValidationError(f"the payload {payload!r:.120} cannot be sent: {error}") from error
 
 
 def _split(data: bytes, is_json: bool) -> tuple[bytes, Any]:
+    decode_table = (_JSON_TABLE if is_json else _MSGPACK_TABLE).decode
     try:
-        fields = (_JSON_TABLE if is_json else _MSGPACK_TABLE).decode(data)
-        raw = fields.pop(_ENVELOPE, None)
-        if raw is None:
-            return data, None
-        envelope = msgspec.json.decode(raw) if is_json else msgspec.msgpack.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return data, None  # broken, or no object: the payload's own decoder says how
+        fields = decode_table(data)
+    except msgspec.ValidationError:
+        return data, None  # no object: the payload's own decoder says how
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused(error) from error  # the payload's own decoder might overlook it
+    raw = fields.pop(_ENVELOPE, None)
+    if raw is None:
+        return data, None
+    envelope = _decoded(msgspec.json.decode if is_json else msgspec.msgpack.decode, raw, _ENVELOPE)
     return (_JSON_ENCODER if is_json else _MSGPACK_ENCODER).encode(fields), envelope
+
+
+def _decoded(decode: Callable[[Any], Any], data: Any, field: str = "") -> Any:
+    try:
+        return decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused(error, field) from error
+
+
+def _refused(error: Exception, field: str = "") -> ValidationError:
+    """Return what is told about bytes that cannot be decoded, with the place of the mistake."""
+    if isinstance(error, RecursionError):
+        return ValidationError(f"the {field or 'payload'} is nested too deeply")
+    place = _PLACE.search(str(error))
+    if field:
+        return ValidationError(f"{field}: {_PLACE.sub('', str(error))}", path=f"$.{field}")
+    return ValidationError(str(error), path=place[1] if place else "")
 
 
 def decoder(payload_type: Any) -> Callable[[Message], Any]:
@@ -93,13 +126,11 @@ def decoder(payload_type: Any) -> Callable[[Message], Any]:
     decode_msgpack = msgspec.msgpack.Decoder(payload_type).decode
 
     def decode(message: Message) -> Any:
+        # Not through `_decoded`: this is on every call's way.
         try:
             return (decode_json if message.is_json else decode_msgpack)(message.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            place = _PLACE.search(str(error))
-            raise ValidationError(str(error), path=place[1] if place else "") from error
-        except RecursionError as error:
-            raise ValidationError("the payload is nested too deeply") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _refused(error) from error
 
     return decode
 
@@ -111,7 +142,10 @@ def encode(value: Any, result_format: Format, max_bytes: int) -> bytes:
         OutputTooLargeError: It has more than `max_bytes` (0 allows any size).
         TypeError: It holds something the format has no word for.
     """
-    data = (_JSON_ENCODER if result_format == "json" else _MSGPACK_ENCODER).encode(value)
+    try:
+        data = (_JSON_ENCODER if result_format == "json" else _MSGPACK_ENCODER).encode(value)
+    except ValueError as error:  # text that is no Unicode; it says nothing about the payload
+        raise TypeError(f"what the function produced cannot be sent: {error}") from error
     if 0 < max_bytes < len(data):
         raise OutputTooLargeError(size_bytes=len(data), max_bytes=max_bytes)
     return data

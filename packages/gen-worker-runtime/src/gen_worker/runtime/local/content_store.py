@@ -10,7 +10,7 @@ from gen_worker.errors import ArtifactTransferError, ValidationError
 
 __all__ = ["BlobNotFoundError", "ContentStore", "new_blake3"]
 
-_DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
+_DIGEST = r"(blake3|sha256):([0-9a-f]{64})"  # compiled at its first use
 
 
 class BlobNotFoundError(ArtifactTransferError, FileNotFoundError):
@@ -74,7 +74,7 @@ class ContentStore:
 
 def _parts(digest: str) -> tuple[str, str]:
     """Take a digest apart; what it becomes part of is a path, so nothing else may pass."""
-    match = _DIGEST.fullmatch(digest)
+    match = re.fullmatch(_DIGEST, digest)
     if match is None:
         raise ValidationError(f"{digest!r} is no digest such as 'blake3:<64 hex digits>'")
     return match[1], match[2]

@@ -7,14 +7,12 @@ import re
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from gen_worker.context.local import LocalOutputs, LocalStream, off_loop
-from gen_worker.context.local_stream import write_error
+from gen_worker.context.local import LocalOutputs, off_loop
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.local.content_store import ContentStore
-from gen_worker.runtime.local.input_checks import check_size
-from gen_worker.runtime.local.inputs import described
 
 if TYPE_CHECKING:
+    from gen_worker.context.local_stream import LocalStream
     from gen_worker.ports import FileLimits, SaveOptions
     from gen_worker.types import Asset, Tensors
 
@@ -22,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalFiles"]
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
+# Compiled at their first use, as most calls name no file.
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]+)://"
+_SUFFIX = r"\.[A-Za-z0-9]{1,12}\Z"
 
 
 class LocalFiles(LocalOutputs):
@@ -56,7 +55,7 @@ class LocalFiles(LocalOutputs):
 
     async def find_directory(self, ref: str, *, request_id: str) -> str | None:
         """Return a directory that `ref` names as a path, where payloads may name files."""
-        if not self._allow_local_files or _SCHEME.match(ref):
+        if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
         path = os.path.abspath(os.path.expanduser(ref))
         return path if os.path.isdir(path) else None
@@ -82,6 +81,10 @@ class LocalFiles(LocalOutputs):
             await off_loop(shutil.rmtree, directory, True)
 
     def _materialize(self, value: F, limits: FileLimits, request_id: str) -> F:
+        # Late: only some payloads name files.
+        from gen_worker.runtime.local.input_checks import check_size
+        from gen_worker.runtime.local.inputs import described
+
         inline = getattr(value, "inline_bytes", None)
         if not value.ref and inline is None:
             return value  # an empty default, not a file
@@ -108,13 +111,15 @@ class LocalFiles(LocalOutputs):
         return path if os.path.isfile(path) else None
 
     def _write_inline(self, ref: str, content: bytes, request_id: str) -> str:
-        suffix = _SUFFIX.search(ref)
+        suffix = re.search(_SUFFIX, ref)
         name = f"{os.urandom(8).hex()}{suffix[0] if suffix else ''}"
         try:
             path = os.path.join(self._scratch_of(request_id), name)
             with open(path, "xb") as file:
                 file.write(content)
         except OSError as error:
+            from gen_worker.context.local_stream import write_error
+
             raise write_error("an inline file", error) from error
         return path
 
@@ -128,7 +133,7 @@ class LocalFiles(LocalOutputs):
 
 
 def _path_of(ref: str) -> str:
-    scheme = _SCHEME.match(ref)
+    scheme = re.match(_SCHEME, ref)
     if scheme is None:
         return os.path.abspath(os.path.expanduser(ref))
     if scheme[1].lower() in ("http", "https"):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.context.media import weights_format
 from gen_worker.events import Emitted
 from gen_worker.ports import SaveOptions
 
@@ -44,6 +43,8 @@ class StubPublisher:
 
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
         """Keep the file as an output, so that it outlives the job's scratch directories."""
+        from gen_worker.context.media import weights_format
+
         revision = _checked(session)
         options = SaveOptions(checkpoint_format=weights_format(path) or "unknown")
         stored = await self._files.save(path, source, options, request_id=revision.request_id)
