@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from types import GenericAlias
 from typing import (
     Annotated,
     Any,
@@ -19,8 +21,10 @@ from typing import (
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gen_worker.annotations import annotation_of, fields_of, iter_places, node_of
+from gen_worker.annotations import Place, annotation_of, fields_of, iter_places, node_of
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -172,3 +176,59 @@ def test_metadata_that_cannot_be_hashed_is_no_obstacle() -> None:
 
     Payload.__annotations__["text"] = Annotated[list[str], msgspec.Meta(examples=[["a"]])]
     assert paths(Payload)["text[]"] is str
+
+
+LEAVES = st.sampled_from([int, str, Annotated[str, "marked"], list[Annotated[str, "marked"]]])
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Any:
+    """Draw record types that hold each other any way, recursively too, and return one of them."""
+    count = draw(st.integers(1, 4))
+    records = [msgspec.defstruct(f"R{i}", [("a", Any), ("b", Any)]) for i in range(count)]
+    for record in records:
+        for name in ("a", "b"):
+            held: Any = draw(st.sampled_from(records) | LEAVES)
+            ways = [held, held | None, GenericAlias(list, (held,))]
+            record.__annotations__[name] = draw(st.sampled_from(ways))
+    return records[0]
+
+
+def is_marked(place: Place) -> bool:
+    return "marked" in place.metadata
+
+
+@given(graphs())
+def test_wanted_places_are_those_of_all_places(record: Any) -> None:
+    wanted = [(p.path, p.type) for p in iter_places(record) if is_marked(p)]
+    assert [(p.path, p.type) for p in iter_places(record, is_marked)] == wanted
+
+
+class Grown(msgspec.Struct, Generic[T]):
+    """Has a form more with each step into it."""
+
+    text: Annotated[str, "marked"]
+    inner: Grown[list[T]] | None
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_types_that_are_shared_many_ways_are_read_in_linear_time(marked: bool) -> None:
+    leaf: Any = Annotated[str, "marked"] if marked else str
+    record: Any = msgspec.defstruct("R0", [("a", leaf)])
+    for depth in range(1, 41):
+        record = msgspec.defstruct(f"R{depth}", [("a", record), ("b", record)])
+    asked = 0
+
+    def is_wanted(place: Place) -> bool:
+        nonlocal asked
+        asked += 1
+        return is_marked(place)
+
+    found = list(islice(iter_places(record, is_wanted), 3))
+    assert len(found) == (3 if marked else 0)
+    assert asked < 400
+
+
+def test_a_generic_that_grows_with_each_step_is_read() -> None:
+    assert [p.path for p in iter_places(Grown[int], is_marked)] == ["text"]
+    assert list(iter_places(Grown[int], lambda place: place.type is bytes)) == []

@@ -175,3 +175,16 @@ def test_every_wrong_value_is_reported(marker: ExpectedOutput, count: int) -> No
     problems = problems_of(marker)
     assert len(problems) == count
     assert all(problem.startswith("image: ") for problem in problems)
+
+
+@pytest.mark.parametrize("leaf", [PositivePrompt, str])
+def test_types_that_are_shared_many_ways_are_told_apart_by_what_they_hold(leaf: Any) -> None:
+    record: Any = msgspec.defstruct("R0", [("a", leaf)])
+    for depth in range(1, 31):
+        record = msgspec.defstruct(f"R{depth}", [("a", record), ("b", record)])
+    moderation = moderation_of(record)
+    if leaf is str:
+        assert moderation == ((), (), ())
+    else:
+        (problem,) = moderation.problems
+        assert problem.startswith("R30 has more than 1000 paths to prompts")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "Bindings",
@@ -201,25 +201,94 @@ def display(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-def iter_places(annotation: Any) -> Iterator[Place]:
-    """Yield every place inside a type, outermost first; a recursive type is entered once."""
-    return _places(node_of(annotation), "", (), frozenset())
+def iter_places(
+    annotation: Any, is_wanted: Callable[[Place], bool] | None = None
+) -> Iterator[Place]:
+    """Yield the places inside a type, outermost first; a recursive type is entered once per path.
+
+    Args:
+        annotation: The type.
+        is_wanted: Yield only these, in time linear in the type and in what is yielded; None yields
+            all, whose number is exponential in types that are shared many ways. It is asked
+            without paths.
+    """
+    root = node_of(annotation)
+    barren = frozenset() if is_wanted is None else _barren_records(root, is_wanted)
+    for place in _places(root, "", frozenset(), barren):
+        if is_wanted is None or is_wanted(place):
+            yield place
 
 
-def _places(node: Node, path: str, inherited: Metadata, outer: frozenset[Any]) -> Iterator[Place]:
+def _places(
+    node: Node, path: str, outer: frozenset[Any], barren: frozenset[Any]
+) -> Iterator[Place]:
+    for place in _steps(node, path, ()):
+        yield place
+        if place.node.kind != "record" or place.type in outer or _key(place.node) in barren:
+            continue
+        for field in fields_of(place.node):
+            inner = f"{place.path}.{field.encoded_name}".lstrip(".")
+            yield from _places(field.node, inner, outer | {place.type}, barren)
+
+
+def _steps(node: Node, path: str, inherited: Metadata) -> Iterator[Place]:
+    """Yield the places up to the next records, and these, but nothing inside them."""
     metadata = (*inherited, *node.metadata)
     if node.kind == "union":
         for member in node.children:
-            yield from _places(node_of(member, node.bindings), path, metadata, outer)
+            yield from _steps(node_of(member, node.bindings), path, metadata)
         return
     yield Place(path, node.type, metadata, node)
-    if node.kind == "record":
-        if node.type in outer:
-            return
-        for field in fields_of(node):
-            inner = f"{path}.{field.encoded_name}".lstrip(".")
-            yield from _places(field.node, inner, (), outer | {node.type})
-        return
     inner = path + (".*" if node.kind == "mapping" else "[]")
     for item in node.children:
-        yield from _places(node_of(item, node.bindings), inner, (), outer)
+        yield from _steps(node_of(item, node.bindings), inner, ())
+
+
+_MAX_FORMS = 64
+"""A generic record with more forms than this grows without end, as `a: "A[list[T]]"` of A does."""
+
+
+def _barren_records(root: Node, is_wanted: Callable[[Place], bool]) -> frozenset[Any]:
+    """Return the keys of the records in which there is no wanted place, however deep."""
+    holders: dict[Any, set[Any]] = {}  # by record: those which it is a field of
+    forms: dict[Any, int] = {}
+    fruitful: set[Any] = set()
+    records = [place.node for place in _steps(root, "", ()) if place.node.kind == "record"]
+    ahead = [(_key(record), record) for record in records]
+    seen = {key for key, _ in ahead}
+    while ahead:
+        key, record = ahead.pop()
+        forms[record.type] = forms.get(record.type, 0) + 1
+        if forms[record.type] > _MAX_FORMS:
+            fruitful.add(key)
+            continue
+        for place in _inside(record):
+            if is_wanted(place):
+                fruitful.add(key)
+            if place.node.kind == "record":
+                inner = _key(place.node)
+                holders.setdefault(inner, set()).add(key)
+                if inner not in seen:
+                    seen.add(inner)
+                    ahead.append((inner, place.node))
+    spreading = list(fruitful)
+    while spreading:
+        new = holders.get(spreading.pop(), set()) - fruitful
+        fruitful |= new
+        spreading += new
+    return frozenset(seen - fruitful)
+
+
+def _inside(record: Node) -> Iterator[Place]:
+    for field in fields_of(record):
+        yield from _steps(field.node, "", ())
+
+
+def _key(record: Node) -> Any:
+    """Return what tells a record from others; one that cannot be hashed is itself alone."""
+    key = (record.type, *record.bindings.values())
+    try:
+        hash(key)
+    except TypeError:
+        return object()
+    return key

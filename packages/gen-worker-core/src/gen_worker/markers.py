@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -91,7 +92,7 @@ def moderation_of(payload_type: Any) -> Moderation:
     prompts: list[dict[str, str]] = []
     media: list[dict[str, str]] = []
     problems: list[str] = []
-    for place in _value_places(payload_type):
+    for place in _first(iter_places(payload_type, _is_moderated), payload_type, problems):
         kind = _media_kind(place.type)
         if kind is not None:
             media.append({"field": place.path, "kind": kind})
@@ -108,8 +109,32 @@ def moderation_of(payload_type: Any) -> Moderation:
     return Moderation(tuple(prompts), tuple(media), tuple(problems))
 
 
-def _value_places(annotation: Any) -> Iterator[Place]:
-    return (place for place in iter_places(annotation) if place.type is not type(None))
+def _is_moderated(place: Place) -> bool:
+    if place.type is type(None):
+        return False
+    return _media_kind(place.type) is not None or _has_marker(place, PromptRole)
+
+
+def _is_announced(place: Place) -> bool:
+    return place.type is not type(None) and _has_marker(place, ExpectedOutput)
+
+
+def _has_marker(place: Place, cls: type) -> bool:
+    return any(isinstance(marker, cls) for marker in place.metadata)
+
+
+_MAX_PLACES = 1000
+
+
+def _first(places: Iterator[Place], owner: Any, problems: list[str]) -> list[Place]:
+    """Return the places that a lock can list; paths of types shared many ways never end."""
+    found = list(islice(places, _MAX_PLACES + 1))
+    if len(found) > _MAX_PLACES:
+        problems.append(
+            f"{display(owner)} has more than {_MAX_PLACES} paths to prompts, media or announced "
+            "outputs: hold fewer types that hold each other"
+        )
+    return found[:_MAX_PLACES]
 
 
 def _media_kind(cls: Any) -> str | None:
@@ -135,7 +160,7 @@ def expected_outputs_of(output_type: Any, payload_type: Any) -> ExpectedOutputs:
     """
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    places = list(_value_places(output_type))
+    places = _first(iter_places(output_type, _is_announced), output_type, problems)
     for place in places:
         for marker in place.metadata:
             if isinstance(marker, ExpectedOutput):
@@ -150,8 +175,8 @@ def _row(place: Place, marker: ExpectedOutput, places: list[Place]) -> dict[str,
         for name in ("width", "height", "aspect_ratio", "mime_type")
         if (value := getattr(marker, name)) is not None
     }
-    within = (place.path, f"{place.path}[]", f"{place.path}.*")
-    kinds = [_output_kind(other.type) for other in places if other.path in within]
+    siblings = [other.node for other in places if other.path == place.path]  # of a union
+    kinds = [kind for node in siblings for kind in _output_kinds(node)]
     kind = next((kind for kind in kinds if kind != "other"), "other")
     return {
         "field": place.path,
@@ -159,6 +184,18 @@ def _row(place: Place, marker: ExpectedOutput, places: list[Place]) -> dict[str,
         "count": marker.count,
         **optional,
     }
+
+
+def _output_kinds(node: Node) -> Iterator[str]:
+    """Yield what a place holds: itself, and its items or mapping values."""
+    yield _output_kind(node.type)
+    ahead = [node_of(child, node.bindings) for child in node.children]
+    while ahead:
+        inner = ahead.pop(0)
+        if inner.kind == "union":
+            ahead[:0] = [node_of(member, inner.bindings) for member in inner.children]
+        else:
+            yield _output_kind(inner.type)
 
 
 def _output_kind(cls: Any) -> str:

@@ -8,6 +8,7 @@ rewording them would change the hash that releases are compared by.
 from __future__ import annotations
 
 import hashlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from gen_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gen_worker.annotations import Metadata, Node
+    from gen_worker.annotations import Metadata, Node, Place
 
 __all__ = ["SchemaError", "json_schema", "schema_sha256"]
 
@@ -178,11 +179,13 @@ def _blame(annotation: Any, error: Exception) -> str:
     return f"{owner} has no JSON schema: {reason}"
 
 
+_MAX_CULPRITS = 20
+
+
 def _culprits(owner: str, annotation: Any) -> list[str]:
     leaves = [
         f"{owner}.{place.path} is {display(place.type)}"
-        for place in iter_places(annotation)
-        if place.node.kind == "other" and not _has_schema(place.type)
+        for place in islice(iter_places(annotation, _is_culprit), _MAX_CULPRITS)
     ]
     if leaves:
         return leaves
@@ -196,6 +199,10 @@ def _culprits(owner: str, annotation: Any) -> list[str]:
         if unions:
             return unions
     return []
+
+
+def _is_culprit(place: Place) -> bool:
+    return place.node.kind == "other" and not _has_schema(place.type)
 
 
 def _has_schema(annotation: Any) -> bool:
