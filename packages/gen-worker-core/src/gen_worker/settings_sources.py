@@ -71,12 +71,10 @@ class Secrets:
 class DotEnv:
     """A file of `NAME=value` lines; `export`, quotes and `# comments` are understood."""
 
-    _LINE = re.compile(
-        r"""\s*(?:export\s+)?(?P<name>[A-Za-z_][\w.-]*)\s*=\s*
-            (?:"(?P<double>(?:\\.|[^"\\])*)"|'(?P<single>[^']*)'|(?P<bare>.*?))
-            \s*(?:(?<!\S)\#.*)?""",
-        re.VERBOSE,
-    )
+    # A text, which `re` compiles when there is such a file.
+    _LINE = r"""(?x)\s*(?:export\s+)?(?P<name>[A-Za-z_][\w.-]*)\s*=\s*
+        (?:"(?P<double>(?:\\.|[^"\\])*)"|'(?P<single>[^']*)'|(?P<bare>.*?))
+        \s*(?:(?<!\S)\#.*)?"""
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -85,7 +83,7 @@ class DotEnv:
         for number, line in enumerate(_read(path).splitlines(), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            match = self._LINE.fullmatch(line)
+            match = re.fullmatch(self._LINE, line)
             if match is None:
                 problems.append(f"{path}:{number} is not NAME=value: {_LINE_REMEDY}")
                 continue

@@ -11,7 +11,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gen_worker.context.local_stream import Digest, LocalStream, stored_record
 from gen_worker.context.outputs import check_size, file_size
 from gen_worker.ports import drive
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
+    from gen_worker.context.local_stream import Digest, LocalStream
     from gen_worker.ports import OutputStream, SaveOptions
     from gen_worker.types import Asset, Tensors
 
 __all__ = [
     "LocalOutputs",
-    "LocalStream",
     "OutputFiles",
     "off_loop",
     "run_blocking",
@@ -107,6 +106,9 @@ class LocalOutputs:
         return await off_loop(self._save, ref, source, options, request_id)
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
+        # Late, here and below: every call may store files, but few do.
+        from gen_worker.context.local_stream import LocalStream
+
         path, digests = self.path_of(ref), self._digests_of(request_id)
         return LocalStream(self.root, path, ref, options, digests)
 
@@ -121,6 +123,8 @@ class LocalOutputs:
     def _save(
         self, ref: str, source: bytes | Path, options: SaveOptions, request_id: str
     ) -> Asset | Tensors:
+        from gen_worker.context.local_stream import LocalStream, stored_record
+
         path, digests = self.path_of(ref), self._digests_of(request_id)
         if not isinstance(source, bytes) and _is_same_file(source, path):
             if options.must_create:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
-    from gen_worker.context.local import LocalStream
+    from gen_worker.context.local_stream import LocalStream
     from gen_worker.events import Telemetry
     from gen_worker.ports import FileLimits, Models, SaveOptions
     from gen_worker.spec import Binding, FunctionSpec
