@@ -1,5 +1,6 @@
 """Calls are collected before they take a slot, and each caller keeps a context and a fate."""
 
+import asyncio
 import threading
 from typing import Any, ClassVar
 
@@ -7,8 +8,12 @@ import msgspec
 import pytest
 
 from gen_worker import RequestContext, Resources, inference, inference_function, invocable
+from gen_worker.cancel import shield
 from gen_worker.errors import RetryableError, ValidationError
 from gen_worker.events import Log
+from gen_worker.ports import Ports
+from gen_worker.runtime import Engine, EngineLimits, Invocation
+from gen_worker.spec import specs_of
 from gen_worker.testing import EndpointTester, TesterCall
 
 
@@ -232,3 +237,69 @@ def test_without_a_loop_a_call_is_a_batch_of_one() -> None:
         assert tester.run("double", {"number": 3}).value == Out(6)
         assert tester.run("double", {"number": 13}).failure is not None
     assert Seen.batches == [[3], [13]]
+
+
+def test_shutdown_waits_for_a_batch_that_everybody_has_left() -> None:
+    order: list[str] = []
+    is_shut_down = threading.Event()
+
+    @inference(batch_window_ms=100, max_batch=2)
+    class Tidy:
+        def setup(self) -> None: ...
+
+        @invocable
+        def double(self, ctx: list[RequestContext], payload: list[In]) -> list[Out]:
+            try:
+                Seen.inside.set()
+                while True:
+                    pass
+            finally:
+                with shield():
+                    is_shut_down.wait(0.2)  # long enough for a `shutdown` that does not wait
+                order.append("the handler ends")
+
+        def shutdown(self) -> None:
+            order.append("shutdown")
+            is_shut_down.set()
+
+    with EndpointTester(Tidy) as tester:
+        calls = start(tester, range(2))
+        assert Seen.inside.wait(10)
+    assert order == ["the handler ends", "shutdown"]
+    assert all(call.wait().failure for call in calls)
+
+
+def test_a_batch_that_is_stuck_does_not_keep_the_engine() -> None:
+    may_end, is_shut_down = threading.Event(), threading.Event()
+
+    @inference(batch_window_ms=1, max_batch=2)
+    class Stubborn:
+        def setup(self) -> None: ...
+
+        @invocable
+        def double(self, ctx: list[RequestContext], payload: list[In]) -> list[Out]:
+            with shield():
+                Seen.inside.set()
+                assert may_end.wait(20)
+            return []
+
+        def shutdown(self) -> None:
+            is_shut_down.set()
+            may_end.set()
+
+    async def main(engine: Engine) -> None:
+        calling = asyncio.create_task(
+            engine.call(Invocation(function="double", request_id="1", payload=b"{}"))
+        )
+        assert await asyncio.to_thread(Seen.inside.wait, 10)
+        await asyncio.wait_for(engine.close(grace_s=60), 20)
+        assert (await calling).failure.error_type == "canceled"  # type: ignore[union-attr]
+
+    ports = Ports(files=None, events=_Silence(), models=None)  # type: ignore[arg-type]  # unused
+    asyncio.run(main(Engine(specs_of(Stubborn), ports, limits=EngineLimits(grace_s=0.1))))
+    assert is_shut_down.is_set()
+
+
+class _Silence:
+    def emit(self, event: Any) -> None:
+        return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.runtime.engine.calls import RunningCall
+    from gen_worker.runtime.engine.pipeline import Holder
 
 __all__ = ["Admission"]
 
@@ -22,6 +23,7 @@ class Admission:
         self.calls: dict[str, RunningCall] = {}
         self._max_queue = max_queue
         self._begun: set[RunningCall] = set()
+        self._batches: set[Holder] = set()
         self._is_closed = False
         self._when_empty: Callable[[], object] | None = None
         self._rates: dict[tuple[str, str], int] = {}
@@ -37,11 +39,10 @@ class Admission:
         return max(0, len(self.calls) - len(self._begun))
 
     def close(self, when_empty: Callable[[], object]) -> None:
-        """Let nobody in any more, and call `when_empty` once everybody is answered."""
+        """Let nobody in any more, and call `when_empty` once everything here has ended."""
         self._when_empty = when_empty
         self._is_closed = True
-        if not self.calls:
-            when_empty()
+        self._look()
 
     def enter(self, call: RunningCall) -> None:
         """Let a call in.
@@ -89,8 +90,23 @@ class Admission:
         self._begun.discard(call)
         if self.calls.get(call.request_id) is call:
             del self.calls[call.request_id]
-        if self._when_empty is not None and not self.calls:
-            self._when_empty()
+        if self._when_empty is not None:
+            self._look()
+
+    def begin_batch(self, batch: Holder) -> None:
+        """Note a batch, which may outlast the calls that left it."""
+        self._batches.add(batch)
+
+    def end_batch(self, batch: Holder) -> None:
+        """Forget a batch that has ended, or is stuck as a call may be."""
+        self._batches.discard(batch)
+        if self._when_empty is not None:
+            self._look()
+
+    def _look(self) -> None:
+        if self._when_empty is not None and not self.calls and not self._batches:
+            when_empty, self._when_empty = self._when_empty, None
+            when_empty()
 
     def leave(self, call: RunningCall) -> None:
         """Give back an invoker's share: when the handler ends, even if it was reported as stuck."""

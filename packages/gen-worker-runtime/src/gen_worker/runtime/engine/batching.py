@@ -155,6 +155,7 @@ class _Batch:
         if batcher.instance is not None:
             leases.prepared = dict(batcher.instance.prepared)
         calls = [member.call for member in self.members if not member.has_left]
+        batcher.core.admission.begin_batch(self)
         try:
             if calls:
                 await hold(self, calls, self.runner, leases, self._invoke)
@@ -165,6 +166,7 @@ class _Batch:
             self.token.discard(self._notice_cancel)
             batcher.close(self)
             batcher.core.settle_stuck(self)
+            batcher.core.admission.end_batch(self)
             for member in self.members:
                 member.waiter.wake()
 
@@ -225,3 +227,4 @@ class _Batch:
     def _overrun(self) -> None:
         if self.worker is not None:
             self._batcher.core.mark_stuck(self, self.members[0].call)
+            self._batcher.core.admission.end_batch(self)
