@@ -128,6 +128,11 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
         payload = await runner.port(fetch_inputs(call, plan.input_files, payload))
     if not plan.is_inference:
         await runner.port(plan.kind.before(_described(call, message), ctx))
+    elif plan.repo_fields:
+        from gen_worker.context.jobs import describe_job  # few payloads name repositories
+
+        fields = message.table().items()
+        describe_job(ctx, {name: value for name, value in fields if name in plan.repo_fields})
     call.spend(INPUT)
     if plan.spec.batching is not None:
         return await call.core.batch(call, runner, payload, instance)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan"]
 
+_REPO_FIELDS = frozenset({"source", "destination", "destination_repo"})
+
 
 class Plan:
     """One function, ready to be called: decoders, checks and where each argument comes from."""
@@ -74,8 +76,16 @@ class Plan:
             p for p in spec.parameters if not isinstance(p, ContextParameter)
         )
         self._is_positional = _takes_payload_second(spec)
+        self.repo_fields = _repo_fields(self.payload_type) if self.is_inference else frozenset()
+        """Where the payload says what `ctx.source` and `ctx.destination` are; the other kinds look
+        themselves."""
         self.runs_directly = self.is_inference and not (
-            self.needs_gpu or self.lane or self.input_files or self.models or spec.batching
+            self.needs_gpu
+            or self.lane
+            or self.input_files
+            or self.models
+            or spec.batching
+            or self.repo_fields
         )
         """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
         encode."""
@@ -149,6 +159,11 @@ def _checkable(expected: Any) -> Any:
     except TypeError:
         return None
     return expected
+
+
+def _repo_fields(payload_type: Any) -> frozenset[str]:
+    names: tuple[str, ...] = getattr(payload_type, "__struct_encode_fields__", ())
+    return _REPO_FIELDS.intersection(names)
 
 
 def _takes_payload_second(spec: FunctionSpec) -> bool:
