@@ -1,13 +1,29 @@
 """Write a function, serve it as an AI endpoint."""
 
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pkgutil
+else:
+
+    class pkgutil:
+        """Does what the real one would, whose import takes longer than all of `--help`."""
+
+        @staticmethod
+        def extend_path(path: list[str], name: str) -> list[str]:
+            places = [os.path.join(entry, name) for entry in sys.path if isinstance(entry, str)]
+            return list(dict.fromkeys([*path, *filter(os.path.isdir, places)]))
+
+
 # Other distributions add `gen_worker.<part>`; editable installs put each part in its own directory.
-__path__ = __import__("pkgutil").extend_path(__path__, __name__)
+# Type checkers look for exactly this line.
+__path__ = pkgutil.extend_path(__path__, __name__)
+del pkgutil
 
 # Nothing is imported here: every public name is loaded at first use, wherever it lives. Below this
 # package that may be a distribution the author did not install; the error then names it.
-
-import sys
-from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gen_worker import errors as errors
@@ -196,7 +212,8 @@ _GONE = {
 }
 
 
-def _resolve(name: str) -> Any:
+def _resolve(name: str) -> object:
+    value: object
     if name in _EXPORTS:
         value = _load(name, *_EXPORTS[name])
     elif name == "__all__":
@@ -219,7 +236,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
 
 
-def _load(name: str, module: str, distribution: str) -> Any:
+def _load(name: str, module: str, distribution: str) -> object:
     """Import `module` and return its attribute `name`; a submodule is an attribute of this one."""
     target = f"{__name__}.{name}" if module == __name__ else module
     try:
