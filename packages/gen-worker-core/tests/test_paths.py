@@ -97,6 +97,7 @@ def test_everything_else_is_refused_with_its_reason(relative: str, reason: str) 
 @given(path_like)
 @example("a/../../../etc/passwd")
 @example("C:..\\a")
+@example("0:")
 def test_the_result_is_always_inside_the_root(relative: str) -> None:
     try:
         joined = safe_join(ROOT, relative)

@@ -19,7 +19,7 @@ _MAX_BYTES = 1024  # the longest key of an object store, and every file system h
 _DEVICE = r"(?i:con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])"
 # Besides control codes: what reverses or breaks a line, so that a name shows as it is.
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-_DRIVE = r"[A-Za-z]:"
+_DRIVE = r".:"  # to Windows any character is one, not only letters
 _LEADING = r"\A[\s/]+"
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
 
