@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from typing import NamedTuple
@@ -12,9 +11,7 @@ from gen_worker.errors import ValidationError
 __all__ = ["TcpAddress", "UnixAddress", "parse_address"]
 
 _LOOPBACK = "127.0.0.1"
-_HOST_AND_PORT = re.compile(
-    r"tcp://(?:\[([0-9a-fA-F:.]+(?:%\w+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII
-)
+_HOST_AND_PORT = r"(?a)tcp://(?:\[([0-9a-fA-F:.]+(?:%\w+)?)\]|([\w.-]*)):([0-9]{1,5})"
 
 
 class UnixAddress(NamedTuple):
@@ -46,8 +43,10 @@ class TcpAddress(NamedTuple):
         """Whether only this machine can reach it."""
         if self.host == "localhost":
             return True
+        from ipaddress import ip_address  # late: most servers listen on a unix socket
+
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ip_address(self.host).is_loopback
         except ValueError:
             return False
 
@@ -72,7 +71,7 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
 
 
 def _tcp(text: str) -> TcpAddress:
-    match = _HOST_AND_PORT.fullmatch(text)
+    match = re.fullmatch(_HOST_AND_PORT, text)
     if match is None or int(match[3]) > 65535:
         raise ValidationError(f"{text!r} is no TCP address: write tcp://host:port, port 0 to 65535")
     return TcpAddress(match[1] or match[2] or _LOOPBACK, int(match[3]))
