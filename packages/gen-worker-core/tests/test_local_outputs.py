@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,55 @@ def test_a_process_killed_while_it_writes_leaves_the_old_output(root: Path) -> N
     process = subprocess.run([sys.executable, "-c", KILLED], check=False)
     assert process.returncode == -signal.SIGKILL
     assert (root / "jobs/t/outputs/a").read_bytes() == b"old"
+    (left,) = (root / ".incomplete").iterdir()
+    RequestContext("u").save_bytes("b", b"x")
+    assert left.exists(), "it is too new to tell it from one that is just made"
+    _let_it_be_old(left)
+    RequestContext("v").save_bytes("c", b"x")
+    assert list((root / ".incomplete").iterdir()) == []
+
+
+def test_what_a_living_process_writes_is_left_alone_however_old(root: Path) -> None:
+    stream = RequestContext("t").open_output_stream("a")
+    stream.write(b"slow")
+    (incomplete,) = (root / ".incomplete").iterdir()
+    _let_it_be_old(incomplete)
+    for number in range(2):
+        RequestContext(f"other-{number}").save_bytes("b", b"x")
+    stream.finalize()
+    assert (root / "jobs/t/outputs/a").read_bytes() == b"slow"
+
+
+def test_where_files_cannot_be_locked_age_decides(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    incomplete = root / ".incomplete/a.part"
+    incomplete.parent.mkdir(parents=True)
+    incomplete.write_bytes(b"left")
+    _let_it_be_old(incomplete, age_s=1800)
+    RequestContext("u").save_bytes("b", b"x")
+    assert incomplete.exists()
+    _let_it_be_old(incomplete)
+    RequestContext("v").save_bytes("c", b"x")
+    assert not incomplete.exists()
+
+
+def test_only_what_was_made_here_is_removed(root: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.part"
+    victim.write_bytes(b"mine")
+    (root / ".incomplete").mkdir(parents=True)
+    (root / ".incomplete/link.part").symlink_to(victim)
+    _let_it_be_old(victim)
+    RequestContext("t").save_bytes("a", b"x")
+    assert victim.read_bytes() == b"mine"
+    elsewhere = root.parent / "elsewhere"
+    (root / ".incomplete").rename(elsewhere)
+    (root / ".incomplete").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="symbolic link"):
+        RequestContext("u").save_bytes("a", b"x")
+
+
+def _let_it_be_old(path: Path, age_s: float = 7200) -> None:
+    then = time.time() - age_s
+    os.utime(path, (then, then))

@@ -85,6 +85,7 @@ class LocalOutputs:
         """
         self._root = None if root is None else os.path.abspath(root)
         self._digests: dict[str, dict[str, Digest]] = {}
+        self._is_cleared = False
 
     @property
     def root(self) -> str:
@@ -110,6 +111,7 @@ class LocalOutputs:
         from gen_worker.context.local_stream import LocalStream
 
         path, digests = self.path_of(ref), self._digests_of(request_id)
+        self._clear_once()
         return LocalStream(self.root, path, ref, options, digests)
 
     async def release(self, request_id: str) -> None:
@@ -119,6 +121,14 @@ class LocalOutputs:
     def _digests_of(self, request_id: str) -> dict[str, Digest]:
         """Return what is known of a request's outputs: a handler returns what it just stored."""
         return self._digests.setdefault(request_id, {})
+
+    def _clear_once(self) -> None:
+        """Remove what processes that were killed in the middle of a save left here."""
+        if not self._is_cleared:
+            from gen_worker.context.incomplete import remove_abandoned
+
+            self._is_cleared = True
+            remove_abandoned(self.root)
 
     def _save(
         self, ref: str, source: bytes | Path, options: SaveOptions, request_id: str
@@ -130,6 +140,7 @@ class LocalOutputs:
             if options.must_create:
                 raise FileExistsError(f"output {ref!r} exists already")
             return stored_record(ref, path, options, digests.get(path))
+        self._clear_once()
         stream = LocalStream(self.root, path, ref, options, digests)
         try:
             for chunk in _chunks(source):

@@ -1,4 +1,4 @@
-"""One output on its way to disk: written beside its place, then put there whole or not at all."""
+"""One output on its way to disk: written aside, then put in its place whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from gen_worker.context.incomplete import create_incomplete
 from gen_worker.context.media import HEAD_BYTES, media_type
 from gen_worker.errors import ArtifactTransferError, ResourceError, ValidationError, WorkerError
 
@@ -27,7 +28,7 @@ class Digest(NamedTuple):
 
 
 class LocalStream:
-    """A file in the making, next to where it will be."""
+    """A file in the making, on the disk where it will be."""
 
     stream_mode = "local_fallback"
 
@@ -64,8 +65,8 @@ class LocalStream:
             raise _exists_already(ref)
         try:
             _make_directory(root, path, ref)
-            self._temporary = _temporary_name(path)
-            self._file: BinaryIO = open(self._temporary, "xb")
+            self._file: BinaryIO
+            self._temporary, self._file = create_incomplete(root)
         except OSError as error:
             raise write_error(f"output {ref!r}", error) from error
 
@@ -155,11 +156,6 @@ def _make_directory(root: str, path: str, ref: str) -> None:
         raise ValidationError(f"output {ref!r} lies below a file: choose another name") from error
     if os.path.lexists(path) and stat.S_ISDIR(os.lstat(path).st_mode):
         raise ValidationError(f"output {ref!r} is a directory: choose another name")
-
-
-def _temporary_name(path: str) -> str:
-    # Short, so that a name of the longest allowed length still has a temporary one beside it.
-    return os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
 
 
 def _publish(temporary: str, path: str, ref: str, *, must_create: bool) -> None:
