@@ -60,7 +60,7 @@ class EndpointTester:
         """Look the endpoint through.
 
         Args:
-            target: A module, a decorated function or class, or several of them.
+            target: A module, a decorated function or class, a `FunctionSpec`, or several of them.
             models: The object that each model parameter receives, by its name (or by ref, for
                 dispatch tables), or a `Models` port of your own.
             limits: The engine's.
