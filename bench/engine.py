@@ -30,6 +30,8 @@ from gen_worker.testing import fake_ports
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    Step = Callable[[Invocation], Awaitable[Any]]
+
 PAYLOAD = b'{"text":"hello","steps":4}'
 OUTSTANDING = 64
 CALLS = 1500
@@ -125,75 +127,82 @@ def timed(calls: int, function: Callable[[], None]) -> float:
     return (perf_counter() - start) / calls * 1e6
 
 
-def measure(engine: Engine, loop: asyncio.AbstractEventLoop, calls: int) -> list[Row]:
-    """Run every comparison."""
-    sync_calls, async_calls = invocations("reply", calls), invocations("reply-async", calls)
-    hop = Hop()
+class Bench:
+    """The engine's calls and their peers, in blocks of `CALLS`."""
 
-    def run_inline() -> None:
-        for invocation in sync_calls:
-            engine.run(invocation)
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._hop = Hop()
+        self._sync = invocations("reply", CALLS)
+        self._async = invocations("reply-async", CALLS)
 
-    def run_direct() -> None:
-        for _ in range(calls):
+    def rows(self) -> list[Row]:
+        """Run every comparison."""
+        call, async_calls, sync_calls = self._engine.call, self._async, self._sync
+        rows = [
+            compare("engine, same thread, beyond a direct call", self._inline, _direct, 20, 8),
+            compare(
+                "engine, async with task and deadline",
+                lambda: self._in_turn(call, async_calls),
+                lambda: self._in_turn(_plain, async_calls),
+                25,
+                12,
+            ),
+            compare(
+                "engine, sync through a thread, beyond a hop",
+                lambda: self._in_turn(call, sync_calls),
+                lambda: self._in_turn(self._bare_hop, sync_calls),
+                20,
+                8,
+            ),
+            compare(
+                f"engine, sync, {OUTSTANDING} outstanding",
+                lambda: self._at_once(call),
+                lambda: self._at_once(_plain),
+                20,
+                8,
+            ),
+        ]
+        self._hop.close()
+        return rows
+
+    def _inline(self) -> float:
+        def run() -> None:
+            for invocation in self._sync:
+                self._engine.run(invocation)
+
+        return timed(CALLS, run)
+
+    def _in_turn(self, step: Step, work: list[Invocation]) -> float:
+        return timed(CALLS, lambda: self._loop.run_until_complete(_one_by_one(step, work)))
+
+    def _at_once(self, step: Step) -> float:
+        async def run() -> None:
+            parts = [self._sync[index::OUTSTANDING] for index in range(OUTSTANDING)]
+            await asyncio.gather(*(_one_by_one(step, part) for part in parts))
+
+        return timed(CALLS, lambda: self._loop.run_until_complete(run()))
+
+    async def _bare_hop(self, invocation: Invocation) -> bytes:
+        return await self._hop(PAYLOAD)
+
+
+def _direct() -> float:
+    def run() -> None:
+        for _ in range(CALLS):
             direct(PAYLOAD)
 
-    def on_loop(step: Callable[[Invocation], Awaitable[Any]], work: list[Invocation]) -> float:
-        async def run() -> None:
-            for invocation in work:
-                await step(invocation)
+    return timed(CALLS, run)
 
-        return timed(calls, lambda: loop.run_until_complete(run()))
 
-    def outstanding(step: Callable[[Invocation], Awaitable[Any]]) -> float:
-        async def client(work: list[Invocation]) -> None:
-            for invocation in work:
-                await step(invocation)
+async def _plain(invocation: Invocation) -> bytes:
+    return await direct_async(PAYLOAD)
 
-        async def run() -> None:
-            parts = [sync_calls[index::OUTSTANDING] for index in range(OUTSTANDING)]
-            await asyncio.gather(*map(client, parts))
 
-        return timed(calls, lambda: loop.run_until_complete(run()))
-
-    async def plain(invocation: Invocation) -> bytes:
-        return await direct_async(PAYLOAD)
-
-    async def bare_hop(invocation: Invocation) -> bytes:
-        return await hop(PAYLOAD)
-
-    rows = [
-        compare(
-            "engine, same thread, beyond a direct call",
-            lambda: timed(calls, run_inline),
-            lambda: timed(calls, run_direct),
-            20,
-            8,
-        ),
-        compare(
-            "engine, async with task and deadline",
-            lambda: on_loop(engine.call, async_calls),
-            lambda: on_loop(plain, async_calls),
-            25,
-            12,
-        ),
-        compare(
-            "engine, sync through a thread, beyond a hop",
-            lambda: on_loop(engine.call, sync_calls),
-            lambda: on_loop(bare_hop, sync_calls),
-            20,
-            8,
-        ),
-        compare(
-            f"engine, sync, {OUTSTANDING} outstanding",
-            lambda: outstanding(engine.call),
-            lambda: outstanding(plain),
-            20,
-            8,
-        ),
-    ]
-    hop.close()
-    return rows
+async def _one_by_one(step: Step, work: list[Invocation]) -> None:
+    for invocation in work:
+        await step(invocation)
 
 
 class NoEvents:
@@ -213,7 +222,7 @@ def main() -> None:
         outcome = engine.run(invocations("reply", 1)[0])
         assert isinstance(outcome, Result)
         assert bytes(outcome.value) == direct(PAYLOAD), "both must do the same work"
-        save("engine", measure(engine, loop, CALLS))
+        save("engine", Bench(engine, loop).rows())
         loop.run_until_complete(engine.close())
         loop.close()
 
