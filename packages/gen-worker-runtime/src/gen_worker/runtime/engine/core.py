@@ -12,7 +12,7 @@ from gen_worker.events import Emitted, Log, Progress
 from gen_worker.ports import drive
 from gen_worker.runtime.engine.admission import Admission
 from gen_worker.runtime.engine.call_ports import ports_for_calls
-from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK, Deadlines, Timers
+from gen_worker.runtime.engine.deadlines import Deadlines, Timers
 from gen_worker.runtime.engine.devices import Devices
 from gen_worker.runtime.engine.errors import is_canceling
 from gen_worker.runtime.engine.interrupt import Interrupter
@@ -48,6 +48,7 @@ class Core:
     ) -> None:
         self.limits = limits
         self.clock = clock
+        self._unix_time = clock.time
         self.timers = Timers(clock)
         self.interrupter = Interrupter()
         self.devices = Devices(devices, self.interrupter)
@@ -71,33 +72,29 @@ class Core:
     def context_of(self, call: RunningCall, instance: Instance | None) -> RequestContext:
         """Make the context of a call, and choose its device."""
         invocation, plan = call.invocation, call.plan
-        identity: dict[str, Any] = {"request_id": call.request_id, "token": call.token}
-        if invocation.owner is not None:
-            identity["owner"] = invocation.owner
-        if invocation.invoker_id is not None:
-            identity["invoker_id"] = invocation.invoker_id
-        if invocation.job_id is not None:
-            identity["job_id"] = invocation.job_id
-        if invocation.compute is not None:
-            identity["compute"] = invocation.compute
-        if invocation.hints:
-            identity["hints"] = invocation.hints
-        if call.deadline is not None:
-            identity["deadline"] = call.deadline
-            identity["timeout_ms"] = call.timeout_ms
-        if self.clock is not SYSTEM_CLOCK:
-            identity["clock"] = self.clock.time
-        if call.choices is not None or (instance is not None and instance.choices):
-            shared = {} if instance is None else instance.choices
-            identity["models"] = {**shared, **(call.choices or {})}
+        device, models = invocation.device, None  # a wish, unless a slot goes with it
         if plan.needs_gpu:
             pinned = None if instance is None else instance.device
-            call.device = self.devices.pick(invocation.device, pinned).name
-            if self._names_device:
-                identity["device"] = call.device
-        elif invocation.device is not None:
-            identity["device"] = invocation.device  # the caller's wish; no slot goes with it
-        ctx = call.ctx = plan.make_context(ports=self.ports, **identity)
+            call.device = self.devices.pick(device, pinned).name
+            device = call.device if self._names_device else None
+        if call.choices is not None or (instance is not None and instance.choices):
+            shared = {} if instance is None else instance.choices
+            models = {**shared, **(call.choices or {})}
+        ctx = call.ctx = plan.make_context(
+            ports=self.ports,
+            request_id=call.request_id,
+            token=call.token,
+            owner=invocation.owner,
+            invoker_id=invocation.invoker_id,
+            job_id=invocation.job_id,
+            compute=invocation.compute,
+            hints=invocation.hints,
+            deadline=call.deadline,
+            timeout_ms=call.timeout_ms,
+            device=device,
+            models=models,
+            clock=self._unix_time,
+        )
         return ctx
 
     def slots_of(self, call: RunningCall) -> list[SlotQueue]:

@@ -24,7 +24,7 @@ from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
     from types import FrameType
 
     from gen_worker.events import Event
@@ -124,12 +124,14 @@ class Engine:
         """
         return self._submit(self._runner_here(), invocation, sink, token)
 
-    async def call(self, invocation: Invocation, *, token: CancelToken | None = None) -> Outcome:
+    def call(
+        self, invocation: Invocation, *, token: CancelToken | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
         """Submit a call and wait for its outcome; what it streams is counted and dropped.
 
-        Canceling this coroutine cancels the call.
+        Canceling the coroutine that this returns cancels the call.
         """
-        return await self._call(invocation, None, token)
+        return self._call(invocation, None, token)
 
     # Life
 

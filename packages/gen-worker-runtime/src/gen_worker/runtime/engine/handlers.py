@@ -57,7 +57,6 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
     finally:
         call.region = None
         call.spend(COMPUTE)
-    call.discard_if_canceled()
     return value
 
 

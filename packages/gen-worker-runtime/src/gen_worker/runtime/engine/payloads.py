@@ -23,7 +23,7 @@ _JSON_TABLE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MSGPACK_TABLE = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _ENVELOPE = "_models"
 _ENVELOPE_BYTES = _ENVELOPE.encode()
-_ESCAPE = b"\\u00"
+_BACKSLASH = ord("\\")
 # Any letter of the name, written as JSON also allows.
 _ESCAPED_ENVELOPE = re.compile(rb"\\u00(?:5[fF]|6[45cdfCDF]|73)")
 _PLACE = re.compile(r" - at `(\$[^`]*)`")
@@ -73,8 +73,9 @@ def read_message(invocation: Invocation, max_bytes: int) -> Message:
 
 def _may_have_envelope(data: bytes, is_json: bool) -> bool:
     """Look for a few bytes, which is all that most calls pay for the envelope."""
-    return _ENVELOPE_BYTES in data or (
-        is_json and _ESCAPE in data and _ESCAPED_ENVELOPE.search(data) is not None
+    # `find` rather than `in`, which for bytes first raises and catches a TypeError.
+    return data.find(_ENVELOPE_BYTES) >= 0 or (
+        is_json and _BACKSLASH in data and _ESCAPED_ENVELOPE.search(data) is not None
     )
 
 

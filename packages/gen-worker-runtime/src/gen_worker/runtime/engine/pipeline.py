@@ -57,7 +57,8 @@ async def perform(call: RunningCall, runner: Runner) -> None:
     core, plan = call.core, call.plan
     call.is_cancelable = True
     try:
-        call.token.raise_if_canceled()
+        if call.token.reason is not None:
+            raise call.token.error()
         call.spend(QUEUE)
         message = read_message(call.invocation, core.limits.max_input_bytes)
         if plan.runs_directly and message.envelope is None and core.is_set_up(call):

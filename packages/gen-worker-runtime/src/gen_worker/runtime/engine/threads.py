@@ -69,7 +69,7 @@ class ThreadPool:
     def submit(self, job: Job) -> None:
         """Queue a job; a thread is started when none is idle and the limit allows."""
         self._jobs.put(job)
-        if len(self._workers) < self.limit:
+        if len(self._workers) < self.limit and not self._has_idle():
             self._grow()
 
     def abandon(self, worker: Worker) -> None:
@@ -100,10 +100,18 @@ class ThreadPool:
             if worker.thread is not None:
                 worker.thread.join(timeout_s)
 
+    def _has_idle(self) -> bool:
+        """Tell whether there is an idle thread for every job in the queue."""
+        needed = self._jobs.qsize()
+        for worker in self._workers:
+            if needed <= 0:
+                break
+            needed -= worker.is_idle
+        return needed <= 0
+
     def _grow(self) -> None:
         with self._lock:
-            idle = sum(worker.is_idle for worker in self._workers)
-            if len(self._workers) >= self.limit or self._jobs.qsize() <= idle:
+            if len(self._workers) >= self.limit or self._has_idle():
                 return
             self._started += 1
             worker = Worker()
@@ -129,15 +137,12 @@ class ThreadPool:
                     break
                 if interrupter.is_dormant:
                     interrupter.wake()
-                self._run(job, worker)
+                try:
+                    job.run(worker)
+                except BaseException:  # whatever it was, it must not end the thread
+                    import logging
+
+                    logging.getLogger("gen_worker.runtime").exception("%r failed", job)
                 job = None  # or an idle thread would keep the last call's data alive
         finally:
             interrupter.forget(region)
-
-    def _run(self, job: Job, worker: Worker) -> None:
-        try:
-            job.run(worker)
-        except BaseException:  # whatever it was, it must not end the thread
-            import logging
-
-            logging.getLogger("gen_worker.runtime").exception("%r failed in its thread", job)
