@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from ci.api import differences
 from ci.lock import difference
-from ci.workspace import ROOT, Package, needs, packages, requirement_name
+from ci.workspace import ROOT, Package, examples, needs, packages, requirement_name
 
 EXPECTED = {
     "gen-worker",
@@ -38,6 +41,32 @@ def test_every_distribution_has_the_same_skeleton(name: str) -> None:
 def test_no_part_of_the_root_is_in_two_packages() -> None:
     parts = [part for package in packages().values() for part in package.parts]
     assert len(parts) == len(set(parts))
+
+
+TEMPLATE = ROOT / "packages/gen-worker-cli/src/gen_worker/cli/template"
+PROJECTS = {name: example.path / "pyproject.toml" for name, example in examples().items()}
+PROJECTS["template"] = TEMPLATE / "pyproject.toml.tmpl"
+
+
+@pytest.mark.parametrize("name", sorted(PROJECTS))
+def test_a_project_to_copy_takes_this_release_and_none_before_it(name: str) -> None:
+    project = tomllib.loads(PROJECTS[name].read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    ours = [r for r in map(Requirement, texts) if r.name in packages()]
+    assert ours
+    for requirement in ours:
+        version = Version(packages()[requirement.name].version)
+        assert version in requirement.specifier
+        before = Version(f"{version.major}.{version.minor - 1}.999")
+        assert before not in requirement.specifier, str(requirement)
+
+
+def test_a_new_project_says_how_to_use_a_checkout() -> None:
+    text = (TEMPLATE / "README.md.tmpl").read_text(encoding="utf-8")
+    folders = re.findall(r"`(?:uv add --editable|pip install) CHECKOUT/(\S+)`", text)
+    assert folders == ["packages/gen-worker", "packages/*"]
+    assert packages()["gen-worker"].path == ROOT / folders[0]
+    assert {path.name for path in ROOT.glob(folders[1])} == packages().keys()
 
 
 def test_the_committed_lock_is_hashed_and_names_no_host() -> None:
