@@ -1,0 +1,56 @@
+"""The content store: what was downloaded, kept once, verified, shared and evicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_worker.models.store.content_store import ContentStore
+    from gen_worker.models.store.errors import (
+        BlobNotFoundError,
+        DamagedBlobError,
+        DiskFullError,
+        MissingBlobsError,
+        ReadOnlyStoreError,
+        SnapshotInUseError,
+        SnapshotNotFoundError,
+    )
+
+__all__ = [
+    "BlobNotFoundError",
+    "ContentStore",
+    "DamagedBlobError",
+    "DiskFullError",
+    "MissingBlobsError",
+    "ReadOnlyStoreError",
+    "SnapshotInUseError",
+    "SnapshotNotFoundError",
+]
+
+_MODULES = {
+    "content_store": ("ContentStore",),
+    "errors": (
+        "BlobNotFoundError",
+        "DamagedBlobError",
+        "DiskFullError",
+        "MissingBlobsError",
+        "ReadOnlyStoreError",
+        "SnapshotInUseError",
+        "SnapshotNotFoundError",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=(name,))
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
