@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.errors import ModelResolutionError
 from gen_worker.events import Emitted
-from gen_worker.paths import safe_join
 from gen_worker.runtime.local.content_store import ContentStore
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ class LocalModels:
             self._announced.add(ref)
             self._tell("model_fetch.completed", {**facts, "local_dir": path})
         if chosen.subfolder:
+            from gen_worker.paths import safe_join
+
             path = safe_join(path, chosen.subfolder)
         return LocalModel(ref, path, annotation)
 
