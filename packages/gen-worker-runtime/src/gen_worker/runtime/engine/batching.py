@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken
-from gen_worker.runtime.engine.calls import COMPUTE
+from gen_worker.runtime.engine.calls import COMPUTE, QUEUE
 from gen_worker.runtime.engine.handlers import begin
 from gen_worker.runtime.engine.leasing import Leases
 from gen_worker.runtime.engine.pipeline import hold
@@ -207,6 +207,7 @@ class _Batch:
         try:
             self.token.raise_if_canceled()
             for member in members:
+                member.call.spend(QUEUE)
                 begin(member.call)
             return region.call(self, self._batcher.plan.function, *arguments[0], **arguments[1])
         finally:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.interrupt import Region
     from gen_worker.runtime.engine.runners import Runner
 
-__all__ = ["begin", "call_async", "call_blocking"]
+__all__ = ["begin", "call_async", "call_blocking", "call_in_thread"]
 
 _END = object()
 _ITEMS_PER_TURN = 32
@@ -29,13 +29,18 @@ _ITEMS_PER_TURN = 32
 
 def begin(call: RunningCall) -> None:
     """Say that the author's function is about to be called."""
-    call.spend(QUEUE)
     call.phase = "handler"
     core = call.core
     core.admission.begin(call)
     core.events.emit(
         Started(request_id=call.request_id, function=call.plan.spec.name, at=core.clock.time())
     )
+
+
+def call_in_thread(call: RunningCall, region: Region) -> Any:
+    """Do what `call_blocking` does, after the call has waited for this thread."""
+    call.spend(QUEUE)
+    return call_blocking(call, region)
 
 
 def call_blocking(call: RunningCall, region: Region) -> Any:
@@ -48,7 +53,8 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
     # In this order: a cancel either sees the region, or is seen by the look at the token.
     call.region = region
     try:
-        call.token.raise_if_canceled()
+        if call.token.reason is not None:
+            raise call.token.error()
         begin(call)
         positional, named = call.arguments
         value = region.call(call, plan.function, *positional, **named)
@@ -96,7 +102,8 @@ def _raise_error(item: Any) -> None:
 async def call_async(call: RunningCall, runner: Runner) -> Any:
     """Run an async handler in this task; returns what `call_blocking` does."""
     plan = call.plan
-    call.token.raise_if_canceled()
+    if call.token.reason is not None:
+        raise call.token.error()
     begin(call)
     positional, named = call.arguments
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gen_worker.runtime.engine.calls import INPUT, LOAD, QUEUE
 from gen_worker.runtime.engine.errors import failure_of, is_out_of_memory
-from gen_worker.runtime.engine.handlers import call_async, call_blocking
+from gen_worker.runtime.engine.handlers import call_async, call_blocking, call_in_thread
 from gen_worker.runtime.engine.leasing import (
     Leases,
     choose_models,
@@ -74,7 +74,8 @@ async def perform(call: RunningCall, runner: Runner) -> None:
         else:
             value = await _prepare_and_call(call, runner, message)
         call.phase = "output"
-        call.discard_if_canceled()
+        if call.token.reason is not None:
+            call.discard_if_canceled()
         if plan.output_files is None and plan.is_inference:
             if not plan.is_streamed:
                 plan.check(value)
@@ -97,9 +98,10 @@ async def _call_directly(call: RunningCall, runner: Runner) -> Any:
     """Call a function that needs no model, no file and no device, from a task."""
     core = call.core
     if not call.plan.is_async:
-        return await runner.blocking(call, partial(call_blocking, call), core.threads)
+        return await runner.blocking(call, partial(call_in_thread, call), core.threads)
     if not core.tasks.try_take():
         await take(core.tasks, runner.waiter, call.token)
+        call.spend(QUEUE)
     try:
         return await call_async(call, runner)
     finally:
@@ -150,7 +152,7 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
         call.arguments = plan.arguments(ctx, payload, models, this)
         if plan.is_async:
             return await call_async(call, runner)
-        return await runner.blocking(call, partial(call_blocking, call), call.core.pool_of(call))
+        return await runner.blocking(call, partial(call_in_thread, call), call.core.pool_of(call))
 
     return await hold(call, [call], runner, leases, invoke)
 
