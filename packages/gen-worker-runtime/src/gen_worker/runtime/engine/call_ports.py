@@ -48,37 +48,35 @@ class CallFiles:
 
     def __init__(self, files: Files) -> None:
         self._files: Any = files
-        self._users: set[str] = set()
+        self.users: set[str] = set()
+        """Ids of the requests."""
 
     async def materialize(
         self, value: Asset | Tensors, limits: FileLimits, *, request_id: str
     ) -> Asset | Tensors:
-        self._users.add(request_id)
+        self.users.add(request_id)
         found: Asset | Tensors = await self._files.materialize(value, limits, request_id=request_id)
         return found
 
     async def save(
         self, ref: str, source: bytes | Path, options: SaveOptions, *, request_id: str
     ) -> Asset | Tensors:
-        self._users.add(request_id)
+        self.users.add(request_id)
         saved: Asset | Tensors = await self._files.save(ref, source, options, request_id=request_id)
         return saved
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> OutputStream:
-        self._users.add(request_id)
+        self.users.add(request_id)
         opened: OutputStream = await self._files.open_output(ref, options, request_id=request_id)
         return opened
 
-    def is_used_by(self, request_id: str) -> bool:
-        return request_id in self._users
-
     async def release(self, request_id: str) -> None:
-        self._users.discard(request_id)
+        self.users.discard(request_id)
         await self._files.release(request_id)
 
 
 class _CallFilesWithDirectories(CallFiles):
     async def find_directory(self, ref: str, *, request_id: str) -> str | None:
-        self._users.add(request_id)
+        self.users.add(request_id)
         found: str | None = await self._files.find_directory(ref, request_id=request_id)
         return found

@@ -58,6 +58,7 @@ class Core:
         self.admission = Admission(limits.max_queue)
         self.deadlines = Deadlines(clock, self.timers, self.admission.calls)
         self.ports, self._files = ports_for_calls(ports, self._tell)
+        self._publishes = ports.publisher is not None
         self.events = ports.events
         """Where the engine's own events go: transports are shown only what the author reports."""
         self._names_device = list(devices) != ["cpu"]
@@ -150,19 +151,14 @@ class Core:
         elif is_canceling(error) and call.task is not None and call.task.cancelling():
             call.token.cancel("shutdown")
 
-    def is_set_up(self, call: RunningCall) -> bool:
-        """Tell whether the call's class, if it has one, can be called at once."""
-        endpoint = call.plan.endpoint
-        return endpoint is None or endpoint.is_open
-
     def must_release(self, call: RunningCall) -> bool:
         """Tell whether something of the call has to be given back; of most calls nothing is."""
         ctx = call.ctx
         return (
             call.instance is not None
             or not call.plan.is_inference
-            or self._files.is_used_by(call.request_id)
-            or (ctx is not None and ctx.has_open_revisions)
+            or call.request_id in self._files.users
+            or (self._publishes and ctx is not None and ctx.has_open_revisions)
         )
 
     async def release(self, call: RunningCall, runner: Runner) -> None:
@@ -173,7 +169,7 @@ class Core:
                 await endpoint.leave(call.instance, runner)
             if ctx is not None:
                 await runner.port(ctx.release())
-            if self._files.is_used_by(call.request_id):
+            if call.request_id in self._files.users:
                 await runner.port(self._files.release(call.request_id))
         except Exception:
             import logging

@@ -246,7 +246,8 @@ class Engine:
         call.port = port
         if plan.is_streamed or sink.wants_events:
             call.stream = BufferedStream(self._core.limits, call.announce)
-        if plan.runs_directly and not plan.is_async and self._core.is_set_up(call):
+        is_ready = plan.endpoint is None or plan.endpoint.is_open
+        if is_ready and plan.runs_directly and not plan.is_async:
             call.ticket = [None]
             self._watch(call)
             self._core.threads.submit(call)

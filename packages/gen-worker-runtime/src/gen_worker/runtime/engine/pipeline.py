@@ -61,8 +61,9 @@ async def perform(call: RunningCall, runner: Runner) -> None:
             raise call.token.error()
         call.spend(QUEUE)
         message = read_message(call.invocation, core.limits.max_input_bytes)
-        if plan.runs_directly and message.envelope is None and core.is_set_up(call):
-            endpoint = plan.endpoint
+        endpoint = plan.endpoint
+        is_ready = endpoint is None or endpoint.is_open
+        if is_ready and plan.runs_directly and message.envelope is None:
             this = None if endpoint is None else endpoint.default.object
             payload = plan.read(message)
             call.arguments = plan.arguments(core.context_of(call, None), payload, {}, this)
