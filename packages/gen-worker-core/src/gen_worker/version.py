@@ -15,10 +15,11 @@ def sdk_version() -> str:
 
     `unknown` when neither is installed.
     """
-    for distribution in ("gen-worker", "gen-worker-core"):
-        version = _from_folder_name(distribution) or _from_metadata(distribution)
-        if version is not None:
-            return version
+    for find in (_from_folder_name, _from_metadata):  # the slow way only where the quick one fails
+        for distribution in ("gen-worker", "gen-worker-core"):
+            version = find(distribution)
+            if version is not None:
+                return version
     return "unknown"
 
 
