@@ -1,6 +1,6 @@
 """How long a cancelled handler goes on: the 99th percentile of 1,000 cancels.
 
-Of 168 where other threads are busy, because each cancel then takes long. The peers, in this file,
+Of 126 where other threads are busy, because each cancel then takes long. The peers, in this file,
 are the bare mechanisms: `task.cancel()` on a bare task, and `PyThreadState_SetAsyncExc` on a bare
 thread that spins. They have no regions, shields or frames to look at, and no outcome to deliver.
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 PER_BLOCK = 72
 """Cancels; 14 blocks make a thousand."""
-PER_BUSY_BLOCK = 12
+PER_BUSY_BLOCK = 9
 SETTLE_S = 0.004
 """How long a handler runs before it is cancelled."""
 
