@@ -210,8 +210,8 @@ def test_claims_are_seen_by_age(places: Places, leases: Leases) -> None:
             (elder, claim),
             (younger, claim),
         ]
-        assert leases.elder_claim(HEX, younger)
-        assert not leases.elder_claim(HEX, elder)
+        assert leases.has_elder(HEX, younger)
+        assert not leases.has_elder(HEX, elder)
         assert leases.is_in_use(HEX)
     assert leases.claims() == []
 

@@ -15,16 +15,23 @@ if TYPE_CHECKING:
         SnapshotInUseError,
         SnapshotNotFoundError,
     )
+    from gen_worker.models.store.inventory import StoredSnapshot
+    from gen_worker.models.store.space import Collection, Usage
+    from gen_worker.models.store.verification import Damage
 
 __all__ = [
     "BlobNotFoundError",
+    "Collection",
     "ContentStore",
+    "Damage",
     "DamagedBlobError",
     "DiskFullError",
     "MissingBlobsError",
     "ReadOnlyStoreError",
     "SnapshotInUseError",
     "SnapshotNotFoundError",
+    "StoredSnapshot",
+    "Usage",
 ]
 
 _MODULES = {
@@ -38,6 +45,9 @@ _MODULES = {
         "SnapshotInUseError",
         "SnapshotNotFoundError",
     ),
+    "inventory": ("StoredSnapshot",),
+    "space": ("Collection", "Usage"),
+    "verification": ("Damage",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

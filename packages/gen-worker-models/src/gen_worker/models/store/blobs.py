@@ -44,7 +44,7 @@ class Blob(NamedTuple):
     path: str
     size_bytes: int
     allocated_bytes: int
-    links: int
+    inode: int
     touched_at: float
 
 
@@ -133,7 +133,7 @@ def _blobs_in(directory: str) -> Iterator[Blob]:
                 path=entry.path,
                 size_bytes=found.st_size,
                 allocated_bytes=getattr(found, "st_blocks", 0) * 512,
-                links=found.st_nlink,
+                inode=found.st_ino,
                 touched_at=found.st_mtime,
             )
 

@@ -22,7 +22,7 @@ from gen_worker.models.store.trees import lay_out
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from gen_worker.cancel import CancelToken
     from gen_worker.models.snapshot import Snapshot, SnapshotFile
@@ -54,7 +54,6 @@ def build_tree(
     places: Places,
     snapshot: Snapshot,
     generated: Mapping[str, bytes],
-    make_room: Callable[[int], None],
     token: CancelToken | None,
 ) -> str:
     """Build the directory of a snapshot that is not here, or repair it.
@@ -66,8 +65,6 @@ def build_tree(
         _cancelable(token)
         settle(places, digest, token)
     tree = lay_out(snapshot, lambda file: _content(places, file), generated)
-    if tree.extra_bytes:
-        make_room(tree.extra_bytes)
     with private_directory(places) as scratch:
         draft = os.path.join(scratch, "tree")
         try:

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError, ValidationError
 from gen_worker.models.store import blobs
 from gen_worker.models.store.building import build_tree, missing_blobs
 from gen_worker.models.store.durable import hash_file, writing
-from gen_worker.models.store.errors import BlobNotFoundError
+from gen_worker.models.store.errors import (
+    BlobNotFoundError,
+    SnapshotInUseError,
+    SnapshotNotFoundError,
+)
 from gen_worker.models.store.flights import Flights
+from gen_worker.models.store.inventory import take_inventory
 from gen_worker.models.store.leases import Claim, Leases
 from gen_worker.models.store.places import Places, hex_of
 from gen_worker.models.store.records import touch
+from gen_worker.models.store.space import Space
+from gen_worker.models.store.trees import expected_extra_bytes
+from gen_worker.models.store.verification import verify_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from gen_worker.cancel import CancelToken
     from gen_worker.models.snapshot import Snapshot, SnapshotFile
+    from gen_worker.models.store.inventory import StoredSnapshot
+    from gen_worker.models.store.space import Collection, Usage
+    from gen_worker.models.store.verification import Damage
 
 __all__ = ["ContentStore"]
 
 GIB = 1024**3
+_LOOK_S = 0.05
 
 
 class ContentStore:
@@ -40,6 +54,7 @@ class ContentStore:
         *,
         budget_bytes: int = 0,
         reserve_bytes: int = 2 * GIB,
+        needed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """Use the directory `root`, which need not exist yet.
 
@@ -47,12 +62,19 @@ class ContentStore:
             root: Usually `cas_dir` of the settings.
             budget_bytes: What blobs and snapshots may take; 0 is all but the reserve.
             reserve_bytes: What is kept free on the disk.
+            needed: Gives the digests, in hex, of blobs that the caller needs for something else
+                than snapshots; this object removes none of them, others on the directory may.
         """
         self._places = Places(root)
         self._leases = Leases(self._places)
         self._flights = Flights()
-        self._budget_bytes = budget_bytes
-        self._reserve_bytes = reserve_bytes
+        self._space = Space(
+            self._places,
+            self._leases,
+            budget_bytes=budget_bytes,
+            reserve_bytes=reserve_bytes,
+            needed=needed,
+        )
 
     def __repr__(self) -> str:
         return f"ContentStore({self.root!r})"
@@ -186,9 +208,11 @@ class ContentStore:
                 return present
             with (
                 writing(self._places, f"snapshot {snapshot.digest}"),
-                self._leases.claim(snapshot.digest, _claim_of(snapshot)),
+                self._leases.claim(snapshot.digest, _claim_of(snapshot)) as claim,
             ):
-                return build_tree(self._places, snapshot, generated or {}, self.make_room, token)
+                if expected_extra_bytes(snapshot):
+                    self._space.make_room(0, claim=claim)
+                return build_tree(self._places, snapshot, generated or {}, token)
 
     def lease(self, digest: str) -> AbstractContextManager[str]:
         """Keep a snapshot here while it is used; the context gives its directory.
@@ -200,13 +224,116 @@ class ContentStore:
         """
         return self._leases.hold(hex_of(digest))
 
+    @contextmanager
+    def reserve(self, snapshot: Snapshot, *, token: CancelToken | None = None) -> Iterator[None]:
+        """Hold room for a snapshot while it is fetched and built, and keep the blobs it has.
+
+        Waits while another live process or thread holds the same, so that one of them fetches;
+        ask what is `missing` inside. Lease the snapshot before the end.
+
+        Args:
+            snapshot: What will be fetched.
+            token: Ends the wait.
+
+        Raises:
+            DiskFullError: It does not fit, whatever is evicted.
+        """
+        digest = snapshot.digest
+        with (
+            writing(self._places, f"snapshot {digest}"),
+            self._leases.claim(digest, _claim_of(snapshot)) as name,
+        ):
+            while self.snapshot(digest) is None and self._leases.has_elder(digest, name):
+                _pause(token)
+            if self.snapshot(digest) is None:
+                self._space.make_room(0, claim=name)
+            yield
+
     def make_room(self, size_bytes: int) -> None:
-        pass
+        """See to it that so many more bytes fit, besides what others reserved.
+
+        Evicts what nobody needs, then what dead downloads left, then snapshots by last use; never
+        one that is leased or pinned.
+
+        Raises:
+            DiskFullError: It would not do; nothing was evicted.
+        """
+        self._space.make_room(size_bytes)
+
+    def pin(self, digest: str) -> None:
+        """Never evict a snapshot, whether it is here already or not, until `unpin`."""
+        path = self._places.pin(hex_of(digest))
+        with writing(self._places, "a pin"):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+
+    def unpin(self, digest: str) -> None:
+        with writing(self._places, "the removal of a pin"):
+            blobs.discard(self._places.pin(hex_of(digest)))
+
+    def collect(self, budget_bytes: int | None = None) -> Collection:
+        """Remove what nobody needs, and snapshots by last use until the rest fits a budget.
+
+        Blobs that are needed by nothing yet stay for ten minutes, given-up downloads for a day.
+
+        Args:
+            budget_bytes: Default the store's own; 0 evicts all that may go.
+        """
+        return self._space.collect(budget_bytes)
+
+    def remove(self, digest: str) -> int:
+        """Remove a snapshot, its pin and the blobs only it needs; return the bytes freed.
+
+        Raises:
+            SnapshotNotFoundError: It is not here.
+            SnapshotInUseError: A process uses it.
+        """
+        name = hex_of(digest)
+        if not os.path.isdir(self._places.snapshot(name)):
+            raise SnapshotNotFoundError(
+                f"snapshot {name} is not in {self.root!r}: there is nothing to remove", digest=name
+            )
+        freed = self._space.remove(name)
+        if os.path.isdir(self._places.snapshot(name)) and self._leases.is_in_use(name):
+            raise SnapshotInUseError(
+                f"snapshot {name} is in use: end the process that uses it and remove it then",
+                digest=name,
+            )
+        self.unpin(name)
+        return freed
+
+    def verify(
+        self, digest: str | None = None, *, token: CancelToken | None = None
+    ) -> tuple[Damage, ...]:
+        """Read one snapshot, or everything, again; return what did not have its digest.
+
+        A damaged blob is removed, and the snapshots that use it are rebuilt before their next use:
+        `snapshot` does not give them, `missing` lists what to fetch, `build` mends them in place.
+        """
+        name = None if digest is None else hex_of(digest)
+        with writing(self._places, "the removal of what is damaged"):
+            return verify_store(self._places, self._leases, name, token)
+
+    def usage(self) -> Usage:
+        """Return what the store takes of its disk."""
+        return self._space.usage()
+
+    def snapshots(self) -> tuple[StoredSnapshot, ...]:
+        """List the snapshots that are here, least recently used first."""
+        return take_inventory(self._places, self._leases).snapshots
+
+
+def _pause(token: CancelToken | None) -> None:
+    """Wait a little for another process, which cannot tell this one that it is done."""
+    if token is None:
+        time.sleep(_LOOK_S)
+    elif token.wait(_LOOK_S):
+        token.raise_if_canceled()
 
 
 def _claim_of(snapshot: Snapshot) -> Claim:
     distinct = {file.blake3: file.size_bytes for file in snapshot.files}
-    return Claim(blobs=tuple(distinct.items()))
+    return Claim(blobs=tuple(distinct.items()), extra_bytes=expected_extra_bytes(snapshot))
 
 
 def _digest_of(path: str, algorithm: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from gen_worker.models.store.durable import private_directory
 from gen_worker.models.store.errors import SnapshotNotFoundError
 from gen_worker.models.store.heartbeat import beat_for
 from gen_worker.models.store.owners import SEPARATOR, is_alive, this_process
@@ -138,7 +139,7 @@ class Leases:
         read = [(digest, text, self._read(digest, text)) for text, digest in sorted(found)]
         return [(digest, text, claim) for digest, text, claim in read if claim is not None]
 
-    def elder_claim(self, digest: str, name: str) -> bool:
+    def has_elder(self, digest: str, name: str) -> bool:
         """Return whether a live process claimed the same snapshot before `name` did."""
         return any(
             other.kind.startswith("claim-") and other.text < name for other in self._living(digest)
@@ -147,6 +148,17 @@ class Leases:
     def leased(self) -> frozenset[str]:
         """Return the snapshots that live processes use."""
         return frozenset(filter(self.is_in_use, _listed(self._places.leases)))
+
+    def sweep(self, old_s: float) -> None:
+        """Remove what is void, and drafts older than `old_s`."""
+        for digest in _listed(self._places.leases):
+            for text in _listed(self._places.leases_of(digest)):
+                path = self._path(digest, text)
+                if _parse(text) is None and age_of(self._places, path) > old_s:
+                    self._remove(path)
+            for _ in self._living(digest):
+                continue
+            self._remove_directory(digest)
 
     def forget_parent(self) -> None:
         """Drop what a forked child inherited: the leases stay the parent's."""
@@ -259,14 +271,13 @@ class Leases:
 
 def age_of(places: Places, path: str) -> float:
     """Return seconds since a file was touched, by the clock of the machine that stores it."""
-    from gen_worker.models.store.durable import private_directory
-
     try:
         touched = os.stat(path).st_mtime
+    except OSError:
+        return float("inf")
+    try:
         with private_directory(places) as scratch:
             return os.stat(scratch).st_mtime - touched
-    except FileNotFoundError:
-        return float("inf")
     except OSError:
         return time.time() - touched
 

@@ -10,7 +10,7 @@ import re
 
 from gen_worker.errors import ValidationError
 
-__all__ = ["Places", "hex_of"]
+__all__ = ["Places", "hex_of", "is_hex"]
 
 _DIGEST = re.compile(r"(?:blake3:|sha256:)?([0-9a-f]{64})")
 
@@ -25,6 +25,11 @@ def hex_of(digest: str) -> str:
     if match is None:
         raise ValidationError(f"{digest!r:.120} is no digest such as 'blake3:<64 hex digits>'")
     return match[1]
+
+
+def is_hex(name: str) -> bool:
+    """Return whether a file name is a bare digest."""
+    return len(name) == 64 and _DIGEST.fullmatch(name) is not None
 
 
 class Places:

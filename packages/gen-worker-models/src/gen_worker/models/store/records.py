@@ -14,8 +14,6 @@ import msgspec
 from gen_worker.models.store.durable import private_directory, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from gen_worker.models.store.places import Places
 
 __all__ = ["Record", "RecordedFile", "mark_damaged", "read_record", "touch", "write_record"]
@@ -84,17 +82,4 @@ def touch(places: Places, digest: str) -> None:
             os.utime(path)
             return
         except OSError:
-            continue
-
-
-def forget(places: Places, digest: str) -> None:
-    """Remove everything known of a snapshot that is gone."""
-    _unlink((places.record(digest), places.damaged(digest), places.pin(digest)))
-
-
-def _unlink(paths: Iterable[str]) -> None:
-    for path in paths:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
             continue

@@ -57,20 +57,12 @@ class Tree(NamedTuple):
     joined: tuple[Joined, ...]
     written: tuple[Written, ...]
 
-    @property
-    def extra_bytes(self) -> int:
-        """Bytes that are not in blobs."""
-        return sum(x.size_bytes for x in self.joined) + sum(len(x.content) for x in self.written)
-
 
 def expected_extra_bytes(snapshot: Snapshot) -> int:
     """Return how much joining will need, as far as the names of the parts tell."""
-    lists = {file.path.removesuffix(_LIST_SUFFIX) for file in _lists(snapshot)}
-    return sum(
-        file.size_bytes
-        for file in snapshot.files
-        if (match := _PART.fullmatch(file.path)) and match[1] in lists
-    )
+    if not _lists(snapshot):
+        return 0
+    return sum(file.size_bytes for file in snapshot.files if _PART.fullmatch(file.path))
 
 
 def lay_out(
@@ -88,6 +80,11 @@ def lay_out(
     """
     lists = _lists(snapshot)
     joined = tuple(_joined(snapshot, file, read) for file in lists)
+    size, room = sum(file.size_bytes for file in joined), expected_extra_bytes(snapshot)
+    if size > room:
+        raise ValidationError(
+            f"snapshot {snapshot.digest} joins parts to {size} bytes, but its parts have {room}"
+        )
     hidden = {file.path for file in lists} | set(generated)
     whole = {x.path for x in joined} | {x.path.removesuffix(_LIST_SUFFIX) for x in lists}
     linked = tuple(
