@@ -259,9 +259,14 @@ def test_threads_that_want_the_same_build_it_once(
     store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = filled(store, FILES)
-    links: list[object] = []
+    links: list[str] = []
     link = os.link
-    monkeypatch.setattr(os, "link", lambda *names: (links.append(names), link(*names)))
+
+    def counted(source: str, target: str) -> None:
+        links.append(target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", counted)
     with ThreadPoolExecutor(8) as pool:
         paths = set(pool.map(lambda _: store.build(snapshot), range(16)))
     assert len(paths) == 1

@@ -91,15 +91,12 @@ class ContentStore:
             DiskFullError: There is no room for a byte.
         """
         probe = os.path.join(self.root, f".cozy-write-probe-{os.getpid()}")
-        with writing(self._places, "a probe"):
+        with writing(self._places, "any model", always=True):
             os.makedirs(self.root, exist_ok=True)
-            try:
-                with open(probe, "wb") as file:
-                    file.write(b"probe")
-                    file.flush()
-                    os.fsync(file.fileno())
-            finally:
-                blobs.discard(probe)
+            with open(probe, "wb", buffering=0) as file:
+                file.write(b"probe")
+                os.fsync(file.fileno())
+            os.unlink(probe)
 
     def blob_path(self, digest: str) -> str:
         """Return where a blob is or will be.

@@ -47,8 +47,14 @@ class Hash(Protocol):
 
 
 @contextmanager
-def writing(places: Places, what: str) -> Iterator[None]:
-    """Turn a full disk and a missing right to write into errors that name the remedy."""
+def writing(places: Places, what: str, *, always: bool = False) -> Iterator[None]:
+    """Turn a full disk and a missing right to write into errors that name the remedy.
+
+    Args:
+        places: Whose disk.
+        what: What is being written, for the message.
+        always: Whether any other failure means that the store cannot be written, too.
+    """
     try:
         yield
     except OSError as error:
@@ -58,7 +64,7 @@ def writing(places: Places, what: str) -> Iterator[None]:
                 "remove models with `gen-worker models rm`, or set TENSORHUB_CACHE_DIR elsewhere",
                 path=places.root,
             ) from error
-        if error.errno in _NO_RIGHT:
+        if always or error.errno in _NO_RIGHT:
             raise ReadOnlyStoreError(
                 f"the content store {places.root!r} cannot be written ({error.strerror}): "
                 f"{what} needs it; make it writable or set TENSORHUB_CACHE_DIR elsewhere",
