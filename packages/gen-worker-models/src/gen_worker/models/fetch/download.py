@@ -1,0 +1,382 @@
+"""One file being downloaded: its partial, what is known of its blocks, and its digest so far."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from gen_worker.models.fetch.blocks import BlockMap, Fragment, Mark, Segment
+from gen_worker.models.fetch.digests import Digest, block_hasher, new_hasher
+from gen_worker.models.fetch.disk import preallocate, read_at, start_writeback, write_at
+from gen_worker.models.fetch.errors import NoSpaceError
+from gen_worker.models.fetch.journal import Header, decode_journal, encode_header, encode_mark
+from gen_worker.models.fetch.partials import Partial, Place
+from gen_worker.models.fetch.values import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from gen_worker.models.fetch.digests import Hasher
+    from gen_worker.models.fetch.values import FileToFetch
+
+__all__ = ["Download", "SegmentVoidError", "open_download"]
+
+_WRITEBACK_BYTES = 32 * 1024 * 1024
+
+
+class SegmentVoidError(Exception):
+    """The file was started again, or taken over: this connection's work is of no use any more."""
+
+
+class Download:
+    """The state of one file. Thread-safe: several connections write into it at once.
+
+    Blocks that arrive in order are hashed once, on their way to the disk: the file's digest up to a
+    block's end is also what the journal keeps of it. A block that arrives early is hashed by
+    itself, and read back once the blocks before it are there.
+    """
+
+    def __init__(self, partial: Partial, header: Header, digest: Digest, *, durable: bool) -> None:
+        self.partial = partial
+        self.size_bytes = header.size_bytes
+        self.was_adopted = False
+        self._header = header
+        self._digest = digest
+        self._durable = durable
+        self._map = BlockMap(header.size_bytes, header.block_bytes)
+        self._running = self._new_running()
+        self._is_advancing = False
+        self._lock = threading.Lock()
+
+    def _new_running(self) -> Hasher:
+        return new_hasher(self._digest.algorithm, self.size_bytes)
+
+    @property
+    def block_bytes(self) -> int:
+        return self._map.block_bytes
+
+    @property
+    def bytes_here(self) -> int:
+        with self._lock:
+            return self._map.bytes_here
+
+    @property
+    def bytes_missing(self) -> int:
+        with self._lock:
+            return self._map.bytes_missing
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it is on disk and hashed."""
+        return self._map.is_complete
+
+    @property
+    def digest(self) -> Digest:
+        """Of all the bytes up to the frontier."""
+        return Digest(self._digest.algorithm or "blake3", self._running.hexdigest())
+
+    def restore(self, marks: Sequence[Mark]) -> None:
+        """Start from what an earlier process wrote."""
+        self.was_adopted = bool(marks)
+        self._map.restore(marks)
+
+    # Segments: a connection takes one, writes its blocks in order, and gives it back.
+
+    def take(self, max_bytes: int) -> Segment | None:
+        """Return the first missing blocks, at most so many bytes but at least one block."""
+        with self._lock:
+            return self._map.take(max(1, max_bytes // self._map.block_bytes))
+
+    def split(self, min_bytes: int) -> Segment | None:
+        """Take over half of what another connection has before it, if that is enough."""
+        with self._lock:
+            return self._map.split(min_bytes // self._map.block_bytes)
+
+    def give_back(self, segment: Segment) -> None:
+        with self._lock:
+            self._map.give_back(segment)
+
+    def position(self, segment: Segment) -> int:
+        """Return the offset of the next byte to fetch."""
+        done = segment.fragment.size_bytes if segment.fragment else 0
+        return self._map.start(segment.index) + done
+
+    def end(self, segment: Segment) -> int:
+        """Return the offset after the last byte to fetch."""
+        return min(self.size_bytes, self._map.start(segment.stop))
+
+    def room(self, segment: Segment) -> int:
+        """Return how many bytes the current block still needs; 0 at the segment's end."""
+        if segment.index >= segment.stop:
+            return 0
+        done = segment.fragment.size_bytes if segment.fragment else 0
+        return self._map.length(segment.index) - done
+
+    def write(self, segment: Segment, view: memoryview) -> None:
+        """Write the next bytes of a segment's current block, at most `room` of them.
+
+        Raises:
+            SegmentVoidError: See there.
+            NoSpaceError: The disk is full.
+        """
+        fragment = segment.fragment or self._begin_block(segment)
+        offset = self._map.start(segment.index) + fragment.size_bytes
+        try:
+            write_at(self.partial.fd, view, offset)
+        except OSError as error:
+            raise self._translated(error) from error
+        fragment.hasher.update(view)
+        fragment.size_bytes += len(view)
+        if fragment.size_bytes == self._map.length(segment.index):
+            self._end_block(segment, fragment)
+
+    def _begin_block(self, segment: Segment) -> Fragment:
+        with self._lock:
+            is_next = segment.index == self._map.frontier and not self._is_advancing
+            hasher = self._running.copy() if is_next else block_hasher()
+            segment.fragment = Fragment(hasher, is_prefix=is_next)
+            return segment.fragment
+
+    def _end_block(self, segment: Segment, fragment: Fragment) -> None:
+        """Journal a block whose bytes are written."""
+        if not self.partial.is_ours:
+            raise SegmentVoidError
+        kind: Literal["prefix", "block"] = "prefix" if fragment.is_prefix else "block"
+        with self._lock:
+            if segment.generation != self._map.generation:
+                raise SegmentVoidError
+            index = segment.index
+            self.partial.append(encode_mark(Mark(kind, index, fragment.hasher.hexdigest())))
+            if fragment.is_prefix:
+                self._running = fragment.hasher
+            self._map.finish_block(segment, is_hashed=fragment.is_prefix)
+        self._flush_early(index)
+
+    def _flush_early(self, index: int) -> None:
+        """Keep the disk busy, a stretch at a time, so that the flush at the end is short."""
+        end = self._map.start(index) + self._map.length(index)
+        if self._durable and end % _WRITEBACK_BYTES == 0:
+            start_writeback(self.partial.fd, end - _WRITEBACK_BYTES, _WRITEBACK_BYTES)
+
+    # The frontier: hashing what is on disk already.
+
+    def begin_advance(self) -> bool:
+        """Return whether there are blocks to hash that nobody is hashing, and reserve them."""
+        with self._lock:
+            if self._is_advancing or not self._map.can_advance:
+                return False
+            self._is_advancing = True
+            return True
+
+    def advance(self, buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash blocks from the disk up to the first that is missing; after `begin_advance`.
+
+        A block that an earlier process wrote is compared with its mark, and fetched again when it
+        differs.
+
+        Args:
+            buffer: For reading.
+            check: Called for each piece; what it raises ends the hashing.
+        """
+        try:
+            while self._advance_block(buffer, check):
+                continue
+        finally:
+            with self._lock:
+                self._is_advancing = False
+
+    def _advance_block(self, buffer: memoryview, check: Callable[[], None]) -> bool:
+        with self._lock:
+            if not self._map.can_advance:
+                return False
+            index, generation = self._map.frontier, self._map.generation
+            mark, running = self._map.marks.get(index), self._running.copy()
+        alone = block_hasher() if mark is not None and mark.kind == "block" else None
+        for piece in self._pieces(index, buffer):
+            running.update(piece)
+            if alone is not None:
+                alone.update(piece)
+            check()
+        found = (alone or running).hexdigest()
+        with self._lock:
+            if generation != self._map.generation:
+                return False
+            if mark is not None and mark.kind != "claim" and mark.digest != found:
+                self._map.reject(index)
+                return False
+            self._running = running
+            self._map.advance()
+            return True
+
+    def _pieces(self, index: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Read a block, a buffer at a time."""
+        offset, left = self._map.start(index), self._map.length(index)
+        while left:
+            count = read_at(self.partial.fd, buffer[: min(left, len(buffer))], offset)
+            if not count:
+                raise SegmentVoidError
+            yield buffer[:count]
+            offset, left = offset + count, left - count
+
+    # Starting again.
+
+    def restart(self) -> None:
+        """Forget all bytes; running segments become void."""
+        with self._lock:
+            self._reset(())
+
+    def repair(self, hashes: Sequence[str], buffer: memoryview, check: Callable[[], None]) -> bool:
+        """Mark the chunks that do not have these BLAKE3 digests as missing.
+
+        Returns:
+            Whether some chunk, but not every chunk, is bad; otherwise nothing is changed.
+        """
+        size = CHUNK_BYTES
+        if len(hashes) != -(-self.size_bytes // size):
+            return False
+        bad = {
+            number
+            for number in range(len(hashes))
+            if hashes[number].removeprefix("blake3:") != self._chunk_digest(number, buffer, check)
+        }
+        if not bad or len(bad) == len(hashes) > 1:
+            return False
+        with self._lock:
+            self._reset(
+                [
+                    index
+                    for index in range(self._map.count)
+                    if bad.isdisjoint(self._chunks_of(index))
+                ]
+            )
+        return True
+
+    def _chunks_of(self, index: int) -> range:
+        start = self._map.start(index)
+        return range(start // CHUNK_BYTES, -(-(start + self._map.length(index)) // CHUNK_BYTES))
+
+    def _chunk_digest(self, number: int, buffer: memoryview, check: Callable[[], None]) -> str:
+        hasher = block_hasher()
+        offset, end = number * CHUNK_BYTES, min(self.size_bytes, (number + 1) * CHUNK_BYTES)
+        while offset < end:
+            count = read_at(self.partial.fd, buffer[: min(len(buffer), end - offset)], offset)
+            if not count:
+                break
+            hasher.update(buffer[:count])
+            offset += count
+            check()
+        return hasher.hexdigest()
+
+    def _reset(self, keep: Sequence[int]) -> None:
+        self._map.reset(keep)
+        self._running = self._new_running()
+        self.partial.clear_journal()
+        lines = [encode_header(self._header)]
+        lines += [encode_mark(Mark("claim", index, "")) for index in keep]
+        self.partial.append(b"".join(lines))
+
+    def leave(self) -> None:
+        """Close it so that anyone may go on with it; what nobody could go on with is deleted."""
+        is_useless = not self._digest.algorithm or not self.bytes_here
+        if self.partial.fd >= 0 and is_useless:
+            self.partial.remove()
+        else:
+            self.partial.leave()
+
+    def _translated(self, error: OSError) -> Exception:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpaceError(self.partial.path, size_bytes=self.size_bytes)
+        return error
+
+
+def open_download(
+    file: FileToFetch, digest: Digest, *, block_bytes: int, durable: bool, is_alone: bool
+) -> Download | None:
+    """Open a file's partial: one that was left behind, or a new one.
+
+    Args:
+        file: Of known size.
+        digest: What it should hash to.
+        block_bytes: For a new partial.
+        durable: Whether it will be flushed to the disk.
+        is_alone: Download even though a live process is at it too.
+
+    Returns:
+        None while another live process downloads the same file.
+
+    Raises:
+        NoSpaceError: The disk cannot hold it.
+    """
+    place = Place(file.destination)
+    os.makedirs(place.directory, exist_ok=True)
+    if not is_alone and place.rivals():
+        return None
+    size = file.size_bytes
+    assert size is not None
+    header = Header(size_bytes=size, block_bytes=block_bytes, digest=str(digest))
+    download = _adopted(place, header, digest, durable) or _adopted_plain(
+        place, header, digest, durable
+    )
+    if download is not None:
+        return download
+    partial = place.create()
+    if not is_alone and any(
+        rival.identity < partial.identity for rival in place.rivals(besides=partial.identity)
+    ):
+        partial.remove()
+        return None
+    return _begun(partial, header, digest, durable)
+
+
+def _begun(partial: Partial, header: Header, digest: Digest, durable: bool) -> Download:
+    download = Download(partial, header, digest, durable=durable)
+    try:
+        preallocate(partial.fd, header.size_bytes)
+        partial.append(encode_header(header))
+    except OSError as error:
+        partial.remove()
+        raise download._translated(error) from error
+    return download
+
+
+def _adopted(place: Place, header: Header, digest: Digest, durable: bool) -> Download | None:
+    """Go on with a partial of this very file, if there is one."""
+    partial = place.adopt()
+    if partial is None:
+        return None
+    journal = decode_journal(partial.read_journal())
+    found = journal.header if journal else header
+    wanted = Header(
+        size_bytes=header.size_bytes, block_bytes=found.block_bytes, digest=header.digest
+    )
+    is_whole = os.fstat(partial.fd).st_size == header.size_bytes
+    # Without a digest nothing tells whether the source still has the same file.
+    if journal is None or found != wanted or not is_whole or not digest.algorithm:
+        partial.remove()
+        return None
+    download = Download(partial, found, digest, durable=durable)
+    download.restore(journal.marks)
+    return download
+
+
+def _adopted_plain(place: Place, header: Header, digest: Digest, durable: bool) -> Download | None:
+    """Go on with what an earlier program wrote from the start of the file."""
+    partial = place.adopt_plain()
+    if partial is None:
+        return None
+    size = os.fstat(partial.fd).st_size
+    whole = (
+        -(-size // header.block_bytes)
+        if size == header.size_bytes
+        else (size // header.block_bytes)
+    )
+    if size > header.size_bytes or not whole or not digest.algorithm:
+        partial.remove()
+        return None
+    download = _begun(partial, header, digest, durable)
+    marks = [Mark("claim", index, "") for index in range(whole)]
+    partial.append(b"".join(map(encode_mark, marks)))
+    download.restore(marks)
+    return download
