@@ -120,8 +120,8 @@ class ContentStore:
             BlobNotFoundError: It is not here.
             ArtifactTransferError: Its content is damaged.
         """
-        algorithm, _, name = digest.partition(":")
-        if algorithm not in ("blake3", "sha256") or hex_of(digest) != name:
+        name, (algorithm, colon, _) = hex_of(digest), digest.partition(":")
+        if not colon:
             raise ValidationError(f"{digest!r} is no digest such as 'blake3:<64 hex digits>'")
         above = os.path.join(self.root, "blobs")
         places = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.context.local import LocalOutputs, off_loop
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.local.content_store import ContentStore
+from gen_worker.runtime.local.content_store import open_store
 
 if TYPE_CHECKING:
     from gen_worker.context.local_stream import LocalStream
@@ -43,7 +43,7 @@ class LocalFiles(LocalOutputs):
         """See `local_ports`."""
         super().__init__(root)
         self._allow_local_files = allow_local_files
-        self._store = ContentStore(cas_dir)
+        self._cas_dir = cas_dir
         self._scratch: dict[str, str] = {}
         self._streams: dict[str, list[LocalStream]] = {}
         self._lock = threading.Lock()
@@ -98,7 +98,7 @@ class LocalFiles(LocalOutputs):
     def _locate(self, value: Asset | Tensors) -> str:
         digest = getattr(value, "blob_digest", None)
         if digest:
-            return self._store.blob(digest)
+            return open_store(self._cas_dir).blob(digest)
         if not self._allow_local_files:
             raise ValidationError(f"file {value.ref!r} is refused: send the content inline instead")
         return self._stored_output(value.ref) or _path_of(value.ref)

@@ -14,7 +14,6 @@ import msgspec
 
 from gen_worker.context.media import HEAD_BYTES, weights_format
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.local.content_store import new_blake3
 from gen_worker.runtime.local.input_checks import (
     check_image_size,
     check_size,
@@ -83,7 +82,7 @@ def _measured(file: BinaryIO, limits: FileLimits, *, with_blake3: bool) -> dict[
 
     hashes: dict[str, Any] = {"sha256": sha256()}
     if with_blake3:
-        hashes["blake3"] = new_blake3()
+        hashes["blake3"] = _new_blake3()
     size_bytes = 0
     file.seek(0)
     while chunk := file.read(_CHUNK_BYTES):
@@ -93,6 +92,15 @@ def _measured(file: BinaryIO, limits: FileLimits, *, with_blake3: bool) -> dict[
             digest.update(chunk)
     digests = {name: digest and digest.hexdigest() for name, digest in hashes.items()}
     return {"size_bytes": size_bytes, **digests}
+
+
+def _new_blake3() -> Any:
+    """Return a new BLAKE3 hash; None where the blake3 package is not installed."""
+    try:
+        from blake3 import blake3  # type: ignore[import-not-found,unused-ignore]  # optional here
+    except ImportError:
+        return None
+    return blake3()
 
 
 def _check_promises(value: Asset | Tensors, name: str, facts: dict[str, Any]) -> None:

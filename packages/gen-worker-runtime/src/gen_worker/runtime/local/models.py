@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.errors import ModelResolutionError
 from gen_worker.events import Emitted
-from gen_worker.runtime.local.content_store import ContentStore
+from gen_worker.runtime.local.content_store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from gen_worker.models.choice import ModelChoice
+    from gen_worker.models.store import ContentStore
     from gen_worker.ports import Events
     from gen_worker.spec import Binding
 
@@ -43,7 +45,7 @@ class LocalModels:
         self, events: Events, *, cas_dir: str | None = None, offline: bool = False
     ) -> None:
         self._events = events
-        self._store = ContentStore(cas_dir)
+        self._cas_dir = cas_dir
         self._offline = offline
         self._announced: set[str] = set()
         self._loaded: dict[tuple[str, int], tuple[object, Any]] = {}
@@ -93,6 +95,10 @@ class LocalModels:
             if key not in self._loaded:
                 self._loaded[key] = (from_pretrained(model.path), model.annotation)
             return self._loaded[key][0]
+
+    @cached_property
+    def _store(self) -> ContentStore:
+        return open_store(self._cas_dir)
 
     def _find(self, chosen: ModelChoice, ref: str) -> str:
         digest = getattr(chosen.target, "digest", "")
