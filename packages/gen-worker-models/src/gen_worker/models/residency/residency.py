@@ -1,0 +1,508 @@
+"""Keeps models in VRAM, RAM and on disk: one book for every caller, one mutex for each GPU."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.models.residency.book import Book
+from gen_worker.models.residency.budgets import Budgets, Limits
+from gen_worker.models.residency.movers import Movers, TorchMovers
+from gen_worker.models.residency.records import Inventory, Lease, Record, Tier, TierChange
+from gen_worker.models.residency.values import RAM, Fit, Free, Part, Trim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.models.residency.records import Loaded
+    from gen_worker.models.residency.values import Wish
+
+    Load = Callable[[], Any]
+    Put = Callable[[Any, str], object]
+
+__all__ = ["Residency"]
+
+_log = logging.getLogger("gen_worker.models")
+
+
+class Residency:
+    """Which models are loaded where, who uses them, and what leaves when memory is short.
+
+    Thread-safe and blocking. Everything that moves models onto a GPU or off it holds that GPU's
+    mutex; a model that is there already is leased without it. Sizes are measured.
+    """
+
+    def __init__(
+        self,
+        budgets: Budgets | None = None,
+        *,
+        movers: Movers | None = None,
+        limits: Limits | None = None,
+        observe: Callable[[TierChange], None] | None = None,
+    ) -> None:
+        """Start with no models.
+
+        Args:
+            budgets: What the operator allows.
+            movers: How objects are moved and measured; by default as torch does it.
+            limits: In place of `budgets`: where limits in bytes come from.
+            observe: Told of each model that came to another tier, in the thread that moved it; it
+                may read the residency. What it raises is logged.
+        """
+        self.limits = limits or Limits(budgets or Budgets())
+        self.over_commits = 0
+        """How often a model was loaded although it does not fit the budget."""
+        self._movers: Movers = movers or TorchMovers()
+        self._book = Book(self.limits, observe)
+        self._mutexes: dict[str, threading.RLock] = {}
+
+    # Using models.
+
+    def lease(self, model_id: str, place: str) -> Lease | None:
+        """Return a lease when the model is loaded at this place; waits for no move."""
+        book = self._book
+        with book.lock:
+            record = book.records.get(model_id)
+            copy = record.copies.get(place) if record is not None else None
+            return None if copy is None or copy.is_moving else self._lease(copy)
+
+    def use(
+        self,
+        model_id: str,
+        place: str,
+        load: Load,
+        *,
+        put: Put | None = None,
+        size_bytes: int = 0,
+    ) -> Lease:
+        """Return a lease of the model at a place, loaded and moved as needed.
+
+        Blocks while another thread moves models at that place, so that a model is loaded once.
+
+        Args:
+            model_id: Which model.
+            place: `cpu`, or a GPU such as `cuda:0`.
+            load: Returns the object, in RAM or on the GPU already.
+            put: Brings an object to the GPU, in place of `.to()`; it may install offload hooks.
+            size_bytes: What is known of the size before it is loaded, such as its files' bytes.
+
+        Raises:
+            Exception: What `load` or `put` raised. The model is then in RAM, or not loaded.
+        """
+        ready = self.lease(model_id, place)
+        if ready is not None:
+            return ready
+        with self.mutex(place):
+            while True:
+                # A copy in RAM may be on its way to or from a GPU, by a thread with its mutex.
+                self._book.wait_while_moving(model_id, place)
+                ready = self.lease(model_id, place)
+                if ready is None:
+                    put = put or self._movers.to_gpu
+                    ready = self._bring(model_id, place, load, put, size_bytes)
+                if ready is not None:
+                    return ready
+
+    def add(
+        self,
+        model_id: str,
+        value: Any,
+        place: str,
+        *,
+        size_bytes: int | None = None,
+        is_pinned: bool | None = None,
+    ) -> None:
+        """Record an object that is at a place already; others leave for it as needed.
+
+        Args:
+            model_id: Which model. An object recorded for it at this place is replaced.
+            value: The object.
+            place: Where it is.
+            size_bytes: Its size; None measures it.
+            is_pinned: True keeps it loaded; None leaves that as it was.
+        """
+        parts = self._sized(model_id, value, size_bytes)
+        with self.mutex(place):
+            with self._book.lock:
+                # Whatever was there under this name takes no room beside its successor.
+                old = self._book.record(model_id).copies.get(place)
+                if old is not None:
+                    old.parts, old.held_bytes, old.is_moving = (), None, True
+            self._make_way(Fit("", place, parts), model_id)
+            with self._book.changing(model_id) as record:
+                record.is_pinned = record.is_pinned if is_pinned is None else is_pinned
+                waiting = record.copies.get(RAM)
+                if place != RAM and waiting is not None and not waiting.leases:
+                    del record.copies[RAM]
+                self._register(record, value, place, parts)
+
+    # Moving models.
+
+    def demote(self, model_id: str, place: str = "") -> bool:
+        """Move a model from its GPUs, or from one, to RAM; tell whether one was moved.
+
+        Raises:
+            ModelInUseError: A request uses it.
+        """
+        moved = False
+        for copy in self._book.idle_copies(model_id):
+            if copy.place != RAM and place in ("", copy.place):
+                with self.mutex(copy.place):
+                    moved |= self._mark(copy) and self._lower(copy)
+                    self._movers.flush()
+                    self._make_way(Free(RAM, 0))
+        return moved
+
+    def free(self, place: str, size_bytes: int) -> int:
+        """Make idle models leave until so many bytes are free; return how many are missing."""
+        with self.mutex(place):
+            return self._make_way(Free(place, size_bytes))
+
+    def trim(self, place: str, keep: int) -> int:
+        """Keep at most `keep` models at a place and give the others' objects up.
+
+        Returns:
+            How many have left.
+        """
+        with self.mutex(place):
+            before = self._count(place)
+            self._make_way(Trim(place, keep))
+            return before - self._count(place)
+
+    def unload(self, model_id: str) -> bool:
+        """Give a model's objects up, its files stay; tell whether there were any.
+
+        Raises:
+            ModelInUseError: A request uses it.
+        """
+        removed = False
+        for copy in self._book.idle_copies(model_id):
+            with self.mutex(copy.place):
+                if self._mark(copy):
+                    self._remove(copy)
+                    removed = True
+                self._movers.flush()
+        return removed
+
+    def mutex(self, place: str) -> threading.RLock:
+        """Return the lock that everything holds which moves models at this place."""
+        with self._book.lock:
+            return self._mutexes.setdefault(place, threading.RLock())
+
+    def refresh(self, model_id: str) -> None:
+        """Measure a model anew whose pipeline the low-VRAM ladder has changed."""
+        with self._book.lock:
+            record = self._book.records.get(model_id)
+            for copy in record.copies.values() if record else ():
+                copy.held_bytes = self._held(copy.value, copy.place)
+
+    # What is known of models that are not loaded.
+
+    def know(self, model_id: str, *, path: str = "", size_bytes: int = 0) -> None:
+        """Record that a model may be asked for, and where its files are."""
+        with self._book.changing(model_id) as record:
+            record.path = path or record.path
+            if size_bytes and not record.copies:
+                record.size_bytes = size_bytes
+            record.progress = None if path else record.progress
+
+    def forget_files(self, model_id: str) -> None:
+        """Record that a model's files are gone."""
+        with self._book.changing(model_id) as record:
+            record.path = ""
+
+    def forget(self, model_id: str) -> bool:
+        """Unload a model and know nothing of it any more; tell whether it was known.
+
+        Raises:
+            ModelInUseError: A request uses it.
+        """
+        self.unload(model_id)
+        self.forget_files(model_id)
+        with self._book.lock:
+            return self._book.records.pop(model_id, None) is not None
+
+    def downloading(self, model_id: str, progress: float | None) -> None:
+        """Record how far a download is, 0 to 1; None: it is over."""
+        with self._book.changing(model_id) as record:
+            record.progress = None if progress is None else min(1.0, max(0.0, progress))
+
+    def hold(self, model_id: str, count: int = 1) -> int:
+        """Keep a model where it is by its name, or stop with -1; return how many do so."""
+        with self._book.lock:
+            record = self._book.record(model_id)
+            record.references = max(0, record.references + count)
+            return record.references
+
+    def pin(self, model_id: str, is_pinned: bool = True) -> None:
+        """Keep a model loaded whatever else is asked for, or stop doing so."""
+        with self._book.lock:
+            self._book.record(model_id).is_pinned = is_pinned
+
+    # Reading the book.
+
+    def tier(self, model_id: str) -> Tier:
+        record = self.find(model_id)
+        return record.tier if record else "cold"
+
+    def find(self, model_id: str) -> Record | None:
+        """Return what is kept of a model; only to be read."""
+        with self._book.lock:
+            return self._book.records.get(model_id)
+
+    def records(self) -> list[Record]:
+        """Return everything known, last used last; only to be read."""
+        return self._book.ordered()
+
+    def value(self, model_id: str, place: str = "") -> Any:
+        """Return a loaded object, from a GPU rather than from RAM; None when it is not loaded."""
+        with self._book.lock:
+            record = self._book.records.get(model_id)
+            copies = [x for x in record.copies.values() if place in ("", x.place)] if record else []
+            if not copies:
+                return None
+            copy = min(copies, key=lambda copy: copy.place == RAM)
+            self._book.touch(copy)
+            return copy.value
+
+    def sharers(self, model_id: str) -> list[Any]:
+        """Return the loaded objects of other models that share a component with this one."""
+        with self._book.lock:
+            record = self._book.records.get(model_id)
+            mine = [*record.copies.values()] if record else []
+            keys = {part.key for copy in mine for part in copy.parts}
+            return [
+                copy.value
+                for copy in self._book.copies()
+                if copy.record is not record and keys.intersection(x.key for x in copy.parts)
+            ]
+
+    def used_bytes(self, place: str) -> int:
+        """Return what loaded models take of a place, shared parts counted once."""
+        return self._book.used_bytes(place)
+
+    def limit_bytes(self, place: str) -> int | None:
+        """Return what models may take of a place; None when nobody knows."""
+        if place == RAM:
+            return self.limits.ram_bytes(self.used_bytes(RAM))
+        return self.limits.vram_bytes(place)
+
+    def gpus(self) -> tuple[str, ...]:
+        """Return the GPUs that have models on them."""
+        with self._book.lock:
+            return tuple(sorted({copy.place for copy in self._book.copies()} - {RAM}))
+
+    def inventory(self) -> Inventory:
+        """Return which models are where, for reports."""
+        return self._book.inventory()
+
+    def give_back(self, copy: Loaded) -> None:
+        """Take a lease back; called by the lease itself."""
+        with self._book.lock:
+            copy.leases = max(0, copy.leases - 1)
+
+    # Carrying plans out. Everything below runs with the place's mutex held.
+
+    def _bring(
+        self, model_id: str, place: str, load: Load, put: Put, size_bytes: int
+    ) -> Lease | None:
+        """Load a model or move it up; None when another thread has just moved it here."""
+        known = self._book.record(model_id).size_bytes
+        # The parts of a model that is not loaded are unknown; only its size may be known.
+        wish = Fit(model_id, place, (Part(f"files:{model_id}", size_bytes or known),))
+        self._make_way(wish)
+        with self._book.lock:
+            moves = self._book.plan(wish, frozenset(), self._movers.allocated_bytes).moves
+            if not moves:
+                return None
+            source = self._book.copy(moves[-1].number)
+            if source is not None:
+                source.is_moving = True
+        if source is None:
+            allocated = self._movers.allocated_bytes(place)
+            value = load()
+            self._put(put, model_id, value, place)
+            if not self._movers.measure(value):
+                size_bytes = self._movers.allocated_bytes(place) - allocated or size_bytes
+            parts = self._sized(model_id, value, size_bytes, is_measured_first=True)
+        else:
+            value, parts = source.value, source.parts
+            self._put(put, model_id, value, place, source)
+        with self._book.changing(model_id) as record:
+            if source is not None:
+                record.copies.pop(RAM, None)
+            copy = self._register(record, value, place, parts)
+            lease = self._lease(copy)
+        # Only now is known what it really takes.
+        self._make_way(Free(place, 0), model_id)
+        self._make_way(Free(RAM, 0), place=place)
+        return lease
+
+    def _put(
+        self, put: Put, model_id: str, value: Any, place: str, source: Loaded | None = None
+    ) -> None:
+        """Bring an object to its place; after a failure it is whole in RAM, or given up."""
+        if place == RAM:
+            return
+        try:
+            put(value, place)
+        except BaseException:
+            if source is not None:
+                self._remove(source)
+            self._save(model_id, value)
+            raise
+
+    def _save(self, model_id: str, value: Any) -> None:
+        if not self._movers.is_offloaded(value):
+            try:
+                self._movers.to_ram(value, self._book.keys_on_gpus())
+            except Exception:
+                _log.warning("model %r could not be moved back to RAM", model_id, exc_info=True)
+            else:
+                with self._book.changing(model_id) as record:
+                    parts = self._sized(model_id, value, None)
+                    self._register(record, value, RAM, parts)
+        self._movers.flush()
+        self._make_way(Free(RAM, 0))
+
+    def _make_way(self, wish: Wish, newcomer: str = "", place: str = "") -> int:
+        """Send away what a plan says; return how many bytes are still missing.
+
+        Args:
+            wish: What room is made for.
+            newcomer: The model it is for.
+            place: The GPU whose mutex is held, when it is not the wish's own place.
+        """
+        failed: frozenset[int] = frozenset()
+        moved = False
+        while True:
+            with self._book.lock:
+                stays = failed | self._elsewhere(place or wish.place)
+                decision = self._book.plan(wish, stays, self._movers.allocated_bytes)
+                leaving = [
+                    (copy, move.place)
+                    for move in decision.moves
+                    if move.place in ("", RAM)
+                    and not (isinstance(wish, Fit) and move.place == wish.place)
+                    and (copy := self._book.copy(move.number)) is not None
+                ]
+                for copy, _ in leaving:
+                    copy.is_moving = True
+            stuck = frozenset(copy.number for copy, to in leaving if not self._leave(copy, to))
+            moved |= len(stuck) < len(leaving)
+            if not stuck:
+                break
+            failed |= stuck
+        if moved:
+            self._movers.flush()
+        if newcomer and decision.short_bytes:
+            self.over_commits += 1
+            _log.warning(
+                "model %r takes %s %d bytes over its budget, and nothing else can leave",
+                newcomer,
+                wish.place,
+                decision.short_bytes,
+            )
+        return decision.short_bytes
+
+    def _elsewhere(self, place: str) -> frozenset[int]:
+        """Return the copies on GPUs whose mutex is not held."""
+        return frozenset(x.number for x in self._book.copies() if x.place not in (place, RAM))
+
+    def _leave(self, copy: Loaded, place: str) -> bool:
+        """Send a copy that is marked as moving away; tell whether it has gone."""
+        if place == RAM:
+            return self._lower(copy)
+        self._remove(copy)
+        return True
+
+    def _mark(self, copy: Loaded) -> bool:
+        """Mark a copy as moving; False when it is used, moved or gone meanwhile."""
+        with self._book.lock:
+            if (
+                copy.record.leases
+                or copy.is_moving
+                or copy.record.copies.get(copy.place) is not copy
+            ):
+                return False
+            copy.is_moving = True
+            return True
+
+    def _lower(self, copy: Loaded) -> bool:
+        """Move a marked copy's object to RAM; its place changes only when that worked."""
+        model_id = copy.record.model_id
+        try:
+            if not self._movers.is_offloaded(copy.value):
+                self._movers.to_ram(copy.value, self._book.keys_on_gpus(besides=copy))
+        except BaseException as error:
+            self._book.settle(copy)
+            if not isinstance(error, Exception):
+                raise
+            _log.warning("model %r stays on %s", model_id, copy.place, exc_info=True)
+            return False
+        with self._book.changing(model_id) as record:
+            record.copies.pop(copy.place, None)
+            copy.place, copy.held_bytes, copy.is_moving = RAM, None, False
+            record.copies.setdefault(RAM, copy)
+        return True
+
+    def _remove(self, copy: Loaded) -> None:
+        """Give a copy's object up, but for the parts that a model in RAM waits with."""
+        waiting = self._book.keys_in_ram() - self._book.keys_on_gpus(besides=copy)
+        mine = {part.key for part in copy.parts}
+        if copy.place != RAM and not waiting.isdisjoint(mine):
+            try:
+                self._movers.to_ram(copy.value, mine - waiting)
+            except Exception:
+                _log.warning("parts of model %r stay on %s", copy.record.model_id, copy.place)
+        with self._book.changing(copy.record.model_id) as record:
+            if record.copies.get(copy.place) is copy:
+                del record.copies[copy.place]
+            copy.value = None
+
+    # Reading objects.
+
+    def _register(self, record: Record, value: Any, place: str, parts: tuple[Part, ...]) -> Loaded:
+        return self._book.register(
+            record,
+            value,
+            place,
+            parts,
+            held_bytes=self._held(value, place),
+            is_movable=self._movers.can_move(value),
+        )
+
+    def _held(self, value: Any, place: str) -> int | None:
+        if place == RAM or not self._movers.is_offloaded(value):
+            return None
+        return self._movers.held_bytes(value, place)
+
+    def _sized(
+        self,
+        model_id: str,
+        value: Any,
+        size_bytes: int | None,
+        *,
+        is_measured_first: bool = False,
+    ) -> tuple[Part, ...]:
+        """Return the parts of an object, scaled to a size that was declared."""
+        parts = self._movers.measure(value)
+        measured = sum(part.size_bytes for part in parts)
+        if size_bytes is None or (measured and is_measured_first):
+            return parts
+        if not measured:
+            return (Part(f"object:{id(value):x}", size_bytes),)
+        scaled = [Part(x.key, x.size_bytes * size_bytes // measured) for x in parts]
+        rest = size_bytes - sum(part.size_bytes for part in scaled)
+        scaled[-1] = Part(scaled[-1].key, scaled[-1].size_bytes + rest)
+        return tuple(scaled)
+
+    def _lease(self, copy: Loaded) -> Lease:
+        copy.leases += 1
+        self._book.touch(copy)
+        return Lease(self, copy)
+
+    def _count(self, place: str) -> int:
+        with self._book.lock:
+            return sum(copy.place == place for copy in self._book.copies())
