@@ -1,30 +1,14 @@
 """Write a function, serve it as an AI endpoint."""
 
-import os
-import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import pkgutil
-else:
-
-    class pkgutil:
-        """Does what the real one would, whose import takes longer than all of `--help`."""
-
-        @staticmethod
-        def extend_path(path: list[str], name: str) -> list[str]:
-            places = [os.path.join(entry, name) for entry in sys.path if isinstance(entry, str)]
-            return list(dict.fromkeys([*path, *filter(os.path.isdir, places)]))
-
-
 # Other distributions add `gen_worker.<part>`; editable installs put each part in its own directory.
-# Type checkers look for exactly this line.
-__path__ = pkgutil.extend_path(__path__, __name__)
-del pkgutil
+__path__ = __import__("pkgutil").extend_path(__path__, __name__)
 
 # Nothing is imported here: every public name is loaded at first use, wherever it lives. Below this
 # package that may be a distribution the author did not install; the error then names it.
 
+import sys
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gen_worker import errors as errors
     from gen_worker import io as io

@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from types import ModuleType, SimpleNamespace
+    from types import ModuleType
 
 __all__ = ["COMMANDS", "Command", "build_parser", "dispatch", "find_command"]
 
@@ -160,17 +160,8 @@ def _import_msgspec() -> None:
         del sys.modules[name]
 
 
-def parse(command: Command, words: list[str]) -> argparse.Namespace | SimpleNamespace:
+def parse(command: Command, words: list[str]) -> argparse.Namespace:
     """Parse a command's words; `tokens` may stand between options, and anywhere after `--`."""
-    from gen_worker.cli.plain_words import PlainParser
-
-    plain = PlainParser()
-    command.load().configure(plain)
-    return plain.parse(words) or parse_with_argparse(command, words)
-
-
-def parse_with_argparse(command: Command, words: list[str]) -> argparse.Namespace:
-    """Parse any command line; help and mistakes end the process."""
     parser = build_parser(command)
     if "--" not in words:
         return parser.parse_intermixed_args(words)

@@ -31,6 +31,8 @@ __all__ = ["configure", "main"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    import argparse
+
     parser.add_argument(
         "tokens",
         nargs="*",
@@ -51,18 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attach",
-        dest="attach",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         default=None,
         help="send the call to the server of ./.gen-worker.sock; by default that happens when it "
         "serves this project and no option needs a process of its own",
-    )
-    parser.add_argument(
-        "--no-attach",
-        dest="attach",
-        action="store_false",
-        default=None,
-        help="make the call in a process of its own, whatever is served",
     )
     add_host_options(parser)
     add_output_options(parser, envelope=True)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SOCKET", "configure", "main", "open_claim", "seconds"]
 
 DEFAULT_SOCKET = ".gen-worker.sock"
-_HIDDEN = "==SUPPRESS=="  # argparse.SUPPRESS, which a plain command line does not import
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    import argparse
+
     add_project_options(parser)
     add_host_options(parser)
     parser.add_argument(
@@ -59,8 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     # From `--reload` to the server it runs: the socket that outlives it, and a pipe whose end
     # means that nobody supervises any more.
-    parser.add_argument("--listen-fd", type=int, help=_HIDDEN)
-    parser.add_argument("--parent-fd", type=int, help=_HIDDEN)
+    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
 
 
 def seconds(text: str) -> float:
