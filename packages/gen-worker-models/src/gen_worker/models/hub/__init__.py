@@ -1,0 +1,120 @@
+"""The model hub: a client for every route, and a complete hub of your own in a directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_worker.models.hub.capability import Capability, read_capability
+    from gen_worker.models.hub.client import HubClient
+    from gen_worker.models.hub.clock import Clock
+    from gen_worker.models.hub.errors import (
+        BudgetExceededError,
+        CheckpointNotFoundError,
+        FlavorNotFoundError,
+        HubAuthError,
+        HubRequestError,
+        HubUnreachableError,
+        IngestTimeoutError,
+        MalformedAnswerError,
+        NoCompatibleArtifactError,
+        NotOnHubError,
+        PublicModelError,
+        RepoNotFoundError,
+        TagNotFoundError,
+    )
+    from gen_worker.models.hub.local.hub import LocalHub
+    from gen_worker.models.hub.local.ingest import Ingested, Ingester, IngestRequest
+    from gen_worker.models.hub.local.rooms import HubOptions
+    from gen_worker.models.hub.lookup import ClientLookup
+    from gen_worker.models.hub.publishing import Flavor, Published, publish_flavors, publish_folder
+    from gen_worker.models.hub.revision import Revision
+    from gen_worker.models.hub.wire import (
+        Artifact,
+        FileEntry,
+        Lineage,
+        Resolution,
+        TransferGrant,
+        Uploaded,
+    )
+
+# Loaded at first use: a worker that never publishes pays for no more than it asks.
+_MODULES = {
+    "capability": ("Capability", "read_capability"),
+    "client": ("HubClient",),
+    "clock": ("Clock",),
+    "errors": (
+        "BudgetExceededError",
+        "CheckpointNotFoundError",
+        "FlavorNotFoundError",
+        "HubAuthError",
+        "HubRequestError",
+        "HubUnreachableError",
+        "IngestTimeoutError",
+        "MalformedAnswerError",
+        "NoCompatibleArtifactError",
+        "NotOnHubError",
+        "PublicModelError",
+        "RepoNotFoundError",
+        "TagNotFoundError",
+    ),
+    "local.hub": ("LocalHub",),
+    "local.ingest": ("IngestRequest", "Ingested", "Ingester"),
+    "local.rooms": ("HubOptions",),
+    "lookup": ("ClientLookup",),
+    "publishing": ("Flavor", "Published", "publish_flavors", "publish_folder"),
+    "revision": ("Revision",),
+    "wire": ("Artifact", "FileEntry", "Lineage", "Resolution", "TransferGrant", "Uploaded"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  # in the order of the table
+    "Capability",
+    "read_capability",
+    "HubClient",
+    "Clock",
+    "BudgetExceededError",
+    "CheckpointNotFoundError",
+    "FlavorNotFoundError",
+    "HubAuthError",
+    "HubRequestError",
+    "HubUnreachableError",
+    "IngestTimeoutError",
+    "MalformedAnswerError",
+    "NoCompatibleArtifactError",
+    "NotOnHubError",
+    "PublicModelError",
+    "RepoNotFoundError",
+    "TagNotFoundError",
+    "LocalHub",
+    "IngestRequest",
+    "Ingested",
+    "Ingester",
+    "HubOptions",
+    "ClientLookup",
+    "Flavor",
+    "Published",
+    "publish_flavors",
+    "publish_folder",
+    "Revision",
+    "Artifact",
+    "FileEntry",
+    "Lineage",
+    "Resolution",
+    "TransferGrant",
+    "Uploaded",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=(name,))
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
