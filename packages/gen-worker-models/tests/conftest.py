@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -59,7 +59,7 @@ class Asked:
         """Answer as a good server would.
 
         Args:
-            most: Send so many bytes of the body, then reset the connection.
+            most: Send so many bytes of the body, then close the connection.
             flip: Damage the byte at this offset of the file.
         """
         if self.path not in self.server.files:
@@ -81,7 +81,7 @@ class Asked:
         if self.method != "HEAD":
             self.send(bytes(data[self.start : stop if most is None else self.start + most]))
         if most is not None and most < size:
-            self.cut()
+            self.stays_open = False
 
     def whole(self) -> None:
         """Ignore the range."""
@@ -236,9 +236,9 @@ class AppServer:
         asyncio.run(self._server.serve(sockets=[self._listener]))
 
 
-@pytest.fixture
-def serve_hub(tmp_path: Path) -> Iterator[Callable[..., RunningHub]]:
-    """Start hubs; keyword arguments are those of `LocalHub`, or fields of its options."""
+@contextmanager
+def running_hubs(folder: Path) -> Iterator[Callable[..., RunningHub]]:
+    """Give a function that starts hubs below `folder`; they are stopped at the end."""
     from gen_worker.models.hub import HubOptions, LocalHub
 
     running: list[tuple[AppServer, LocalHub]] = []
@@ -246,15 +246,31 @@ def serve_hub(tmp_path: Path) -> Iterator[Callable[..., RunningHub]]:
     def start(directory: str = "hub", **arguments: Any) -> RunningHub:
         names = set(arguments) & set(HubOptions.__struct_fields__)
         options = HubOptions(**{name: arguments.pop(name) for name in names})
-        hub = LocalHub(tmp_path / directory, options=options, **arguments)
+        hub = LocalHub(folder / directory, options=options, **arguments)
         server = AppServer(hub.app)
         running.append((server, hub))
         return RunningHub(hub, server.url)
 
-    yield start
-    for server, hub in running:
-        server.close()
-        hub.close()
+    try:
+        yield start
+    finally:
+        for server, hub in running:
+            server.close()
+            hub.close()
+
+
+@pytest.fixture
+def serve_hub(tmp_path: Path) -> Iterator[Callable[..., RunningHub]]:
+    """Start hubs; keyword arguments are those of `LocalHub`, or fields of its options."""
+    with running_hubs(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """A hub that all tests of a module share, with parts of 64 KiB."""
+    with running_hubs(tmp_path_factory.mktemp("module")) as start:
+        yield start(part_bytes=64 * 1024)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from gen_worker.models.hub.connection import raise_for, segment
 from gen_worker.models.hub.errors import PROVIDER, BudgetExceededError
 from gen_worker.models.hub.progress import UploadProgress
 from gen_worker.models.hub.wire import TransferGrant, Uploaded, UploadTicket
+from gen_worker.models.store.durable import hash_file
 
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
@@ -48,16 +49,14 @@ def file_facts(path: str | os.PathLike[str]) -> FileFacts:
         OutputTooLargeError: It has more than 20 GiB.
         ValidationError: It is no file that can be read.
     """
-    from blake3 import blake3
-
     try:
         size = os.stat(path).st_size
         if size > MAX_FILE_BYTES:
             raise OutputTooLargeError(size_bytes=size, max_bytes=MAX_FILE_BYTES)
-        digest = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+        digest = hash_file(os.fspath(path))
     except OSError as error:
         raise ValidationError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
-    return FileFacts(os.fspath(path), size, str(digest))
+    return FileFacts(os.fspath(path), size, digest)
 
 
 class Uploader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,18 @@ class HubApp:
             return await loop.run_in_executor(self._rooms.work, self._handle, route, call)
         except Refusal as refusal:
             return Answer(refusal.to_dict(), status=refusal.status, headers=_headers(refusal))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                return self._failed(call)
+            return Answer({"error": "disk_full", "message": "the hub's disk is full"}, status=507)
         except Exception:  # of one request; the server goes on, and the client may try again
-            _log.exception("%s %s failed", call.method, call.raw_path)
-            return Answer(
-                {"error": "internal", "message": "the hub failed; its log says why"}, status=500
-            )
+            return self._failed(call)
+
+    def _failed(self, call: Call) -> Answer:
+        _log.exception("%s %s failed", call.method, call.raw_path)
+        return Answer(
+            {"error": "internal", "message": "the hub failed; its log says why"}, status=500
+        )
 
     def _handle(self, route: Route, call: Call) -> Answer | FileAnswer:
         if route.needs != "nothing":

@@ -1,34 +1,32 @@
-"""The hub's blobs: files named by the BLAKE3 of their bytes, in a content store of its own."""
+"""The hub's blobs: a content store of its own, from which only the hub's collection removes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from typing import TYPE_CHECKING
 
+from gen_worker.models.store import ContentStore
+from gen_worker.models.store.durable import publish
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Blobs", "hash_file"]
-
-
-def hash_file(path: str) -> str:
-    """Return the BLAKE3 of a file in hex, computed on all cores."""
-    from blake3 import blake3
-
-    return str(blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest())
+__all__ = ["Blobs"]
 
 
 class Blobs:
-    """Files below `<root>/blobs/blake3/aa/bb/<hex>`, each written under another name first."""
+    """Files named by the BLAKE3 of their bytes, each written under another name first."""
 
     def __init__(self, root: str) -> None:
-        self._root = os.path.join(root, "blobs", "blake3")
-        os.makedirs(self._root, exist_ok=True)
+        self._store = ContentStore(root)
+        self._incoming = os.path.join(root, "incoming")
+        os.makedirs(self._incoming, exist_ok=True)
 
     def path(self, digest: str) -> str:
         """Return where the blob of 64 hex digits is, or would be."""
-        return os.path.join(self._root, digest[:2], digest[2:4], digest)
+        return self._store.blob_path(digest)
 
     def size(self, digest: str) -> int | None:
         """Return its size in bytes; None when it is not here."""
@@ -38,17 +36,8 @@ class Blobs:
             return None
 
     def adopt(self, source: str, digest: str) -> None:
-        """Make a file of our own, whose digest was verified, the blob. Durable on return.
-
-        The file has to be on the same file system; it is moved.
-        """
-        target = self.path(digest)
-        with open(source, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(source, 0o444)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.replace(source, target)
-        _sync_directory(os.path.dirname(target))
+        """Move a file whose digest was verified to its place. Durable on return."""
+        publish(source, self.path(digest))
 
     def touch(self, digest: str) -> bool:
         """Make the blob as young as new, so that no collection takes it; False if not here."""
@@ -63,21 +52,18 @@ class Blobs:
 
     def all(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield every blob with its state."""
-        for folder, _, names in os.walk(self._root):
+        for folder, _, names in os.walk(os.path.join(self._store.root, "blobs")):
             for name in names:
-                try:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     yield name, os.stat(os.path.join(folder, name))
-                except FileNotFoundError:  # removed meanwhile
-                    continue
 
     def new_temporary(self) -> str:
         """Return a name nobody else has, on the blobs' file system."""
-        return os.path.join(self._root, f".{secrets.token_hex(16)}.tmp")
+        return os.path.join(self._incoming, secrets.token_hex(16))
 
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def drop_temporaries(self, *, older_than: float) -> None:
+        """Remove what a hub that was killed left half written."""
+        for entry in os.scandir(self._incoming):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat().st_mtime < older_than:
+                    os.remove(entry.path)

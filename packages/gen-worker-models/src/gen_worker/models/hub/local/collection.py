@@ -61,6 +61,7 @@ def collect(
     """
     limit = now() - older_than_s
     upload_bytes = uploads.drop_staging(older_than=limit)
+    blobs.drop_temporaries(older_than=limit)
     with database.writing():
         checkpoints = _drop_untagged(database, limit) if untagged else 0
         database.run(

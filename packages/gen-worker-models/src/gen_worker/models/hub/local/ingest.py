@@ -13,7 +13,6 @@ import msgspec
 
 from gen_worker.errors import ValidationError, WorkerError
 from gen_worker.models.hub.errors import NoCompatibleArtifactError
-from gen_worker.models.hub.local.blobs import hash_file
 from gen_worker.models.hub.local.catalog import Question
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import (
@@ -23,6 +22,7 @@ from gen_worker.models.hub.local.requests import (
     ManifestEntry,
 )
 from gen_worker.models.refs import TensorhubRef, parse_prefixed_ref
+from gen_worker.models.store.durable import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gen_worker.errors import ValidationError
-from gen_worker.models.hub.local.blobs import hash_file
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.snapshot import parse_blake3
+from gen_worker.models.store.durable import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
