@@ -1,0 +1,51 @@
+"""Read safetensors files into tensors: in parallel, one allocation per file, hashed on the way.
+
+Every header is checked before a byte of a tensor is read. What is in the page cache is mapped,
+what is not is read past it; a GPU is fed through page-locked buffers, one stream per thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_worker.models.reader.backends import Backend, available_backends
+    from gen_worker.models.reader.memory import HostMemory
+    from gen_worker.models.reader.reading import (
+        FileRead,
+        read_files,
+        read_tensors,
+    )
+    from gen_worker.models.reader.state_dicts import load_state_dict
+
+__all__ = [
+    "Backend",
+    "FileRead",
+    "HostMemory",
+    "available_backends",
+    "load_state_dict",
+    "read_files",
+    "read_tensors",
+]
+
+_MODULES = {
+    "backends": ("Backend", "available_backends"),
+    "memory": ("HostMemory",),
+    "reading": ("FileRead", "read_files", "read_tensors"),
+    "state_dicts": ("load_state_dict",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=(name,))
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
