@@ -1,0 +1,80 @@
+"""Listening sockets for HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
+from gen_worker.runtime.ndjson.claim import ListenError
+
+__all__ = ["open_listener", "url_of"]
+
+_BACKLOG = 1024
+_PROBE_TIMEOUT_S = 1.0
+
+
+def open_listener(address: TcpAddress | UnixAddress) -> socket.socket:
+    """Return a socket that listens; port 0 picks a free one.
+
+    A unix socket belongs to its owner alone. What a killed server left at its path is replaced.
+
+    Raises:
+        ListenError: The address is taken, wrong or out of reach.
+    """
+    try:
+        return _listen_unix(address) if isinstance(address, UnixAddress) else _listen_tcp(address)
+    except UnicodeError as error:
+        raise ListenError(f"{address} names no host: {error}") from error
+    except OSError as error:
+        if isinstance(error, ListenError):
+            raise
+        raise ListenError(
+            f"cannot listen on {address}: {error.strerror or error}; give another address"
+        ) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL that reaches a listener; for a unix socket `unix://` and its path."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix://{name}"
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _listen_tcp(address: TcpAddress) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return socket.create_server(tuple(address), family=family, backlog=_BACKLOG)
+
+
+def _listen_unix(address: UnixAddress) -> socket.socket:
+    _remove_leftover(address.path)
+    os.makedirs(os.path.dirname(address.path), exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o177)
+        try:
+            listener.bind(address.path)
+        finally:
+            os.umask(before)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_leftover(path: str) -> None:
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise ListenError(f"{path!r} is a file and no socket: give another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        if probe.connect_ex(path) == 0:
+            raise ListenError(f"another server listens on {path!r}: give another path")
+    os.unlink(path)
