@@ -8,6 +8,7 @@ import pytest
 from gen_worker import Repo, RequestContext, Resources, dispatch, inference_function
 from gen_worker.errors import ModelResolutionError
 from gen_worker.events import Emitted
+from gen_worker.ports import NOBODY, ModelRequest
 from gen_worker.testing import EndpointTester, PreparedModel
 
 PAINTER = Repo("painter", "acme/painter")
@@ -194,13 +195,18 @@ def paint_on_gpu(ctx: RequestContext, brush: Any, ask: Ask) -> Answer:
 
 def test_fetching_holds_no_slot_and_leasing_does() -> None:
     seen: list[tuple[str, int]] = []
+    asked: list[ModelRequest] = []
 
     class Models:
-        async def prepare(self, binding: Any, choice: Any, annotation: Any) -> Any:
+        async def prepare(
+            self, binding: Any, choice: Any, annotation: Any, request: ModelRequest = NOBODY
+        ) -> Any:
+            asked.append(request)
             seen.append(("prepare", slot.taken))
             return PreparedModel(parameter="brush", choice=dict(choice))
 
-        def lease(self, prepared: Any, *, device: str) -> Any:
+        def lease(self, prepared: Any, *, device: str, request: ModelRequest = NOBODY) -> Any:
+            asked.append(request)
             return Lease(device)
 
         async def escalate(self, prepared: list[object], error: BaseException) -> bool:
@@ -222,6 +228,8 @@ def test_fetching_holds_no_slot_and_leasing_does() -> None:
         assert tester.run(paint_on_gpu).value == Answer("A")
         assert slot.taken == 0
     assert seen == [("prepare", 0), ("lease on cuda:0", 1), ("back", 1)]
+    assert [(one.function, one.parameter) for one in asked] == [("paint-on-gpu", "brush")] * 2
+    assert all(one.request_id and one.token is not None for one in asked)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyError("x")])

@@ -9,7 +9,7 @@ that never blocks and never raises, because authors emit from inner loops.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.events import Telemetry
     from gen_worker.spec import Binding
     from gen_worker.types import Asset, Tensors
 
 __all__ = [
+    "NOBODY",
     "Directories",
     "Events",
     "FileLimits",
     "Files",
+    "ModelRequest",
     "Models",
     "OutputStream",
     "Ports",
@@ -130,16 +133,38 @@ class Events(Protocol):
     def emit(self, event: Telemetry) -> None: ...
 
 
+class ModelRequest(NamedTuple):
+    """On whose behalf a model is asked for."""
+
+    function: str = ""
+    parameter: str = ""
+    request_id: str = ""
+    """Empty when no single call asks, as for a class's `setup`."""
+    token: CancelToken | None = None
+    """Ends the waiting; None when nobody may."""
+
+
+NOBODY = ModelRequest()
+"""Nobody in particular asks for a model: a command that fetches it, a test."""
+
+
 class Models(Protocol):
     """How a declared binding becomes a live object."""
 
-    async def prepare(self, binding: Binding, choice: Mapping[str, Any], annotation: Any) -> object:
+    async def prepare(
+        self,
+        binding: Binding,
+        choice: Mapping[str, Any],
+        annotation: Any,
+        request: ModelRequest = NOBODY,
+    ) -> object:
         """Resolve and fetch, holding no slot.
 
         Args:
             binding: What the author declared.
             choice: What to load: `{ref, tag, flavor, provider, …}` as `Binding.choose` returned.
             annotation: The type of the receiving parameter; `Any` when it has none.
+            request: Who asks.
 
         Returns:
             A token that `lease` understands.
@@ -149,8 +174,17 @@ class Models(Protocol):
         """
         ...
 
-    def lease(self, prepared: object, *, device: str) -> AbstractAsyncContextManager[object]:
-        """Give the loaded object for the time of one call (or of one `setup`), inside a slot."""
+    def lease(
+        self,
+        prepared: object,
+        *,
+        device: str,
+        request: ModelRequest = NOBODY,
+    ) -> AbstractAsyncContextManager[object]:
+        """Give the loaded object for the time of one call (or of one `setup`), inside a slot.
+
+        What a class's `setup` prepared is leased again for each of its calls.
+        """
         ...
 
     async def escalate(self, prepared: list[object], error: BaseException) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from gen_worker.context.local import run_blocking
 from gen_worker.errors import ModelResolutionError
-from gen_worker.ports import Ports
+from gen_worker.ports import NOBODY, Ports
 from gen_worker.runtime.local import LocalFiles
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gen_worker.context.local_stream import LocalStream
     from gen_worker.events import Telemetry
-    from gen_worker.ports import FileLimits, Models, SaveOptions
+    from gen_worker.ports import FileLimits, ModelRequest, Models, SaveOptions
     from gen_worker.spec import Binding, FunctionSpec
     from gen_worker.types import Asset, Tensors
 
@@ -191,7 +191,11 @@ class FakeModels:
         }
 
     async def prepare(
-        self, binding: Binding, choice: Mapping[str, Any], annotation: Any
+        self,
+        binding: Binding,
+        choice: Mapping[str, Any],
+        annotation: Any,
+        request: ModelRequest = NOBODY,
     ) -> PreparedModel:
         self._faults.check("models.prepare")
         name = self._names.get(id(binding), str(choice.get("slot_name", "")))
@@ -205,7 +209,13 @@ class FakeModels:
         return prepared
 
     @asynccontextmanager
-    async def lease(self, prepared: object, *, device: str) -> AsyncIterator[object]:
+    async def lease(
+        self,
+        prepared: object,
+        *,
+        device: str,
+        request: ModelRequest = NOBODY,
+    ) -> AsyncIterator[object]:
         assert isinstance(prepared, PreparedModel)
         self._faults.check("models.lease")
         self.leased.append(prepared.parameter)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken
+from gen_worker.ports import ModelRequest
 from gen_worker.runtime.engine.calls import COMPUTE, QUEUE
 from gen_worker.runtime.engine.handlers import begin
 from gen_worker.runtime.engine.leasing import Leases
@@ -151,7 +152,8 @@ class _Batch:
     async def run(self) -> None:
         """Compute, and give each member its result or error."""
         batcher = self._batcher
-        leases = Leases(batcher.core.ports.models, self.runner)
+        asks = ModelRequest(function=batcher.plan.spec.name, token=self.token)
+        leases = Leases(batcher.core.ports.models, self.runner, asks)
         if batcher.instance is not None:
             leases.prepared = dict(batcher.instance.prepared)
         calls = [member.call for member in self.members if not member.has_left]

@@ -9,7 +9,7 @@ from gen_worker.events import Emitted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gen_worker.ports import Models
+    from gen_worker.ports import ModelRequest, Models
     from gen_worker.runtime.engine.calls import RunningCall
     from gen_worker.runtime.engine.runners import Runner
     from gen_worker.spec import ModelParameter
@@ -55,10 +55,11 @@ def choose_models(
 class Leases:
     """Models a call, or a class's `setup`, may use: prepared, then leased, then given back."""
 
-    __slots__ = ("_entered", "_models", "_runner", "prepared")
+    __slots__ = ("_entered", "_models", "_request", "_runner", "prepared")
 
-    def __init__(self, models: Models, runner: Runner) -> None:
+    def __init__(self, models: Models, runner: Runner, request: ModelRequest) -> None:
         self._models = models
+        self._request = request
         self._runner = runner
         self._entered: list[Any] = []
         self.prepared: dict[str, object] = {}
@@ -73,15 +74,19 @@ class Leases:
             ModelResolutionError: There is no such model, or it cannot be had here.
         """
         for name, parameter in parameters.items():
+            request = self._request._replace(parameter=name)
             self.prepared[name] = await self._runner.port(
-                self._models.prepare(parameter.binding, choices[name], parameter.annotation)
+                self._models.prepare(
+                    parameter.binding, choices[name], parameter.annotation, request
+                )
             )
 
     async def open(self, device: str) -> dict[str, Any]:
         """Load what is prepared; needs a slot of `device`."""
         objects: dict[str, Any] = {}
         for name, prepared in self.prepared.items():
-            lease = self._models.lease(prepared, device=device)
+            request = self._request._replace(parameter=name)
+            lease = self._models.lease(prepared, device=device, request=request)
             objects[name] = await self._runner.port(_enter(lease))
             self._entered.append(lease)
         return objects

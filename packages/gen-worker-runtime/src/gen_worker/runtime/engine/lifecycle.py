@@ -11,6 +11,7 @@ import msgspec
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import FunctionUnavailableError, classify, safe_text
 from gen_worker.events import Emitted
+from gen_worker.ports import ModelRequest
 from gen_worker.runtime.engine.leasing import Leases, choose_models
 from gen_worker.runtime.engine.slots import take
 
@@ -194,7 +195,8 @@ class Instance:
 
     async def _set_up(self, runner: Runner, device: str | None) -> None:
         endpoint = self._endpoint
-        leases = Leases(self._core.ports.models, runner)
+        asks = ModelRequest(function=endpoint.spec.name, token=self.token)
+        leases = Leases(self._core.ports.models, runner, asks)
         await leases.prepare(endpoint.setup_models, self.choices)
         place = self._core.devices.pick(device) if endpoint.needs_gpu else None
         if place is not None:

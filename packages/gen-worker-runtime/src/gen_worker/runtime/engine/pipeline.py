@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gen_worker.ports import ModelRequest
 from gen_worker.runtime.engine.calls import INPUT, LOAD, QUEUE
 from gen_worker.runtime.engine.errors import failure_of, is_out_of_memory
 from gen_worker.runtime.engine.handlers import call_async, call_blocking, call_in_thread
@@ -140,7 +141,8 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
     call.spend(INPUT)
     if plan.spec.batching is not None:
         return await call.core.batch(call, runner, payload, instance)
-    leases = Leases(call.core.ports.models, runner)
+    asks = ModelRequest(plan.spec.name, "", call.request_id, call.token)
+    leases = Leases(call.core.ports.models, runner, asks)
     if plan.models:
         call.phase = "model_load"
         await leases.prepare(plan.models, call.choices or {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.errors import ModelResolutionError
 from gen_worker.events import Emitted
+from gen_worker.ports import NOBODY
 from gen_worker.runtime.local.content_store import open_store
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.choice import ModelChoice
     from gen_worker.models.store import ContentStore
-    from gen_worker.ports import Events
+    from gen_worker.ports import Events, ModelRequest
     from gen_worker.spec import Binding
 
 __all__ = ["LocalModel", "LocalModels"]
@@ -55,7 +56,11 @@ class LocalModels:
         return f"<LocalModels loaded={len(self._loaded)}>"
 
     async def prepare(
-        self, binding: Binding, choice: Mapping[str, Any], annotation: Any
+        self,
+        binding: Binding,
+        choice: Mapping[str, Any],
+        annotation: Any,
+        request: ModelRequest = NOBODY,
     ) -> LocalModel:
         """Find the model's directory; see `gen_worker.ports.Models`."""
         from gen_worker.models.choice import ModelChoice
@@ -76,7 +81,9 @@ class LocalModels:
             path = safe_join(path, chosen.subfolder)
         return LocalModel(ref, path, annotation)
 
-    def lease(self, prepared: object, *, device: str) -> AbstractAsyncContextManager[object]:
+    def lease(
+        self, prepared: object, *, device: str, request: ModelRequest = NOBODY
+    ) -> AbstractAsyncContextManager[object]:
         """Give the model to a call; entering and leaving never wait for an event loop."""
         assert isinstance(prepared, LocalModel), "the engine passes on what prepare returned"
         return _Lease(self, prepared)
