@@ -209,7 +209,9 @@ def test_fetching_holds_no_slot_and_leasing_does() -> None:
             asked.append(request)
             return Lease(device)
 
-        async def escalate(self, prepared: list[object], error: BaseException) -> bool:
+        async def escalate(
+            self, prepared: list[object], error: BaseException, attempt: int = 1
+        ) -> bool:
             return False
 
     class Lease:

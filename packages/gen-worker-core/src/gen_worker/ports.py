@@ -142,6 +142,8 @@ class ModelRequest(NamedTuple):
     """Empty when no single call asks, as for a class's `setup`."""
     token: CancelToken | None = None
     """Ends the waiting; None when nobody may."""
+    is_setup: bool = False
+    """For a class's `setup`, where a parameter without a type receives the path."""
 
 
 NOBODY = ModelRequest()
@@ -187,8 +189,16 @@ class Models(Protocol):
         """
         ...
 
-    async def escalate(self, prepared: list[object], error: BaseException) -> bool:
-        """After out-of-memory: make the leased models need less. False = nothing left to try."""
+    async def escalate(
+        self, prepared: list[object], error: BaseException, attempt: int = 1
+    ) -> bool:
+        """After out-of-memory: make the leased models need less. False = nothing left to try.
+
+        Args:
+            prepared: What is leased.
+            error: What the call raised, with its traceback, whose frames may be cleared.
+            attempt: Counts from 1 within the call.
+        """
         ...
 
 

@@ -225,7 +225,9 @@ class FakeModels:
         finally:
             self.leased.remove(prepared.parameter)
 
-    async def escalate(self, prepared: list[object], error: BaseException) -> bool:
+    async def escalate(
+        self, prepared: list[object], error: BaseException, attempt: int = 1
+    ) -> bool:
         self._faults.check("models.escalate")
         self.escalations.append(error)
         return self.escalates

@@ -29,6 +29,7 @@ class FetchSettings(NamedTuple):
     """What all requests of a fetcher share."""
 
     opener: Opener
+    chunk_bytes: int
     block_bytes: int
     durable: bool
     bandwidth: BandwidthLimit
@@ -87,6 +88,7 @@ class Fetcher:
         self._uniform = uniform
         self._settings = FetchSettings(
             opener=opener,
+            chunk_bytes=chunk_bytes,
             block_bytes=_block_bytes(chunk_bytes, connections),
             durable=durable,
             bandwidth=bandwidth or BandwidthLimit(0),
@@ -135,7 +137,7 @@ class Fetcher:
     def _threads(self, files: Sequence[FileToFetch]) -> int:
         """No more than there is work for: a small file needs one."""
         sizes = [file.size_bytes or 0 for file in files]
-        pieces = sum(max(1, size // CHUNK_BYTES) for size in sizes)
+        pieces = sum(max(1, size // self._settings.chunk_bytes) for size in sizes)
         return min(self._connections, pieces)
 
 

@@ -30,7 +30,7 @@ class Run:
 
     def __init__(self, settings: FetchSettings, tasks: Sequence[Task], threads: int) -> None:
         self._tasks = tasks
-        self._board = Board(tasks, threads)
+        self._board = Board(tasks, threads, settings.chunk_bytes)
         self._changed = threading.Condition()
         self._stop = CancelToken()
         self._steps = Steps(settings, self._changed, self._stop)

@@ -120,6 +120,8 @@ class Steps:
         def count(size: int) -> None:
             nonlocal received
             received += size
+            with self._lock:
+                task.bytes_fetched += size
 
         error: Exception | None = None
         try:
@@ -168,7 +170,6 @@ class Steps:
             task.download.give_back(job.segment)
         with self._lock:
             task.connections -= 1
-            task.bytes_fetched += received
             task.measured(received, seconds)
             # What cannot go on from where it broke does not come forward by starting again.
             if received >= _FORWARD_BYTES and job.kind == "segment" and not job.is_whole:

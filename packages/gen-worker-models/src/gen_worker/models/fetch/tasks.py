@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Job", "Task"]
 
-_FIRST_BYTES = 8 * 1024 * 1024
 _MOST_BYTES = 128 * 1024 * 1024
 _SEGMENT_S = 2.0
 """How long a request should last: long beside a round trip, short beside a person's patience."""
@@ -76,10 +75,11 @@ class Job(NamedTuple):
 class Board:
     """Hands out jobs. Guarded by the run's lock."""
 
-    def __init__(self, tasks: Sequence[Task], connections: int) -> None:
+    def __init__(self, tasks: Sequence[Task], connections: int, chunk_bytes: int) -> None:
         # Largest first: the last file to end should be a small one.
         self._tasks = sorted(tasks, key=lambda task: -(task.file.size_bytes or 0))
         self._connections = connections
+        self._first_bytes = chunk_bytes
 
     @property
     def is_done(self) -> bool:
@@ -143,8 +143,8 @@ class Board:
 
     def _segment_bytes(self, task: Task, download: Download, share: int) -> int:
         rate = task.bytes_per_s
-        size = _FIRST_BYTES if rate is None else int(rate * _SEGMENT_S)
-        size = max(_FIRST_BYTES, min(_MOST_BYTES, size))
+        size = self._first_bytes if rate is None else int(rate * _SEGMENT_S)
+        size = max(self._first_bytes, min(_MOST_BYTES, size))
         if share > 1:
             size = min(size, download.bytes_missing // (2 * share))
         return max(2 * download.block_bytes, size)
@@ -157,7 +157,7 @@ class Board:
             if not is_helped or task.is_refreshing or not task.routes.serves_ranges:
                 continue
             assert download is not None
-            segment = download.split(int(task.bytes_per_s or _FIRST_BYTES))
+            segment = download.split(int(task.bytes_per_s or self._first_bytes))
             if segment is not None:
                 return Job("segment", task, segment)
         return None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.rooms import HubOptions
     from gen_worker.models.hub.lookup import ClientLookup
     from gen_worker.models.hub.publishing import Flavor, Published, publish_flavors, publish_folder
+    from gen_worker.models.hub.pulling import Pulled, pull_folder
     from gen_worker.models.hub.revision import Revision
     from gen_worker.models.hub.wire import (
         Artifact,
@@ -63,6 +64,7 @@ _MODULES = {
     "local.rooms": ("HubOptions",),
     "lookup": ("ClientLookup",),
     "publishing": ("Flavor", "Published", "publish_flavors", "publish_folder"),
+    "pulling": ("Pulled", "pull_folder"),
     "revision": ("Revision",),
     "wire": ("Artifact", "FileEntry", "Lineage", "Resolution", "TransferGrant", "Uploaded"),
 }
@@ -96,6 +98,8 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "Published",
     "publish_flavors",
     "publish_folder",
+    "Pulled",
+    "pull_folder",
     "Revision",
     "Artifact",
     "FileEntry",

@@ -6,9 +6,11 @@ address that was checked; each redirect goes through the same door again.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
+import weakref
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,6 +89,7 @@ class Opener:
         self._context = context
         self._context_lock = threading.Lock()
         self._pool = Pool()
+        weakref.finalize(self, self._pool.close)
 
     def open(
         self,
@@ -195,7 +198,7 @@ class Opener:
                 ahead,
                 url=request.url,
                 method=request.method,
-                release=lambda free: self._pool.put(key, free),
+                release=functools.partial(self._pool.put, key),
                 max_bytes=request.max_bytes,
                 deadline=request.deadline,
             )

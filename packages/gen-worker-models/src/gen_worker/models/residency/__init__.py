@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gen_worker.models.low_vram import apply_low_vram_config, with_oom_retry
     from gen_worker.models.residency.budgets import Budgets, Limits
     from gen_worker.models.residency.cache import ModelCache, ModelCacheStats, ModelLocation
     from gen_worker.models.residency.gpu_memory import Gpus, is_out_of_memory
@@ -52,8 +53,10 @@ __all__ = [
     "TierChange",
     "TorchMovers",
     "Trim",
+    "apply_low_vram_config",
     "is_out_of_memory",
     "plan",
+    "with_oom_retry",
 ]
 
 _PACKAGE = "gen_worker.models.residency"
@@ -76,6 +79,7 @@ _MODULES = {
         "Room",
         "Trim",
     ),
+    "gen_worker.models.low_vram": ("apply_low_vram_config", "with_oom_retry"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

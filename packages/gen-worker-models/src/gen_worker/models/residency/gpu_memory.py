@@ -77,7 +77,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _torch() -> Any:
     try:
-        import torch
+        import torch  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     return torch

@@ -103,10 +103,12 @@ class Leases:
         if errors:
             raise errors[0]
 
-    async def escalate(self, error: BaseException) -> bool:
+    async def escalate(self, error: BaseException, attempt: int) -> bool:
         """Make the models need less memory; False when nothing is left to try."""
         prepared = list(self.prepared.values())
-        return bool(prepared) and await self._runner.port(self._models.escalate(prepared, error))
+        return bool(prepared) and await self._runner.port(
+            self._models.escalate(prepared, error, attempt)
+        )
 
 
 async def _enter(lease: Any) -> Any:
@@ -123,10 +125,12 @@ async def retries_without_memory(
     """After out of memory: take the models one rung down and tell; False when it is final."""
     if attempt > _MAX_RETRIES or any(call.plan.is_generator for call in calls):
         return False
-    # The traceback keeps the failed attempt's tensors alive.
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    if not await leases.escalate(error):
-        return False
+    try:
+        if not await leases.escalate(error, attempt):
+            return False
+    finally:
+        # The traceback keeps the failed attempt's tensors alive.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
     for call in calls:
         core = call.core
         core.ports.events.emit(

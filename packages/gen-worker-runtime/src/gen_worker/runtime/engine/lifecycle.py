@@ -195,7 +195,7 @@ class Instance:
 
     async def _set_up(self, runner: Runner, device: str | None) -> None:
         endpoint = self._endpoint
-        asks = ModelRequest(function=endpoint.spec.name, token=self.token)
+        asks = ModelRequest(function=endpoint.spec.name, token=self.token, is_setup=True)
         leases = Leases(self._core.ports.models, runner, asks)
         await leases.prepare(endpoint.setup_models, self.choices)
         place = self._core.devices.pick(device) if endpoint.needs_gpu else None

@@ -88,7 +88,9 @@ class LocalModels:
         assert isinstance(prepared, LocalModel), "the engine passes on what prepare returned"
         return _Lease(self, prepared)
 
-    async def escalate(self, prepared: list[object], error: BaseException) -> bool:
+    async def escalate(
+        self, prepared: list[object], error: BaseException, attempt: int = 1
+    ) -> bool:
         return False
 
     def load(self, model: LocalModel) -> object:
