@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gen_worker.models.hub import HubClient, LocalHub
 
 Behaviour = Callable[["Asked"], None]
 
@@ -196,3 +202,80 @@ def server(start_server: Callable[[], ScriptedServer]) -> Iterator[ScriptedServe
     server = start_server()
     yield server
     server.close()
+
+
+class RunningHub(NamedTuple):
+    """A hub that listens on the loopback interface."""
+
+    hub: LocalHub
+    url: str
+
+    def client(self, *scopes: str, **options: Any) -> HubClient:
+        """Return a client whose token has these scopes; without any it may do everything."""
+        from gen_worker.models.hub import HubClient
+
+        return HubClient(self.url, self.hub.issue_token(*(scopes or ("admin",))), **options)
+
+
+class AppServer:
+    """Runs an ASGI application in a thread."""
+
+    def __init__(self, app: Any) -> None:
+        import uvicorn
+
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._listener]))
+
+
+@contextmanager
+def running_hubs(folder: Path) -> Iterator[Callable[..., RunningHub]]:
+    """Give a function that starts hubs below `folder`; they are stopped at the end."""
+    from gen_worker.models.hub import HubOptions, LocalHub
+
+    running: list[tuple[AppServer, LocalHub]] = []
+
+    def start(directory: str = "hub", **arguments: Any) -> RunningHub:
+        names = set(arguments) & set(HubOptions.__struct_fields__)
+        options = HubOptions(**{name: arguments.pop(name) for name in names})
+        hub = LocalHub(folder / directory, options=options, **arguments)
+        server = AppServer(hub.app)
+        running.append((server, hub))
+        return RunningHub(hub, server.url)
+
+    try:
+        yield start
+    finally:
+        for server, hub in running:
+            server.close()
+            hub.close()
+
+
+@pytest.fixture
+def serve_hub(tmp_path: Path) -> Iterator[Callable[..., RunningHub]]:
+    """Start hubs; keyword arguments are those of `LocalHub`, or fields of its options."""
+    with running_hubs(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """A hub that all tests of a module share, with parts of 64 KiB."""
+    with running_hubs(tmp_path_factory.mktemp("module")) as start:
+        yield start(part_bytes=64 * 1024)
+
+
+@pytest.fixture
+def hub(serve_hub: Callable[..., RunningHub]) -> RunningHub:
+    """A hub with small parts, so that small files have several."""
+    return serve_hub(part_bytes=64 * 1024)
