@@ -71,6 +71,7 @@ def test_page_locked_memory_is_seen_by_cuda_and_given_back(path: str) -> None:
     moved = {name: tensor.to("cuda", non_blocking=True) for name, tensor in read.tensors.items()}
     torch.cuda.synchronize()
     same(moved, path, "cuda")
+    same(read.copied_to("cuda"), path, "cuda")
     read.memory.page_unlock()
     assert not read.tensors["w0"].is_pinned()
     same(read.tensors, path, "cpu")

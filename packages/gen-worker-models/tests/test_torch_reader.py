@@ -182,6 +182,42 @@ def test_the_allocation_is_no_larger_than_the_file(path: str) -> None:
     assert len(storages - {0}) < len(aligned)
 
 
+@pytest.mark.parametrize("options", [{"copy": True}, {"hashed": True}], ids=repr)
+def test_loading_takes_the_memory_of_the_file_and_no_more(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    size = 96 << 20
+    path = tmp_path / "model.safetensors"
+    safetensors_torch.save_file({"a": torch.ones(size, dtype=torch.uint8)}, path)
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins here
+    except OSError:
+        pytest.skip("this system does not tell the peak of memory")
+    before = kib_of("VmRSS")
+    tensors = read_tensors(path, **options)
+    taken = (kib_of("VmHWM") - before) << 10
+    assert size * 0.9 < taken < size * 1.2
+    assert tensors["a"].numel() == size
+
+
+def kib_of(field: str) -> int:
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith(field)]
+    return int(line.split()[1])
+
+
+def test_memory_is_copied_to_a_device_as_one(path: str) -> None:
+    theirs = safetensors_torch.load_file(path)
+    (read,) = read_files([path], copy=True, names=["odd", "large"])
+    moved = read.copied_to("cpu")
+    same(moved, {name: theirs[name] for name in ("odd", "large")})
+    shapes = {name: tensor.shape for name, tensor in read.copied_to("meta").items()}
+    assert shapes == {name: theirs[name].shape for name in ("odd", "large")}
+    (mapped,) = read_files([path], copy=False)
+    same(mapped.copied_to("cpu"), theirs)
+
+
 def test_cached_files_are_mapped_and_others_are_not(path: str) -> None:
     with open(path, "rb") as file:
         file.read()

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from blake3 import blake3
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import CanceledError
 from gen_worker.models.formats import DamagedSafetensorsError
-from gen_worker.models.reader import device, read_files, reading
+from gen_worker.models.reader import device, placing, read_files, reading
 from gen_worker.models.reader.memory import PAGE
 from gen_worker.models.reader.plan import blocks_of
 
@@ -64,8 +65,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     place = Cuda()
     ring = device.Ring(3, 2 * PAGE, page_lock=False)
     monkeypatch.setattr(reading, "_device_of", lambda wanted: place)
-    monkeypatch.setattr(reading, "process_ring", lambda: ring)
-    monkeypatch.setattr(reading, "CudaLane", lambda place, stream: LateLane())
+    monkeypatch.setattr(placing, "process_ring", lambda: ring)
+    monkeypatch.setattr(placing, "CudaLane", lambda place, stream: LateLane())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda place: None)
     monkeypatch.setattr(device, "blocks_of", lambda file, runs: blocks_of(file, runs, 2 * PAGE))
     empty = torch.empty
@@ -130,12 +131,32 @@ def test_a_file_that_shrinks_gives_all_buffers_back(
         os.truncate(path, whole // 2)
         return original(*args, **options)
 
-    monkeypatch.setattr(reading, "deliver", cut)
+    monkeypatch.setattr(placing, "deliver", cut)
     with pytest.raises(DamagedSafetensorsError):
         read_files([path], device=cuda, hashed=True)
-    monkeypatch.setattr(reading, "deliver", original)
+    monkeypatch.setattr(placing, "deliver", original)
     safetensors_torch.save_file(model(), path)
     assert read_files([path], device=cuda, hashed=True)[0].blake3
+
+
+def test_readings_at_once_share_the_buffers(path: str, cuda: Cuda) -> None:
+    theirs = safetensors_torch.load_file(path)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(read_files, [path], device=cuda, hashed=True) for _ in range(8)]
+        for call in calls:
+            (read,) = call.result(timeout=60)
+            assert all(torch.equal(read.tensors[name], theirs[name]) for name in theirs)
+
+
+def test_without_page_locking_the_ring_is_there_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(device, "_ring", None)
+    monkeypatch.setattr(device, "_SLOTS", 2)
+    assert device.process_ring() is device.process_ring()
+    assert len([record for record in caplog.records if "take longer" in record.message]) == 1
 
 
 class Opened:

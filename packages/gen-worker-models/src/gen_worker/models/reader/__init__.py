@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gen_worker.models.reader.backends import Backend, available_backends
     from gen_worker.models.reader.memory import HostMemory
-    from gen_worker.models.reader.reading import (
-        FileRead,
-        read_files,
-        read_tensors,
-    )
+    from gen_worker.models.reader.placing import FileRead
+    from gen_worker.models.reader.reading import read_files, read_tensors
     from gen_worker.models.reader.state_dicts import load_state_dict
 
 __all__ = [
@@ -31,7 +28,8 @@ __all__ = [
 _MODULES = {
     "backends": ("Backend", "available_backends"),
     "memory": ("HostMemory",),
-    "reading": ("FileRead", "read_files", "read_tensors"),
+    "placing": ("FileRead",),
+    "reading": ("read_files", "read_tensors"),
     "state_dicts": ("load_state_dict",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -7,6 +7,7 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from gen_worker.errors import ResourceError
 from gen_worker.models.reader.memory import HostMemory
 from gen_worker.models.reader.plan import BLOCK_BYTES, Block, Run, blocks_of, device_runs, host_runs
 from gen_worker.models.reader.pump import Feed, pump
@@ -75,8 +76,18 @@ def process_ring() -> Ring:
     global _ring
     with _ring_lock:
         if _ring is None:
-            _ring = Ring(_SLOTS, BLOCK_BYTES)
+            _ring = _new_ring()
         return _ring
+
+
+def _new_ring() -> Ring:
+    try:
+        return Ring(_SLOTS, BLOCK_BYTES)
+    except ResourceError as error:
+        import logging
+
+        logging.getLogger(__name__).warning("loading will take longer: %s", error)
+        return Ring(_SLOTS, BLOCK_BYTES, page_lock=False)
 
 
 class Lane(Protocol):
@@ -124,7 +135,7 @@ class CudaLane:
         import torch
 
         cuda: Any = torch.cuda
-        event = cuda.Event()
+        event = cuda.Event(blocking=True)  # the cores are needed for reading
         event.record(self._stream)
         wait: Callable[[], None] = event.synchronize
         return wait

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from functools import cache
 from typing import Any
 
 __all__ = ["PageCache", "populate"]
@@ -58,6 +59,7 @@ class PageCache:
         return os.geteuid() in (0, owner)
 
 
+@cache
 def _libc() -> Any:
     import ctypes
 

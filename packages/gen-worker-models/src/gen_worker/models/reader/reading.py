@@ -5,47 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gen_worker.errors import ValidationError
 from gen_worker.models.formats.damage import DamagedIndexError
-from gen_worker.models.reader.backends import Backend, chosen_backends, read_with
-from gen_worker.models.reader.device import CudaLane, deliver, process_ring
 from gen_worker.models.reader.hashing import FileHash, check_digest
-from gen_worker.models.reader.host import Filled, fill, is_cached, map_files
-from gen_worker.models.reader.plan import host_runs
+from gen_worker.models.reader.placing import FileRead, Job, Tally, to_device, to_host
 from gen_worker.models.reader.source_files import open_source
-from gen_worker.models.reader.tensors import check_dtypes, views
+from gen_worker.models.reader.tensors import check_dtypes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from gen_worker.cancel import CancelToken
-    from gen_worker.models.formats import Header, TensorInfo
-    from gen_worker.models.reader.memory import HostMemory
-    from gen_worker.models.reader.plan import Run
+    from gen_worker.models.formats import TensorInfo
+    from gen_worker.models.reader.backends import Backend
     from gen_worker.models.reader.source_files import SourceFile
 
-__all__ = ["FileRead", "Method", "read_files", "read_tensors"]
-
-Method = Literal["mapped", "read", "delivered", "instanttensor", "fastsafetensors"]
+__all__ = ["read_files", "read_tensors"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _THREADS = 8
 """Reads under way at once: a virtual disk gave 1.3 GB/s with 8 and 0.5 with 1 (decision 0631)."""
-
-
-class FileRead(NamedTuple):
-    """What was read of one file."""
-
-    path: str
-    header: Header
-    tensors: dict[str, Any]
-    method: Method
-    blake3: str = ""
-    """64 hex digits when hashing was asked for."""
-    memory: HostMemory | None = None
-    """Of all tensors together; None when they are mapped or on a device."""
 
 
 def read_files(
@@ -111,73 +92,16 @@ def read_files(
             FileHash(source.header.size_bytes) if hashed or source.path in expected else None
             for source in sources
         ]
-        tally = _Tally(progress, sources, wanted, hashes)
-        job = _Job(sources, wanted, hashes, place, threads or _THREADS, tally, token)
+        tally = Tally(progress, sources, wanted, hashes)
+        job = Job(sources, wanted, hashes, place, threads or _THREADS, tally, token)
         if place.type == "cpu":
-            read = _to_host(job, copy, page_locked)
+            read = to_host(job, copy, page_locked)
         else:
-            read = _to_device(job, backend, names is not None)
+            read = to_device(job, backend, names is not None)
     for result in read:
         if result.path in expected:
             check_digest(result.path, expected[result.path], result.blake3)
     return tuple(read)
-
-
-class _Tally:
-    """Adds up the bytes of blocks and tells them."""
-
-    def __init__(
-        self,
-        progress: Callable[[int, int], None] | None,
-        sources: Sequence[SourceFile],
-        wanted: Sequence[Mapping[str, TensorInfo]],
-        hashes: Sequence[FileHash | None],
-    ) -> None:
-        self._progress = progress
-        self._done = 0
-        self._total = sum(
-            run.end - run.start
-            for source, tensors, hash_ in zip(sources, wanted, hashes, strict=True)
-            for run in host_runs(tensors, source.header, whole=hash_ is not None)
-        )
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-    def end(self) -> None:
-        """Tell that all is read, whoever read it."""
-        if self._done < self._total:
-            self(self._total - self._done)
-
-
-class _Job(NamedTuple):
-    sources: Sequence[SourceFile]
-    wanted: Sequence[Mapping[str, TensorInfo]]
-    hashes: Sequence[FileHash | None]
-    device: Any
-    threads: int
-    tally: _Tally
-    token: CancelToken | None
-
-    @property
-    def is_hashed(self) -> bool:
-        return any(hash_ is not None for hash_ in self.hashes)
-
-    def results(self, tensors: Sequence[dict[str, Any]], method: Method) -> list[FileRead]:
-        return [
-            FileRead(source.path, source.header, found, method, hash_.hexdigest() if hash_ else "")
-            for source, found, hash_ in zip(self.sources, tensors, self.hashes, strict=True)
-        ]
-
-    def views(self, memories: Sequence[Any], runs: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
-        return [
-            views(tensors, source.header, runs, memory)
-            for source, tensors, runs, memory in zip(
-                self.sources, self.wanted, runs, memories, strict=True
-            )
-        ]
 
 
 def _expected(verify: Mapping[Any, str], files: Sequence[str]) -> dict[str, str]:
@@ -220,105 +144,6 @@ def _wanted(
                 "`read_header` lists the names"
             )
     return wanted
-
-
-def _to_host(job: _Job, copy: bool | None, page_locked: bool) -> list[FileRead]:
-    if _is_mapped(job, copy, page_locked):
-        mapped = map_files(job.sources, job.wanted, progress=job.tally, token=job.token)
-        memories, runs = [into.tensor() for into in mapped], [into.runs for into in mapped]
-        return job.results(job.views(memories, runs), "mapped")
-    filled = _fill(job)
-    if page_locked:
-        for into in filled:
-            into.memory.page_lock()
-    memories, runs = [into.tensor() for into in filled], [into.runs for into in filled]
-    results = job.results(job.views(memories, runs), "read")
-    return [
-        result._replace(memory=into.memory) for result, into in zip(results, filled, strict=True)
-    ]
-
-
-def _is_mapped(job: _Job, copy: bool | None, page_locked: bool) -> bool:
-    if job.is_hashed or page_locked or copy:
-        return False
-    if copy is False:
-        return True
-    return all(map(is_cached, job.sources, job.wanted))
-
-
-def _fill(job: _Job) -> list[Filled]:
-    return fill(
-        job.sources,
-        job.wanted,
-        job.hashes,
-        threads=job.threads,
-        progress=job.tally,
-        token=job.token,
-    )
-
-
-def _to_device(job: _Job, backend: Backend, is_partial: bool) -> list[FileRead]:
-    backends = chosen_backends(
-        backend, device_type=job.device.type, is_hashed=job.is_hashed, is_partial=is_partial
-    )
-    for name in backends:
-        if name == "instanttensor" or name == "fastsafetensors":
-            results = _with_backend(job, name, is_last=name == backends[-1])
-            if results is not None:
-                return results
-    return _on_cuda(job) if job.device.type == "cuda" else _moved(job)
-
-
-def _with_backend(
-    job: _Job, name: Literal["instanttensor", "fastsafetensors"], *, is_last: bool
-) -> list[FileRead] | None:
-    """Read with another reader; None when it failed and another way is left."""
-    try:
-        tensors = read_with(name, [source.path for source in job.sources], job.wanted, job.device)
-    except Exception as error:
-        # Out of memory: our own reader needs no less, and the caller knows what to do about it.
-        if is_last or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-            raise
-        import logging
-
-        logging.getLogger(__name__).warning(
-            "the reader %s failed, reading without: %s", name, error
-        )
-        return None
-    if job.token is not None:
-        job.token.raise_if_canceled("loading was canceled")
-    job.tally.end()
-    return job.results(tensors, name)
-
-
-def _on_cuda(job: _Job) -> list[FileRead]:
-    import torch
-
-    stream: Any = torch.cuda.current_stream(job.device)
-
-    def allocate(size_bytes: int) -> Any:
-        return torch.empty(size_bytes, dtype=torch.uint8, device=job.device)
-
-    delivered = deliver(
-        job.sources,
-        job.wanted,
-        job.hashes,
-        allocate=allocate,
-        lane=lambda: CudaLane(job.device, stream),
-        ring=process_ring(),
-        threads=job.threads,
-        progress=job.tally,
-        token=job.token,
-    )
-    memories, runs = [into.memory for into in delivered], [into.runs for into in delivered]
-    return job.results(job.views(memories, runs), "delivered")
-
-
-def _moved(job: _Job) -> list[FileRead]:
-    """Read for a device without a way of its own, such as `mps`: one copy for each file."""
-    filled = _fill(job)
-    memories = [into.tensor().to(job.device) for into in filled]
-    return job.results(job.views(memories, [into.runs for into in filled]), "delivered")
 
 
 def read_tensors(
