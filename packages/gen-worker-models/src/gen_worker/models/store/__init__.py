@@ -16,6 +16,9 @@ if TYPE_CHECKING:
         SnapshotNotFoundError,
     )
     from gen_worker.models.store.inventory import StoredSnapshot
+    from gen_worker.models.store.local_copies import LocalModelCache
+    from gen_worker.models.store.localizing import Localized, localize
+    from gen_worker.models.store.mounts import Volume, read_mountinfo, volume_of
     from gen_worker.models.store.space import Collection, Usage
     from gen_worker.models.store.verification import Damage
 
@@ -26,12 +29,18 @@ __all__ = [
     "Damage",
     "DamagedBlobError",
     "DiskFullError",
+    "LocalModelCache",
+    "Localized",
     "MissingBlobsError",
     "ReadOnlyStoreError",
     "SnapshotInUseError",
     "SnapshotNotFoundError",
     "StoredSnapshot",
     "Usage",
+    "Volume",
+    "localize",
+    "read_mountinfo",
+    "volume_of",
 ]
 
 _MODULES = {
@@ -46,6 +55,9 @@ _MODULES = {
         "SnapshotNotFoundError",
     ),
     "inventory": ("StoredSnapshot",),
+    "local_copies": ("LocalModelCache",),
+    "localizing": ("Localized", "localize"),
+    "mounts": ("Volume", "read_mountinfo", "volume_of"),
     "space": ("Collection", "Usage"),
     "verification": ("Damage",),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError, ValidationError
@@ -235,11 +235,15 @@ class ContentStore:
         Raises:
             DiskFullError: It does not fit, whatever is evicted.
         """
-        digest = snapshot.digest
-        with (
-            writing(self._places, f"snapshot {digest}"),
-            self._leases.claim(digest, _claim_of(snapshot)) as name,
-        ):
+        with self.reserved(snapshot.digest, _claim_of(snapshot), token):
+            yield
+
+    @contextmanager
+    def reserved(self, digest: str, claim: Claim, token: CancelToken | None) -> Iterator[None]:
+        """Do what `reserve` does, for whoever knows what will be written."""
+        with ExitStack() as held:
+            with writing(self._places, f"snapshot {digest}"):
+                name = held.enter_context(self._leases.claim(digest, claim))
             while self.snapshot(digest) is None and self._leases.has_elder(digest, name):
                 _pause(token)
             if self.snapshot(digest) is None:
