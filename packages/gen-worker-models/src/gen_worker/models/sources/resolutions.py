@@ -1,0 +1,70 @@
+"""What refs meant when their provider last answered, kept beside the content store.
+
+With it a machine that was cut off goes on with what it has, and an offline one knows its tags.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from gen_worker.models.store import ContentStore
+
+__all__ = ["Resolutions", "Resolved"]
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one key meant."""
+
+    key: str
+    digest: str
+    attributes: Mapping[str, str] = {}
+
+
+class Resolutions:
+    """A directory of small files, each written whole or not at all. Thread- and process-safe."""
+
+    def __init__(self, store: ContentStore) -> None:
+        self._directory = os.path.join(store.root, "state", "resolved")
+
+    def get(self, key: str) -> Resolved | None:
+        """Return what `key` meant; None when it was never asked, or nothing readable was kept."""
+        try:
+            with open(self._path(key), "rb") as file:
+                found = msgspec.json.decode(file.read(), type=Resolved)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return found if found.key == key else None
+
+    def put(self, resolved: Resolved) -> None:
+        """Keep it, if the directory can be written: knowing it later is a convenience."""
+        if self.get(resolved.key) == resolved:
+            return
+        path = self._path(resolved.key)
+        draft = f"{path}.{secrets.token_hex(8)}.tmp"
+        try:
+            os.makedirs(self._directory, exist_ok=True)
+            with open(draft, "xb") as file:
+                file.write(msgspec.json.encode(resolved))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except OSError:
+            _discard(draft)
+
+    def _path(self, key: str) -> str:
+        from blake3 import blake3
+
+        return os.path.join(self._directory, f"{blake3(key.encode()).hexdigest()}.json")
+
+
+def _discard(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return

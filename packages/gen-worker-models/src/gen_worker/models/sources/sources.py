@@ -1,0 +1,199 @@
+"""The one door to models: whatever the provider, a choice becomes files on this machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from gen_worker.cancel import CancelToken
+from gen_worker.models.fetch.limits import ConnectionLimit
+from gen_worker.models.sources.errors import UnsupportedProviderError
+from gen_worker.models.sources.hub_answers import HubAnswers, HubRights
+from gen_worker.models.sources.resolutions import Resolutions
+from gen_worker.models.sources.surroundings import Surroundings
+from gen_worker.models.sources.telling import DownloadReport
+from gen_worker.models.sources.tensorhub import HubModels
+from gen_worker.models.sources.values import Request, key_of
+from gen_worker.models.store.flights import Flights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gen_worker.models.choice import LoraChoice, ModelChoice
+    from gen_worker.models.fetch.fetcher import Fetcher
+    from gen_worker.models.fetch.values import FetchProgress
+    from gen_worker.models.hub.client import HubClient
+    from gen_worker.models.net.opener import Opener
+    from gen_worker.models.snapshot import Snapshot
+    from gen_worker.models.sources.values import FetchPlan, LocalModel, Renew, Tell
+    from gen_worker.models.store import ContentStore
+
+__all__ = ["Sources"]
+
+
+class Source(Protocol):
+    """The models of one provider. Thread-safe, blocking."""
+
+    def find(self, choice: ModelChoice) -> LocalModel | None:
+        """Return the model if it is here, whole; without the network."""
+        ...
+
+    def plan(self, request: Request) -> FetchPlan:
+        """Return what `hold` would fetch."""
+        ...
+
+    def hold(self, request: Request, stack: ExitStack) -> LocalModel:
+        """Have the model here; it stays until the stack is closed."""
+        ...
+
+
+class Sources:
+    """Finds and fetches models of every provider. Thread-safe, blocking.
+
+    Threads that want the same model wait for one of them; so do processes with the same store.
+    """
+
+    def __init__(
+        self,
+        store: ContentStore,
+        opener: Opener,
+        fetcher: Fetcher,
+        *,
+        hub: HubClient | None = None,
+        may_resolve: bool = True,
+        may_ingest: bool = False,
+        may_use_last_known: bool = True,
+        is_offline: bool = False,
+        max_downloads: int = 2,
+    ) -> None:
+        """Say where models go and who may be asked for them.
+
+        Args:
+            store: Of this machine.
+            opener: Trusts the configured hub's origin.
+            fetcher: Uses it.
+            hub: The configured hub.
+            may_resolve: Whether the hub may be asked what a ref means that no job described.
+            may_ingest: Whether it may be asked to get hold of public models.
+            may_use_last_known: Whether a tag may mean what it meant last when the hub is silent.
+            is_offline: Use what is here; never the network.
+            max_downloads: Models downloaded at the same time.
+        """
+        self._around = Surroundings(
+            store=store,
+            opener=opener,
+            fetcher=fetcher,
+            downloads=ConnectionLimit(max_downloads),
+            known=Resolutions(store),
+            is_offline=is_offline,
+        )
+        answers = HubAnswers(hub, HubRights(may_resolve, may_ingest)) if hub else None
+        hub_models = HubModels(self._around, answers, may_use_last_known=may_use_last_known)
+        self._sources: dict[str, Source] = {"tensorhub": hub_models}
+        self._flights = Flights()
+
+    def ensure(
+        self,
+        choice: ModelChoice | LoraChoice,
+        *,
+        resolved: Snapshot | None = None,
+        renew: Renew | None = None,
+        token: CancelToken | None = None,
+        tell: Tell | None = None,
+        request_id: str = "",
+        watch: Callable[[FetchProgress], None] | None = None,
+    ) -> LocalModel:
+        """Have a model's files here; see `hold`, which also keeps them from being evicted."""
+        with self.hold(
+            choice,
+            resolved=resolved,
+            renew=renew,
+            token=token,
+            tell=tell,
+            request_id=request_id,
+            watch=watch,
+        ) as model:
+            return model
+
+    @contextmanager
+    def hold(
+        self,
+        choice: ModelChoice | LoraChoice,
+        *,
+        resolved: Snapshot | None = None,
+        renew: Renew | None = None,
+        token: CancelToken | None = None,
+        tell: Tell | None = None,
+        request_id: str = "",
+        watch: Callable[[FetchProgress], None] | None = None,
+    ) -> Iterator[LocalModel]:
+        """Have a model's files here, and keep them while the context lasts.
+
+        Nothing that is here completely and cannot have changed is asked for on the network. A tag
+        is resolved first; when the hub is silent, what it meant last is used, and said.
+
+        Args:
+            choice: The model; its LoRAs and the parts of a variant are asked for one by one.
+            resolved: What the job says the ref means.
+            renew: Asks whoever gave `resolved` for new URLs when those are refused.
+            token: Its cancel ends waiting and downloading.
+            tell: Takes the events of a download.
+            request_id: Of the call that waits, if one does; part of the events.
+            watch: Gets every progress, unthrottled, on this thread.
+
+        Raises:
+            ModelResolutionError: The ref means nothing that may be had; says what to do.
+            UnsafeFileFormat: Its weights can run code when they are loaded.
+            ArtifactTransferError: Its files could not be fetched.
+            ResourceError: There is no room on the disk.
+            CanceledError: The token was canceled.
+        """
+        wanted = _as_model(choice)
+        source = self._source(wanted)
+        token = token or CancelToken()
+        report = DownloadReport(wanted, tell, request_id=request_id, watch=watch)
+        request = Request(wanted, token, report, resolved, renew)
+        with ExitStack() as stack:
+            with self._flights.turn(key_of(wanted), token):
+                model = source.hold(request, stack)
+            yield model
+
+    def find(self, choice: ModelChoice | LoraChoice) -> LocalModel | None:
+        """Return a model if it is here, whole; never uses the network."""
+        wanted = _as_model(choice)
+        return self._source(wanted).find(wanted)
+
+    def resolve(
+        self,
+        choice: ModelChoice | LoraChoice,
+        *,
+        resolved: Snapshot | None = None,
+        token: CancelToken | None = None,
+    ) -> FetchPlan:
+        """Return what having a model means in files and bytes; fetches none of its weights.
+
+        Raises:
+            ModelResolutionError: As `hold` raises it.
+        """
+        wanted = _as_model(choice)
+        report = DownloadReport(wanted, None)
+        request = Request(wanted, token or CancelToken(), report, resolved)
+        return self._source(wanted).plan(request)
+
+    def _source(self, choice: ModelChoice) -> Source:
+        source = self._sources.get(choice.provider)
+        if source is None:
+            raise UnsupportedProviderError(
+                f"model {str(choice.target)!r} is on {choice.provider!r}, from where none is loaded"
+                ": publish it on the hub (`gen-worker hub push`), or name a copy on Hugging Face "
+                "with HFRepo",
+                provider=choice.provider,
+            )
+        return source
+
+
+def _as_model(choice: ModelChoice | LoraChoice) -> ModelChoice:
+    """Return a LoRA's files as a model of their own."""
+    from gen_worker.models.choice import ModelChoice
+
+    return choice if isinstance(choice, ModelChoice) else ModelChoice.of(choice.target)
