@@ -63,6 +63,9 @@ class FakeMovers:
     def is_offloaded(self, value: Any) -> bool:
         return bool(value.is_offloaded)
 
+    def is_at(self, value: Any, place: str) -> bool:
+        return bool(value.moved and value.moved[-1] == place)
+
     def held_bytes(self, value: Any, place: str) -> int:
         return self.held
 
@@ -213,6 +216,11 @@ def test_a_refresh_measures_what_the_ladder_changed(host: Host) -> None:
         model.is_offloaded, host.movers.held = True, 3
         host.residency.refresh("a")
         assert host.residency.used_bytes(GPU) == 3
+        model.is_offloaded = False
+        model.moved.append("cpu")
+        host.residency.refresh("a")
+        assert host.tiers("a") == ["ram"]
+    assert host.residency.unload("a")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt])

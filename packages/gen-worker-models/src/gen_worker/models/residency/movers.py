@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gen_worker.models.residency.gpu_memory import Gpus, index_of
-from gen_worker.models.residency.weights import device_bytes, key_of, modules_of, parts_of
+from gen_worker.models.residency.weights import (
+    device_bytes,
+    key_of,
+    modules_of,
+    parts_of,
+    weight_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,6 +44,10 @@ class Movers(Protocol):
 
     def is_offloaded(self, value: Any) -> bool:
         """Tell whether hooks of its own move the object: then it gets neither of the moves."""
+        ...
+
+    def is_at(self, value: Any, place: str) -> bool:
+        """Tell whether an object that was brought to a GPU is there still."""
         ...
 
     def held_bytes(self, value: Any, place: str) -> int:
@@ -85,6 +95,10 @@ class TorchMovers:
 
     def is_offloaded(self, value: Any) -> bool:
         return mode_of(value) in OFFLOADED_MODES
+
+    def is_at(self, value: Any, place: str) -> bool:
+        index = index_of(place)
+        return index is None or not weight_bytes(value) or device_bytes(value, index) > 0
 
     def held_bytes(self, value: Any, place: str) -> int:
         index = index_of(place)

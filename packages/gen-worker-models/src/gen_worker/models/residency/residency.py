@@ -191,11 +191,18 @@ class Residency:
             return self._mutexes.setdefault(place, threading.RLock())
 
     def refresh(self, model_id: str) -> None:
-        """Measure a model anew whose pipeline the low-VRAM ladder has changed."""
-        with self._book.lock:
-            record = self._book.records.get(model_id)
-            for copy in record.copies.values() if record else ():
+        """Measure a model anew whose pipeline the low-VRAM ladder has changed.
+
+        One that the ladder could not bring back to its GPU is in RAM from now on.
+        """
+        with self._book.changing(model_id) as record:
+            for copy in list(record.copies.values()):
                 copy.held_bytes = self._held(copy.value, copy.place)
+                is_there = copy.held_bytes is not None or self._movers.is_at(copy.value, copy.place)
+                if copy.place != RAM and not is_there:
+                    del record.copies[copy.place]
+                    copy.place = RAM
+                    record.copies.setdefault(RAM, copy)
 
     # What is known of models that are not loaded.
 
