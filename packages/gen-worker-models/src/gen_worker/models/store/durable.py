@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -86,6 +85,8 @@ def private_directory(places: Places) -> Iterator[str]:
 
 def remove_tree(path: str) -> None:
     """Remove a directory; what resists stays for the next collection."""
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)
 
 

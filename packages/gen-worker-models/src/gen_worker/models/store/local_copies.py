@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from gen_worker.models.store.content_store import GIB, ContentStore
@@ -28,6 +27,7 @@ from gen_worker.models.store.places import Places, hex_of
 from gen_worker.models.store.records import Record, RecordedFile, write_record
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from gen_worker.cancel import CancelToken
@@ -115,6 +115,8 @@ class LocalModelCache:
 
     def start_prefetch(self, digest: str, source: str | os.PathLike[str]) -> Future[str]:
         """Start copying in a thread of its own; the same for a copy that is under way."""
+        from concurrent.futures import Future
+
         name = hex_of(digest)
         with self._lock:
             if name in self._prefetching:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -213,6 +212,8 @@ class Space:
 
 def free_bytes(path: str) -> int:
     """Return what this process may still write on the disk of `path`, which need not exist yet."""
+    import shutil
+
     while not os.path.exists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -63,6 +62,8 @@ def verify_store(
 
 def _bad_blobs(blobs: Iterable[Blob], token: CancelToken | None) -> dict[str, Blob]:
     """Remove blobs that are not what their names say."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_THREADS, "verify") as pool:
         checked = list(
             pool.map(lambda blob: (blob, _is_right(blob.path, blob.digest, token)), blobs)
