@@ -106,7 +106,7 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("negative shape", file_of({"a": entry("U8", [-4, -4], 0, 16)}, DATA), "tensor_shape"),
     ("shape overflows", file_of({"a": entry("U8", [2**40, 2**40], 0, 16)}, DATA), "tensor_shape"),
     ("zero hides it", file_of({"a": entry("U8", [2**40, 2**40, 0], 0, 0)}), "tensor_shape"),
-    ("many dimensions", file_of({"a": entry("U8", [1] * 65, 0, 1)}, b"0"), "tensor_shape"),
+    ("many dimensions", file_of({"a": entry("U8", [1] * 65, 0, 1)}, b"0"), "header_syntax"),
     ("half a byte", file_of({"a": entry("F4", [3], 0, 2)}, b"00"), "tensor_shape"),
     ("overlap", file_of({**GOOD, "c": entry("U8", [8], 4, 12)}, DATA), "tensor_offsets"),
     ("gap", file_of({"a": entry("U8", [4], 4, 8)}, bytes(8)), "tensor_offsets"),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gen_worker.models.formats import (
+    DamagedFileError,
     DamagedIndexError,
     DamagedSafetensorsError,
     UnsafeFileFormat,
     read_index,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def shard(path: Path, **sizes: int) -> None:
@@ -111,3 +111,28 @@ def test_an_index_of_absurd_size_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(10**9)
     with pytest.raises(DamagedIndexError, match="at most"):
         read_index(str(path))
+
+
+NAMES = st.sampled_from(["a.safetensors", "A.safetensors", "x/../a.safetensors"]) | st.text(
+    max_size=9
+)
+JSON = st.recursive(st.none() | st.integers() | st.text(max_size=3), st.lists, max_leaves=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    weight_map=st.dictionaries(st.sampled_from("xyz"), NAMES | JSON) | JSON, cut=st.integers(0, 9)
+)
+def test_any_index_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, weight_map: object, cut: int
+) -> None:
+    root = tmp_path_factory.mktemp("index")
+    shard(root / "a.safetensors", x=1, y=2)
+    path = index(root, weight_map)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) - cut])
+    try:
+        read = read_index(path)
+    except DamagedFileError:
+        return
+    assert read.weight_map == dict.fromkeys(read.weight_map, str(root / "a.safetensors"))

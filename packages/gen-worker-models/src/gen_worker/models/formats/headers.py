@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -73,8 +73,11 @@ class Header(NamedTuple):
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     dtype: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=_MAX_DIMENSIONS)]
     data_offsets: tuple[int, int]
+
+
+_entries = msgspec.json.Decoder(_Entry)
 
 
 def read_header(path: str) -> Header:
@@ -141,10 +144,7 @@ def _decoded(text: bytes, path: str) -> tuple[dict[str, _Entry], dict[str, str]]
     try:
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(raw.pop(_METADATA, b"{}"), type=dict[str, str] | None)
-        entries = {
-            name: msgspec.json.decode(entry, type=_Entry, strict=True)
-            for name, entry in raw.items()
-        }
+        entries = {name: _entries.decode(entry) for name, entry in raw.items()}
         _refuse_duplicates(text, path)
     # RecursionError: thousands of brackets; ValueError: all of msgspec's, and bad UTF-8.
     except (ValueError, RecursionError) as error:
@@ -226,7 +226,7 @@ def _size_bytes(name: str, entry: _Entry, path: str) -> int:
         )
     sizes = entry.shape
     # Without the zeros: the library refuses a product that overflows before it meets one.
-    elements = math.prod(size for size in sizes if size) if len(sizes) <= _MAX_DIMENSIONS else -1
+    elements = math.prod(size for size in sizes if size)
     if any(size < 0 for size in sizes) or not 0 <= elements * bits <= _MAX_ELEMENTS:
         raise DamagedSafetensorsError(
             path,

@@ -30,7 +30,8 @@ class FileHash:
     def __init__(self, size_bytes: int) -> None:
         from blake3 import blake3
 
-        self._hasher = blake3(max_threads=min(os.cpu_count() or 1, _MAX_THREADS))
+        threads = min(max((os.cpu_count() or 1) // 4, 1), _MAX_THREADS)  # the readers want some too
+        self._hasher = blake3(max_threads=threads)
         self._size_bytes = size_bytes
         self._next = 0
         self._waiting: dict[int, _Piece] = {}
