@@ -38,11 +38,7 @@ def read_head(connection: Connection, within_s: float) -> tuple[Head, bytearray]
     ahead = bytearray()
     buffer = memoryview(bytearray(16_384))
     while True:
-        while (end := head_end(ahead)) < 0:
-            if len(ahead) > MAX_HEAD_BYTES:
-                raise NetworkError(
-                    f"{connection.peer} sent more than {MAX_HEAD_BYTES} header bytes"
-                )
+        while (end := head_end(ahead)) < 0 and len(ahead) <= MAX_HEAD_BYTES:
             count = connection.receive_into(buffer)
             if time.monotonic() > deadline:
                 raise NetworkError(f"{connection.peer} took more than {within_s:g} s to answer")
@@ -53,6 +49,8 @@ def read_head(connection: Connection, within_s: float) -> tuple[Head, bytearray]
                     received_bytes=len(ahead),
                 )
             ahead += buffer[:count]
+        if not 0 < end <= MAX_HEAD_BYTES:
+            raise NetworkError(f"{connection.peer} sent more than {MAX_HEAD_BYTES} header bytes")
         head = parse_head(bytes(ahead[:end]))
         del ahead[:end]
         if head.status >= 200:

@@ -47,8 +47,12 @@ class Url(NamedTuple):
         return self.origin + self.target
 
     def join(self, location: str) -> Url:
-        """Return where a redirect from here leads."""
-        return parse_url(urljoin(self.full, location))
+        """Return where a redirect from here leads; the errors of `parse_url`."""
+        try:
+            joined = urljoin(self.full, location)
+        except ValueError:
+            raise UrlRefusedError(f"{self} redirects to no URL") from None
+        return parse_url(joined)
 
     def __str__(self) -> str:
         return self.origin + self.target.partition("?")[0][:200]
