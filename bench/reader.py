@@ -133,8 +133,7 @@ def rows(mine: str, theirs: str, blocks: int) -> list[Row]:
 
     return [
         row("cold, every page used", ours, library, drop, "x >= 1.5", 1.5),
-        # 0.97: the same mapping is made on both sides, and the machine is not that exact.
-        row("warm, every page used", ours, library, warm, "x >= 1", 0.97),
+        row("warm, every page used", ours, library, warm, "x >= 1", 1.0),
         row("warm, into memory of its own (peer: clone)", copied, cloned, warm, "x >= 1", 1.0),
         row("cold, hashed (peer: ours, not hashed)", hashed, copied, drop, "x >= 0.95", 0.95),
         row("cold, hashed", hashed, library, drop),

@@ -129,10 +129,19 @@ def test_a_class_of_the_model_itself_needs_the_opt_in(place: str, tmp_path: Path
 @pytest.mark.parametrize("name", ["cozy.pipeline.yaml", "cozy.pipeline.lock.yaml"])
 def test_a_custom_pipeline_path_needs_the_opt_in(name: str, tmp_path: Path) -> None:
     put(tmp_path, "model.safetensors")
-    (tmp_path / name).write_text("pipe:\n  custom_pipeline_path: code\n")
-    with pytest.raises(UnsafeFileFormat, match="custom pipeline"):
-        check_weight_formats(tmp_path)
+    for value in (" code", "\n    code", " >\n    code", " null\n    code.custom_pipeline_path: x"):
+        (tmp_path / name).write_text(f"pipe:\n  custom_pipeline_path:{value}\n")
+        with pytest.raises(UnsafeFileFormat, match="custom pipeline"):
+            check_weight_formats(tmp_path)
     check_weight_formats(tmp_path, allow_code=True)
+
+
+@pytest.mark.parametrize("value", [" null", " ~", " ''", '  "" # none'])
+def test_an_empty_custom_pipeline_path_is_none(value: str, tmp_path: Path) -> None:
+    put(tmp_path, "model.safetensors")
+    text = f"pipe:\n  custom_pipeline_path:{value}\n  class: X\n"
+    (tmp_path / "cozy.pipeline.yaml").write_text(text)
+    check_weight_formats(tmp_path)
 
 
 def test_what_is_behind_links_counts(tmp_path: Path) -> None:

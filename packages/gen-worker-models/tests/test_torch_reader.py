@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen_worker.cancel import CancelToken
-from gen_worker.errors import CanceledError, ResourceError, ValidationError
+from gen_worker.errors import CanceledError, HardwareUnmetError, ResourceError, ValidationError
 from gen_worker.models.formats import (
     DamagedFileError,
     DamagedIndexError,
@@ -336,6 +336,18 @@ def test_page_locking_without_a_gpu_says_so(path: str) -> None:
         read_tensors(path, page_locked=True)
     with pytest.raises(ValidationError, match="page_locked"):
         read_tensors(path, page_locked=True, copy=False)
+
+
+def test_a_device_that_is_not_there_is_named(path: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(HardwareUnmetError, match="cuda"):
+        read_tensors(path, device="cuda")
+
+
+def test_one_name_is_no_collection(path: str) -> None:
+    with pytest.raises(ValidationError, match="collection"):
+        read_tensors(path, names="odd")
 
 
 def test_no_files_are_no_tensors() -> None:

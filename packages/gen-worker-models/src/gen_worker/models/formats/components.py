@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.formats.configs import read_config
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["components_of", "own_code_of"]
 
+_NO_PIPELINE = re.compile(
+    r"""custom_pipeline_path:[ \t]+(null|~|''|"")[ \t]*(\#.*)?$""", re.MULTILINE
+)
+"""Nothing else is taken for an empty value: YAML has many ways to write one in the next line."""
 _SPEC_FILES = ("cozy.pipeline.lock.yaml", "cozy.pipeline.yaml")
 
 
@@ -56,7 +61,7 @@ def _own_classes(directory: str) -> Iterator[str]:
 def _spec_files(directory: str) -> Iterator[str]:
     for name in _SPEC_FILES:
         path = os.path.join(directory, name)
-        if os.path.isfile(path) and "custom_pipeline" in _text(path):
+        if os.path.isfile(path) and "custom_pipeline" in _NO_PIPELINE.sub("", _text(path)):
             yield f"the custom pipeline of {name!r}"
 
 

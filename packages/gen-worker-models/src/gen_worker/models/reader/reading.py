@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.errors import ValidationError
+from gen_worker.errors import HardwareUnmetError, ValidationError
 from gen_worker.models.formats.damage import DamagedIndexError
 from gen_worker.models.reader.hashing import FileHash, check_digest
 from gen_worker.models.reader.placing import FileRead, Job, Tally, to_device, to_host
@@ -74,6 +74,7 @@ def read_files(
         UnsafeFileFormat: A file is a pickle or an archive.
         ValidationError: No file has one of `names`, or torch lacks a dtype.
         ResourceError: The memory cannot be had or page-locked.
+        HardwareUnmetError: There is no such device.
         CanceledError: The token was canceled.
     """
     files = [os.fspath(path) for path in paths]
@@ -119,9 +120,11 @@ def _device_of(device: Any) -> Any:
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     place: Any = torch.device(device)
-    if place.type == "cuda" and place.index is None:
-        place = torch.device("cuda", torch.cuda.current_device())
-    return place
+    if place.type != "cuda":
+        return place
+    if not torch.cuda.is_available():
+        raise HardwareUnmetError(f"there is no CUDA device for {device!r} here: load to 'cpu'")
+    return place if place.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def _wanted(
@@ -130,6 +133,8 @@ def _wanted(
     """Return, for each file, the tensors that are asked for, in the order of their bytes."""
     if names is None:
         return [source.header.tensors for source in sources]
+    if isinstance(names, str):
+        raise ValidationError(f"names is the text {names!r}: give a collection of names")
     is_wanted = names if callable(names) else set(names).__contains__
     wanted: list[Mapping[str, TensorInfo]] = [
         {name: info for name, info in source.header.tensors.items() if is_wanted(name)}
