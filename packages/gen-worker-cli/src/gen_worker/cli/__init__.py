@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+# `run` of a small endpoint loads 200, torch alone 1,000.
+_MODULES_OF_A_SHORT_COMMAND = 700
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `gen-worker` command and return its exit code.
@@ -33,7 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch(None)
     finally:
+        _end_collecting()
+
+
+def _end_collecting() -> None:
+    """Spare a short command the last collections; a long one's libraries may rely on them.
+
+    nanobind, which torch's compiler uses, lists whatever was not collected as leaked.
+    """
+    if len(sys.modules) < _MODULES_OF_A_SHORT_COMMAND:
         gc.freeze()
+    else:
+        gc.unfreeze()
 
 
 def _open_missing_streams() -> None:
