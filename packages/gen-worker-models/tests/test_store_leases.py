@@ -171,6 +171,16 @@ def test_a_process_number_that_was_given_again_is_another_process() -> None:
     assert not is_alive("nonsense", lambda: 0.0)
 
 
+def test_a_process_that_the_system_hides_lives_by_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    hidden = "~".join((*this_process().split("~")[:3], "999999999", "1"))
+    assert is_alive(hidden, lambda: PATIENCE_S / 2)
+    assert not is_alive(hidden, lambda: PATIENCE_S * 2)
+
+
 def test_held_leases_are_touched(places: Places, leases: Leases) -> None:
     with leases.hold(HEX):
         (name,) = files_of(places)

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from blake3 import blake3
 
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import CanceledError, ResourceError, classify
+from gen_worker.models.settings import load_model_settings
 from gen_worker.models.snapshot import Snapshot, SnapshotFile, snapshot_of
 from gen_worker.models.store import (
     ContentStore,
@@ -189,6 +191,31 @@ def test_a_budget_is_kept(tmp_path: Path, disk: Disk) -> None:
     assert present(store) == {new}
     with pytest.raises(DiskFullError, match="models take 20000 bytes of 50000 bytes"):
         store.make_room(50_001)
+
+
+def test_the_budget_of_the_settings(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEN_WORKER_CACHE_GB", str(50_000 / 1024**3))
+    budget_bytes = round(load_model_settings().cache_gb * 1024**3)
+    store = ContentStore(tmp_path / "cas", reserve_bytes=0, budget_bytes=budget_bytes)
+    digest = built(store, b"a" * 20_000)
+    store.make_room(30_000)
+    assert present(store) == {digest}
+    store.make_room(40_000)
+    assert present(store) == set()
+
+
+def test_a_file_that_does_not_fit_is_refused_before_it_is_read(
+    store: ContentStore, tmp_path: Path, disk: Disk
+) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(60_000)
+    with pytest.raises(DiskFullError, match="no room for 60000 bytes"):
+        store.add_file(str(tmp_path / "large"))
+    assert not os.path.exists(store.root)
+    disk.size_bytes = 200_000
+    assert store.add_file(str(tmp_path / "large"))[1] == 60_000
 
 
 def test_recent_blobs_and_live_downloads_stay(store: ContentStore) -> None:
@@ -402,12 +429,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_really_full_disk(small_disk: Path, tmp_path: Path) -> None:
+def test_a_really_full_disk(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ContentStore(small_disk / "cas", reserve_bytes=0)
     large = tmp_path / "large"
     large.write_bytes(b"x" * (3 * MIB))
-    with pytest.raises(DiskFullError, match=r"the disk of .* is full"):
+    with pytest.raises(DiskFullError, match=r"no room for 3\.0 MiB"):
         store.add_file(str(large))
+    with monkeypatch.context() as patch:  # a disk that fills up meanwhile
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * MIB))
+        with pytest.raises(DiskFullError, match=r"the disk of .* is full"):
+            store.add_file(str(large))
     assert store.usage().used_bytes == 0
     with pytest.raises(DiskFullError, match=r"no room for 3\.0 MiB"):
         store.make_room(3 * MIB)

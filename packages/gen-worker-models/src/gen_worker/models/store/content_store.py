@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError, ValidationError
@@ -93,10 +93,13 @@ class ContentStore:
         probe = os.path.join(self.root, f".cozy-write-probe-{os.getpid()}")
         with writing(self._places, "any model", always=True):
             os.makedirs(self.root, exist_ok=True)
-            with open(probe, "wb", buffering=0) as file:
-                file.write(b"probe")
-                os.fsync(file.fileno())
-            os.unlink(probe)
+            try:
+                with open(probe, "wb", buffering=0) as file:
+                    file.write(b"probe")
+                    os.fsync(file.fileno())
+            finally:
+                with suppress(OSError):
+                    os.unlink(probe)
 
     def blob_path(self, digest: str) -> str:
         """Return where a blob is or will be.
@@ -144,11 +147,16 @@ class ContentStore:
     ) -> tuple[str, int]:
         """Copy a file into the store; return its digest in hex and its size.
 
+        Makes room first. Nothing needs the blob yet: what is not part of a snapshot within ten
+        minutes may go, unless it is reserved or `needed`.
+
         Raises:
             DamagedBlobError: `expected` was given and is not its digest.
             DiskFullError: There is no room.
         """
         expected = hex_of(expected) if expected else ""
+        with suppress(OSError):  # reading it will say what is wrong
+            self._space.make_room(os.stat(path).st_size)
         return blobs.add_file(self._places, path, expected=expected, token=token)
 
     def snapshot(self, digest: str) -> str | None:

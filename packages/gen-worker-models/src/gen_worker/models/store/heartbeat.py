@@ -48,7 +48,9 @@ if hasattr(os, "register_at_fork"):
 
 def touch_all() -> None:
     """Touch every file held."""
-    for leases in list(_watched):
+    with _lock:
+        watched = list(_watched)
+    for leases in watched:
         for path in list(leases.files):
             try:
                 os.utime(path)

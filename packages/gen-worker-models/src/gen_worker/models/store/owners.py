@@ -67,8 +67,24 @@ def is_alive(owner: str, age_s: Callable[[], float], patience_s: float = PATIENC
     _, boot, namespace, pid, start = fields
     here = _machine()
     if boot and (boot, namespace) == (here.boot, here.namespace):
-        return pid.isdecimal() and _start_of(int(pid)) == start
+        if not pid.isdecimal():
+            return False
+        if not _is_hidden(int(pid)):
+            return _start_of(int(pid)) == start
     return age_s() < patience_s
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether there is such a process, of another user, that `/proc` keeps to itself."""
+    if os.path.exists(f"/proc/{pid}"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _start_of(pid: int) -> str | None:

@@ -99,6 +99,8 @@ class Space:
         Raises:
             DiskFullError: Even evicting all that may go would not do; nothing was evicted.
         """
+        if self._is_plenty(size_bytes):
+            return
         with self._lock:
             for attempt in range(_TRIES):
                 shortage = self._shortage(size_bytes, claim)
@@ -160,6 +162,11 @@ class Space:
             plan = plan_eviction(found, most, **limits)
             assert plan is not None, "no more is asked for than there is"
             self._evict(plan, found)
+
+    def _is_plenty(self, size_bytes: int) -> bool:
+        """Return whether it fits without a look at what is here."""
+        free = free_bytes(self._places.root) - self._reserve_bytes
+        return not self._budget_bytes and size_bytes <= free and not self._leases.claims()
 
     def _shortage(self, size_bytes: int, claim: str) -> _Shortage:
         """Return what is lacking; an inventory is taken only where it matters."""
