@@ -257,8 +257,9 @@ class HubClient:
         from gen_worker.models.hub.revision import Revision
 
         if self.capability is not None:
-            exists = self.capability.may_create(owner, repo) or self.repo_exists(owner, repo)
-            self.capability.check_publish(owner, repo, exists=exists)
+            self.capability.check_publish(owner, repo, exists=True)
+            if not self.capability.may_create(owner, repo) and not self.repo_exists(owner, repo):
+                self.capability.check_publish(owner, repo, exists=False)
         return Revision.open(
             self, owner, repo, facts, request_id=request_id, tell=tell, cancel=cancel
         )

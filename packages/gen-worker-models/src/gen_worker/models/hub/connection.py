@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -27,6 +28,21 @@ _MAX_REPLY_BYTES = 64 * 1024 * 1024
 _MAX_SHOWN_CHARS = 256
 _RETRY_PAUSE_S = 0.5
 CONNECT_TIMEOUT_S = 30.0
+
+
+def _load_httpx() -> None:
+    """Import httpx without its command line, which takes five times as long as all the rest.
+
+    It comes along wherever click and rich are installed; httpx itself does without.
+    """
+    name = "httpx._main"
+    if "httpx" in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # the import system's word for "absent"
+    try:
+        import httpx  # noqa: F401
+    finally:
+        del sys.modules[name]
 
 
 @lru_cache(maxsize=1)
@@ -99,6 +115,7 @@ class HubConnection:
         clock: Clock = SYSTEM_CLOCK,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        _load_httpx()
         import httpx
 
         base_url = base_url.strip().rstrip("/")

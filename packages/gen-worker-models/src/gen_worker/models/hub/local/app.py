@@ -57,7 +57,11 @@ class HubApp:
             return
         if scope["type"] != "http":
             raise ValueError(f"the hub speaks HTTP only, not {scope['type']!r}")
-        call = Call(scope, receive)
+        try:
+            call = Call(scope, receive)
+        except Refusal as refusal:
+            await send_answer(_refused(refusal), send, with_body=scope["method"] != "HEAD")
+            return
         answer = await self._answer(call)
         if isinstance(answer, FileAnswer):
             await send_file(call, answer, send, self._rooms.files)
@@ -74,7 +78,7 @@ class HubApp:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._rooms.work, self._handle, route, call)
         except Refusal as refusal:
-            return Answer(refusal.to_dict(), status=refusal.status, headers=_headers(refusal))
+            return _refused(refusal)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 return self._failed(call)
@@ -128,8 +132,9 @@ class HubApp:
                 return principal.may(needs) or principal.capability is not None
 
 
-def _headers(refusal: Refusal) -> dict[str, str]:
-    return {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+def _refused(refusal: Refusal) -> Answer:
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+    return Answer(refusal.to_dict(), status=refusal.status, headers=headers)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

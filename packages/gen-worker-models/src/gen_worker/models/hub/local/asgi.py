@@ -30,6 +30,7 @@ __all__ = ["Answer", "Call", "FileAnswer", "read_body", "receive_file", "send_an
 T = TypeVar("T")
 
 _READ_BYTES = 1024 * 1024
+_MAX_QUERY_FIELDS = 100
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 _encode = msgspec.json.Encoder().encode
 
@@ -43,7 +44,7 @@ class Call:
         self.raw_path = raw.decode("latin-1").partition("?")[0]
         self.segments = [unquote(part) for part in self.raw_path.strip("/").split("/")]
         self.raw_query: str = scope["query_string"].decode("latin-1")
-        self.query = dict(parse_qsl(self.raw_query, keep_blank_values=True, max_num_fields=100))
+        self.query = _query(self.raw_query)
         self.headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -66,6 +67,13 @@ class Call:
             raise Refusal(
                 400, "invalid_body", f"the body is not as it has to be: {error}"
             ) from error
+
+
+def _query(raw: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(raw, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS))
+    except ValueError as error:
+        raise Refusal(400, "invalid_query", "the query has too many fields") from error
 
 
 class Answer:

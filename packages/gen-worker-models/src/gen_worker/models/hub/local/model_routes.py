@@ -74,7 +74,8 @@ class ModelRoutes:
         items = [
             self._summary(row["owner"], row["name"])
             for row in rows
-            if not owner or row["owner"] == owner
+            if (not owner or row["owner"] == owner)
+            and call.principal.may_read(row["owner"], row["name"])
         ]
         return Answer({"items": items})
 
