@@ -279,3 +279,30 @@ def module_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]
 def hub(serve_hub: Callable[..., RunningHub]) -> RunningHub:
     """A hub with small parts, so that small files have several."""
     return serve_hub(part_bytes=64 * 1024)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make tiny real models, each once: `models("stable_diffusion", dtype="bfloat16")`."""
+    from gen_worker.models import tiny
+
+    root = tmp_path_factory.mktemp("models")
+
+    def make(name: str, **options: Any) -> Path:
+        words = "-".join(f"{key}={value}" for key, value in options.items())
+        path = root / f"{name}-{words}"
+        if not path.exists():
+            getattr(tiny, f"tiny_{name}")(path, **options)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on a busy machine more of them wait for each other."""
+    torch: Any = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

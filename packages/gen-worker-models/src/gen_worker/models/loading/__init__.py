@@ -1,0 +1,84 @@
+"""From a model's files to the live object that a parameter's annotation asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_worker.models.loading.errors import (
+        AnnotationNeededError,
+        ComponentLoadError,
+        ConfigNeededError,
+        MissingComponentsError,
+        MissingPackageError,
+        ModelLoadError,
+        ModelNotFoundError,
+        NoProviderError,
+        PipelineLoaderError,
+        TypeMismatchError,
+        UnknownClassError,
+        UnsupportedFormatError,
+    )
+    from gen_worker.models.loading.loader import load
+    from gen_worker.models.loading.planning import plan
+    from gen_worker.models.loading.steps import Watch, watch
+    from gen_worker.models.loading.values import ComponentPlan, Loaded, LoadPlan, Quantization
+
+__all__ = [
+    "AnnotationNeededError",
+    "ComponentLoadError",
+    "ComponentPlan",
+    "ConfigNeededError",
+    "LoadPlan",
+    "Loaded",
+    "MissingComponentsError",
+    "MissingPackageError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "NoProviderError",
+    "PipelineLoaderError",
+    "Quantization",
+    "TypeMismatchError",
+    "UnknownClassError",
+    "UnsupportedFormatError",
+    "Watch",
+    "load",
+    "plan",
+    "watch",
+]
+
+_MODULES = {
+    "errors": (
+        "AnnotationNeededError",
+        "ComponentLoadError",
+        "ConfigNeededError",
+        "MissingComponentsError",
+        "MissingPackageError",
+        "ModelLoadError",
+        "ModelNotFoundError",
+        "NoProviderError",
+        "PipelineLoaderError",
+        "TypeMismatchError",
+        "UnknownClassError",
+        "UnsupportedFormatError",
+    ),
+    "loader": ("load",),
+    "planning": ("plan",),
+    "steps": ("Watch", "watch"),
+    "values": ("ComponentPlan", "LoadPlan", "Loaded", "Quantization"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=(name,))
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,283 @@
+"""Carry out a plan with the libraries' public `from_pretrained` and `from_single_file`."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.cancel import CancelToken
+from gen_worker.models.loading.classes import is_auto, kind_of, name_of, pipeline_parts
+from gen_worker.models.loading.compatibility import reported
+from gen_worker.models.loading.errors import (
+    ConfigNeededError,
+    MissingComponentsError,
+    TypeMismatchError,
+)
+from gen_worker.models.loading.libraries import library, quiet
+from gen_worker.models.loading.quantized import config_for, require_packages
+from gen_worker.models.loading.steps import install_hooks
+from gen_worker.models.loading.values import ComponentPlan, Loaded, LoadPlan
+from gen_worker.models.loading.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["load"]
+
+_LIBRARIES = {
+    "pipeline": ("diffusers", "transformers"),
+    "auto_pipeline": ("diffusers", "transformers"),
+    "diffusers_model": ("diffusers",),
+    "transformers_model": ("transformers",),
+}
+
+
+def load(
+    plan: LoadPlan,
+    *,
+    token: CancelToken | None = None,
+    tell: Callable[[str, dict[str, Any]], None] | None = None,
+    components: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Make the object that a plan describes, on the CPU. Blocks; thread-safe.
+
+    Nothing is fetched, no code of the model is run, and the model's files are not changed.
+
+    Args:
+        plan: From `plan`.
+        token: Checked before each component; one that is being read is read to its end.
+        tell: Gets `model.load.started`, and `.completed` or `.failed`.
+        components: Live objects that stand for components, by name; they are taken by reference.
+
+    Raises:
+        CanceledError: The token was tripped.
+        RefCompatibilitySurprise: The caller chose the model, and it does not fit.
+        ModelLoadError: The owner's model does not fit, or a package is missing.
+    """
+    from time import perf_counter
+
+    token = token or CancelToken()
+    tell = tell or _say_nothing
+    started = perf_counter()
+    tell("model.load.started", {"model_id": plan.ref})
+    try:
+        with reported(plan):
+            loaded = _load(plan, token, dict(components or {}))
+    except BaseException:
+        tell("model.load.failed", _report(plan, started, "load_failed"))
+        raise
+    tell("model.load.completed", _report(plan, started, ""))
+    return loaded
+
+
+def _say_nothing(kind: str, payload: dict[str, Any]) -> None:
+    pass
+
+
+def _report(plan: LoadPlan, started: float, error_type: str) -> dict[str, Any]:
+    from time import perf_counter
+
+    duration_ms = int((perf_counter() - started) * 1000)
+    return {"model_id": plan.ref, "duration_ms": duration_ms, "error_type": error_type}
+
+
+def _load(plan: LoadPlan, token: CancelToken, given: dict[str, Any]) -> Loaded:
+    if plan.method == "path":
+        return Loaded(object=_path_as(plan.cls, plan.path), size_bytes=0)
+    for part in plan.components:
+        require_packages(part.packages, plan.ref)
+    view = _view_of(plan)
+    try:
+        with quiet(*_LIBRARIES.get(kind_of(plan.cls), ())):
+            loaded = _assembled(plan, view, token, given)
+    except BaseException:
+        if view:
+            view.close()
+        raise
+    _check_type(plan, loaded.object)
+    install_hooks(loaded.object)
+    if view:  # tokenizers may read their files again later
+        _close_with(loaded.object, view)
+    return loaded
+
+
+def _path_as(cls: Any, path: str) -> Any:
+    if cls is None or cls is str:
+        return path
+    from pathlib import Path
+
+    return Path(path)
+
+
+def _view_of(plan: LoadPlan) -> View | None:
+    if not plan.needs_view:
+        return None
+    return View(plan.path, {"model_index.json": dict(plan.index)} if plan.index else {})
+
+
+def _close_with(value: Any, view: View) -> None:
+    try:
+        weakref.finalize(value, view.close)
+    except TypeError:  # no weak references: the directory stays until the process ends
+        _kept.append(view)
+
+
+_kept: list[View] = []
+
+
+def _assembled(
+    plan: LoadPlan, view: View | None, token: CancelToken, given: dict[str, Any]
+) -> Loaded:
+    from gen_worker.models.residency.weights import weight_bytes
+
+    if not plan.is_pipeline:
+        (part,) = plan.components
+        token.raise_if_canceled()
+        value = _load_part(plan, part, view)
+        components = {part.cls.__name__: value} if part.weights else {}
+        return Loaded(object=value, size_bytes=weight_bytes(value), components=components)
+    shared = tuple(given)
+    for part in plan.components:
+        if part.name not in given:
+            token.raise_if_canceled()
+            given[part.name] = None if part.method == "absent" else _load_part(plan, part, view)
+    token.raise_if_canceled()
+    pipeline = _pipeline(plan, view, given)
+    present = {name: value for name, value in given.items() if value is not None}
+    return Loaded(
+        object=pipeline,
+        size_bytes=weight_bytes(pipeline),
+        components=present,
+        is_pipeline=True,
+        shared=shared,
+    )
+
+
+def _pipeline(plan: LoadPlan, view: View | None, components: dict[str, Any]) -> Any:
+    """Let the pipeline class put together what is loaded already."""
+    cls = plan.cls
+    concrete = getattr(library("diffusers"), plan.index["_class_name"]) if is_auto(cls) else cls
+    options: dict[str, Any] = {}
+    takes = pipeline_parts(concrete).others
+    if components.get("safety_checker") is None and "requires_safety_checker" in takes:
+        options["requires_safety_checker"] = False
+    path = view.path if view else plan.path
+    pipeline = concrete.from_pretrained(path, local_files_only=True, **components, **options)
+    return cls.from_pipe(pipeline) if is_auto(cls) else pipeline
+
+
+def _load_part(plan: LoadPlan, part: ComponentPlan, view: View | None) -> Any:
+    inside = view.inside if view else os.path.abspath
+    path = inside(part.path) if part.path.startswith(plan.path) else part.path
+    if part.method == "model":
+        return _model(plan, part, path)
+    if part.method == "part":
+        return part.cls.from_pretrained(path, local_files_only=True, **_auto_options(part.cls))
+    if part.method == "pretrained":
+        return part.cls.from_pretrained(path, **_dtype_if_taken(part))
+    return _from_file(plan, part, inside)
+
+
+def _model(plan: LoadPlan, part: ComponentPlan, path: str) -> Any:
+    options: dict[str, Any] = {
+        "local_files_only": True,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        **_dtype_option(part),
+        **_auto_options(part.cls),
+    }
+    if part.variant:
+        options["variant"] = part.variant
+    if part.quantization:
+        options["quantization_config"] = config_for(
+            part.quantization, is_diffusers=_is_diffusers(part), ref=plan.ref
+        )
+    if part.method == "gguf":
+        options["gguf_file"] = os.path.basename(part.weights[0])
+        del options["use_safetensors"]
+    model, info = part.cls.from_pretrained(path, **options)
+    _check_missing(plan, part, model, info)
+    return model
+
+
+def _is_diffusers(part: ComponentPlan) -> bool:
+    return kind_of(part.cls) == "diffusers_model"
+
+
+def _dtype_option(part: ComponentPlan) -> dict[str, Any]:
+    if part.dtype:
+        return {"dtype": getattr(library("torch"), part.dtype)}
+    return {} if _is_diffusers(part) else {"dtype": "auto"}
+
+
+def _auto_options(cls: Any) -> dict[str, Any]:
+    is_theirs = cls.__module__.partition(".")[0] == "transformers"
+    return {"trust_remote_code": False} if is_theirs and is_auto(cls) else {}
+
+
+def _dtype_if_taken(part: ComponentPlan) -> dict[str, Any]:
+    """Return the precision for a foreign class, under the name that its method has for it."""
+    import inspect
+
+    taken = inspect.signature(part.cls.from_pretrained).parameters
+    name = next((name for name in ("dtype", "torch_dtype") if name in taken), None)
+    return {name: getattr(library("torch"), part.dtype)} if name and part.dtype else {}
+
+
+def _from_file(plan: LoadPlan, part: ComponentPlan, inside: Callable[[str], str]) -> Any:
+    """Load one checkpoint file, safetensors or GGUF."""
+    file = part.weights[0]
+    if part.method == "gguf" and not _is_diffusers(part):
+        return _model(plan, part, os.path.dirname(file))
+    options: dict[str, Any] = {"local_files_only": True, **_dtype_option(part)}
+    if part.config_path:
+        options["config"] = inside(part.config_path)
+    elif part.config_repo:
+        options["config"] = part.config_repo
+    if part.method == "gguf":
+        diffusers = library("diffusers")
+        options["quantization_config"] = diffusers.GGUFQuantizationConfig(
+            compute_dtype=options["dtype"]
+        )
+    try:
+        return part.cls.from_single_file(file, **options)
+    except OSError as error:
+        if part.config_path or error.errno is not None:
+            raise
+        raise ConfigNeededError(
+            f"model {plan.ref!r} is one file without the configuration of its parts: publish it "
+            f"beside that of {part.config_repo or 'its pipeline'!r}, or as a folder",
+            config_repo=part.config_repo,
+            ref=plan.ref,
+        ) from error
+
+
+def _check_missing(plan: LoadPlan, part: ComponentPlan, model: Any, info: Any) -> None:
+    """Refuse a model whose weights are of another architecture: it would run, and produce noise.
+
+    A few new ones are normal for transformers (a pooler, a head); diffusers knows of none.
+    """
+    missing = list(info.get("missing_keys", ())) if isinstance(info, dict) else []
+    total = len(model.state_dict()) or 1
+    if not missing or (not _is_diffusers(part) and len(missing) * 2 <= total):
+        return
+    shown = ", ".join(repr(name) for name in sorted(missing)[:5])
+    raise MissingComponentsError(
+        f"model {plan.ref!r} has no weights for {len(missing)} of {total} tensors of "
+        f"{name_of(part.cls)} {part.name!r} ({shown}): it is another architecture than its "
+        "configuration says",
+        missing=(part.name or "weights",),
+        ref=plan.ref,
+    )
+
+
+def _check_type(plan: LoadPlan, value: Any) -> None:
+    wanted = plan.annotation
+    if not isinstance(wanted, type) or is_auto(wanted) or isinstance(value, wanted):
+        return
+    raise TypeMismatchError(
+        f"model injection type mismatch for {plan.parameter}: expected {name_of(wanted)}, got "
+        f"{name_of(type(value))} (model_id={plan.ref})",
+        ref=plan.ref,
+    )

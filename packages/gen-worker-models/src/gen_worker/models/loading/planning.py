@@ -1,0 +1,280 @@
+"""Decide what a load does from the annotation, the configurations and the headers; load nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.models.choice import ModelChoice
+from gen_worker.models.formats import assert_loadable, check_weight_formats, read_header
+from gen_worker.models.loading.classes import kind_of, name_of, stripped, wants_path
+from gen_worker.models.loading.components import pipeline_plan
+from gen_worker.models.loading.errors import (
+    AnnotationNeededError,
+    MissingComponentsError,
+    ModelNotFoundError,
+    NoProviderError,
+    UnsupportedFormatError,
+)
+from gen_worker.models.loading.families import Family, family_of
+from gen_worker.models.loading.libraries import find_class as classes_of_libraries
+from gen_worker.models.loading.parts import (
+    Source,
+    gguf_part,
+    model_part,
+    part_or_none,
+    plain_part,
+)
+from gen_worker.models.loading.spec_files import index_of
+from gen_worker.models.loading.values import ComponentPlan, LoadPlan
+from gen_worker.models.loading.view import needs_view
+from gen_worker.models.loading.weights import gguf_weights, size_bytes_of
+from gen_worker.paths import safe_join
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+__all__ = ["plan"]
+
+_SAFETENSORS = ".safetensors"
+
+
+def plan(
+    path: str | os.PathLike[str],
+    annotation: Any = None,
+    *,
+    choice: ModelChoice | None = None,
+    parameter: str = "",
+    is_setup: bool = False,
+    device: str = "cpu",
+    shared: Collection[str] = (),
+    models_dir: str = "",
+    config_dir: str = "",
+    has_bf16: bool = True,
+    find_class: Callable[..., Any] = classes_of_libraries,
+) -> LoadPlan:
+    """Decide how a model becomes the object that a parameter wants.
+
+    Reads configurations and headers, checks every header, and imports the library that has the
+    class; no tensor is touched.
+
+    Args:
+        path: The model: a directory, or one file.
+        annotation: Type of the receiving parameter; None, `Any` or empty when it has none.
+        choice: What was chosen; its precision, flavor, subfolder and attributes count.
+        parameter: Name of the receiving parameter, for messages.
+        is_setup: It is one of a class endpoint's `setup`, where no annotation means the path.
+        device: Where the model will run, such as `cuda:0`.
+        shared: Names of components that `load` will be given.
+        models_dir: Where `_cozy_ref` entries point into; the directory around `path` if empty.
+        config_dir: Configuration for a checkpoint in one file that comes without.
+        has_bf16: Whether the GPU computes in bfloat16.
+        find_class: Finds a class by library and name.
+
+    Raises:
+        ModelNotFoundError: Nothing is at `path`.
+        UnsafeFileFormat: Weights or a configuration need code to be run.
+        DamagedFileError: A file does not fit its header.
+        ModelLoadError: The files make no such object; subclasses say why.
+    """
+    choice = choice or ModelChoice(ref="")
+    ref = choice.ref or os.fspath(path)
+    root = _root(os.path.abspath(path), choice, ref)
+    cls = stripped(annotation)
+    if kind_of(cls) == "none" and cls is not None and not wants_path(cls):
+        raise NoProviderError(
+            f"no injection provider for type {name_of(cls)}: annotate {parameter or 'it'!r} with "
+            "a class that has `from_pretrained`, or with `str` for the local path",
+            ref=ref,
+        )
+    _check_formats(root, ref)
+    source = Source(
+        root=root,
+        ref=ref,
+        choice=choice,
+        device=device,
+        has_bf16=has_bf16,
+        shared=frozenset(shared),
+        models_dir=models_dir or os.path.dirname(root),
+        config_dir=config_dir,
+        find_class=find_class,
+        packages=(getattr(cls, "__module__", "").partition(".")[0],) if cls else (),
+    )
+    found = (
+        LoadPlan(method="path", path=root, cls=cls)
+        if wants_path(cls) or (cls is None and is_setup)
+        else _plan_of(source, cls)
+    )
+    return _with_request(found, source, annotation, parameter)
+
+
+def _with_request(plan: LoadPlan, source: Source, annotation: Any, parameter: str) -> LoadPlan:
+    import msgspec
+
+    needs = plan.method != "path" and os.path.isdir(source.root) and needs_view(source.root)
+    return msgspec.structs.replace(
+        plan,
+        annotation=stripped(annotation),
+        parameter=parameter,
+        ref=source.ref,
+        is_callers=source.choice.is_callers,
+        device=source.device,
+        needs_view=plan.needs_view or needs,
+    )
+
+
+def _root(path: str, choice: ModelChoice, ref: str) -> str:
+    root = safe_join(path, choice.subfolder) if choice.subfolder else path
+    if not os.path.exists(root):
+        raise ModelNotFoundError(ref, root)
+    return root
+
+
+def _check_formats(root: str, ref: str) -> None:
+    if os.path.isfile(root):
+        assert_loadable(root, ref)
+        return
+    check_weight_formats(root, ref)
+    flashpacks = [name for name in os.listdir(root) if name.endswith(".flashpack")]
+    if flashpacks or os.path.isdir(f"{root}.flashpack"):
+        raise UnsupportedFormatError(
+            f"model {ref!r} is in the FlashPack format, which is not read: publish it as "
+            "safetensors",
+            ref=ref,
+        )
+
+
+def _plan_of(source: Source, cls: Any) -> LoadPlan:
+    index = index_of(source)
+    cls = cls or _class_by_content(source, index)
+    kind = kind_of(cls)
+    if kind in ("pipeline", "auto_pipeline"):
+        if index:
+            return pipeline_plan(source, cls, index)
+        return _one(source, cls, _checkpoint_part(source, cls))
+    if kind in ("diffusers_model", "transformers_model"):
+        part = _weights_here(source, cls) or _component_of(source, cls, index)
+        return _one(source, cls, part or _checkpoint_part(source, cls))
+    if kind == "part":
+        return _one(source, cls, _component_of(source, cls, index) or plain_part(source, "", cls))
+    if kind == "file":
+        return _one(source, cls, _checkpoint_part(source, cls))
+    part = ComponentPlan(name="", cls=cls, method="pretrained", path=source.root)
+    return _one(source, cls, part)
+
+
+def _one(source: Source, cls: Any, part: ComponentPlan) -> LoadPlan:
+    return LoadPlan(method=part.method, path=source.root, cls=cls, components=(part,))
+
+
+def _class_by_content(source: Source, index: Mapping[str, Any]) -> Any:
+    """Return the class that loads a model whose parameter names none."""
+    name = index.get("_class_name")
+    if isinstance(name, str):
+        return source.find_class("diffusers", name)
+    config = source.config()
+    name = config.get("_class_name")
+    if isinstance(name, str):
+        return source.find_class("diffusers", name)
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return source.find_class("transformers", names[0])
+    family = _family_at(_checkpoint(source))
+    if family is not None:
+        return source.find_class("diffusers", family.pipeline or family.component)
+    raise AnnotationNeededError(
+        f"model {source.ref!r} does not say which class loads it: annotate the parameter with one, "
+        "as in `pipe: StableDiffusionXLPipeline`",
+        ref=source.ref,
+    )
+
+
+def _weights_here(source: Source, cls: Any) -> ComponentPlan | None:
+    """Return the plan of a model whose files are at the root; None when they are not."""
+    if not os.path.isdir(source.root):
+        return None
+    return part_or_none(source, "", cls, source.root)
+
+
+def _component_of(source: Source, cls: Any, index: Mapping[str, Any]) -> ComponentPlan | None:
+    """Return the plan of the one component of a pipeline that is of this class."""
+    for name, value in index.items():
+        directory = os.path.join(source.root, name)
+        if not isinstance(value, list) or not os.path.isdir(directory):
+            continue
+        if not all(isinstance(item, str) for item in value):
+            continue
+        found = source.find_class(*value[:2], packages=source.packages)
+        if issubclass(found, cls):
+            part = model_part if os.path.isfile(f"{directory}/config.json") else plain_part
+            return part(source, "", cls, directory)
+    return None
+
+
+def _checkpoint(source: Source) -> str:
+    """Return the one weights file of a model without configuration; empty when there is none."""
+    if os.path.isfile(source.root):
+        return source.root
+    names = [name for name in os.listdir(source.root) if name.lower().endswith(_SAFETENSORS)]
+    if len(names) == 1:
+        return os.path.join(source.root, names[0])
+    found = gguf_weights(source.root) if not names else None
+    return found[0] if found else ""
+
+
+def _family_at(file: str) -> Family | None:
+    return family_of(read_header(file).tensors) if file.lower().endswith(_SAFETENSORS) else None
+
+
+def _checkpoint_part(source: Source, cls: Any) -> ComponentPlan:
+    """Return the plan of a checkpoint in one file."""
+    file = _checkpoint(source)
+    if not file or not callable(getattr(cls, "from_single_file", None)):
+        raise MissingComponentsError(
+            f"model {source.ref!r} has no weights that {name_of(cls)} could load: "
+            f"{_what_is_missing(source)}",
+            missing=("weights",),
+            ref=source.ref,
+        )
+    is_gguf = file.lower().endswith(".gguf")
+    if is_gguf and kind_of(cls) == "pipeline":
+        raise UnsupportedFormatError(
+            f"model {source.ref!r} is a GGUF file, which holds one component: annotate with its "
+            "class, or publish it in the folder of its pipeline",
+            ref=source.ref,
+        )
+    config, repo = _config_for(source, file)
+    if is_gguf:
+        return gguf_part(source, "", cls, file, config, repo)
+    header = read_header(file)
+    dtype = source.dtype_for("")
+    return ComponentPlan(
+        name="",
+        cls=cls,
+        method="file",
+        path=file,
+        weights=(file,),
+        dtype=dtype,
+        size_bytes=size_bytes_of((header,), dtype),
+        config_path=config,
+        config_repo=repo,
+    )
+
+
+def _what_is_missing(source: Source) -> str:
+    if os.path.isfile(source.root):
+        return "it is one file, and that class has no `from_single_file`"
+    return "it has neither model_index.json nor one safetensors or GGUF file"
+
+
+def _config_for(source: Source, file: str) -> tuple[str, str]:
+    """Return the directory with the configuration, else the repository that would have it."""
+    folder = os.path.dirname(file)
+    for candidate in (source.config_dir, folder):
+        if candidate and any(
+            os.path.isfile(os.path.join(candidate, name))
+            for name in ("model_index.json", "config.json")
+        ):
+            return candidate, ""
+    family = _family_at(file)
+    return "", family.config_repo if family else ""
