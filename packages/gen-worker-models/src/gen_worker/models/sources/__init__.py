@@ -11,12 +11,14 @@ if TYPE_CHECKING:
         OfflineMissError,
         UnsupportedProviderError,
     )
+    from gen_worker.models.sources.huggingface.source import HuggingFaceOptions
     from gen_worker.models.sources.sources import Sources
     from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile
 
 __all__ = [
     "DownloadFailedError",
     "FetchPlan",
+    "HuggingFaceOptions",
     "LocalModel",
     "ModelAccessError",
     "OfflineMissError",
@@ -32,6 +34,7 @@ _MODULES = {
         "OfflineMissError",
         "UnsupportedProviderError",
     ),
+    "huggingface.source": ("HuggingFaceOptions",),
     "sources": ("Sources",),
     "values": ("FetchPlan", "LocalModel", "PlannedFile"),
 }

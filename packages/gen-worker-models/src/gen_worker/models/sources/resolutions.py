@@ -15,7 +15,14 @@ import msgspec
 if TYPE_CHECKING:
     from gen_worker.models.store import ContentStore
 
-__all__ = ["Resolutions", "Resolved"]
+__all__ = ["KnownFile", "Resolutions", "Resolved"]
+
+
+class KnownFile(msgspec.Struct, frozen=True, array_like=True):
+    """One file as it was when all of them were verified."""
+
+    path: str
+    size_bytes: int
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,6 +31,21 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str
     digest: str
     attributes: Mapping[str, str] = {}
+    root: str = ""
+    """Where the files are, when that is not in the content store."""
+    files: tuple[KnownFile, ...] = ()
+    """Every file of the model; all of them being there makes it complete."""
+
+    def is_complete_in(self, root: str) -> bool:
+        """Tell whether all files are in `root`, and as long as they were."""
+        return self.root == root and bool(self.files) and all(map(self._is_here, self.files))
+
+    def _is_here(self, file: KnownFile) -> bool:
+        try:
+            found = os.stat(os.path.join(self.root, *file.path.split("/")))
+        except OSError:
+            return False
+        return found.st_size == file.size_bytes
 
 
 class Resolutions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,7 @@ from gen_worker.cancel import CancelToken
 from gen_worker.models.fetch.limits import ConnectionLimit
 from gen_worker.models.sources.errors import UnsupportedProviderError
 from gen_worker.models.sources.hub_answers import HubAnswers, HubRights
+from gen_worker.models.sources.huggingface.source import HuggingFaceModels, HuggingFaceOptions
 from gen_worker.models.sources.resolutions import Resolutions
 from gen_worker.models.sources.surroundings import Surroundings
 from gen_worker.models.sources.telling import DownloadReport
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from gen_worker.models.store import ContentStore
 
 __all__ = ["Sources"]
+
+_HF_HOME = "~/.cache/huggingface"
 
 
 class Source(Protocol):
@@ -60,6 +64,7 @@ class Sources:
         fetcher: Fetcher,
         *,
         hub: HubClient | None = None,
+        huggingface: HuggingFaceOptions | None = None,
         may_resolve: bool = True,
         may_ingest: bool = False,
         may_use_last_known: bool = True,
@@ -73,6 +78,8 @@ class Sources:
             opener: Trusts the configured hub's origin.
             fetcher: Uses it.
             hub: The configured hub.
+            huggingface: Where its models are kept, and with which token they are asked for; None
+                uses the usual cache.
             may_resolve: Whether the hub may be asked what a ref means that no job described.
             may_ingest: Whether it may be asked to get hold of public models.
             may_use_last_known: Whether a tag may mean what it meant last when the hub is silent.
@@ -89,7 +96,14 @@ class Sources:
         )
         answers = HubAnswers(hub, HubRights(may_resolve, may_ingest)) if hub else None
         hub_models = HubModels(self._around, answers, may_use_last_known=may_use_last_known)
-        self._sources: dict[str, Source] = {"tensorhub": hub_models}
+        self._sources: dict[str, Source] = {
+            "tensorhub": hub_models,
+            "hf": HuggingFaceModels(
+                self._around,
+                huggingface or HuggingFaceOptions(home=os.path.expanduser(_HF_HOME)),
+                may_use_last_known=may_use_last_known,
+            ),
+        }
         self._flights = Flights()
 
     def ensure(

@@ -10,6 +10,7 @@ import msgspec
 
 from gen_worker.models.refs import identity
 from gen_worker.models.sources.safety import LOADABLE_SUFFIXES, suffix_of
+from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +115,7 @@ def key_of(choice: ModelChoice) -> str:
 
 def load_path(root: str, files: Sequence[str], subfolder: str = "") -> str:
     """Return what of a tree is loaded: its only weights file, if nothing else tells how."""
-    base = os.path.join(root, *subfolder.split("/")) if subfolder else root
+    base = safe_join(root, subfolder) if subfolder else root
     weights = [path for path in files if suffix_of(path) in LOADABLE_SUFFIXES]
     has_layout = any(path.endswith(("config.json", "model_index.json")) for path in files)
     if len(weights) == 1 and not has_layout and "/" not in weights[0] and not subfolder:

@@ -1,0 +1,1 @@
+"""Models of Hugging Face repositories, kept in the cache that other tools share."""

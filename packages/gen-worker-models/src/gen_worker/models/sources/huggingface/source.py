@@ -1,0 +1,457 @@
+"""Models of Hugging Face: selected, fetched into the shared cache, verified, remembered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gen_worker.cancel import CancelToken
+from gen_worker.errors import ArtifactTransferError, CanceledError, ModelResolutionError
+from gen_worker.models.fetch.values import FileToFetch, Location
+from gen_worker.models.net.errors import HttpStatusError
+from gen_worker.models.refs import HFRef, identity
+from gen_worker.models.sources.errors import DownloadFailedError, OfflineMissError, naming
+from gen_worker.models.sources.huggingface.cache import RepoCache, is_commit
+from gen_worker.models.sources.huggingface.remote import (
+    Remote,
+    RemoteFile,
+    decoded,
+    dtypes_in,
+    refusal_of,
+)
+from gen_worker.models.sources.huggingface.selection import (
+    Known,
+    Selection,
+    Wanted,
+    questions,
+    select,
+)
+from gen_worker.models.sources.resolutions import KnownFile, Resolved
+from gen_worker.models.sources.room import require_room
+from gen_worker.models.sources.tensorhub import offline_miss, plan_of
+from gen_worker.models.sources.values import (
+    FetchPlan,
+    LocalModel,
+    PlannedFile,
+    key_of,
+    load_path,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import ExitStack
+
+    from gen_worker.models.choice import ModelChoice
+    from gen_worker.models.sources.surroundings import Surroundings
+    from gen_worker.models.sources.values import Request
+
+__all__ = ["HuggingFaceModels", "HuggingFaceOptions"]
+
+_log = logging.getLogger("gen_worker.models.sources")
+_MAIN = "main"
+_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+class HuggingFaceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How models of Hugging Face are chosen and kept."""
+
+    home: str
+    """The cache of Hugging Face tools is `hub` below it."""
+    token: str = ""
+    """Empty uses the one that `hf auth login` left below `home`, if it did."""
+    endpoint: str = ""
+    """Of the site; empty leaves it to the library, which reads `HF_ENDPOINT`."""
+    precisions: tuple[str, ...] = ("bf16", "fp16")
+    max_repo_bytes: int = 60_000_000_000
+    takes_all: bool = False
+    max_seconds: float = 0.0
+    """Of one model's download; 0 is no limit."""
+    reserve_bytes: int = 2 * 1024**3
+
+    def __repr__(self) -> str:  # the token is secret
+        return f"HuggingFaceOptions({self.home!r})"
+
+
+class _Plan(NamedTuple):
+    """The files one choice means at one commit."""
+
+    commit: str
+    selection: Selection
+    files: tuple[RemoteFile, ...]
+    """Those selected, paths from the repository's root."""
+
+
+class HuggingFaceModels:
+    """The source of refs of Hugging Face. Thread-safe, blocking."""
+
+    def __init__(
+        self, around: Surroundings, options: HuggingFaceOptions, *, may_use_last_known: bool
+    ) -> None:
+        self._around = around
+        self._options = options
+        self._may_use_last_known = may_use_last_known
+        token = options.token or _token_in(options.home)
+        self._remote = Remote(around.opener, options.endpoint, token)
+
+    def find(self, choice: ModelChoice) -> LocalModel | None:
+        """Return the model if the cache has all of it."""
+        known = self._remembered(choice)
+        revision = _ref(choice).revision
+        if known is not None and (not is_commit(revision) or known.digest == revision):
+            return _local_model(choice, known)
+        return self._found_in_cache(choice)
+
+    def plan(self, request: Request) -> FetchPlan:
+        """Return what would be fetched."""
+        here = self._settled(request)
+        if isinstance(here, LocalModel):
+            return plan_of(here)
+        plan, cache = self._planned(request, here), self._cache(request.choice)
+        return FetchPlan(
+            identity=identity(request.choice.target),
+            provider="hf",
+            ref=str(request.choice.target),
+            digest=plan.commit,
+            files=tuple(
+                PlannedFile(file.path, file.size_bytes, _has_blob(cache, file))
+                for file in plan.files
+            ),
+        )
+
+    def hold(self, request: Request, stack: ExitStack) -> LocalModel:
+        """Have the model in the cache; nothing of this worker removes it from there.
+
+        Raises:
+            ModelResolutionError: There is no such model, or none that is usable.
+            ModelAccessError: It is gated or private.
+            ArtifactTransferError: Its files could not be fetched.
+            DiskFullError: There is no room.
+        """
+        here = self._settled(request)
+        if isinstance(here, LocalModel):
+            return here
+        plan = self._planned(request, here)
+        with naming(request.report.model_id, "hf"), self._around.downloads.hold(request.token):
+            downloaded = self._fetched(request, plan)
+        return self._kept(request.choice, plan, downloaded)
+
+    # What is here.
+
+    def _settled(self, request: Request) -> LocalModel | str:
+        """Return the model if it is here and cannot have changed, else its commit now."""
+        choice = request.choice
+        revision = _ref(choice).revision
+        if self._around.is_offline or is_commit(revision):
+            here = self.find(choice)
+            if here is not None:
+                return here
+        if self._around.is_offline:
+            raise offline_miss(choice)
+        if is_commit(revision):
+            return revision
+        try:
+            commit = self._remote.commit_of(_ref(choice).repo_id, revision, request.token)
+        except OfflineMissError as error:
+            here = self.find(choice)
+            if here is None:
+                raise offline_miss(choice) from error
+            return here
+        except ModelResolutionError as error:
+            return self._last_known(request, error)
+        known = self._remembered(choice)
+        if known is not None and known.digest == commit:
+            self._cache(choice).note(revision or _MAIN, commit)
+            return _local_model(choice, known)
+        return commit
+
+    def _last_known(self, request: Request, error: ModelResolutionError) -> LocalModel:
+        """Answer for a silent site with what the revision meant last, and say so."""
+        may = error.retryable and self._may_use_last_known
+        here = self.find(request.choice) if may else None
+        if here is None:
+            raise error
+        _log.warning(
+            "Hugging Face cannot be asked what %s means now: using %s, which it meant last",
+            request.choice.target,
+            here.digest,
+        )
+        request.report.event("model.resolve.last_known", provider="hf", digest=here.digest)
+        return msgspec.structs.replace(here, is_last_known=True)
+
+    def _remembered(self, choice: ModelChoice) -> Resolved | None:
+        """Return what this worker verified itself, if all of it is still here."""
+        known = self._around.known.get(_key(choice))
+        if known is None or not is_commit(known.digest):
+            return None
+        root = self._cache(choice).snapshot(known.digest)
+        return known if known.is_complete_in(root) else None
+
+    def _found_in_cache(self, choice: ModelChoice) -> LocalModel | None:
+        """Look at what other tools left: complete by the model's own account, or a miss."""
+        cache = self._cache(choice)
+        commit = cache.commit_of(_ref(choice).revision or _MAIN)
+        if not commit or not os.path.isdir(cache.snapshot(commit)):
+            return None
+        sizes = dict(cache.files_of(commit))
+        root = cache.snapshot(commit)
+        try:
+            known = self._known(
+                _below(choice.subfolder, sizes),
+                choice,
+                lambda path: _local_document(os.path.join(root, *path.split("/"))),
+                lambda path: _local_dtypes(os.path.join(root, *path.split("/"))),
+            )
+            selection = select(known, self._wanted(choice), is_whole_cache=True)
+        except (ArtifactTransferError, ValueError):
+            return None
+        files = tuple(KnownFile(path, sizes[path]) for path in _above(choice, selection.files))
+        return _local_model(
+            choice,
+            Resolved(
+                key=_key(choice),
+                digest=commit,
+                root=root,
+                files=files,
+                attributes=_attributes(selection, selection.dtype),
+            ),
+        )
+
+    # What is wanted.
+
+    def _planned(self, request: Request, commit: str) -> _Plan:
+        choice, token = request.choice, request.token
+        repo_id = _ref(choice).repo_id
+        files = {file.path: file for file in self._remote.files_of(repo_id, commit, token)}
+        sizes = {path: file.size_bytes for path, file in files.items()}
+        with self._refusals(repo_id):
+            known = self._known(
+                _below(choice.subfolder, sizes),
+                choice,
+                lambda path: self._remote.document(repo_id, commit, path, token),
+                lambda path: self._remote.dtypes(repo_id, commit, path, token),
+            )
+        selection = select(known, self._wanted(choice))
+        chosen = tuple(files[path] for path in _above(choice, selection.files))
+        return _Plan(commit, selection, chosen)
+
+    def _wanted(self, choice: ModelChoice) -> Wanted:
+        options = self._options
+        return Wanted(
+            ref=str(choice.target),
+            dtype=_SHORT.get(choice.dtype, choice.dtype),
+            precisions=options.precisions,
+            patterns=choice.allow_patterns,
+            takes_all=options.takes_all,
+            max_bytes=options.max_repo_bytes,
+        )
+
+    def _known(
+        self,
+        sizes: Mapping[str, int],
+        choice: ModelChoice,
+        document: Callable[[str], Any],
+        dtypes: Callable[[str], frozenset[str] | None],
+    ) -> Known:
+        """Read what the selection asks for, documents first."""
+        known, wanted = Known(sizes, {}, {}), self._wanted(choice)
+        base = f"{choice.subfolder}/" if choice.subfolder else ""
+        documents = {path: document(base + path) for path in questions(known, wanted).documents}
+        known = known._replace(documents=documents)
+        headers = questions(known, wanted).headers
+        return known._replace(dtypes={path: dtypes(base + path) for path in headers})
+
+    # Fetching.
+
+    def _fetched(self, request: Request, plan: _Plan) -> int:
+        """Fetch the blobs that are not here; return the bytes that came over the network."""
+        cache, repo_id = self._cache(request.choice), _ref(request.choice).repo_id
+        distinct = {file.etag: file for file in plan.files}
+        missing = [file for file in distinct.values() if not _has_blob(cache, file)]
+        size = sum(file.size_bytes for file in missing)
+        require_room(cache.directory, size, self._options.reserve_bytes)
+        wanted = [
+            FileToFetch(
+                destination=cache.blob(file.etag),
+                size_bytes=file.size_bytes,
+                digest=file.digest,
+                locations=(
+                    Location(
+                        self._remote.url(repo_id, plan.commit, file.path), self._remote.headers()
+                    ),
+                ),
+            )
+            for file in distinct.values()
+        ]
+        with self._refusals(repo_id), self._deadline(request) as token:
+            if not missing:  # of other tools; checked once, before it is believed
+                return self._around.fetcher.fetch(wanted, token=token).bytes_fetched
+            with request.report.running(size):
+                return self._around.fetcher.fetch(
+                    wanted, token=token, progress=request.report.progress
+                ).bytes_fetched
+
+    @contextmanager
+    def _deadline(self, request: Request) -> Iterator[CancelToken]:
+        """Give a token that is also canceled when a download has taken as long as it may."""
+        limit_s = self._options.max_seconds
+        if not limit_s:
+            yield request.token
+            return
+        token = CancelToken()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            token.cancel("deadline")
+
+        def follow() -> None:
+            token.cancel()
+
+        timer = threading.Timer(limit_s, end)
+        timer.daemon = True
+        request.token.on_cancel(follow)
+        timer.start()
+        try:
+            yield token
+        except CanceledError as error:
+            request.token.raise_if_canceled()
+            if not late.is_set():
+                raise
+            raise DownloadFailedError(
+                f"model {request.report.model_id!r} was not here after {limit_s:g} s: try again, "
+                "it goes on where it is, or raise COZY_HF_DOWNLOAD_MAX_SECONDS",
+                provider="hf",
+                phase="deadline",
+                retryable=True,
+            ) from error
+        finally:
+            timer.cancel()
+            request.token.discard(follow)
+
+    @contextmanager
+    def _refusals(self, repo_id: str) -> Iterator[None]:
+        try:
+            yield
+        except HttpStatusError as error:
+            is_gated = b"gated" in error.body.lower() or b"awaiting" in error.body.lower()
+            if error.status_code in (401, 403, 404):
+                raise refusal_of(
+                    repo_id, error.status_code, self._remote.has_token, is_gated=is_gated
+                ) from error
+            raise
+
+    def _kept(self, choice: ModelChoice, plan: _Plan, downloaded: int) -> LocalModel:
+        """Put the blobs under their names, and remember that everything is here."""
+        cache = self._cache(choice)
+        for file in plan.files:
+            cache.link(plan.commit, file.path, file.etag)
+        cache.note(_ref(choice).revision or _MAIN, plan.commit)
+        root = cache.snapshot(plan.commit)
+        resolved = Resolved(
+            key=_key(choice),
+            digest=plan.commit,
+            root=root,
+            files=tuple(KnownFile(file.path, file.size_bytes) for file in plan.files),
+            attributes=_attributes(plan.selection, plan.selection.dtype or _dtype_in(root, plan)),
+        )
+        self._around.known.put(resolved)
+        model = _local_model(choice, resolved)
+        return msgspec.structs.replace(
+            model, bytes_downloaded=downloaded, was_cached=not downloaded
+        )
+
+    def _cache(self, choice: ModelChoice) -> RepoCache:
+        return RepoCache(self._options.home, _ref(choice).repo_id)
+
+
+def _ref(choice: ModelChoice) -> HFRef:
+    ref = choice.target
+    assert isinstance(ref, HFRef), "the provider's own"
+    return ref
+
+
+def _key(choice: ModelChoice) -> str:
+    """Return the key of a choice; a flavor selects nothing here, so it makes no other tree."""
+    return key_of(msgspec.structs.replace(choice, flavor="", ref=choice.ref.partition("#")[0]))
+
+
+def _below(subfolder: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    base = f"{subfolder}/" if subfolder else ""
+    return {path[len(base) :]: size for path, size in sizes.items() if path.startswith(base)}
+
+
+def _above(choice: ModelChoice, files: tuple[str, ...]) -> list[str]:
+    base = f"{choice.subfolder}/" if choice.subfolder else ""
+    return [base + path for path in files]
+
+
+def _has_blob(cache: RepoCache, file: RemoteFile) -> bool:
+    try:
+        return os.stat(cache.blob(file.etag)).st_size == file.size_bytes
+    except OSError:
+        return False
+
+
+def _attributes(selection: Selection, dtype: str) -> dict[str, str]:
+    told = {"file_layout": selection.layout, "variant": selection.variant, "dtype": dtype}
+    return {name: value for name, value in told.items() if value}
+
+
+def _dtype_in(root: str, plan: _Plan) -> str:
+    """Return the precision that all selected weights share, read from their headers."""
+    found: set[str] = set()
+    for file in plan.files:
+        if file.path.endswith(".safetensors"):
+            found |= _local_dtypes(os.path.join(root, *file.path.split("/"))) or frozenset()
+    names = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
+    told = {names[dtype] for dtype in found if dtype in names}
+    return told.pop() if len(told) == 1 else ""
+
+
+def _local_document(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return decoded(file.read())
+    except OSError:
+        return None
+
+
+def _local_dtypes(path: str) -> frozenset[str] | None:
+    try:
+        with open(path, "rb") as file:
+
+            def read(start: int, count: int) -> bytes:
+                file.seek(start)
+                return file.read(count)
+
+            return dtypes_in(read)
+    except OSError:
+        return None
+
+
+def _local_model(choice: ModelChoice, resolved: Resolved) -> LocalModel:
+    files = tuple(file.path for file in resolved.files)
+    return LocalModel(
+        identity=identity(choice.target),
+        provider="hf",
+        ref=str(choice.target),
+        path=load_path(resolved.root, files, choice.subfolder),
+        root=resolved.root,
+        digest=resolved.digest,
+        files=files,
+        size_bytes=sum(file.size_bytes for file in resolved.files),
+        attributes=resolved.attributes,
+    )
+
+
+def _token_in(home: str) -> str:
+    try:
+        with open(os.path.join(home, "token"), encoding="ascii") as file:
+            return file.read(1000).strip()
+    except (OSError, ValueError):
+        return ""
