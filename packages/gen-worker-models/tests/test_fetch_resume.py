@@ -25,8 +25,8 @@ from gen_worker.models.net import Opener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLOCK = 64 * 1024
-CHUNK = 4 * BLOCK
+BLOCK = 32 * 1024
+CHUNK = 8 * BLOCK
 SIZE = 12 * CHUNK + 77
 QUICK = RetryLimits(factor_s=0.0, max_tries=8)
 
@@ -329,6 +329,29 @@ def test_a_very_long_name(tmp_path: Path, server: Any) -> None:
     assert Path(file.destination).read_bytes() == data
 
 
+def test_a_partial_that_is_taken_away_is_not_written_to_any_more(
+    tmp_path: Path, server: Any
+) -> None:
+    """As when a paused machine wakes up after another one gave it up for dead."""
+    data = random.Random(14).randbytes(SIZE)
+    file = wanted(tmp_path, server, data)
+    gate = Gate(server, 5 * CHUNK)
+    reports: list[Any] = []
+    fetching = threading.Thread(target=lambda: reports.append(fetcher().fetch([file])))
+    fetching.start()
+    assert gate.reached.wait(30)
+    mine = partial_of(tmp_path)
+    elsewhere = mine.with_name(mine.name.replace(str(os.getpid()), "0", 1))
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    os.rename(mine, taken / elsewhere.name)
+    gate.left = 1 << 60
+    server.released.set()
+    fetching.join(30)
+    assert (tmp_path / "f").read_bytes() == data
+    assert reports[0].bytes_fetched > SIZE
+
+
 @pytest.mark.chaos
 def test_whoever_is_killed_the_file_arrives(tmp_path: Path, server: Any, seed: int) -> None:
     """Several processes fetch one file; each but the last is killed at a random moment."""
@@ -363,3 +386,36 @@ def test_whoever_is_killed_the_file_arrives(tmp_path: Path, server: Any, seed: i
     assert report.files[0].digest == file.digest
     # One chunk for each kill, and as much again where two began at the same moment.
     assert server.bytes_sent <= (1 + len(running)) * len(data)
+
+
+@pytest.mark.chaos
+def test_each_kill_costs_at_most_one_chunk(tmp_path: Path, server: Any, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(1000 + seed)
+    data = chance.randbytes(30 * CHUNK)
+    file = wanted(tmp_path, server, data)
+
+    def paced(asked: Any) -> None:  # so slowly that next to nothing waits in the sockets
+        size = asked.stop - asked.start
+        span = f"bytes {asked.start}-{asked.stop - 1}/{len(data)}"
+        asked.head(206, Content_Length=size, Content_Range=span)
+        for at in range(asked.start, asked.stop, 8192):
+            asked.send(data[at : min(asked.stop, at + 8192)])
+            server.released.wait(0.002)
+
+    server.default = paced
+    kills = chance.randint(1, 3)
+    for _ in range(kills):
+        process = child(file, chance.choice([1, 2, 4]))
+        assert process.stdout is not None
+        with process.stdout:
+            until = server.bytes_sent + chance.randint(1, 8 * CHUNK)
+            while server.bytes_sent < until and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+            process.wait()
+    server.default = lambda asked: asked.serve()
+    fetcher().fetch([file])
+    assert (tmp_path / "f").read_bytes() == data
+    in_sockets = CHUNK
+    assert server.bytes_sent <= len(data) + kills * (CHUNK + in_sockets)

@@ -32,8 +32,8 @@ from gen_worker.models.net import HttpStatusError, Opener, UrlRefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLOCK = 64 * 1024
-CHUNK = 4 * BLOCK
+BLOCK = 32 * 1024
+CHUNK = 8 * BLOCK
 QUICK = RetryLimits(factor_s=0.0, max_tries=8)
 
 

@@ -42,6 +42,8 @@ class Download:
         self.partial = partial
         self.size_bytes = header.size_bytes
         self.was_adopted = False
+        self.is_lost = False
+        """Whether another process, which believed this one dead, took the partial away."""
         self._header = header
         self._digest = digest
         self._durable = durable
@@ -66,6 +68,10 @@ class Download:
     def bytes_missing(self) -> int:
         with self._lock:
             return self._map.bytes_missing
+
+    @property
+    def is_advancing(self) -> bool:
+        return self._is_advancing
 
     @property
     def is_complete(self) -> bool:
@@ -142,6 +148,7 @@ class Download:
     def _end_block(self, segment: Segment, fragment: Fragment) -> None:
         """Journal a block whose bytes are written."""
         if not self.partial.is_ours:
+            self.is_lost = True
             raise SegmentVoidError
         kind: Literal["prefix", "block"] = "prefix" if fragment.is_prefix else "block"
         with self._lock:

@@ -41,8 +41,8 @@ def settle_failure(
     """
     status = error.status_code if isinstance(error, HttpStatusError) else 0
     if isinstance(error, SegmentVoidError):
-        _start_over_if_lost(task, lock)
-    elif isinstance(error, RangesIgnoredError):
+        return  # what made it void is being dealt with
+    if isinstance(error, RangesIgnoredError):
         with lock:
             task.routes.has_no_ranges(location)
     elif status in _TERMINAL_STATUSES:
@@ -63,15 +63,6 @@ def settle_failure(
                 raise error
     else:
         raise error
-
-
-def _start_over_if_lost(task: Task, lock: threading.Condition) -> None:
-    """Open another partial when a process that believed this one dead took it away."""
-    with lock:
-        download = task.download
-        if download is not None and not download.partial.is_ours and not task.connections:
-            download.partial.leave()
-            task.download, task.phase = None, "new"
 
 
 def _wait(

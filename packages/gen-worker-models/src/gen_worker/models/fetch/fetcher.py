@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FetchSettings", "Fetcher"]
 
-_MIN_BLOCK_BYTES = 64 * 1024
+_MIN_CHUNK_BYTES = 256 * 1024
+_USUAL_CONNECTIONS = 8
+_MOST_CONNECTIONS = 64
 
 
 class FetchSettings(NamedTuple):
@@ -77,10 +79,10 @@ class Fetcher:
             clock: Seconds, for the waits between tries.
             uniform: Chooses a wait between two bounds.
         """
-        if connections < 1 or chunk_bytes < _MIN_BLOCK_BYTES:
+        if not 1 <= connections <= _MOST_CONNECTIONS or chunk_bytes < _MIN_CHUNK_BYTES:
             raise ValidationError(
-                f"{connections} connections and chunks of {chunk_bytes} bytes: at least 1 and "
-                f"{_MIN_BLOCK_BYTES} are needed"
+                f"{connections} connections and chunks of {chunk_bytes} bytes: 1 to "
+                f"{_MOST_CONNECTIONS}, and at least {_MIN_CHUNK_BYTES}, are possible"
             )
         self._connections = connections
         self._retries = retries or RetryLimits()
@@ -142,8 +144,11 @@ class Fetcher:
 
 
 def _block_bytes(chunk_bytes: int, connections: int) -> int:
-    """Return a power of two, so that blocks that are being fetched make one chunk at most."""
-    share = max(_MIN_BLOCK_BYTES, chunk_bytes // connections)
+    """Return a power of two, so that the blocks being fetched make one chunk at most.
+
+    The same for any usual number of connections: a partial keeps the blocks it began with.
+    """
+    share = chunk_bytes // max(_USUAL_CONNECTIONS, connections)
     return int(1 << (share.bit_length() - 1))
 
 

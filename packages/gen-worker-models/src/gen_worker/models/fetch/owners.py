@@ -56,12 +56,24 @@ def is_running(owner: Owner) -> bool | None:
 
 def _start_of(pid: int) -> int | None:
     """Return when a process started; None when there is none, or only its zombie."""
+    if not os.path.exists("/proc/self/stat"):
+        return _start_without_proc(pid)
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _start_without_proc(pid: int) -> int | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # alive, and somebody else's
+        pass
+    return 0
 
 
 @functools.cache

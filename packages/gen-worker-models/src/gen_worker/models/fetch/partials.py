@@ -110,9 +110,10 @@ class Partial:
         if self.fd < 0:
             return
         self._close()
-        for path in (self.path, self.journal_path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        # The journal goes with the bytes: whoever took those away needs it.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+            os.unlink(self.journal_path)
 
     def _close(self) -> None:
         for fd in (self.fd, self.journal_fd):
@@ -235,7 +236,6 @@ class Place:
             return -1
 
     def _discard(self, identity: str, path: str) -> None:
-        # The journal goes with the bytes: whoever moved those away meanwhile needs it.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             os.unlink(self.journal_path(identity))

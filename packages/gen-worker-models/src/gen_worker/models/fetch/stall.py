@@ -34,11 +34,13 @@ class StallWatch:
         """
         self._waited_s += waited_s
         self._bytes += size_bytes
-        if not self._window_s or self._waited_s < self._window_s:
+        if not self._window_s:
             return False
-        oldest = self._waited_s - self._window_s
         if self._waited_s - self._samples[-1][0] >= self._window_s / _SAMPLES:
             self._samples.append((self._waited_s, self._bytes))
+        if self._waited_s < self._window_s:
+            return False
+        oldest = self._waited_s - self._window_s
         while len(self._samples) > 1 and self._samples[1][0] <= oldest:
             self._samples.popleft()
         return self._bytes - self._samples[0][1] < self._min_bytes

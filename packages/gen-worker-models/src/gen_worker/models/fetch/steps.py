@@ -68,6 +68,9 @@ class Steps:
     def _open(self, task: Task) -> None:
         """Look at the destination; open the partial, or wait for who is writing one."""
         file = task.file
+        if task.download is not None:  # it was taken away
+            task.download.leave()
+            task.download = None
         if self._is_present(task):
             return
         if task.routes.current is None:
@@ -200,10 +203,9 @@ class Steps:
             return
         try:
             download.partial.finish(durable=self._settings.durable)
-        except FileNotFoundError:  # taken over by a process that believed this one dead
-            download.partial.leave()
+        except FileNotFoundError:
             with self._lock:
-                task.download, task.phase = None, "new"
+                download.is_lost, task.phase = True, "open"
             return
         self._done(task, download.size_bytes, str(found))
 

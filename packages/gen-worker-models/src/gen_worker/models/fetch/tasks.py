@@ -79,7 +79,7 @@ class Board:
         # Largest first: the last file to end should be a small one.
         self._tasks = sorted(tasks, key=lambda task: -(task.file.size_bytes or 0))
         self._connections = connections
-        self._first_bytes = chunk_bytes
+        self._chunk_bytes = chunk_bytes
 
     @property
     def is_done(self) -> bool:
@@ -105,6 +105,12 @@ class Board:
         for task in ready:
             download = task.download
             if task.phase != "open" or download is None:
+                continue
+            if download.is_lost:
+                # Its descriptors may be closed only when nobody writes through them.
+                if not task.connections and not download.is_advancing:
+                    task.phase = "busy"
+                    return Job("open", task)
                 continue
             if download.begin_advance():
                 return Job("advance", task)
@@ -132,19 +138,27 @@ class Board:
         if task.phase == "stream":
             return None if task.connections else Job("stream", task)
         download = task.download
-        assert download is not None
+        if download is None or download.is_lost:
+            return None
         if not task.routes.serves_ranges:
             if task.connections or not download.bytes_missing:
                 return None
             download.restart()
             return Job("segment", task, download.take(download.size_bytes), is_whole=True)
+        if not self._may_join(task, download):
+            return None
         segment = download.take(self._segment_bytes(task, download, share))
         return Job("segment", task, segment) if segment else None
 
+    def _may_join(self, task: Task, download: Download) -> bool:
+        """Keep what a kill may lose to one chunk, also with the larger blocks of an adopted file."""
+        in_flight = task.connections * download.block_bytes
+        return not task.connections or in_flight + download.block_bytes <= self._chunk_bytes
+
     def _segment_bytes(self, task: Task, download: Download, share: int) -> int:
         rate = task.bytes_per_s
-        size = self._first_bytes if rate is None else int(rate * _SEGMENT_S)
-        size = max(self._first_bytes, min(_MOST_BYTES, size))
+        size = self._chunk_bytes if rate is None else int(rate * _SEGMENT_S)
+        size = max(self._chunk_bytes, min(_MOST_BYTES, size))
         if share > 1:
             size = min(size, download.bytes_missing // (2 * share))
         return max(2 * download.block_bytes, size)
@@ -153,11 +167,13 @@ class Board:
         """Help a connection that has more than a second of work before it."""
         for task in ready:
             download = task.download
-            is_helped = task.phase == "open" and download is not None and task.connections
-            if not is_helped or task.is_refreshing or not task.routes.serves_ranges:
+            if task.phase != "open" or download is None or download.is_lost:
                 continue
-            assert download is not None
-            segment = download.split(int(task.bytes_per_s or self._first_bytes))
+            if not task.connections or task.is_refreshing or not task.routes.serves_ranges:
+                continue
+            if not self._may_join(task, download):
+                continue
+            segment = download.split(int(task.bytes_per_s or self._chunk_bytes))
             if segment is not None:
                 return Job("segment", task, segment)
         return None
