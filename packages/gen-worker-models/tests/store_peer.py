@@ -1,8 +1,9 @@
 """Processes that use one content store and are killed, for the tests that run this file.
 
-`chaos <root> <seed> <kills>`: workers reserve, fetch, build, lease, read, evict and collect the
-same snapshots and are killed at random moments. `crash <root> <scenario> <first> <step>`: a worker
-is killed right before a file operation of the scenario, the first, then others each `step` later.
+`chaos <root> <seed> <kills> <links>`: workers reserve, fetch, build, lease, read, evict and collect
+the same snapshots and are killed at random moments; `symbolic` links refuse hard ones.
+`crash <root> <scenario> <first> <step>`: a worker is killed right before a file operation of the
+scenario, the first, then others each `step` later.
 
 What was seen goes to the standard output, one line per violation. Nothing here has threads before
 it forks.
@@ -11,6 +12,7 @@ it forks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -128,9 +130,7 @@ def collect(store: ContentStore, snapshot: Snapshot, report: Callable[[str], Non
 
 def verify(store: ContentStore, snapshot: Snapshot, report: Callable[[str], None]) -> None:
     for damage in store.verify():
-        # A tree that is evicted while it is read is no damage of a blob.
-        if damage.path == store.blob_path(damage.blake3):
-            report(f"damaged: {damage}")
+        report(f"damaged: {damage}")
 
 
 ACTIONS = [use, use, use, read_only, read_only, remove, collect, verify]
@@ -144,8 +144,7 @@ def work(root: str, seed: str, report: Callable[[str], None]) -> None:
         try:
             action(store, snapshot, report)
         except WorkerError as error:
-            if not getattr(error, "retryable", False):
-                report(f"{action.__name__}: {error!r}")
+            report(f"{action.__name__}: {error!r}")
         except BaseException as error:
             report(f"{action.__name__}: {error!r}")
             raise
@@ -300,8 +299,14 @@ def dying(root: str, scenario: str, count: int) -> None:
         use(store, SNAPSHOTS[1][0], line)
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "this disk has no hard links")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "chaos":
+        if sys.argv[5] == "symbolic":
+            os.link = refuse
         chaos(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         crash(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -43,9 +43,11 @@ def peer(*arguments: str) -> list[str]:
 
 
 @pytest.mark.chaos
-def test_kill_at_any_moment(place: Path, seed: int) -> None:
-    print(f"seed {seed}: {sys.executable} {PEER} chaos ROOT {seed} {KILLS}")
-    assert peer("chaos", str(place / "cas"), str(seed), str(KILLS)) == []
+@pytest.mark.parametrize("links", ["hard", "symbolic"])
+def test_kill_at_any_moment(place: Path, seed: int, links: str) -> None:
+    arguments = ("chaos", str(place / "cas"), str(seed), str(KILLS), links)
+    print(f"seed {seed}: {sys.executable} {PEER} {' '.join(arguments)}")
+    assert peer(*arguments) == []
     assert [path.name for path in place.iterdir()] == ["cas"]
 
 

@@ -226,6 +226,23 @@ def test_claims_are_seen_by_age(places: Places, leases: Leases) -> None:
     assert leases.claims() == []
 
 
+def test_who_claims_blobs_waits_for_a_removal_under_way(places: Places, leases: Leases) -> None:
+    entered = threading.Event()
+
+    def claim() -> bool:
+        entered.set()
+        with leases.claim(HEX, Claim(blobs=((HEX, 3),))):
+            return os.path.exists(places.root + "/removed")
+
+    with ThreadPoolExecutor(1) as pool:
+        with Leases(places).dropping() as is_announced:
+            claiming = pool.submit(claim)
+            assert entered.wait(20)
+            assert is_announced()
+            os.mkdir(places.root + "/removed")
+        assert claiming.result(20)
+
+
 def test_many_threads_lease_and_evict(places: Places, leases: Leases) -> None:
     """Whoever holds a lease sees the snapshot, however often others try to take it away."""
     evictor, aside, is_over = Leases(places), places.root + "/aside", threading.Event()

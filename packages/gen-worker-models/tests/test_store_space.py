@@ -341,18 +341,6 @@ def test_what_dead_processes_left_is_collected(store: ContentStore) -> None:
     assert present(store) == {digest}
 
 
-def test_blobs_that_a_killed_eviction_had_put_aside_come_back(store: ContentStore) -> None:
-    digest = built(store, b"a" * 1000)
-    blob = store.blob_path(blake3(b"a" * 1000).hexdigest())
-    aside = os.path.join(store.root, "state", "work", "host~boot~1~2~3~nonce", "blobs")
-    os.makedirs(aside)
-    os.rename(blob, os.path.join(aside, os.path.basename(blob)))
-    os.utime(os.path.dirname(aside), (0, 0))
-    store.collect()
-    assert os.path.exists(blob)
-    assert present(store) == {digest}
-
-
 def test_remove(store: ContentStore) -> None:
     digest, other = built(store, b"a" * 1000, b"s"), built(store, b"s")
     store.pin(digest)

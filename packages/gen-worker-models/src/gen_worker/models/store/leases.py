@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "Leases"]
 
+_BLOBS = "blobs"
+"""Stands for a digest where all blobs are meant."""
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _INTENT_PATIENCE_S = 10.0
 _POLL_S = 0.001
@@ -105,8 +107,9 @@ class Leases:
         Claims sort by age, so that of two that fetch the same the younger can wait.
         """
         path = self._create(digest, f"claim-{time.time_ns():020d}", msgspec.json.encode(claim))
-        self._await_evictions(digest)
         try:
+            self._await_evictions(digest)
+            self._await_evictions(_BLOBS)
             yield os.path.basename(path)
         finally:
             self._remove(path)
@@ -123,6 +126,18 @@ class Leases:
         finally:
             self._remove(path)
             self._remove_directory(digest)
+
+    @contextmanager
+    def dropping(self) -> Iterator[Callable[[], bool]]:
+        """Announce that blobs go; give what says whether that still stands.
+
+        Must take moments: who claims blobs waits for it.
+        """
+        path = self._create(_BLOBS, "evict", b"")
+        try:
+            yield lambda: os.path.exists(path)
+        finally:
+            self._remove(path)
 
     def is_in_use(self, digest: str) -> bool:
         """Return whether a live process leases, fetches or builds this snapshot."""

@@ -11,6 +11,7 @@ import msgspec
 from gen_worker.errors import ValidationError
 from gen_worker.models.store.blobs import discard
 from gen_worker.models.store.durable import READ_ONLY, hash_file
+from gen_worker.models.store.errors import SnapshotNotFoundError
 from gen_worker.models.store.inventory import take_inventory
 from gen_worker.models.store.records import mark_damaged, read_record
 from gen_worker.paths import safe_join
@@ -53,8 +54,10 @@ def verify_store(
         needed = {name for x in snapshots for name in x.blobs}
         blobs = [blob for name, blob in found.blobs.items() if name in needed]
     bad = _bad_blobs(blobs, token)
-    files = _bad_files(places, found, snapshots, bad, token)
-    damages = [*_of_blobs(found, bad), *files]
+    damages = list(_of_blobs(found, bad))
+    for snapshot in snapshots:
+        with suppress(SnapshotNotFoundError), leases.hold(snapshot.digest):  # else evicted by now
+            damages += _bad_files(places, found, snapshot, bad, token)
     for name in sorted({name for damage in damages for name in damage.snapshots}):
         mark_damaged(places, name)
     return tuple(damages)
@@ -106,20 +109,19 @@ def _of_blobs(found: Inventory, bad: dict[str, Blob]) -> Iterator[Damage]:
 def _bad_files(
     places: Places,
     found: Inventory,
-    snapshots: Iterable[StoredSnapshot],
+    snapshot: StoredSnapshot,
     bad: dict[str, Blob],
     token: CancelToken | None,
 ) -> Iterator[Damage]:
-    """Yield the files of snapshots that are wrong while no blob of theirs is."""
+    """Yield the files of a snapshot that are wrong while no blob of theirs is."""
     inodes = {blob.inode for blob in found.blobs.values()}
-    for snapshot in snapshots:
-        record = read_record(places, snapshot.digest)
-        for file in () if record is None else record.files:
-            path = _inside(snapshot.path, file)
-            if file.blake3 not in bad and not _is_whole(path, file, inodes, token):
-                yield Damage(
-                    blake3=file.blake3, path=path or snapshot.path, snapshots=(snapshot.digest,)
-                )
+    record = read_record(places, snapshot.digest)
+    for file in () if record is None else record.files:
+        path = _inside(snapshot.path, file)
+        if file.blake3 not in bad and not _is_whole(path, file, inodes, token):
+            yield Damage(
+                blake3=file.blake3, path=path or snapshot.path, snapshots=(snapshot.digest,)
+            )
 
 
 def _inside(root: str, file: RecordedFile) -> str:
