@@ -21,16 +21,25 @@ if TYPE_CHECKING:
     )
     from gen_worker.models.loading.loader import load
     from gen_worker.models.loading.planning import plan
+    from gen_worker.models.loading.shared import (
+        SLOT_CLASSES,
+        LoadedComponentKey,
+        SharedComponentCache,
+        build_function_owned_pipeline,
+        is_shareable,
+    )
     from gen_worker.models.loading.steps import Watch, watch
     from gen_worker.models.loading.values import ComponentPlan, Loaded, LoadPlan, Quantization
 
 __all__ = [
+    "SLOT_CLASSES",
     "AnnotationNeededError",
     "ComponentLoadError",
     "ComponentPlan",
     "ConfigNeededError",
     "LoadPlan",
     "Loaded",
+    "LoadedComponentKey",
     "MissingComponentsError",
     "MissingPackageError",
     "ModelLoadError",
@@ -38,10 +47,13 @@ __all__ = [
     "NoProviderError",
     "PipelineLoaderError",
     "Quantization",
+    "SharedComponentCache",
     "TypeMismatchError",
     "UnknownClassError",
     "UnsupportedFormatError",
     "Watch",
+    "build_function_owned_pipeline",
+    "is_shareable",
     "load",
     "plan",
     "watch",
@@ -64,6 +76,13 @@ _MODULES = {
     ),
     "loader": ("load",),
     "planning": ("plan",),
+    "shared": (
+        "SLOT_CLASSES",
+        "LoadedComponentKey",
+        "SharedComponentCache",
+        "build_function_owned_pipeline",
+        "is_shareable",
+    ),
     "steps": ("Watch", "watch"),
     "values": ("ComponentPlan", "LoadPlan", "Loaded", "Quantization"),
 }
