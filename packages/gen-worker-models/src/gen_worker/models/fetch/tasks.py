@@ -151,7 +151,7 @@ class Board:
         return Job("segment", task, segment) if segment else None
 
     def _may_join(self, task: Task, download: Download) -> bool:
-        """Keep what a kill may lose to one chunk, also with the larger blocks of an adopted file."""
+        """Keep what a kill loses to one chunk, also with an adopted file of larger blocks."""
         in_flight = task.connections * download.block_bytes
         return not task.connections or in_flight + download.block_bytes <= self._chunk_bytes
 
