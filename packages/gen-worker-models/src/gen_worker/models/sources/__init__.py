@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         OfflineMissError,
         UnsupportedProviderError,
     )
-    from gen_worker.models.sources.huggingface.source import HuggingFaceOptions
+    from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
     from gen_worker.models.sources.sources import Sources
     from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile
 
@@ -34,7 +34,7 @@ _MODULES = {
         "OfflineMissError",
         "UnsupportedProviderError",
     ),
-    "huggingface.source": ("HuggingFaceOptions",),
+    "huggingface.options": ("HuggingFaceOptions",),
     "sources": ("Sources",),
     "values": ("FetchPlan", "LocalModel", "PlannedFile"),
 }

@@ -10,7 +10,8 @@ from gen_worker.cancel import CancelToken
 from gen_worker.models.fetch.limits import ConnectionLimit
 from gen_worker.models.sources.errors import UnsupportedProviderError
 from gen_worker.models.sources.hub_answers import HubAnswers, HubRights
-from gen_worker.models.sources.huggingface.source import HuggingFaceModels, HuggingFaceOptions
+from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
+from gen_worker.models.sources.huggingface.source import HuggingFaceModels
 from gen_worker.models.sources.resolutions import Resolutions
 from gen_worker.models.sources.surroundings import Surroundings
 from gen_worker.models.sources.telling import DownloadReport

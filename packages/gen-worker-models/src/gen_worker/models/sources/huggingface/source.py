@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,20 +17,13 @@ from gen_worker.models.net.errors import HttpStatusError
 from gen_worker.models.refs import HFRef, identity
 from gen_worker.models.sources.errors import DownloadFailedError, OfflineMissError, naming
 from gen_worker.models.sources.huggingface.cache import RepoCache, is_commit
-from gen_worker.models.sources.huggingface.remote import (
-    Remote,
-    RemoteFile,
-    decoded,
-    dtypes_in,
-    refusal_of,
+from gen_worker.models.sources.huggingface.choosing import (
+    LocalReader,
+    RemoteReader,
+    choose,
+    shared_dtype,
 )
-from gen_worker.models.sources.huggingface.selection import (
-    Known,
-    Selection,
-    Wanted,
-    questions,
-    select,
-)
+from gen_worker.models.sources.huggingface.remote import Remote, RemoteFile, refusal_of
 from gen_worker.models.sources.resolutions import KnownFile, Resolved
 from gen_worker.models.sources.room import require_room
 from gen_worker.models.sources.tensorhub import offline_miss, plan_of
@@ -43,38 +36,19 @@ from gen_worker.models.sources.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import ExitStack
 
     from gen_worker.models.choice import ModelChoice
+    from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
+    from gen_worker.models.sources.huggingface.selection import Selection
     from gen_worker.models.sources.surroundings import Surroundings
     from gen_worker.models.sources.values import Request
 
-__all__ = ["HuggingFaceModels", "HuggingFaceOptions"]
+__all__ = ["HuggingFaceModels"]
 
 _log = logging.getLogger("gen_worker.models.sources")
 _MAIN = "main"
-_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-
-
-class HuggingFaceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How models of Hugging Face are chosen and kept."""
-
-    home: str
-    """The cache of Hugging Face tools is `hub` below it."""
-    token: str = ""
-    """Empty uses the one that `hf auth login` left below `home`, if it did."""
-    endpoint: str = ""
-    """Of the site; empty leaves it to the library, which reads `HF_ENDPOINT`."""
-    precisions: tuple[str, ...] = ("bf16", "fp16")
-    max_repo_bytes: int = 60_000_000_000
-    takes_all: bool = False
-    max_seconds: float = 0.0
-    """Of one model's download; 0 is no limit."""
-    reserve_bytes: int = 2 * 1024**3
-
-    def __repr__(self) -> str:  # the token is secret
-        return f"HuggingFaceOptions({self.home!r})"
 
 
 class _Plan(NamedTuple):
@@ -95,8 +69,7 @@ class HuggingFaceModels:
         self._around = around
         self._options = options
         self._may_use_last_known = may_use_last_known
-        token = options.token or _token_in(options.home)
-        self._remote = Remote(around.opener, options.endpoint, token)
+        self._remote = Remote(around.opener, options.endpoint, options.known_token)
 
     def find(self, choice: ModelChoice) -> LocalModel | None:
         """Return the model if the cache has all of it."""
@@ -197,29 +170,12 @@ class HuggingFaceModels:
         commit = cache.commit_of(_ref(choice).revision or _MAIN)
         if not commit or not os.path.isdir(cache.snapshot(commit)):
             return None
-        sizes = dict(cache.files_of(commit))
-        root = cache.snapshot(commit)
+        sizes, root = dict(cache.files_of(commit)), cache.snapshot(commit)
         try:
-            known = self._known(
-                _below(choice.subfolder, sizes),
-                choice,
-                lambda path: _local_document(os.path.join(root, *path.split("/"))),
-                lambda path: _local_dtypes(os.path.join(root, *path.split("/"))),
-            )
-            selection = select(known, self._wanted(choice), is_whole_cache=True)
+            chosen = choose(choice, self._options, sizes, LocalReader(root), is_whole_cache=True)
         except (ArtifactTransferError, ValueError):
             return None
-        files = tuple(KnownFile(path, sizes[path]) for path in _above(choice, selection.files))
-        return _local_model(
-            choice,
-            Resolved(
-                key=_key(choice),
-                digest=commit,
-                root=root,
-                files=files,
-                attributes=_attributes(selection, selection.dtype),
-            ),
-        )
+        return _local_model(choice, _resolved(choice, commit, root, chosen, sizes))
 
     # What is wanted.
 
@@ -229,41 +185,9 @@ class HuggingFaceModels:
         files = {file.path: file for file in self._remote.files_of(repo_id, commit, token)}
         sizes = {path: file.size_bytes for path, file in files.items()}
         with self._refusals(repo_id):
-            known = self._known(
-                _below(choice.subfolder, sizes),
-                choice,
-                lambda path: self._remote.document(repo_id, commit, path, token),
-                lambda path: self._remote.dtypes(repo_id, commit, path, token),
-            )
-        selection = select(known, self._wanted(choice))
-        chosen = tuple(files[path] for path in _above(choice, selection.files))
-        return _Plan(commit, selection, chosen)
-
-    def _wanted(self, choice: ModelChoice) -> Wanted:
-        options = self._options
-        return Wanted(
-            ref=str(choice.target),
-            dtype=_SHORT.get(choice.dtype, choice.dtype),
-            precisions=options.precisions,
-            patterns=choice.allow_patterns,
-            takes_all=options.takes_all,
-            max_bytes=options.max_repo_bytes,
-        )
-
-    def _known(
-        self,
-        sizes: Mapping[str, int],
-        choice: ModelChoice,
-        document: Callable[[str], Any],
-        dtypes: Callable[[str], frozenset[str] | None],
-    ) -> Known:
-        """Read what the selection asks for, documents first."""
-        known, wanted = Known(sizes, {}, {}), self._wanted(choice)
-        base = f"{choice.subfolder}/" if choice.subfolder else ""
-        documents = {path: document(base + path) for path in questions(known, wanted).documents}
-        known = known._replace(documents=documents)
-        headers = questions(known, wanted).headers
-        return known._replace(dtypes={path: dtypes(base + path) for path in headers})
+            reader = RemoteReader(self._remote, repo_id, commit, token)
+            selection = choose(choice, self._options, sizes, reader)
+        return _Plan(commit, selection, tuple(files[path] for path in selection.files))
 
     # Fetching.
 
@@ -351,14 +275,9 @@ class HuggingFaceModels:
         for file in plan.files:
             cache.link(plan.commit, file.path, file.etag)
         cache.note(_ref(choice).revision or _MAIN, plan.commit)
+        sizes = {file.path: file.size_bytes for file in plan.files}
         root = cache.snapshot(plan.commit)
-        resolved = Resolved(
-            key=_key(choice),
-            digest=plan.commit,
-            root=root,
-            files=tuple(KnownFile(file.path, file.size_bytes) for file in plan.files),
-            attributes=_attributes(plan.selection, plan.selection.dtype or _dtype_in(root, plan)),
-        )
+        resolved = _resolved(choice, plan.commit, root, plan.selection, sizes)
         self._around.known.put(resolved)
         model = _local_model(choice, resolved)
         return msgspec.structs.replace(
@@ -380,16 +299,6 @@ def _key(choice: ModelChoice) -> str:
     return key_of(msgspec.structs.replace(choice, flavor="", ref=choice.ref.partition("#")[0]))
 
 
-def _below(subfolder: str, sizes: Mapping[str, int]) -> dict[str, int]:
-    base = f"{subfolder}/" if subfolder else ""
-    return {path[len(base) :]: size for path, size in sizes.items() if path.startswith(base)}
-
-
-def _above(choice: ModelChoice, files: tuple[str, ...]) -> list[str]:
-    base = f"{choice.subfolder}/" if choice.subfolder else ""
-    return [base + path for path in files]
-
-
 def _has_blob(cache: RepoCache, file: RemoteFile) -> bool:
     try:
         return os.stat(cache.blob(file.etag)).st_size == file.size_bytes
@@ -397,41 +306,22 @@ def _has_blob(cache: RepoCache, file: RemoteFile) -> bool:
         return False
 
 
-def _attributes(selection: Selection, dtype: str) -> dict[str, str]:
-    told = {"file_layout": selection.layout, "variant": selection.variant, "dtype": dtype}
-    return {name: value for name, value in told.items() if value}
-
-
-def _dtype_in(root: str, plan: _Plan) -> str:
-    """Return the precision that all selected weights share, read from their headers."""
-    found: set[str] = set()
-    for file in plan.files:
-        if file.path.endswith(".safetensors"):
-            found |= _local_dtypes(os.path.join(root, *file.path.split("/"))) or frozenset()
-    names = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
-    told = {names[dtype] for dtype in found if dtype in names}
-    return told.pop() if len(told) == 1 else ""
-
-
-def _local_document(path: str) -> Any:
-    try:
-        with open(path, "rb") as file:
-            return decoded(file.read())
-    except OSError:
-        return None
-
-
-def _local_dtypes(path: str) -> frozenset[str] | None:
-    try:
-        with open(path, "rb") as file:
-
-            def read(start: int, count: int) -> bytes:
-                file.seek(start)
-                return file.read(count)
-
-            return dtypes_in(read)
-    except OSError:
-        return None
+def _resolved(
+    choice: ModelChoice, commit: str, root: str, selection: Selection, sizes: Mapping[str, int]
+) -> Resolved:
+    """Return what is remembered of files that are all in `root`."""
+    told = {
+        "file_layout": selection.layout,
+        "variant": selection.variant,
+        "dtype": selection.dtype or shared_dtype(root, selection.files),
+    }
+    return Resolved(
+        key=_key(choice),
+        digest=commit,
+        root=root,
+        files=tuple(KnownFile(path, sizes[path]) for path in selection.files),
+        attributes={name: value for name, value in told.items() if value},
+    )
 
 
 def _local_model(choice: ModelChoice, resolved: Resolved) -> LocalModel:
@@ -447,11 +337,3 @@ def _local_model(choice: ModelChoice, resolved: Resolved) -> LocalModel:
         size_bytes=sum(file.size_bytes for file in resolved.files),
         attributes=resolved.attributes,
     )
-
-
-def _token_in(home: str) -> str:
-    try:
-        with open(os.path.join(home, "token"), encoding="ascii") as file:
-            return file.read(1000).strip()
-    except (OSError, ValueError):
-        return ""
