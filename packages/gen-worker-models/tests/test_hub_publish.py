@@ -158,3 +158,32 @@ def test_tags_that_cannot_be_are_refused_before_anything_is_sent(
         with pytest.raises(ValidationError):
             publish_folder(client, model, "acme/model", tags=tags)
         assert client.repos() == []
+
+
+def test_the_answer_reads_alike_for_every_generation_of_workers(
+    hub: RunningHub, model: Path
+) -> None:
+    with hub.client() as client:
+        done = publish_folder(client, model, "acme/model", flavor="bf16", dtype="bf16")
+        questions: list[dict[str, Any]] = [
+            {"tag": "latest"},
+            {"tag": "", "flavor": "bf16", "attributes": {"dtype": "bf16"}},
+            {"tag": "none", "attributes": {"dtype": "fp8"}, "digest": done.checkpoint_ids[0]},
+        ]
+        answers = [
+            client.connection.ask(
+                "POST", f"/api/v1/{scope}/acme/model/resolve", phase="resolve", body=question
+            ).data
+            for scope in ("repos", "inference/repos")
+            for question in questions
+        ]
+    for answer in answers:
+        manifest = answer["snapshot_manifest"]
+        assert manifest["files"] == manifest["entries"]
+        assert answer["checkpoint_id"] == answer["snapshot_digest"] == answers[0]["checkpoint_id"]
+        assert answer["repo_revision_seq"] == answer["version"] == 1
+        assert answer["artifact"] == answer["variant"]
+        assert answer["variant"]["quantization"] == answer["variant"]["dtype"] == "bf16"
+        for entry in manifest["entries"]:
+            assert entry["digest"] == f"blake3:{entry['blake3']}"
+            assert set(entry) == {"path", "size_bytes", "digest", "blake3", "url"}
