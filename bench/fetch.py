@@ -128,7 +128,15 @@ class Bench:
         assert [process.wait() for process in running] == [0] * FILES
 
     def aria2c(self) -> None:
-        options = ["-x8", "-s8", f"-j{FILES}", "-q", "--file-allocation=falloc", "-d", self.target]
+        options = [
+            "-x8",
+            "-s8",
+            f"-j{FILES}",
+            "-q",
+            "--file-allocation=falloc",
+            "-d",
+            str(self.target),
+        ]
         urls = "".join(f"{self.origin}/{name}\n" for name in self.digests)
         self.clear()  # it reserves the space itself, or else resumes
         subprocess.run(["aria2c", *options, "-i", "-"], input=urls, text=True, check=True)
@@ -164,9 +172,9 @@ def fastest(bench: Bench) -> tuple[str, Callable[[], None]]:
     """Return the fastest of the peers here."""
     peers: dict[str, Callable[[], None]] = {"curl": bench.curl, "aria2c": bench.aria2c}
     with contextlib.suppress(ImportError):
-        import huggingface_hub.utils
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
         peers["huggingface_hub"] = bench.huggingface_hub
     rates = {name: max(bench.timed(peer) for _ in range(3)) for name, peer in peers.items()}
     print("peers, GiB/s:", ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -19,11 +20,13 @@ from gen_worker.models.fetch import (
     BandwidthLimit,
     ConnectionLimit,
     DigestMismatchError,
+    DiskError,
     Fetcher,
     FetchProgress,
     FetchReport,
     FileToFetch,
     Location,
+    NoSpaceError,
     RetryLimits,
     SizeMismatchError,
 )
@@ -626,3 +629,55 @@ def test_the_same_destination_twice_is_a_mistake(tmp_path: Path, server: Any) ->
         fetcher().fetch([file, file])
     with pytest.raises(ValidationError):
         wanted(tmp_path, server, b"", digest="md5:00")
+
+
+def test_a_redirect_to_an_inner_address_is_refused(tmp_path: Path, server: Any) -> None:
+    file = wanted(tmp_path, server, bytes_of(10))
+    server.default = lambda asked: asked.head(
+        302, Location="http://169.254.169.254/latest", Content_Length=0
+    )
+    with pytest.raises(UrlRefusedError, match=r"169\.254"):
+        fetcher(opener=Opener(trusted=[server.origin])).fetch([file])
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("size", [3 * CHUNK, None])
+def test_places_that_cannot_be_written(tmp_path: Path, server: Any, size: int | None) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_bytes(b"")
+    for destination in (tmp_path / "file" / "below", tmp_path / "full"):
+        file = wanted(
+            tmp_path, server, bytes_of(3 * CHUNK), destination=str(destination), size_bytes=size
+        )
+        with pytest.raises(DiskError) as caught:
+            fetcher().fetch([file])
+        assert not caught.value.retryable
+        assert caught.value.phase == "disk"
+
+
+@pytest.mark.parametrize("function", ["preallocate", "write_at"])
+def test_a_full_disk(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"gen_worker.models.fetch.download.{function}", full)
+    with pytest.raises(NoSpaceError) as caught:
+        fetcher().fetch([wanted(tmp_path, server, bytes_of(3 * CHUNK))])
+    assert caught.value.size_bytes == 3 * CHUNK
+    assert_only(tmp_path)
+
+
+def test_space_is_reserved_before_the_first_byte(tmp_path: Path, server: Any) -> None:
+    data = bytes_of(4 * CHUNK)
+    reserved: list[int] = []
+
+    def look(asked: Any) -> None:
+        reserved.extend(part.stat().st_blocks * 512 for part in tmp_path.glob("*.part"))
+        asked.serve()
+
+    server.plan("/f", look)
+    arrives(tmp_path, server, data)
+    assert reserved[0] >= len(data)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from gen_worker.models.fetch.backoff import Backoff, RetryLimits
     from gen_worker.models.fetch.errors import (
         DigestMismatchError,
+        DiskError,
         NoSpaceError,
         SizeMismatchError,
         StalledError,
@@ -30,6 +31,7 @@ __all__ = [
     "BandwidthLimit",
     "ConnectionLimit",
     "DigestMismatchError",
+    "DiskError",
     "DownloadProgress",
     "FetchProgress",
     "FetchReport",
@@ -46,7 +48,13 @@ __all__ = [
 
 _MODULES = {
     "backoff": ("Backoff", "RetryLimits"),
-    "errors": ("DigestMismatchError", "NoSpaceError", "SizeMismatchError", "StalledError"),
+    "errors": (
+        "DigestMismatchError",
+        "DiskError",
+        "NoSpaceError",
+        "SizeMismatchError",
+        "StalledError",
+    ),
     "fetcher": ("Fetcher",),
     "limits": ("BandwidthLimit", "ConnectionLimit"),
     "progress": ("DownloadProgress", "ProgressThrottle"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from gen_worker.models.fetch.blocks import BlockMap, Fragment, Mark, Segment
 from gen_worker.models.fetch.digests import Digest, block_hasher, new_hasher
 from gen_worker.models.fetch.disk import preallocate, read_at, start_writeback, write_at
-from gen_worker.models.fetch.errors import NoSpaceError
+from gen_worker.models.fetch.errors import disk_errors
 from gen_worker.models.fetch.journal import Header, decode_journal, encode_header, encode_mark
 from gen_worker.models.fetch.partials import Partial, Place
 from gen_worker.models.fetch.values import CHUNK_BYTES
@@ -126,13 +125,12 @@ class Download:
         Raises:
             SegmentVoidError: See there.
             NoSpaceError: The disk is full.
+        DiskError: It refuses.
         """
         fragment = segment.fragment or self._begin_block(segment)
         offset = self._map.start(segment.index) + fragment.size_bytes
-        try:
+        with disk_errors(self.partial.path, self.size_bytes):
             write_at(self.partial.fd, view, offset)
-        except OSError as error:
-            raise self._translated(error) from error
         fragment.hasher.update(view)
         fragment.size_bytes += len(view)
         if fragment.size_bytes == self._map.length(segment.index):
@@ -292,11 +290,6 @@ class Download:
         else:
             self.partial.leave()
 
-    def _translated(self, error: OSError) -> Exception:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return NoSpaceError(self.partial.path, size_bytes=self.size_bytes)
-        return error
-
 
 def open_download(
     file: FileToFetch, digest: Digest, *, block_bytes: int, durable: bool, is_alone: bool
@@ -314,7 +307,7 @@ def open_download(
         None while another live process downloads the same file.
 
     Raises:
-        NoSpaceError: The disk cannot hold it.
+        OSError: The disk cannot hold it, or may not be written to.
     """
     place = Place(file.destination)
     os.makedirs(place.directory, exist_ok=True)
@@ -342,9 +335,9 @@ def _begun(partial: Partial, header: Header, digest: Digest, durable: bool) -> D
     try:
         preallocate(partial.fd, header.size_bytes)
         partial.append(encode_header(header))
-    except OSError as error:
+    except OSError:
         partial.remove()
-        raise download._translated(error) from error
+        raise
     return download
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from gen_worker.errors import ArtifactTransferError, ResourceError
+import contextlib
+import errno
+from typing import TYPE_CHECKING
 
-__all__ = ["DigestMismatchError", "NoSpaceError", "SizeMismatchError", "StalledError"]
+from gen_worker.errors import ArtifactTransferError, ResourceError, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DigestMismatchError",
+    "DiskError",
+    "NoSpaceError",
+    "SizeMismatchError",
+    "StalledError",
+    "disk_errors",
+]
 
 
 class DigestMismatchError(ArtifactTransferError, ValueError):
@@ -51,3 +65,33 @@ class NoSpaceError(ResourceError):
             "the cache have less of the disk"
         )
         self.size_bytes = size_bytes
+
+
+class DiskError(ArtifactTransferError):
+    """The file system refuses to hold the file."""
+
+    def __init__(self, destination: str, error: OSError) -> None:
+        super().__init__(
+            f"{destination!r} cannot be written, {error.strerror or 'for an unknown reason'}: "
+            "choose a directory this worker may write to",
+            phase="disk",
+            cause_type=type(error).__name__,
+        )
+
+
+@contextlib.contextmanager
+def disk_errors(destination: str, size_bytes: int) -> Iterator[None]:
+    """Translate what the file system raises inside.
+
+    Raises:
+        NoSpaceError: The disk, or a quota, is full.
+        DiskError: Anything else that the system refuses.
+    """
+    try:
+        yield
+    except WorkerError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(destination, size_bytes=size_bytes) from error
+        raise DiskError(destination, error) from error

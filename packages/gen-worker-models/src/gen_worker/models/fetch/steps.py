@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gen_worker.errors import ArtifactTransferError, CanceledError
 from gen_worker.models.fetch.digests import hash_file, new_hasher
 from gen_worker.models.fetch.download import SegmentVoidError, open_download
-from gen_worker.models.fetch.errors import DigestMismatchError
+from gen_worker.models.fetch.errors import DigestMismatchError, disk_errors
 from gen_worker.models.fetch.failures import refresh, settle_failure
 from gen_worker.models.fetch.partials import Place
 from gen_worker.models.fetch.streamed import StreamedDownload
@@ -80,13 +80,14 @@ class Steps:
             with self._lock:
                 task.phase = "stream"
             return
-        download = open_download(
-            file,
-            task.digest,
-            block_bytes=self._settings.block_bytes,
-            durable=self._settings.durable,
-            is_alone=_is_impatient(task),
-        )
+        with disk_errors(file.destination, file.size_bytes or 0):
+            download = open_download(
+                file,
+                task.digest,
+                block_bytes=self._settings.block_bytes,
+                durable=self._settings.durable,
+                is_alone=_is_impatient(task),
+            )
         with self._lock:
             task.download = download
             task.phase = "open" if download else "new"
@@ -98,7 +99,7 @@ class Steps:
         file = task.file
         try:
             status = os.stat(file.destination)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         facts = (status.st_ino, status.st_size, status.st_mtime_ns)
         if facts == task.judged or not task.digest.algorithm:
@@ -107,7 +108,12 @@ class Steps:
         if file.size_bytes and status.st_size != file.size_bytes:
             return False
         check = self._stop.raise_if_canceled
-        found, size = hash_file(file.destination, task.digest.algorithm, check)
+        try:
+            found, size = hash_file(file.destination, task.digest.algorithm, check)
+        except CanceledError:
+            raise
+        except OSError:  # what cannot be read is replaced
+            return False
         if found == task.digest:
             self._done(task, size, str(found), was_present=True)
         return found == task.digest
@@ -180,14 +186,17 @@ class Steps:
                 task.refreshes = 0
 
     def _stream(self, task: Task, location: Location, buffer: memoryview, pace: Pace) -> None:
-        download = StreamedDownload(task.file, task.digest)
+        destination = task.file.destination
+        with disk_errors(destination, 0):
+            download = StreamedDownload(task.file, task.digest)
         try:
             transfer_stream(self._settings.opener, location, download, buffer, pace)
             found = download.digest
             if task.digest.algorithm and found != task.digest:
                 self._count_mismatch(task, str(found))
                 return
-            download.partial.finish(durable=self._settings.durable)
+            with disk_errors(destination, download.size_bytes):
+                download.partial.finish(durable=self._settings.durable)
         finally:
             download.partial.remove()
         self._done(task, download.size_bytes, str(found))
@@ -201,12 +210,13 @@ class Steps:
         if task.digest.algorithm and found != task.digest:
             self._mend(task, download, buffer, str(found))
             return
-        try:
-            download.partial.finish(durable=self._settings.durable)
-        except FileNotFoundError:
-            with self._lock:
-                download.is_lost, task.phase = True, "open"
-            return
+        with disk_errors(task.file.destination, download.size_bytes):
+            try:
+                download.partial.finish(durable=self._settings.durable)
+            except FileNotFoundError:
+                with self._lock:
+                    download.is_lost, task.phase = True, "open"
+                return
         self._done(task, download.size_bytes, str(found))
 
     def _mend(self, task: Task, download: Download, buffer: memoryview, found: str) -> None:

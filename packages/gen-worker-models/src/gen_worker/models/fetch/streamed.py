@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING
 
 from gen_worker.models.fetch.digests import Digest, new_hasher
 from gen_worker.models.fetch.disk import write_at
-from gen_worker.models.fetch.errors import NoSpaceError
+from gen_worker.models.fetch.errors import disk_errors
 from gen_worker.models.fetch.partials import Place
 from gen_worker.models.net.errors import NetworkError
 
@@ -58,14 +57,9 @@ class StreamedDownload:
 
         Raises:
             NoSpaceError: The disk is full.
+            DiskError: It refuses.
         """
-        try:
+        with disk_errors(self._file.destination, self.size_bytes + len(view)):
             write_at(self.partial.fd, view, self.size_bytes)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpaceError(
-                    self._file.destination, size_bytes=self.size_bytes + len(view)
-                ) from error
-            raise
         self._hasher.update(view)
         self.size_bytes += len(view)
