@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gen_worker.models.sources.civitai.errors import CivitaiAccessError, CivitaiError
     from gen_worker.models.sources.errors import (
         DownloadFailedError,
         ModelAccessError,
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile
 
 __all__ = [
+    "CivitaiAccessError",
+    "CivitaiError",
     "DownloadFailedError",
     "FetchPlan",
     "HuggingFaceOptions",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "civitai.errors": ("CivitaiAccessError", "CivitaiError"),
     "errors": (
         "DownloadFailedError",
         "ModelAccessError",

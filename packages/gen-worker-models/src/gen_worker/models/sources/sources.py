@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gen_worker.cancel import CancelToken
 from gen_worker.models.fetch.limits import ConnectionLimit
+from gen_worker.models.sources.civitai.source import CivitaiModels
 from gen_worker.models.sources.errors import UnsupportedProviderError
 from gen_worker.models.sources.hub_answers import HubAnswers, HubRights
 from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
@@ -66,6 +67,8 @@ class Sources:
         *,
         hub: HubClient | None = None,
         huggingface: HuggingFaceOptions | None = None,
+        civitai_token: str = "",
+        civitai_endpoint: str = "https://civitai.com",
         may_resolve: bool = True,
         may_ingest: bool = False,
         may_use_last_known: bool = True,
@@ -81,6 +84,8 @@ class Sources:
             hub: The configured hub.
             huggingface: Where its models are kept, and with which token they are asked for; None
                 uses the usual cache.
+            civitai_token: Key for models that need one; sent to Civitai alone.
+            civitai_endpoint: Of the site.
             may_resolve: Whether the hub may be asked what a ref means that no job described.
             may_ingest: Whether it may be asked to get hold of public models.
             may_use_last_known: Whether a tag may mean what it meant last when the hub is silent.
@@ -102,6 +107,12 @@ class Sources:
             "hf": HuggingFaceModels(
                 self._around,
                 huggingface or HuggingFaceOptions(home=os.path.expanduser(_HF_HOME)),
+                may_use_last_known=may_use_last_known,
+            ),
+            "civitai": CivitaiModels(
+                self._around,
+                civitai_endpoint,
+                civitai_token,
                 may_use_last_known=may_use_last_known,
             ),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from gen_worker.models.sources.huggingface.choosing import (
     shared_dtype,
 )
 from gen_worker.models.sources.huggingface.remote import Remote, RemoteFile, refusal_of
+from gen_worker.models.sources.last_known import last_known
 from gen_worker.models.sources.resolutions import KnownFile, Resolved
 from gen_worker.models.sources.room import require_room
 from gen_worker.models.sources.tensorhub import offline_miss, plan_of
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HuggingFaceModels"]
 
-_log = logging.getLogger("gen_worker.models.sources")
 _MAIN = "main"
 
 
@@ -135,26 +134,13 @@ class HuggingFaceModels:
                 raise offline_miss(choice) from error
             return here
         except ModelResolutionError as error:
-            return self._last_known(request, error)
+            here = self.find(choice) if self._may_use_last_known else None
+            return last_known(request, here, error)
         known = self._remembered(choice)
         if known is not None and known.digest == commit:
             self._cache(choice).note(revision or _MAIN, commit)
             return _local_model(choice, known)
         return commit
-
-    def _last_known(self, request: Request, error: ModelResolutionError) -> LocalModel:
-        """Answer for a silent site with what the revision meant last, and say so."""
-        may = error.retryable and self._may_use_last_known
-        here = self.find(request.choice) if may else None
-        if here is None:
-            raise error
-        _log.warning(
-            "Hugging Face cannot be asked what %s means now: using %s, which it meant last",
-            request.choice.target,
-            here.digest,
-        )
-        request.report.event("model.resolve.last_known", provider="hf", digest=here.digest)
-        return msgspec.structs.replace(here, is_last_known=True)
 
     def _remembered(self, choice: ModelChoice) -> Resolved | None:
         """Return what this worker verified itself, if all of it is still here."""

@@ -1,0 +1,1 @@
+"""Models of Civitai: single safetensors files, checked against their SHA256."""

@@ -1,0 +1,42 @@
+"""Going on with what a ref meant last when its provider is silent, and saying so."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from gen_worker.errors import ModelResolutionError
+    from gen_worker.models.sources.values import LocalModel, Request
+
+__all__ = ["last_known"]
+
+_log = logging.getLogger("gen_worker.models.sources")
+
+
+def last_known(
+    request: Request, here: LocalModel | None, error: ModelResolutionError
+) -> LocalModel:
+    """Return the model that is here, marked as such.
+
+    Args:
+        request: Whose report is told.
+        here: What the ref meant last; None when it is not here, or may not be used.
+        error: Why the provider did not answer.
+
+    Raises:
+        ModelResolutionError: `error`, unless it may be gone at the next try and something is here.
+    """
+    if here is None or not error.retryable:
+        raise error
+    choice = request.choice
+    _log.warning(
+        "%s cannot be asked what %s means now: using %s, which it meant last",
+        choice.provider,
+        choice.target,
+        here.digest,
+    )
+    request.report.event("model.resolve.last_known", provider=choice.provider, digest=here.digest)
+    return msgspec.structs.replace(here, is_last_known=True)
