@@ -14,12 +14,7 @@ import gen_worker
 
 HEAVY = ("asyncio", "inspect", "dataclasses", "logging", "json", "importlib.metadata", "tomllib")
 # Modules of issues to come; their names answer with the sentence instead.
-ANNOUNCED = {
-    "clone",
-    "gen_worker.model_cache",
-    "gen_worker.models.lora",
-    "gen_worker.models.residency",
-}
+ANNOUNCED = {"clone"}
 
 
 def run(code: str) -> str:

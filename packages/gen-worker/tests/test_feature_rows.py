@@ -51,17 +51,13 @@ TABLE = (
     *("ModelRef", "ModelRefSource", "ResourceRequirements"),
     *("validate_endpoint", "EndpointValidationResult"),
     *("SourceRepo", "DestinationRepo", "DatasetRef", "OutputSpec", "LoraSpec"),
+    *("load_loras", "apply_low_vram_config", "with_oom_retry"),
+    *("ModelCache", "ModelCacheStats", "ModelLocation"),
     *("StepContext", "StepResult", "StepControlHints", "TrainingJobSpec"),
 )
 """What works. Its order is the table's."""
 
 LATER = {
-    "load_loras": "gen-worker-models",
-    "apply_low_vram_config": "gen-worker-models",
-    "with_oom_retry": "gen-worker-models",
-    "ModelCache": "gen-worker-models",
-    "ModelCacheStats": "gen-worker-models",
-    "ModelLocation": "gen-worker-models",
     "clone": "gen-worker-conversion",
 }
 """Announced names, and the package that will bring each. One that works belongs in `TABLE`."""
@@ -501,6 +497,45 @@ def test_trainers_get_the_values_of_their_contract() -> None:
     result = gw.StepResult({"loss": 0.5}, control=gw.StepControlHints(skip_cadence_emit=True))
     assert result.control is not None
     assert result.control.backoff_seconds is None
+
+
+@row("load_loras")
+def test_loras_are_attached_for_a_block_and_need_local_files() -> None:
+    with (
+        pytest.raises(RuntimeError),
+        gw.load_loras(object(), [gw.LoraSpec(file=gw.Tensors("a/b"))]),
+    ):
+        pass
+
+
+@row("apply_low_vram_config", "with_oom_retry")
+def test_the_ladder_is_at_hand_for_an_authors_own_pipeline() -> None:
+    class Vae:
+        tiled = False
+
+        def enable_tiling(self) -> None:
+            self.tiled = True
+
+    class Pipeline:
+        vae = Vae()
+
+    pipeline = Pipeline()
+    assert gw.apply_low_vram_config(pipeline, mode="vae_only")["vae_tiling"] is True
+    assert pipeline.vae.tiled
+    assert gw.with_oom_retry(lambda text: text.upper(), "a", pipelines=[pipeline]) == "A"
+    with pytest.raises(ValueError, match="mode"):
+        gw.apply_low_vram_config(pipeline, mode="tiny")
+
+
+@row("ModelCache", "ModelCacheStats", "ModelLocation")
+def test_the_model_cache_keeps_books(tmp_path: Path) -> None:
+    cache = gw.ModelCache(max_vram_gb=20.0, model_cache_dir=str(tmp_path))
+    cache.mark_loaded_to_vram("model-a", object(), size_gb=8.0)
+    assert (cache.is_in_vram("model-a"), cache.get_vram_models()) == (True, ["model-a"])
+    stats = cache.get_stats()
+    assert isinstance(stats, gw.ModelCacheStats)
+    assert stats.to_dict()["vram_used_gb"] == 8.0
+    assert gw.ModelLocation("vram").value == "vram"
 
 
 def test_a_decorator_leaves_one_attribute_and_no_more() -> None:

@@ -23,6 +23,7 @@ MODULES = {
         "validate_endpoint",
         "validate_endpoint_lock",
     ),
+    "gen_worker.model_cache": ("ModelCache", "ModelCacheStats", "ModelLocation"),
     "gen_worker.testing": ("EndpointTester",),
     "gen_worker.trainer": (
         "StepContext",
@@ -43,7 +44,6 @@ MODULES = {
 LATER = (
     "gen_worker.clone",
     "gen_worker.entrypoint",
-    "gen_worker.model_cache",
     "gen_worker.testing.http_runner",
     "gen_worker.testing.mock_orchestrator",
 )

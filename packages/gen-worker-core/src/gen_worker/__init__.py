@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from gen_worker.markers import PositivePrompt as PositivePrompt
     from gen_worker.markers import PromptRole as PromptRole
     from gen_worker.markers import StringEnum as StringEnum
+    from gen_worker.model_cache import ModelCache as ModelCache
+    from gen_worker.model_cache import ModelCacheStats as ModelCacheStats
+    from gen_worker.model_cache import ModelLocation as ModelLocation
     from gen_worker.models.bindings import CivitaiRepo as CivitaiRepo
     from gen_worker.models.bindings import HFRepo as HFRepo
     from gen_worker.models.bindings import ModelScopeRepo as ModelScopeRepo
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
     from gen_worker.models.dispatching import dispatch as dispatch
     from gen_worker.models.injection import ModelRef as ModelRef
     from gen_worker.models.injection import ModelRefSource as ModelRefSource
+    from gen_worker.models.lora import load_loras as load_loras
+    from gen_worker.models.low_vram import apply_low_vram_config as apply_low_vram_config
+    from gen_worker.models.low_vram import with_oom_retry as with_oom_retry
     from gen_worker.models.shared import SharedBase as SharedBase
     from gen_worker.models.shared import Variant as Variant
     from gen_worker.resources import ResourceRequirements as ResourceRequirements
@@ -168,8 +174,8 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "ModelRef": ("gen_worker.models.injection", _MODELS),
     "ModelRefSource": ("gen_worker.models.injection", _MODELS),
     "load_loras": ("gen_worker.models.lora", _MODELS),
-    "apply_low_vram_config": ("gen_worker.models.residency", _MODELS),
-    "with_oom_retry": ("gen_worker.models.residency", _MODELS),
+    "apply_low_vram_config": ("gen_worker.models.low_vram", _MODELS),
+    "with_oom_retry": ("gen_worker.models.low_vram", _MODELS),
     "ModelCache": ("gen_worker.model_cache", _MODELS),
     "ModelCacheStats": ("gen_worker.model_cache", _MODELS),
     "ModelLocation": ("gen_worker.model_cache", _MODELS),

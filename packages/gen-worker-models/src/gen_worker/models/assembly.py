@@ -1,0 +1,102 @@
+"""Puts the model library of this machine together, from the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.models.library import ModelLibrary
+from gen_worker.models.settings import load_model_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.models.residency import TierChange
+    from gen_worker.models.settings import ModelSettings
+    from gen_worker.models.sources import Sources
+    from gen_worker.models.store import ContentStore
+
+__all__ = ["open_library", "open_sources", "open_store"]
+
+_GIB = 1024**3
+
+
+def open_store(root: str = "", settings: ModelSettings | None = None) -> ContentStore:
+    """Open the content store of this machine.
+
+    Args:
+        root: Its directory; by default where the settings say.
+        settings: By default those of the environment.
+    """
+    from gen_worker.models.store import ContentStore
+    from gen_worker.settings import load_settings
+
+    settings = settings or load_model_settings()
+    budget = int(settings.cache_gb * _GIB)
+    return ContentStore(root or load_settings().cas_dir, budget_bytes=budget)
+
+
+def open_sources(
+    store: ContentStore,
+    *,
+    is_offline: bool = False,
+    may_resolve: bool = True,
+    settings: ModelSettings | None = None,
+) -> Sources:
+    """Put together what fetches models of every provider.
+
+    Args:
+        store: Where they go.
+        is_offline: Whether the network is out of bounds.
+        may_resolve: Whether the hub may be asked what a ref means that no job described.
+        settings: By default those of the environment.
+    """
+    from gen_worker.models.fetch import BandwidthLimit, Fetcher
+    from gen_worker.models.hub import HubClient
+    from gen_worker.models.net import Opener
+    from gen_worker.models.sources import Sources
+
+    settings = settings or load_model_settings()
+    url, token = settings.hub_url, settings.hub_token
+    opener = Opener(
+        trusted=(url,) if url else (),
+        connect_timeout_s=settings.download_connect_timeout_s,
+        read_timeout_s=settings.download_read_timeout_s,
+    )
+    rate = settings.download_bytes_per_s
+    fetcher = Fetcher(
+        opener,
+        connections=settings.download_connections,
+        bandwidth=BandwidthLimit(rate) if rate else None,
+    )
+    return Sources(
+        store,
+        opener,
+        fetcher,
+        hub=HubClient(url, token) if url else None,
+        may_resolve=may_resolve,
+        may_ingest=bool(token),
+        is_offline=is_offline,
+        max_downloads=settings.max_downloads,
+    )
+
+
+def open_library(
+    *,
+    root: str = "",
+    is_offline: bool = False,
+    tell: Callable[[str, dict[str, Any]], None] | None = None,
+    observe: Callable[[TierChange], None] | None = None,
+) -> ModelLibrary:
+    """Put together the model library of this process, from the settings.
+
+    Args:
+        root: Directory of the content store; by default where the settings say.
+        is_offline: Whether the network is out of bounds.
+        tell: Takes events that belong to no request.
+        observe: Told of each model that came to another tier.
+    """
+    from gen_worker.models.residency import Budgets, Residency
+
+    settings = load_model_settings()
+    sources = open_sources(open_store(root, settings), is_offline=is_offline, settings=settings)
+    return ModelLibrary(sources, Residency(Budgets.of(settings), observe=observe), tell=tell)

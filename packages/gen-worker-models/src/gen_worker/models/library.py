@@ -1,0 +1,347 @@
+"""The `Models` port of every host: declared models become live objects, and stay while they can.
+
+`prepare` has the files here, `lease` the object in memory and on its device, `escalate` makes it
+need less. Each room does its own part: sources, loading, residency, the low-VRAM ladder, LoRA.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.context.local import off_loop
+from gen_worker.models.choice import LoraChoice, ModelChoice
+from gen_worker.ports import NOBODY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
+
+    from gen_worker.models.loading import LoadPlan
+    from gen_worker.models.low_vram.facts import Machine
+    from gen_worker.models.residency import Residency
+    from gen_worker.models.sources import LocalModel, Sources
+    from gen_worker.ports import ModelRequest
+    from gen_worker.spec import Binding
+
+    Tell = Callable[[str, dict[str, Any]], None]
+    # Digest, class and precisions: two objects that agree in these are one.
+    Identity = tuple[str, Any, tuple[str, ...]]
+
+__all__ = ["ModelLibrary", "PreparedModel"]
+
+# How long a tag may be taken to mean what the hub said, before it is asked again.
+_FRESH_S = 60.0
+_MAX_FRESH = 64
+
+
+class PreparedModel:
+    """A model whose files are here: what `prepare` gives and `lease` takes.
+
+    The files are kept from being evicted as long as this lives.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        choice: ModelChoice,
+        annotation: Any,
+        *,
+        loras: tuple[str, ...],
+        is_setup: bool,
+        kept: ExitStack,
+    ) -> None:
+        self.model = model
+        self.choice = choice
+        self.loras = loras
+        """Where the files of `choice.loras` are."""
+        self.annotation = annotation
+        self.is_setup = is_setup
+        self.plans: dict[str, LoadPlan] = {}
+        """By device."""
+        self.names: dict[str, tuple[str, Identity]] = {}
+        """What the residency calls the object, and which one that is, by device."""
+        self._kept = kept
+
+    def __repr__(self) -> str:
+        return f"<PreparedModel {self.model.ref}>"
+
+    def __del__(self) -> None:
+        self._kept.close()
+
+
+class ModelLibrary:
+    """Every model of one process. Thread-safe; its coroutines block no event loop."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        residency: Residency,
+        *,
+        machine: Machine | None = None,
+        tell: Tell | None = None,
+        on_step: Callable[[ModelRequest, int, int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put the rooms together.
+
+        Args:
+            sources: Where files come from.
+            residency: Where objects are kept.
+            machine: Of the low-VRAM ladder; by default this one.
+            tell: Takes events that belong to no request, such as `low_vram_mode_applied`.
+            on_step: Told of the steps done and their total while a call's pipeline computes.
+            clock: Seconds.
+        """
+        self.sources = sources
+        self.residency = residency
+        self._machine = machine
+        self._tell = tell
+        self._on_step = on_step
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._fresh: dict[Any, tuple[PreparedModel, float]] = {}
+        self._names: dict[str, Identity] = {}
+        """Which object each name of the residency stands for."""
+
+    def __repr__(self) -> str:
+        return f"<ModelLibrary of {len(self._names)} models>"
+
+    # -- the port ----------------------------------------------------------------------------------
+
+    async def prepare(
+        self,
+        binding: Binding,
+        choice: Mapping[str, Any],
+        annotation: Any,
+        request: ModelRequest = NOBODY,
+    ) -> PreparedModel:
+        """Have the model's files here; see `gen_worker.ports.Models`."""
+        chosen = ModelChoice.from_record(choice)
+        known = self._known(chosen, annotation, request)
+        if known is not None:
+            return known
+        return await off_loop(self._prepare, chosen, annotation, request)
+
+    def lease(
+        self, prepared: object, *, device: str, request: ModelRequest = NOBODY
+    ) -> AbstractAsyncContextManager[object]:
+        """Give the live object to one call; see `gen_worker.ports.Models`."""
+        assert isinstance(prepared, PreparedModel), "the engine passes on what prepare returned"
+        return _Lease(self, prepared, device, request)
+
+    async def escalate(
+        self, prepared: list[object], error: BaseException, attempt: int = 1
+    ) -> bool:
+        """Take the leased models one step down the ladder; see `gen_worker.ports.Models`."""
+        return await off_loop(self._escalate, prepared, error, attempt)
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _known(
+        self, choice: ModelChoice, annotation: Any, request: ModelRequest
+    ) -> PreparedModel | None:
+        """Return what another call prepared a moment ago."""
+        with self._lock:
+            found = self._fresh.get(_key(choice, annotation, request))
+        return found[0] if found and self._clock() < found[1] else None
+
+    def _prepare(
+        self, choice: ModelChoice, annotation: Any, request: ModelRequest
+    ) -> PreparedModel:
+        wanted: tuple[ModelChoice | LoraChoice, ...] = (choice, *choice.loras)
+        with ExitStack() as stack:
+            model, *loras = (
+                stack.enter_context(
+                    self.sources.hold(
+                        one, token=request.token, tell=self._tell, request_id=request.request_id
+                    )
+                )
+                for one in wanted
+            )
+            self.residency.know(model.ref, path=model.path, size_bytes=model.size_bytes)
+            kept = stack.pop_all()
+        paths = tuple(lora.path for lora in loras)
+        prepared = PreparedModel(
+            model, choice, annotation, loras=paths, is_setup=request.is_setup, kept=kept
+        )
+        key = _key(choice, annotation, request)
+        with self._lock:
+            before = self._fresh.get(key)
+            if before is not None and before[0].model.digest == model.digest:
+                prepared = before[0]
+            self._fresh.pop(key, None)
+            self._fresh[key] = (prepared, self._clock() + _FRESH_S)
+            while len(self._fresh) > _MAX_FRESH:
+                del self._fresh[next(iter(self._fresh))]
+        return prepared
+
+    # -- objects -----------------------------------------------------------------------------------
+
+    def resident(self, prepared: PreparedModel, device: str) -> Any:
+        """Return a lease of an object that is on its device already; None when it is not."""
+        name, identity = prepared.names.get(device, ("", None))
+        if not name or self._names.get(name) != identity:
+            return None
+        return self.residency.lease(name, device)
+
+    def bring(self, prepared: PreparedModel, device: str, request: ModelRequest) -> Any:
+        """Return a lease of the object, loaded and moved as needed; the path for a path."""
+        from gen_worker.models.loading import load
+        from gen_worker.models.low_vram import place
+
+        plan = self._plan(prepared, device, request)
+        if plan.method == "path":
+            return plan.path
+        name = self._name(prepared, plan)
+
+        def read() -> Any:
+            return load(plan, token=request.token, tell=self._tell).object
+
+        def put(value: Any, to: str) -> None:
+            place(value, to, model_id=name, tell=self._tell, machine=self._machine)
+
+        return self.residency.use(name, device, read, put=put, size_bytes=plan.size_bytes)
+
+    def overlaid(
+        self, prepared: PreparedModel, value: Any, request: ModelRequest
+    ) -> AbstractContextManager[Any]:
+        """Return a context in which the chosen LoRAs lie over a leased object."""
+        from gen_worker.models.lora import attach_overlays
+
+        return attach_overlays(
+            value,
+            prepared.choice.loras,
+            prepared.loras,
+            request_id=request.request_id,
+            parameter=request.parameter,
+        )
+
+    def watched(self, value: Any, request: ModelRequest) -> AbstractContextManager[Any]:
+        """Return a context in which a cancel ends the object's work at its next step."""
+        if request.token is None:
+            return nullcontext()
+        from gen_worker.models.loading import watch
+
+        on_step = self._on_step
+        report = partial(on_step, request) if on_step and request.request_id else None
+        return watch(value, request.token, report)
+
+    def _plan(self, prepared: PreparedModel, device: str, request: ModelRequest) -> LoadPlan:
+        from gen_worker.models.loading import plan
+
+        found = prepared.plans.get(device)
+        if found is None:
+            found = prepared.plans[device] = plan(
+                prepared.model.path,
+                prepared.annotation,
+                # The path has the subfolder in it already.
+                choice=msgspec.structs.replace(prepared.choice, subfolder=""),
+                parameter=request.parameter,
+                is_setup=prepared.is_setup,
+                device=device,
+            )
+        return found
+
+    def _name(self, prepared: PreparedModel, plan: LoadPlan) -> str:
+        """Return what the residency and its reports call the object.
+
+        The first object of a ref bears the ref's own name, and hands it on when the ref means
+        another version; one of another type or precision beside it gets a number.
+        """
+        wanted: Identity = (
+            prepared.model.digest,
+            plan.cls,
+            tuple(part.dtype for part in plan.components),
+        )
+        with self._lock:
+            for count in range(1, len(self._names) + 2):
+                name = prepared.model.ref if count == 1 else f"{prepared.model.ref}~{count}"
+                if self._names.get(name) == wanted or self._is_free(name, wanted):
+                    break
+            self._names[name] = wanted
+            prepared.names[plan.device] = (name, wanted)
+        return name
+
+    def _is_free(self, name: str, wanted: Identity) -> bool:
+        """Tell whether nothing has this name, or only a version that is over and can leave."""
+        from gen_worker.models.residency import ModelInUseError
+
+        present = self._names.get(name)
+        if present is not None and present[1:] != wanted[1:]:
+            return False
+        try:
+            self.residency.unload(name)
+        except ModelInUseError:
+            return False
+        return True
+
+    def _escalate(self, prepared: list[object], error: BaseException, attempt: int) -> bool:
+        from gen_worker.models.low_vram import escalate
+
+        leased = [one for one in prepared if isinstance(one, PreparedModel)]
+        names = {name for one in leased for name, _ in one.names.values()}
+        pipelines = {name: self.residency.value(name) for name in names}
+        taken = escalate(
+            {name: value for name, value in pipelines.items() if value is not None},
+            error=error,
+            attempt=attempt,
+            tell=self._tell,
+            machine=self._machine,
+        )
+        for name in names:
+            self.residency.refresh(name)
+        return taken
+
+
+class _Lease:
+    """What `lease` returns; entering waits for no event loop when the object is there already."""
+
+    def __init__(
+        self, library: ModelLibrary, prepared: PreparedModel, device: str, request: ModelRequest
+    ) -> None:
+        self._library = library
+        self._prepared = prepared
+        self._device = device
+        self._request = request
+        self._stack = ExitStack()
+
+    async def __aenter__(self) -> object:
+        library, prepared = self._library, self._prepared
+        found = library.resident(prepared, self._device)
+        if found is None:
+            found = await off_loop(library.bring, prepared, self._device, self._request)
+        if isinstance(found, str):
+            return found
+        with ExitStack() as stack:
+            value: object = stack.enter_context(found)
+            if prepared.loras:
+                await off_loop(
+                    stack.enter_context, library.overlaid(prepared, value, self._request)
+                )
+            stack.enter_context(library.watched(value, self._request))
+            self._stack = stack.pop_all()
+        return value
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._prepared.loras:
+            await off_loop(self._stack.close)
+        else:
+            self._stack.close()
+
+
+def _key(choice: ModelChoice, annotation: Any, request: ModelRequest) -> tuple[Any, ...]:
+    from gen_worker.models.sources.values import key_of
+
+    return key_of(choice), choice.loras, choice.flavor, id(annotation), request.is_setup
