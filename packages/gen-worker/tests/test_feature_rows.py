@@ -503,7 +503,7 @@ def test_trainers_get_the_values_of_their_contract() -> None:
 def test_loras_are_attached_for_a_block_and_need_local_files() -> None:
     with (
         pytest.raises(RuntimeError),
-        gw.load_loras(object(), [gw.LoraSpec(file=gw.Tensors("a/b"))]),
+        gw.load_loras(object(), [gw.LoraSpec(file=gw.Asset("a/b"))]),
     ):
         pass
 
