@@ -131,12 +131,16 @@ def _assembled(
 ) -> Loaded:
     from gen_worker.models.residency.weights import weight_bytes
 
-    if not plan.is_pipeline:
+    if plan.method != "pipeline":
         (part,) = plan.components
         token.raise_if_canceled()
         value = _load_part(plan, part, view)
-        components = {part.cls.__name__: value} if part.weights else {}
-        return Loaded(object=value, size_bytes=weight_bytes(value), components=components)
+        return Loaded(
+            object=value,
+            size_bytes=weight_bytes(value),
+            components=_components_of(value) if plan.is_pipeline else {},
+            is_pipeline=plan.is_pipeline,
+        )
     shared = tuple(given)
     for part in plan.components:
         if part.name not in given:
@@ -144,14 +148,17 @@ def _assembled(
             given[part.name] = None if part.method == "absent" else _load_part(plan, part, view)
     token.raise_if_canceled()
     pipeline = _pipeline(plan, view, given)
-    present = {name: value for name, value in given.items() if value is not None}
     return Loaded(
         object=pipeline,
         size_bytes=weight_bytes(pipeline),
-        components=present,
+        components=_components_of(pipeline),
         is_pipeline=True,
         shared=shared,
     )
+
+
+def _components_of(pipeline: Any) -> dict[str, Any]:
+    return {name: part for name, part in pipeline.components.items() if part is not None}
 
 
 def _pipeline(plan: LoadPlan, view: View | None, components: dict[str, Any]) -> Any:
@@ -173,7 +180,8 @@ def _load_part(plan: LoadPlan, part: ComponentPlan, view: View | None) -> Any:
     if part.method == "model":
         return _model(plan, part, path)
     if part.method == "part":
-        return part.cls.from_pretrained(path, local_files_only=True, **_auto_options(part.cls))
+        options = _auto_options(part.cls) | _gguf_option(part)
+        return part.cls.from_pretrained(path, local_files_only=True, **options)
     if part.method == "pretrained":
         return part.cls.from_pretrained(path, **_dtype_if_taken(part))
     return _from_file(plan, part, inside)
@@ -194,11 +202,17 @@ def _model(plan: LoadPlan, part: ComponentPlan, path: str) -> Any:
             part.quantization, is_diffusers=_is_diffusers(part), ref=plan.ref
         )
     if part.method == "gguf":
-        options["gguf_file"] = os.path.basename(part.weights[0])
+        options |= _gguf_option(part)
         del options["use_safetensors"]
     model, info = part.cls.from_pretrained(path, **options)
     _check_missing(plan, part, model, info)
     return model
+
+
+def _gguf_option(part: ComponentPlan) -> dict[str, Any]:
+    """Return what makes transformers look into a GGUF file instead of a directory."""
+    is_gguf = bool(part.weights) and part.weights[0].lower().endswith(".gguf")
+    return {"gguf_file": os.path.basename(part.weights[0])} if is_gguf else {}
 
 
 def _is_diffusers(part: ComponentPlan) -> bool:

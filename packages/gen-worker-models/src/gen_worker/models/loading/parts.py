@@ -120,7 +120,17 @@ def model_part(source: Source, name: str, cls: Any, directory: str) -> Component
 
 def plain_part(source: Source, name: str, cls: Any, directory: str = "") -> ComponentPlan:
     """Return the plan of an object without weights."""
-    return ComponentPlan(name=name, cls=cls, method="part", path=directory or source.root)
+    place = directory or source.root
+    gguf = gguf_weights(place) if _may_be_in_gguf(cls, place) else None
+    weights = (gguf[0],) if gguf else ()
+    return ComponentPlan(name=name, cls=cls, method="part", path=place, weights=weights)
+
+
+def _may_be_in_gguf(cls: Any, directory: str) -> bool:
+    """Tell whether a tokenizer that has no file of its own could be inside a GGUF file."""
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    is_tokenizer = "Tokenizer" in getattr(cls, "__name__", "")
+    return is_tokenizer and not any(os.path.isfile(os.path.join(directory, x)) for x in names)
 
 
 def gguf_part(

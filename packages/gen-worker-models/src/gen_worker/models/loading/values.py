@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from gen_worker.models.loading.classes import kind_of
+
 __all__ = ["ComponentPlan", "LoadPlan", "Loaded", "Method", "Quantization"]
 
 Method = Literal[
@@ -93,7 +95,8 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_pipeline(self) -> bool:
-        return self.method == "pipeline"
+        """Whether a pipeline of diffusers comes out, from a folder or from one file."""
+        return kind_of(self.cls) in ("pipeline", "auto_pipeline")
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +106,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     """Measured: parameters and buffers, each counted once."""
     components: Mapping[str, Any] = {}
-    """Of a pipeline, those that are there; otherwise the object under its own name, or empty."""
+    """Of a pipeline, those that are there; empty otherwise."""
     is_pipeline: bool = False
     shared: tuple[str, ...] = ()
     """Names of the components that were given, not loaded."""

@@ -16,20 +16,27 @@ if TYPE_CHECKING:
         tiny_stable_diffusion,
         tiny_stable_diffusion_xl,
     )
+    from gen_worker.models.tiny.gguf_files import tiny_flux_gguf, tiny_llama_gguf
     from gen_worker.models.tiny.language import tiny_llama
+    from gen_worker.models.tiny.single_file import to_single_file
 
 __all__ = [
     "tiny_flux",
+    "tiny_flux_gguf",
     "tiny_llama",
+    "tiny_llama_gguf",
     "tiny_lora",
     "tiny_stable_diffusion",
     "tiny_stable_diffusion_xl",
+    "to_single_file",
 ]
 
 _MODULES = {
     "adapters": ("tiny_lora",),
     "diffusion": ("tiny_flux", "tiny_stable_diffusion", "tiny_stable_diffusion_xl"),
+    "gguf_files": ("tiny_flux_gguf", "tiny_llama_gguf"),
     "language": ("tiny_llama",),
+    "single_file": ("to_single_file",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,0 +1,120 @@
+"""Checkpoints in one file: safetensors as they were first published, and GGUF."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_worker.models.formats import DamagedFileError
+from gen_worker.models.loading import (
+    ConfigNeededError,
+    UnsupportedFormatError,
+    build_function_owned_pipeline,
+    load,
+    plan,
+)
+
+torch: Any = pytest.importorskip("torch")
+diffusers: Any = pytest.importorskip("diffusers")
+transformers: Any = pytest.importorskip("transformers")
+pytest.importorskip("gguf")
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Of diffusers with NumPy 2, and of it and transformers reading GGUF; not of ours.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning"),
+]
+
+
+def pixels(pipeline: Any, size: int = 32) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    options = {"num_inference_steps": 2, "height": size, "width": size, "output_type": "np"}
+    return pipeline("a horse", generator=generator, **options).images[0]
+
+
+def configuration_of(folder: Path, target: Path) -> Path:
+    """Copy a model without its weights."""
+    ignore = shutil.ignore_patterns("*.safetensors")
+    return Path(shutil.copytree(folder, target, ignore=ignore))
+
+
+def test_a_checkpoint_in_one_file_makes_the_same_image(
+    models: Callable[..., Path], tmp_path: Path
+) -> None:
+    from gen_worker.models.tiny import to_single_file
+
+    folder = models("stable_diffusion")
+    whole = load(plan(folder)).object
+    file = Path(to_single_file(tmp_path / "sd.safetensors", whole))
+    config = configuration_of(folder, tmp_path / "config")
+    made = plan(file, config_dir=str(config))
+    assert made.method == "file"
+    assert made.cls is diffusers.StableDiffusionPipeline
+    loaded = load(made)
+    assert loaded.is_pipeline
+    assert set(loaded.components) >= {"unet", "vae", "text_encoder"}
+    assert (pixels(loaded.object) == pixels(whole)).all()
+    with pytest.raises(ConfigNeededError) as caught:
+        load(plan(file, diffusers.StableDiffusionPipeline))
+    assert caught.value.config_repo == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_a_language_model_in_gguf_is_the_same_model(
+    models: Callable[..., Path], tmp_path: Path
+) -> None:
+    from gen_worker.models.tiny import tiny_llama_gguf
+
+    folder = models("llama")
+    tiny_llama_gguf(tmp_path / "tiny.gguf", folder)
+    made = plan(tmp_path, transformers.AutoModelForCausalLM)
+    assert made.method == "gguf"
+    model = load(made).object
+    tokenizer = load(plan(tmp_path, transformers.AutoTokenizer)).object
+    original = load(plan(folder)).object
+    tokens = load(plan(folder, transformers.AutoTokenizer)).object(
+        "once upon a time", add_special_tokens=False, return_tensors="pt"
+    )
+    theirs = tokenizer("once upon a time", add_special_tokens=False, return_tensors="pt")
+    assert theirs["input_ids"].tolist() == tokens["input_ids"].tolist()
+    with torch.no_grad():
+        assert torch.allclose(model(**tokens).logits, original(**tokens).logits, atol=1e-4)
+
+
+def test_a_pipeline_with_its_transformer_in_gguf(
+    models: Callable[..., Path], tmp_path: Path
+) -> None:
+    from gen_worker.models.tiny import tiny_flux_gguf
+
+    folder = models("flux")
+    root = Path(shutil.copytree(folder, tmp_path / "model"))
+    (root / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    file = Path(tiny_flux_gguf(root / "transformer" / "tiny.gguf", folder / "transformer"))
+    made = plan(root, diffusers.FluxPipeline)
+    part = next(part for part in made.components if part.name == "transformer")
+    assert part.method == "gguf"
+    assert part.size_bytes < file.stat().st_size
+    near = pixels(load(made).object, 16)
+    exact = pixels(load(plan(folder)).object, 16)
+    assert near.var() > 0
+    assert abs(near - exact).mean() < 0.1
+    with pytest.raises(UnsupportedFormatError, match="holds one component"):
+        plan(file, diffusers.FluxPipeline)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DamagedFileError):
+        plan(root, diffusers.FluxPipeline)
+
+
+def test_a_pipeline_of_shared_components(models: Callable[..., Path]) -> None:
+    base = load(plan(models("stable_diffusion")))
+    other = load(plan(models("stable_diffusion", seed=5), diffusers.UNet2DConditionModel)).object
+    made = build_function_owned_pipeline(
+        base.components, diffusers.StableDiffusionPipeline, unet=other
+    )
+    assert made.vae is base.object.vae
+    assert made.unet is other
+    assert made.scheduler is not base.object.scheduler
+    assert (pixels(made) != pixels(base.object)).any()
