@@ -61,5 +61,5 @@ def test_kill_before_a_file_operation(place: Path, scenario: str, seed: int) -> 
     assert violations == []
     word, count = last.split()
     assert word == "done"
-    assert int(count) > 50
+    assert int(count) > STEP
     assert [path.name for path in place.iterdir()] == ["cas"]
