@@ -656,14 +656,14 @@ def test_places_that_cannot_be_written(tmp_path: Path, server: Any, size: int | 
         assert caught.value.phase == "disk"
 
 
-@pytest.mark.parametrize("function", ["preallocate", "write_at"])
+@pytest.mark.parametrize("function", ["opening.preallocate", "download.write_at"])
 def test_a_full_disk(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(f"gen_worker.models.fetch.download.{function}", full)
+    monkeypatch.setattr(f"gen_worker.models.fetch.{function}", full)
     with pytest.raises(NoSpaceError) as caught:
         fetcher().fetch([wanted(tmp_path, server, bytes_of(3 * CHUNK))])
     assert caught.value.size_bytes == 3 * CHUNK

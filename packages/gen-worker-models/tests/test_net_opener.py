@@ -118,7 +118,7 @@ def test_error_statuses_are_typed(server: Any, opener: Opener, status: int) -> N
 
     server.default = refuse
     with pytest.raises(HttpStatusError) as caught:
-        opener.open(server.url("/f?sig=s3cret"))
+        opener.open(server.url("/f?sig=s3cret"), max_bytes=1)
     error = caught.value
     assert (error.status_code, error.retry_after_s, error.body) == (status, 7.0, b"s3cret")
     assert error.retryable == (status in (429, 500, 503))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError, CanceledError
 from gen_worker.models.fetch.digests import hash_file, new_hasher
-from gen_worker.models.fetch.download import SegmentVoidError, open_download
+from gen_worker.models.fetch.download import SegmentVoidError
 from gen_worker.models.fetch.errors import DigestMismatchError, disk_errors
 from gen_worker.models.fetch.failures import refresh, settle_failure
+from gen_worker.models.fetch.opening import open_download
 from gen_worker.models.fetch.partials import Place
 from gen_worker.models.fetch.streamed import StreamedDownload
 from gen_worker.models.fetch.transfer import Pace, transfer_segment, transfer_stream

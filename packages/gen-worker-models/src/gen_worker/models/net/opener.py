@@ -7,23 +7,24 @@ address that was checked; each redirect goes through the same door again.
 from __future__ import annotations
 
 import functools
-import re
 import threading
 import time
 import weakref
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gen_worker.models.net.addresses import look_up, system_lookup
 from gen_worker.models.net.connection import Connection, dial
-from gen_worker.models.net.errors import (
-    HttpStatusError,
-    IncompleteBodyError,
-    NetworkError,
-    UrlRefusedError,
-)
+from gen_worker.models.net.errors import IncompleteBodyError, NetworkError, UrlRefusedError
 from gen_worker.models.net.pool import Pool
 from gen_worker.models.net.proxies import Proxy, environment_proxy
+from gen_worker.models.net.request import (
+    HARMLESS_HEADERS,
+    Request,
+    checked_headers,
+    head_bytes,
+    head_time_s,
+    raise_for_status,
+)
 from gen_worker.models.net.response import Response, read_head
 from gen_worker.models.net.tls import default_context, secured, tunneled
 from gen_worker.models.net.urls import Url, parse_url
@@ -37,12 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Opener"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_METHOD = re.compile(r"[A-Z]+")
-# All that another origin than the first one is told; everything else may be a credential.
-_HARMLESS = frozenset({"accept", "if-none-match", "if-range", "range", "user-agent"})
-_ERROR_BODY_BYTES = 4096
 
 
 class Opener:
@@ -120,10 +115,10 @@ class Opener:
             BodyTooLargeError: The body is announced with more than `max_bytes`.
             CanceledError: `token` was canceled.
         """
-        request = _Request(
+        request = Request(
             parse_url(url),
             method,
-            _checked(method, headers),
+            checked_headers(method, headers),
             memoryview(body).cast("B"),
             max_bytes,
             None if within_s is None else time.monotonic() + within_s,
@@ -133,7 +128,8 @@ class Opener:
             response = self._exchange(request, token, is_inside)
             location = response.headers.get("location")
             if response.status not in _REDIRECTS or location is None:
-                return _checked_status(response, method)
+                raise_for_status(response, method)
+                return response
             response.close()
             request = self._followed(request, response.status, location)
             is_inside = is_inside and request.url.origin in self._trusted
@@ -143,7 +139,7 @@ class Opener:
         """Close idle connections; answers being read go on."""
         self._pool.close()
 
-    def _followed(self, request: _Request, status: int, location: str) -> _Request:
+    def _followed(self, request: Request, status: int, location: str) -> Request:
         """Return the request a redirect asks for."""
         target = request.url.join(location.encode("latin-1").decode("utf-8", "replace"))
         is_downgrade = request.url.scheme == "https" and target.scheme == "http"
@@ -156,10 +152,10 @@ class Opener:
             return request._replace(url=target)
         if request.body:
             raise UrlRefusedError(f"{request.url} redirects an upload to {target.origin}")
-        kept = tuple(pair for pair in request.headers if pair[0].lower() in _HARMLESS)
+        kept = tuple(pair for pair in request.headers if pair[0].lower() in HARMLESS_HEADERS)
         return request._replace(url=target, headers=kept)
 
-    def _exchange(self, request: _Request, token: CancelToken | None, is_inside: bool) -> Response:
+    def _exchange(self, request: Request, token: CancelToken | None, is_inside: bool) -> Response:
         """Send one request and read the answer's head; a dead idle connection is replaced once."""
         while True:
             if token is not None:
@@ -182,16 +178,16 @@ class Opener:
         self,
         connection: Connection,
         key: str,
-        request: _Request,
+        request: Request,
         proxy: Proxy | None,
         token: CancelToken | None,
     ) -> Response:
         try:
             connection.watch(token)
-            connection.send(_head_bytes(request, proxy, self._user_agent))
+            connection.send(head_bytes(request, proxy, self._user_agent))
             if request.body:
                 connection.send(request.body)
-            head, ahead = read_head(connection, _head_time(request, self._read_timeout_s))
+            head, ahead = read_head(connection, head_time_s(request, self._read_timeout_s))
             return Response(
                 connection,
                 head,
@@ -199,7 +195,7 @@ class Opener:
                 url=request.url,
                 method=request.method,
                 release=functools.partial(self._pool.put, key),
-                max_bytes=request.max_bytes,
+                max_bytes=request.max_bytes if head.status < 300 else None,
                 deadline=request.deadline,
             )
         except BaseException:
@@ -252,79 +248,3 @@ class Opener:
             if self._context is None:
                 self._context = default_context()
             return self._context
-
-
-class _Request(NamedTuple):
-    """One hop."""
-
-    url: Url
-    method: str
-    headers: tuple[tuple[str, str], ...]
-    body: memoryview
-    max_bytes: int | None
-    deadline: float | None
-
-
-def _checked(method: str, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(headers)
-    for name, value in pairs:
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise UrlRefusedError(f"the header {name[:60]!r} has characters no header may have")
-    if not _METHOD.fullmatch(method):
-        raise UrlRefusedError(f"{method[:20]!r} is no HTTP method")
-    return pairs
-
-
-def _head_bytes(request: _Request, proxy: Proxy | None, user_agent: str) -> bytes:
-    url = request.url
-    through = proxy is not None and url.scheme == "http"
-    lines = [f"{request.method} {url.full if through else url.target} HTTP/1.1"]
-    given = {name.lower() for name, _ in request.headers}
-    defaults = [("Host", url.authority), ("Accept-Encoding", "identity")]
-    if "user-agent" not in given:
-        defaults.append(("User-Agent", user_agent))
-    if proxy is not None and through and proxy.authorization:
-        defaults.append(("Proxy-Authorization", proxy.authorization))
-    if request.body or request.method in ("POST", "PUT", "PATCH"):
-        defaults.append(("Content-Length", str(len(request.body))))
-    own = ("host", "accept-encoding", "content-length", "transfer-encoding", "connection")
-    pairs = [*defaults, *(pair for pair in request.headers if pair[0].lower() not in own)]
-    lines += [f"{name}: {value}" for name, value in pairs]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def _head_time(request: _Request, most_s: float) -> float:
-    if request.deadline is None:
-        return most_s
-    return min(most_s, max(0.0, request.deadline - time.monotonic()))
-
-
-def _checked_status(response: Response, method: str) -> Response:
-    if response.status < 400:
-        return response
-    after = _retry_after(response.headers.get("retry-after", ""))
-    try:
-        body = response.read(_ERROR_BODY_BYTES)
-    except NetworkError:
-        body = b""
-    finally:
-        response.close()
-    raise HttpStatusError(
-        f"{method} {response.url} was answered with {response.status}",
-        status_code=response.status,
-        retry_after_s=after,
-        body=body,
-    )
-
-
-def _retry_after(text: str) -> float | None:
-    """Read seconds or a date; None for anything else."""
-    try:
-        seconds = float(text) if text.isascii() and text.isdigit() else _until(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), 86_400.0)
-
-
-def _until(text: str) -> float:
-    return parsedate_to_datetime(text).timestamp() - time.time()
