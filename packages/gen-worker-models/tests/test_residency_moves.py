@@ -179,7 +179,7 @@ def test_demote_keeps_parts_that_another_model_uses(host: Host) -> None:
     assert "base" in a.kept
     assert "a" not in a.kept
     assert (host.residency.used_bytes(GPU), host.residency.used_bytes("cpu")) == (7, 1)
-    assert host.residency.sharers("a") == [b]
+    assert host.residency.sharers("a") == {"b": b}
 
 
 def test_a_shared_part_returns_to_the_model_in_ram_when_the_last_on_the_gpu_goes() -> None:

@@ -89,6 +89,7 @@ class GroupOffload:
         if self.directory:
             # A group's file is named by its layer's name alone, which two components may share.
             options["offload_to_disk_path"] = os.path.join(self.directory, name)
+            _untie(module)
         if use_stream and device.type != "cpu":
             # Recorded streams spare a wait of the host at each release.
             options.update(
@@ -168,6 +169,23 @@ def _block_lists(module: Any) -> dict[str, Any]:
 
     kinds = (torch.nn.ModuleList, torch.nn.Sequential)
     return {name: child for name, child in module.named_children() if isinstance(child, kinds)}
+
+
+def _untie(module: Any) -> None:
+    """Give each layer its own weights, equal ones where two layers had the same.
+
+    On disk, diffusers writes a layer's file and empties its tensors, before it writes the file of
+    the next layer that has the same tensors.
+    """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    seen: set[int] = set()
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                own = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                setattr(part, name, own)
+            seen.add(id(parameter))
 
 
 @contextlib.contextmanager

@@ -273,17 +273,17 @@ class Residency:
             self._book.touch(copy)
             return copy.value
 
-    def sharers(self, model_id: str) -> list[Any]:
+    def sharers(self, model_id: str) -> dict[str, Any]:
         """Return the loaded objects of other models that share a component with this one."""
         with self._book.lock:
             record = self._book.records.get(model_id)
             mine = [*record.copies.values()] if record else []
             keys = {part.key for copy in mine for part in copy.parts}
-            return [
-                copy.value
+            return {
+                copy.record.model_id: copy.value
                 for copy in self._book.copies()
                 if copy.record is not record and keys.intersection(x.key for x in copy.parts)
-            ]
+            }
 
     def used_bytes(self, place: str) -> int:
         """Return what loaded models take of a place, shared parts counted once."""
