@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -29,6 +29,9 @@ from gen_worker.models.fetch.owners import ORPHAN, Owner, is_running, this_proce
 from gen_worker.models.fetch.partials import Place
 from gen_worker.models.fetch.routes import Routes
 from gen_worker.models.fetch.stall import StallWatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Clock:
@@ -341,7 +344,7 @@ def test_a_zombie_is_dead() -> None:
     process.communicate()
 
 
-def test_partials_of_other_machines_live_by_their_heartbeat(tmp_path: Any) -> None:
+def test_partials_of_other_machines_live_by_their_heartbeat(tmp_path: Path) -> None:
     place = Place(str(tmp_path / "f"))
     partial = place.create()
     partial.append(b"x")
@@ -360,7 +363,17 @@ def test_partials_of_other_machines_live_by_their_heartbeat(tmp_path: Any) -> No
     assert os.listdir(tmp_path) == []
 
 
-def test_leftovers_are_cleared_away(tmp_path: Any) -> None:
+def test_a_heartbeat_is_seen_from_elsewhere(tmp_path: Path) -> None:
+    place = Place(str(tmp_path / "f"))
+    partial = place.create()
+    os.utime(partial.journal_path, (1, 1))
+    partial.beat()
+    assert os.stat(partial.journal_path).st_mtime > 1
+    partial.remove()
+    partial.beat()
+
+
+def test_leftovers_are_cleared_away(tmp_path: Path) -> None:
     place = Place(str(tmp_path / "f"))
     for _ in range(3):
         partial = place.create()
@@ -379,7 +392,7 @@ def test_leftovers_are_cleared_away(tmp_path: Any) -> None:
     assert os.listdir(tmp_path) == [young.name]
 
 
-def test_others_files_are_left_alone(tmp_path: Any) -> None:
+def test_others_files_are_left_alone(tmp_path: Path) -> None:
     names = ["f.1.part", "f.part.part", "fx.part", "f.tmp", "g.part", f"f.{'0' * 24}.x.part"]
     for name in names:
         (tmp_path / name).write_bytes(b"")

@@ -54,6 +54,7 @@ class Partial:
         self.path = place.part_path(identity, owner)
         self.journal_path = place.journal_path(identity)
         self._place = place
+        self._closing = threading.Lock()
         self.fd = os.open(self.path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if is_new else 0), 0o666)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
@@ -82,9 +83,10 @@ class Partial:
         os.ftruncate(self.journal_fd, 0)
 
     def beat(self) -> None:
-        """Show that the owner is alive."""
-        with contextlib.suppress(OSError):
-            os.utime(self.journal_fd)
+        """Show that the owner is alive; from any thread, harmless once it is closed."""
+        with self._closing, contextlib.suppress(OSError):
+            if self.journal_fd >= 0:
+                os.utime(self.journal_fd)
 
     def finish(self, *, durable: bool) -> None:
         """Move the file to its destination, flushed to the disk first if `durable`."""
@@ -116,10 +118,11 @@ class Partial:
             os.unlink(self.journal_path)
 
     def _close(self) -> None:
-        for fd in (self.fd, self.journal_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.journal_fd = -1
+        with self._closing:
+            for fd in (self.fd, self.journal_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self.fd = self.journal_fd = -1
         with _held_lock:
             _held.discard(self.path)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Steps"]
 
 _RIVAL_TICK_S = 0.1
-_RIVAL_PATIENCE_S = 30.0
+_RIVAL_PATIENCE_S = 180.0
+"""Longer than checking what the rival itself adopted may take."""
 _FORWARD_BYTES = 1 << 16
 """Fewer new bytes than this do not count as progress of a failing source."""
 
