@@ -11,56 +11,20 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Cli, Finished
-
-
-class Hub:
-    """A `gen-worker hub serve` that is ready."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.transcript = ""
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.transcript += line
-            if line == "gen-worker hub: ready\n":
-                break
-        else:
-            raise AssertionError(self.transcript)
-        self.announced: dict[str, Any] = msgspec.json.decode(process.stdout.readline())
-        self.url = str(self.announced["url"])
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and return the exit code."""
-        self.process.send_signal(number)
-        self.transcript += self.process.communicate(timeout=30)[1]
-        return self.process.returncode
+    from conftest import Cli, Finished, Hub
 
 
 @pytest.fixture
-def start(cli: Cli) -> Callable[..., Hub]:
-    """Start hubs from the folder `hub`, ready."""
-
-    def begin(*words: str, **environment: str) -> Hub:
-        words = ("hub", "serve", "--dir", "hub", "--port", "0", *words)
-        return Hub(cli.start(*words, **environment))
-
-    return begin
-
-
-@pytest.fixture
-def hub(start: Callable[..., Hub]) -> Hub:
-    return start()
+def hub(start_hub: Callable[..., Hub]) -> Hub:
+    return start_hub()
 
 
 @pytest.fixture
@@ -172,14 +136,14 @@ def test_a_ref_that_does_not_exist_names_what_there_is(
 
 
 @pytest.mark.claims("hub.gc", "hub.state")
-def test_a_hub_is_killed_started_again_and_swept(cli: Cli, start: Callable[..., Hub]) -> None:
-    hub = start()
+def test_a_hub_is_killed_started_again_and_swept(cli: Cli, start_hub: Callable[..., Hub]) -> None:
+    hub = start_hub()
     model = write(cli.folder / "one", a="first content")
     assert cli("hub", "push", model, "acme/model:latest", "--url", hub.url).code == 0
     model = write(cli.folder / "one", a="second content")
     assert cli("hub", "push", model, "acme/model:latest", "--url", hub.url).code == 0
     hub.stop(signal.SIGKILL)
-    hub = start()
+    hub = start_hub()
     assert cli("hub", "pull", "acme/model:latest", "copy", "--url", hub.url).code == 0
     assert contents(cli.folder / "copy") == {"a": "second content"}
     (kept,) = cli("hub", "gc", "--dir", "hub", "--older-than", "0").values
@@ -204,8 +168,8 @@ def status(url: str, token: str) -> int:
 
 
 @pytest.mark.claims("hub.token")
-def test_beyond_this_machine_a_token_is_needed(cli: Cli, start: Callable[..., Hub]) -> None:
-    hub = start("--host", "0.0.0.0")
+def test_beyond_this_machine_a_token_is_needed(cli: Cli, start_hub: Callable[..., Hub]) -> None:
+    hub = start_hub("--host", "0.0.0.0")
     file = cli.folder / "hub" / "token"
     url = hub.url.replace("0.0.0.0", "127.0.0.1")
     assert hub.announced["token_file"] == str(file)
@@ -217,7 +181,7 @@ def test_beyond_this_machine_a_token_is_needed(cli: Cli, start: Callable[..., Hu
     assert "TENSORHUB_TOKEN" in refused.stderr
     assert cli("hub", "ls", "--url", url, TENSORHUB_TOKEN=file.read_text()).code == 0
     hub.stop()
-    chosen = start("--host", "0.0.0.0", TENSORHUB_TOKEN="my-own-token")
+    chosen = start_hub("--host", "0.0.0.0", TENSORHUB_TOKEN="my-own-token")
     url = chosen.url.replace("0.0.0.0", "127.0.0.1")
     assert [status(url, "my-own-token"), status(url, "other")] == [200, 401]
     assert "my-own-token" not in chosen.transcript
@@ -225,8 +189,8 @@ def test_beyond_this_machine_a_token_is_needed(cli: Cli, start: Callable[..., Hu
 
 @pytest.mark.claims("hub.stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(start: Callable[..., Hub], number: int) -> None:
-    hub = start()
+def test_a_signal_ends_it(start_hub: Callable[..., Hub], number: int) -> None:
+    hub = start_hub()
     assert hub.stop(number) == 0
     assert hub.transcript.endswith("gen-worker hub: stopped\n")
     with pytest.raises(urllib.error.URLError):
@@ -264,13 +228,9 @@ def test_a_hub_that_does_not_answer_is_one_line(cli: Cli) -> None:
     [
         ("push", "folder"),
         ("push", "nowhere", "acme/model"),
-        ("push", ".", "acme"),
         ("push", ".", f"acme/model@blake3:{'0' * 64}"),
         ("pull",),
-        ("pull", "a/b", "c", "d"),
-        ("tag", "a/b"),
         ("ls", "a", "b"),
-        ("gc", "word"),
         ("gc", "--url", "http://127.0.0.1:1"),
         ("serve", "word"),
         ("ls", "--url", "ftp://somewhere"),

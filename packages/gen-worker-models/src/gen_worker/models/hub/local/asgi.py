@@ -169,7 +169,8 @@ async def receive_file(
             hasher.update(data)
 
     try:
-        buffered = bytearray()
+        pieces: list[bytes] = []
+        held = 0
         more = True
         while more:
             message = await call.receive()
@@ -180,10 +181,11 @@ async def receive_file(
             total += len(data)
             if total > limit:
                 raise _too_long(limit)
-            buffered += data
-            if len(buffered) >= _READ_BYTES or not more:
-                await loop.run_in_executor(executor, write, bytes(buffered))
-                buffered.clear()
+            pieces.append(data)
+            held += len(data)
+            if held >= _READ_BYTES or not more:
+                await loop.run_in_executor(executor, write, b"".join(pieces))
+                pieces, held = [], 0
         if size_bytes is not None and total != size_bytes:
             raise Refusal(
                 400, "incomplete_body", f"the body has {total} bytes, {size_bytes} are due"

@@ -10,9 +10,17 @@ import msgspec
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.catalog import Facts, check_repo, check_tag
 from gen_worker.models.hub.local.facts import FileFacts, file_facts
+from gen_worker.models.hub.local.finalize import (
+    decode_finalize,
+    facts_of,
+    invalid,
+    is_usable,
+    label_of,
+    labels_of,
+    problems_of,
+)
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.models.hub.local.requests import FinalizeBody, FlavorBody, OpenBody
-from gen_worker.models.hub.wire import LATEST, RELATIONSHIPS
+from gen_worker.models.hub.wire import LATEST
 from gen_worker.models.snapshot import Snapshot, SnapshotFile, parse_blake3, snapshot_of
 
 if TYPE_CHECKING:
@@ -21,16 +29,11 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.blobs import Blobs
     from gen_worker.models.hub.local.catalog import Catalog
     from gen_worker.models.hub.local.database import Database, Row
+    from gen_worker.models.hub.local.requests import FinalizeBody, FlavorBody, OpenBody
 
 __all__ = ["Publications"]
 
-_DEFAULT_FLAVOR = "default"
-_MAX_FLAVORS = 64
 _MAX_FILES = 100_000
-_LABEL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-:+")
-_MAX_LABEL_CHARS = 63
-_QUANTIZATION_FACTS = ("quantization_method", "quantization_library")
-_WORKER_LIBRARIES = frozenset({"flashpack", "bitsandbytes", "torchao", "transformer_engine"})
 
 
 class _Member(NamedTuple):
@@ -158,7 +161,7 @@ class Publications:
             self.need_open(owner, name, revision)
             refused = sorted(
                 {entry.digest or entry.blake3 for flavor in body.checkpoint_flavors
-                 for entry in flavor.entries if not _is_usable(entry, usable)}
+                 for entry in flavor.entries if not is_usable(entry, usable)}
             )  # fmt: skip
             if refused:
                 raise Refusal(
@@ -235,9 +238,9 @@ class Publications:
         known = self._catalog.members(release)
         self._catalog.point(repo, LATEST, release, first)
         for group in body.tags:
-            default = _label(group.default_flavor) or first
+            default = label_of(group.default_flavor) or first
             if default not in known:
-                raise _invalid([f"tag {group.tag!r:.80}: there is no flavor {default!r:.80}"])
+                raise invalid([f"tag {group.tag!r:.80}: there is no flavor {default!r:.80}"])
             self._catalog.point(repo, check_tag(group.tag), release, default)
         found = self._database.row("SELECT seq FROM releases WHERE id = ?", release)
         assert found is not None, "just written"
@@ -266,7 +269,7 @@ class Publications:
         Raises:
             Refusal: 422 with every mistake, or 409 when a blob is missing.
         """
-        problems = list(_problems_of_body(body))
+        problems = list(problems_of(body))
         repo = self._catalog.repo(owner, name)
         members: list[_Member] = []
         for index, flavor in enumerate(body.checkpoint_flavors):
@@ -277,12 +280,12 @@ class Publications:
         if not body.auto_create_external_parent:
             problems += self._unknown_parents(body)
         if problems:
-            raise _invalid(problems)
+            raise invalid(problems)
         self._check_blobs(members)
         return [self._with_file_facts(member) for member in members]
 
     def _member(self, repo: int | None, flavor: FlavorBody) -> _Member:
-        labels = _labels(flavor)
+        labels = labels_of(flavor)
         latest = self._catalog.latest_member(repo, labels[0]) if repo is not None else None
         old = self._catalog.files(latest.row) if latest else ()
         merged = {path: (digest, size) for path, digest, size in old}
@@ -304,7 +307,7 @@ class Publications:
         return _Member(
             snapshot,
             labels,
-            _facts(flavor, labels),
+            facts_of(flavor, labels),
             tuple((file.path, file.blake3, file.size_bytes) for file in snapshot.files),
         )
 
@@ -318,7 +321,7 @@ class Publications:
             elif actual != size:
                 wrong.append(f"file {path!r:.200} has {actual} bytes, the manifest says {size}")
         if wrong:
-            raise _invalid(sorted(wrong))
+            raise invalid(sorted(wrong))
         if missing:
             raise Refusal(
                 409,
@@ -342,96 +345,6 @@ class Publications:
                 if self._catalog.repo(owner, name) is None:
                     parent = f"{edge.parent_repo!r:.120}"
                     yield f"checkpoint_flavors[{index}].lineage: there is no {parent}"
-
-
-def decode_finalize(request: bytes) -> FinalizeBody:
-    try:
-        return msgspec.json.decode(request, type=FinalizeBody)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(400, "invalid_body", f"the body is no finalize request: {error}") from error
-
-
-def _is_usable(entry: Any, usable: Callable[[str], bool]) -> bool:
-    try:
-        return usable(parse_blake3(entry.digest or entry.blake3))
-    except ValidationError:
-        return True  # what is wrong with it is told with all the other mistakes
-
-
-def _label(text: str) -> str:
-    return text.strip().lower()
-
-
-def _labels(flavor: FlavorBody) -> tuple[str, ...]:
-    """Return every label of a checkpoint, its primary one first."""
-    told = [_label(name) for name in (flavor.flavor, *flavor.flavors) if name.strip()]
-    labels = tuple(dict.fromkeys(told)) or (_DEFAULT_FLAVOR,)
-    for label in labels:
-        is_short = len(label) <= _MAX_LABEL_CHARS and label[0].isalnum()
-        if not is_short or not _LABEL_CHARS.issuperset(label):
-            raise ValidationError(f"{label!r:.120} is no name of a flavor")
-    return labels
-
-
-def _facts(flavor: FlavorBody, labels: tuple[str, ...]) -> Facts:
-    return Facts(
-        flavors=labels,
-        display_label=flavor.display_label,
-        dtype=flavor.dtype.lower(),
-        file_layout=flavor.file_layout.lower(),
-        file_type=flavor.file_type.lower(),
-        libraries=tuple(sorted(_libraries(flavor))),
-        metadata=flavor.metadata,
-        lineage=tuple(msgspec.to_builtins(edge) for edge in flavor.lineage),
-    )
-
-
-def _libraries(flavor: FlavorBody) -> set[str]:
-    told = (edge.metadata.get("quantization_library") for edge in flavor.lineage)
-    return {name for name in told if isinstance(name, str)} & _WORKER_LIBRARIES
-
-
-def _problems_of_body(body: FinalizeBody) -> Iterator[str]:
-    count = len(body.checkpoint_flavors)
-    if not 1 <= count <= _MAX_FLAVORS:
-        yield f"{count} checkpoint_flavors: 1 to {_MAX_FLAVORS} are taken"
-    for group in body.tags:
-        try:
-            check_tag(group.tag)
-        except Refusal as refusal:
-            yield str(refusal)
-    seen: set[str] = set()
-    for index, flavor in enumerate(body.checkpoint_flavors):
-        here = f"checkpoint_flavors[{index}]"
-        labels = {_label(name) for name in (flavor.flavor, *flavor.flavors)} - {""}
-        labels = labels or {_DEFAULT_FLAVOR}
-        if seen & labels:
-            yield f"{here}: another one has the flavor {min(seen & labels)!r:.80}"
-        seen |= labels
-        yield from (f"{here}: {problem}" for problem in _problems_of_lineage(flavor))
-        hidden = [key for key in flavor.metadata if key.startswith("_")]
-        if hidden:
-            yield f"{here}: metadata keys must not begin with '_': {hidden!r:.120}"
-
-
-def _problems_of_lineage(flavor: FlavorBody) -> Iterator[str]:
-    for edge in flavor.lineage:
-        try:
-            check_repo(*edge.parent_repo.partition("/")[::2])
-        except Refusal as refusal:
-            yield f"lineage: {refusal}"
-        if edge.relationship_kind not in RELATIONSHIPS:
-            known = ", ".join(RELATIONSHIPS)
-            yield f"lineage: {edge.relationship_kind!r:.80} is no relationship: {known}"
-        elif edge.relationship_kind == "quantization":
-            missing = [name for name in _QUANTIZATION_FACTS if not edge.metadata.get(name)]
-            if missing:
-                yield f"lineage: a quantization needs the metadata {', '.join(missing)}"
-
-
-def _invalid(problems: Sequence[str]) -> Refusal:
-    shown = "; ".join(problems[:20])
-    return Refusal(422, "invalid_manifest", shown, problems=list(problems[:100]))
 
 
 def _rfc3339(moment: float) -> str:

@@ -11,7 +11,8 @@ from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import CompleteBody, CreateBody, OpenBody
 from gen_worker.models.hub.local.rooms import document
 from gen_worker.models.hub.local.routing import Route
-from gen_worker.models.hub.local.uploads import Home, part_name
+from gen_worker.models.hub.local.staging import part_name
+from gen_worker.models.hub.local.uploads import Home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,8 @@ from gen_worker.models.hub.local.asgi import Answer, FileAnswer, read_body
 from gen_worker.models.hub.local.aws_chunks import AwsChunks
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.routing import Route
-from gen_worker.models.hub.local.uploads import OBJECT, assemble, part_name, parts_in
+from gen_worker.models.hub.local.staging import assemble, part_name, parts_in
+from gen_worker.models.hub.local.uploads import OBJECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

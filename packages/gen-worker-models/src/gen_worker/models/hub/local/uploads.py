@@ -7,7 +7,6 @@ after a crash the folder is the truth. What counts is the digest of the whole, c
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,20 +15,19 @@ import msgspec
 
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.models.hub.local.staging import Part, assemble, link_or_copy, parts_in
 from gen_worker.models.snapshot import parse_blake3
 from gen_worker.models.store.durable import hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
     from gen_worker.models.hub.local.blobs import Blobs
     from gen_worker.models.hub.local.database import Database, Row
     from gen_worker.models.hub.local.requests import CompleteBody, CreateBody
 
-__all__ = ["Home", "Limits", "Part", "Uploads", "assemble", "parts_in"]
+__all__ = ["OBJECT", "Home", "Limits", "Uploads"]
 
-_PART = re.compile(r"part-(\d{5})\.([0-9a-f]{32})")
-_MAX_PARTS = 10_000
 _MAX_REF_CHARS = 1024
 OBJECT = "object"
 """File of a staging folder that was sent as a whole, or put together by the S3 side."""
@@ -50,13 +48,6 @@ class Home(NamedTuple):
     owner: str
     name: str = ""
     revision: str = ""
-
-
-class Part(NamedTuple):
-    number: int
-    etag: str
-    size_bytes: int
-    path: str
 
 
 class Uploads:
@@ -283,7 +274,7 @@ class Uploads:
         path = os.path.join(self._root, row["staging"], OBJECT)
         if not os.path.isfile(path):
             raise Refusal(409, "object_missing", "no object was put where the grant says")
-        _link_or_copy(path, temporary)
+        link_or_copy(path, temporary)
 
     def _chosen(self, row: Row, body: CompleteBody) -> list[str]:
         """Return the files of the parts that the sender lists."""
@@ -346,69 +337,6 @@ class Uploads:
         )
         if force or others is None:
             shutil.rmtree(os.path.join(self._root, staging), ignore_errors=True)
-
-
-def parts_in(folder: str) -> list[Part]:
-    """Return the parts in a folder, oldest first."""
-    found = []
-    for entry in _scan(folder):
-        match = _PART.fullmatch(entry.name)
-        if match is not None:
-            state = entry.stat()
-            part = Part(int(match[1]), match[2], state.st_size, entry.path)
-            found.append((state.st_mtime_ns, part))
-    return [part for _, part in sorted(found)]
-
-
-def part_name(number: int, etag: str) -> str:
-    if not 1 <= number <= _MAX_PARTS:
-        raise Refusal(400, "invalid_part", f"parts count from 1 to {_MAX_PARTS}")
-    return f"part-{number:05}.{etag}"
-
-
-def assemble(paths: Sequence[str], target: str) -> None:
-    """Write the files one behind the other; a single one is only linked."""
-    if len(paths) == 1:
-        _link_or_copy(paths[0], target)
-        return
-    with open(target, "xb") as out:
-        for path in paths:
-            with open(path, "rb") as part:
-                _append(part.fileno(), out.fileno(), os.fstat(part.fileno()).st_size)
-
-
-def _append(source: int, target: int, size: int) -> None:
-    """Copy within the kernel, which on some file systems copies nothing at all."""
-    left = size
-    try:
-        while left:
-            copied = os.copy_file_range(source, target, left)
-            if not copied:
-                break
-            left -= copied
-    except (OSError, AttributeError):  # another kernel or file system
-        pass
-    if left:
-        os.lseek(source, size - left, os.SEEK_SET)
-        with open(source, "rb", closefd=False) as rest, open(target, "ab", closefd=False) as out:
-            shutil.copyfileobj(rest, out, 1024 * 1024)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
-
-
-def _scan(folder: str) -> Iterable[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return ()
 
 
 def _digest(text: str) -> str:

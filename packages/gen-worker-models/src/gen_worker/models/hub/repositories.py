@@ -1,0 +1,179 @@
+"""What a hub keeps besides files: lists, tags, trees, metadata, datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.errors import ValidationError
+from gen_worker.models.hub.answers import raise_for_model
+from gen_worker.models.hub.connection import raise_for, segment
+from gen_worker.models.hub.errors import HubAuthError
+from gen_worker.models.hub.wire import LATEST
+
+if TYPE_CHECKING:
+    from gen_worker.models.hub.capability import Capability
+    from gen_worker.models.hub.connection import HubConnection, Reply
+
+__all__ = ["RepositoryCalls"]
+
+
+class RepositoryCalls:
+    """The part of a client that reads and changes records."""
+
+    connection: HubConnection
+    capability: Capability | None
+
+    def repo_exists(self, owner: str, repo: str) -> bool:
+        """Whether there is such a repository; one that may not be read counts as none."""
+        try:
+            return bool(self.metadata(owner, repo)["exists"])
+        except HubAuthError as error:
+            if error.status_code == 401:
+                raise
+            return False
+
+    def repos(self, owner: str = "") -> list[dict[str, Any]]:
+        """List repositories with their tags, flavors and sizes."""
+        query = {"owner": owner} if owner else None
+        reply = self.connection.ask("GET", "/api/v1/repos", phase="list", query=query)
+        return _items(reply)
+
+    def repo(self, owner: str, repo: str) -> dict[str, Any]:
+        """Describe one repository: its tags, their flavors, checkpoints and sizes.
+
+        Raises:
+            RepoNotFoundError: There is none.
+        """
+        reply = self.connection.call("GET", _repo(owner, repo), phase="list")
+        raise_for_model(reply, f"{owner}/{repo}")
+        return reply.record("list")
+
+    def move_tag(self, owner: str, repo: str, tag: str, checkpoint_id: str) -> None:
+        """Point a tag to a checkpoint.
+
+        Raises:
+            NotOnHubError: There is no such repository or checkpoint.
+        """
+        reply = self.connection.call(
+            "PUT",
+            f"{_repo(owner, repo)}/tags",
+            phase="tag",
+            query={"tag": tag},
+            body={"checkpoint_id": checkpoint_id},
+        )
+        raise_for_model(reply, f"{owner}/{repo}@{checkpoint_id}", phase="tag")
+
+    def remove_tag(self, owner: str, repo: str, tag: str) -> None:
+        """Remove a tag.
+
+        Raises:
+            NotOnHubError: There is no such repository or tag.
+        """
+        path = f"{_repo(owner, repo)}/tags"
+        reply = self.connection.call("DELETE", path, phase="tag", query={"tag": tag})
+        raise_for_model(reply, f"{owner}/{repo}:{tag}", phase="tag")
+
+    def tree(
+        self, owner: str, repo: str, *, tag: str = LATEST, flavor: str = ""
+    ) -> list[dict[str, Any]]:
+        """List the files under a tag; nothing when there is no such repository or tag."""
+        query = {"tag": tag} | ({"flavor": flavor} if flavor else {})
+        reply = self.connection.call("GET", f"{_repo(owner, repo)}/tree", phase="tree", query=query)
+        if reply.status == 404:
+            return []
+        raise_for(reply, "tree")
+        entries = reply.record("tree").get("entries")
+        return [entry for entry in entries if isinstance(entry, dict)] if entries else []
+
+    def metadata(self, owner: str, repo: str) -> dict[str, Any]:
+        """Return `{"exists": bool, "metadata": {…}}` of a repository."""
+        if self.capability is not None:
+            self.capability.check_read(owner, repo)
+        reply = self.connection.call("GET", f"{_repo(owner, repo)}/metadata", phase="metadata")
+        if reply.status == 404:
+            return {"exists": False, "metadata": {}}
+        raise_for(reply, "metadata")
+        record = reply.record("metadata")
+        known = record.get("metadata")
+        return {
+            "exists": record.get("exists", True) is not False,
+            "metadata": known if isinstance(known, dict) else {},
+        }
+
+    def put_metadata(self, owner: str, repo: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a repository's metadata, and return what the hub keeps.
+
+        Raises:
+            ValidationError: `metadata` is no object.
+        """
+        if not isinstance(metadata, Mapping):
+            raise ValidationError(f"metadata must be an object, not {metadata!r:.120}")
+        reply = self.connection.ask(
+            "PUT",
+            f"{_repo(owner, repo)}/metadata",
+            phase="metadata",
+            body={"metadata": dict(metadata)},
+        )
+        kept = reply.record("metadata").get("metadata")
+        return kept if isinstance(kept, dict) else dict(metadata)
+
+    def datasets(self, owner: str) -> list[dict[str, Any]]:
+        """List the datasets of an owner."""
+        reply = self.connection.ask(
+            "GET", "/api/v1/datasets", phase="dataset", query={"owner": owner}
+        )
+        return _items(reply)
+
+    def find_dataset(self, owner: str, name: str) -> dict[str, Any] | None:
+        """Return the dataset of a name, upper and lower case alike."""
+        folded = name.lower()
+        found = (item for item in self.datasets(owner) if str(item.get("name")).lower() == folded)
+        return next(found, None)
+
+    def put_dataset(
+        self,
+        owner: str,
+        name: str,
+        schema: Mapping[str, Any],
+        *,
+        visibility: str = "private",
+        row_artifacts: Any = None,
+    ) -> dict[str, Any]:
+        """Publish a revision of a dataset, which is made when there is none.
+
+        Returns:
+            `{"ok", "dataset_id", "owner", "name", "existed"}`.
+        """
+        known = self.find_dataset(owner, name)
+        body: dict[str, Any] = {"schema": dict(schema), "visibility": visibility}
+        if row_artifacts is not None:
+            body["row_artifacts"] = row_artifacts
+        if known is None:
+            body |= {"owner": owner, "name": name}
+            reply = self.connection.ask("POST", "/api/v1/datasets", phase="dataset", body=body)
+            dataset_id = str(reply.record("dataset").get("id") or "")
+        else:
+            dataset_id = str(known.get("id") or "")
+            path = f"/api/v1/datasets/{segment(dataset_id)}"
+            self.connection.ask("PATCH", path, phase="dataset", body=body)
+        return {
+            "ok": True,
+            "dataset_id": dataset_id,
+            "owner": owner,
+            "name": name,
+            "existed": known is not None,
+        }
+
+
+def _repo(owner: str, repo: str) -> str:
+    return f"/api/v1/repos/{segment(owner)}/{segment(repo)}"
+
+
+def _items(reply: Reply) -> list[dict[str, Any]]:
+    items = reply.record("list").get("items")
+    if not isinstance(items, list):
+        return []
+    return msgspec.convert([item for item in items if isinstance(item, dict)], list[dict[str, Any]])
