@@ -104,6 +104,21 @@ def test_a_blob_of_another_size_is_missing(store: ContentStore) -> None:
     assert store.missing(snapshot) == snapshot.files
 
 
+def test_a_size_that_was_left_out_is_unknown(store: ContentStore) -> None:
+    files = {"a": b"12345", "empty": b""}
+    snapshot = snapshot_of(
+        SnapshotFile(path=path, size_bytes=0, blake3=hex_of(content))
+        for path, content in files.items()
+    )
+    assert [file.path for file in store.missing(snapshot)] == ["a", "empty"]
+    filled(store, files)
+    assert store.missing(snapshot) == ()
+    assert tree(store.build(snapshot)) == files
+    (stored,) = store.snapshots()
+    assert stored.size_bytes == 5
+    assert store.verify() == ()
+
+
 def test_a_present_snapshot_misses_nothing(store: ContentStore) -> None:
     snapshot = filled(store, FILES)
     store.build(snapshot)

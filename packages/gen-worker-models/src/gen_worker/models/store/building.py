@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_tree", "missing_blobs"]
 
+_EMPTY = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+"""BLAKE3 of nothing."""
+
 
 def missing_blobs(places: Places, snapshot: Snapshot) -> tuple[SnapshotFile, ...]:
     """Return one file for each blob that is not here, largest first.
@@ -38,16 +41,22 @@ def missing_blobs(places: Places, snapshot: Snapshot) -> tuple[SnapshotFile, ...
     Raises:
         ValidationError: The snapshot gives one blob two sizes.
     """
-    distinct = {file.blake3: file for file in snapshot.files}
+    distinct: dict[str, SnapshotFile] = {}
     for file in snapshot.files:
-        if distinct[file.blake3].size_bytes != file.size_bytes:
+        other = distinct.setdefault(file.blake3, file)
+        if file.size_bytes != other.size_bytes:
             raise ValidationError(
                 f"snapshot {snapshot.digest} gives {file.path!r} {file.size_bytes} bytes and "
-                f"{distinct[file.blake3].path!r}, the same blob, "
-                f"{distinct[file.blake3].size_bytes}: publish it again"
+                f"{other.path!r}, the same blob, {other.size_bytes}: publish it again"
             )
-    absent = [x for x in distinct.values() if not has_blob(places, x.blake3, x.size_bytes)]
+    absent = [file for file in distinct.values() if not _is_here(places, file)]
     return tuple(sorted(absent, key=lambda file: (-file.size_bytes, file.path)))
+
+
+def _is_here(places: Places, file: SnapshotFile) -> bool:
+    if file.size_bytes == 0 and file.blake3 != _EMPTY:  # some senders leave sizes out
+        return os.path.isfile(places.blob(file.blake3))
+    return has_blob(places, file.blake3, file.size_bytes)
 
 
 def build_tree(
@@ -124,9 +133,8 @@ def _filled(
 def _link(places: Places, entry: Linked, target: str, final_directory: str) -> RecordedFile:
     blob = places.blob(entry.blake3)
     is_shared = link_or_copy(blob, target, final_directory=final_directory)
-    return RecordedFile(
-        path=entry.path, size_bytes=entry.size_bytes, blake3=entry.blake3, is_own=not is_shared
-    )
+    size = os.stat(blob).st_size
+    return RecordedFile(path=entry.path, size_bytes=size, blake3=entry.blake3, is_own=not is_shared)
 
 
 def _join(places: Places, entry: Joined, target: str, token: CancelToken | None) -> RecordedFile:
