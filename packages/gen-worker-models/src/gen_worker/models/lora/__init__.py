@@ -1,0 +1,45 @@
+"""Adapters over a pipeline for the length of one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_worker.models.lora.adapters import Adapter, adapter_file, read_adapter
+    from gen_worker.models.lora.attaching import LoraNotReadyError, attached, load_loras
+    from gen_worker.models.lora.fitting import check_fits
+    from gen_worker.models.lora.overlays import attach_overlays, overlay_names
+
+__all__ = [
+    "Adapter",
+    "LoraNotReadyError",
+    "adapter_file",
+    "attach_overlays",
+    "attached",
+    "check_fits",
+    "load_loras",
+    "overlay_names",
+    "read_adapter",
+]
+
+_MODULES = {
+    "adapters": ("Adapter", "adapter_file", "read_adapter"),
+    "attaching": ("LoraNotReadyError", "attached", "load_loras"),
+    "fitting": ("check_fits",),
+    "overlays": ("attach_overlays", "overlay_names"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=(name,))
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
