@@ -623,6 +623,17 @@ def test_a_compressed_answer_is_refused(tmp_path: Path, server: Any) -> None:
         fetcher().fetch([file])
 
 
+@pytest.mark.parametrize("connections", [7, 64, 1000])
+def test_any_number_of_connections(tmp_path: Path, server: Any, connections: int) -> None:
+    arrives(tmp_path, server, bytes_of(9 * CHUNK), options={"connections": connections})
+    assert server.connections <= min(64, connections)
+
+
+def test_no_connection_at_all_is_a_mistake() -> None:
+    with pytest.raises(ValidationError):
+        fetcher(connections=0)
+
+
 def test_the_same_destination_twice_is_a_mistake(tmp_path: Path, server: Any) -> None:
     file = wanted(tmp_path, server, bytes_of(10))
     with pytest.raises(ValidationError):

@@ -66,7 +66,7 @@ class Fetcher:
 
         Args:
             opener: Opens the locations.
-            connections: At a time, over all files of one `fetch`.
+            connections: At a time, over all files of one `fetch`; no more than 64 are made.
             chunk_bytes: The most that a killed process may lose, over all its connections.
             bandwidth: Shared with other fetchers; none is no limit.
             connections_limit: Of requests, shared with other fetchers.
@@ -79,11 +79,12 @@ class Fetcher:
             clock: Seconds, for the waits between tries.
             uniform: Chooses a wait between two bounds.
         """
-        if not 1 <= connections <= _MOST_CONNECTIONS or chunk_bytes < _MIN_CHUNK_BYTES:
+        if connections < 1 or chunk_bytes < _MIN_CHUNK_BYTES:
             raise ValidationError(
-                f"{connections} connections and chunks of {chunk_bytes} bytes: 1 to "
-                f"{_MOST_CONNECTIONS}, and at least {_MIN_CHUNK_BYTES}, are possible"
+                f"{connections} connections and chunks of {chunk_bytes} bytes: at least 1 and "
+                f"{_MIN_CHUNK_BYTES} are needed"
             )
+        connections = min(connections, _MOST_CONNECTIONS)
         self._connections = connections
         self._retries = retries or RetryLimits()
         self._clock = clock
