@@ -139,6 +139,25 @@ def test_a_jobs_token_reaches_its_repositories_only(module_hub: RunningHub, tmp_
         assert [repo["name"] for repo in client.repos("job")] == ["input", "output"]
 
 
+def test_a_jobs_token_acts_for_its_own_owner_only(module_hub: RunningHub, tmp_path: Path) -> None:
+    file = str(folder_of(tmp_path / "f", f=b"private") / "f")
+    with module_hub.client() as client:
+        client.upload_media(file, "secret/file", owner="other")
+        client.put_dataset("other", "rows", {})
+    token = module_hub.hub.issue_capability(read=["mine/model"])
+    with HubClient(module_hub.url, token) as client:
+        assert client.upload_media(file, "f", owner="mine").size_bytes == 7
+        assert not client.put_dataset("mine", "rows", {})["existed"]
+        for refused in (
+            lambda: client.upload_media(file, "f", owner="other"),
+            lambda: client.file_facts("secret/file"),
+            lambda: client.datasets("other"),
+            lambda: client.put_dataset("other", "more", {}),
+        ):
+            with pytest.raises(HubAuthError):
+                refused()
+
+
 def test_web_pages_of_others_change_nothing(serve_hub: Callable[..., RunningHub]) -> None:
     hub = serve_hub(anonymous=("admin",))
     assert status(hub, "POST", WRITE) == 200

@@ -28,6 +28,12 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """Of files under way at once; 0 is no limit."""
     max_bytes_per_file: int = 0
 
+    @property
+    def owners(self) -> frozenset[str]:
+        """Owners of the repositories it names."""
+        names = {name.partition("/")[0] for name in self.read | self.publish}
+        return frozenset(names | {self.create_owner}) - {""}
+
     def may_read(self, repository: str) -> bool:
         return repository.lower() in self.read | self.publish
 

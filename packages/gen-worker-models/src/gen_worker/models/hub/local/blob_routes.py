@@ -91,6 +91,7 @@ class BlobRoutes:
         )
         if row is None:
             raise Refusal(404, "file_not_found", f"there is no file {ref!r:.200}")
+        call.principal.check_owner(row["owner"], "read")
         return row
 
     def _readable(self, call: Call) -> str:

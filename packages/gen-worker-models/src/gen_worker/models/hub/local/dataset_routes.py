@@ -46,6 +46,7 @@ class DatasetRoutes:
 
     def list(self, call: Call) -> Answer:
         owner = check_repo(call.query.get("owner", ""), "datasets")[0]
+        call.principal.check_owner(owner, "read")
         rows = self._rooms.database.rows(
             "SELECT * FROM datasets WHERE owner = ? ORDER BY name", owner
         )
@@ -53,7 +54,7 @@ class DatasetRoutes:
 
     def get(self, call: Call) -> Answer:
         """Describe a dataset as it is now, or as it was in one revision."""
-        row, seq = self._need(call), call.query.get("revision", "")
+        row, seq = self._need(call, "read"), call.query.get("revision", "")
         if seq and not (seq.isdecimal() and len(seq) < 10):
             raise Refusal(400, "invalid_revision", f"{seq!r:.40} is no number of a revision")
         return Answer(self._described(row, int(seq) if seq else None))
@@ -61,6 +62,7 @@ class DatasetRoutes:
     def create(self, call: Call) -> Answer:
         body = call.read(DatasetBody)
         owner, name = check_repo(body.owner, body.name)
+        call.principal.check_owner(owner, "write")
         with self._rooms.database.writing():
             known = self._rooms.database.row(
                 "SELECT id FROM datasets WHERE owner = ? AND name = ?", owner, name
@@ -84,7 +86,7 @@ class DatasetRoutes:
         """Add a revision; the ones before stay readable."""
         body = call.read(DatasetBody)
         with self._rooms.database.writing():
-            row = self._need(call)
+            row = self._need(call, "write")
             self._add_revision(row["id"], self._newest(row["id"])[1], body)
         return Answer(self._described(row))
 
@@ -169,10 +171,11 @@ class DatasetRoutes:
             raise Refusal(404, "revision_not_found", f"there is no revision {seq}")
         return row, document(row["document"])
 
-    def _need(self, call: Call) -> Row:
+    def _need(self, call: Call, scope: str) -> Row:
         row = self._rooms.database.row(
             "SELECT * FROM datasets WHERE id = ?", call.params["dataset"]
         )
         if row is None:
             raise Refusal(404, "dataset_not_found", "there is no such dataset")
+        call.principal.check_owner(row["owner"], scope)
         return row

@@ -94,7 +94,7 @@ class LocalHub:
         )
         self.app = HubApp(self._rooms)
         for revision in publications.unfinished():
-            work.submit(publications.commit, revision)
+            work.submit(publications.commit_later, revision)
 
     def __enter__(self) -> LocalHub:
         return self

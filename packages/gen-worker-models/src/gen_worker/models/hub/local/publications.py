@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Publications"]
 
 _MAX_FILES = 100_000
+_log = logging.getLogger("gen_worker.models.hub")
 
 
 class _Member(NamedTuple):
@@ -192,6 +194,13 @@ class Publications:
             else:
                 self._settle(revision, "finalized", answer=answer)
             return self.need(row["owner"], row["name"], revision)
+
+    def commit_later(self, revision: str) -> None:
+        """Do so in a thread nobody waits for; what fails is tried again by the next hub."""
+        try:
+            self.commit(revision)
+        except Exception:
+            _log.exception("revision %s could not be published", revision)
 
     def unfinished(self) -> tuple[str, ...]:
         """Return the revisions that were being published when the hub stopped."""

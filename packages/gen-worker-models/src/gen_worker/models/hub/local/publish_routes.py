@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +85,7 @@ class PublishRoutes:
             lambda digest: rooms.may_read_blob(principal, digest),
         )
         if row["state"] == "finalizing" and rooms.options.finalizes_later:
-            rooms.work.submit(rooms.publications.commit, revision)
+            rooms.work.submit(rooms.publications.commit_later, revision)
             return _described(rooms.publications.describe(row), call, 202)
         row = rooms.publications.commit(revision)
         if row["state"] == "failed":
@@ -133,10 +135,11 @@ class PublishRoutes:
         if problem is not None:
             raise Refusal(403, "url_refused", problem)
         number = int(part)  # signed by us
-        row = rooms.uploads.need_open(upload)
+        row, folder = await asyncio.get_running_loop().run_in_executor(
+            rooms.work, self._staging, upload
+        )
         sizes = rooms.uploads.part_sizes(row)
         hasher = blake3()
-        folder = rooms.uploads.folder(row)
         temporary = f"{folder}/.{secrets.token_hex(16)}"
         await keep(
             call,
@@ -147,6 +150,10 @@ class PublishRoutes:
             hashers=(hasher,),
         )
         return Answer(status=200, headers={"etag": f'"{hasher.hexdigest()[:32]}"'})
+
+    def _staging(self, upload: str) -> tuple[Row, str]:
+        row = self._rooms.uploads.need_open(upload)
+        return row, self._rooms.uploads.folder(row)
 
     def _ticket(self, call: Call, row: Row) -> dict[str, Any]:
         rooms, upload = self._rooms, row["id"]
@@ -187,9 +194,6 @@ async def keep(
     **options: Any,
 ) -> None:
     """Receive a file under one name and give it another once it is there in full."""
-    import asyncio
-    import os
-
     loop = asyncio.get_running_loop()
     max_bytes = rooms.options.max_file_bytes
     try:
@@ -220,7 +224,9 @@ def _home(call: Call) -> Home:
     if "repo" in params:
         return Home("repo", *_revision(call))
     owner = params.get("owner") or call.headers.get("x-cozy-owner", "") or "local"
-    return Home("media", check_repo(owner, "media")[0])
+    owner = check_repo(owner, "media")[0]
+    call.principal.check_owner(owner, "write")
+    return Home("media", owner)
 
 
 def _described(state: dict[str, Any], call: Call, status: int) -> Answer:

@@ -144,12 +144,12 @@ class S3Routes:
 
         folder = await self._loop_run(uploads.folder, row)
         hasher, body_hasher = blake3(), sha256()
-        target = f"{folder}/{OBJECT}"
-        number = call.query.get("partNumber", "")
+        target, number = f"{folder}/{OBJECT}", ""
         if "uploadId" in call.query:
+            number = call.query.get("partNumber", "")
             if not number.isdecimal() or len(number) > 5:
                 raise Refusal(400, "invalid_part", f"{number!r:.40} is no part number")
-            session = self._session(row, call.query["uploadId"])
+            target = self._session(row, call.query["uploadId"])
         told = call.headers.get("x-amz-content-sha256", "")
 
         def final_name() -> str:
@@ -157,7 +157,7 @@ class S3Routes:
                 if told != body_hasher.hexdigest():
                     raise Refusal(400, "digest_mismatch", "the body has another SHA-256")
             etag = hasher.hexdigest()[:32]
-            return f"{session}/{part_name(int(number), etag)}" if number else target
+            return f"{target}/{part_name(int(number), etag)}" if number else target
 
         is_chunked = told.startswith("STREAMING-")
         await keep(

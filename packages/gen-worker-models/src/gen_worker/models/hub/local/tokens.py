@@ -49,6 +49,16 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return own.may_publish(f"{owner}/{name}") and (exists or own.may_create(owner, name))
 
+    def check_owner(self, owner: str, scope: str) -> None:
+        """Let a job act only for the owners of its repositories, where there is no repository.
+
+        Raises:
+            Refusal: 403.
+        """
+        own = self.capability
+        if not self.may(scope) and (own is None or owner not in own.owners):
+            raise Refusal(403, "forbidden", f"the token does not allow this for {owner!r:.120}")
+
 
 class Tokens:
     """Issues tokens and reads them."""
