@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
@@ -103,6 +103,30 @@ class Cli:
         for process in self._started:
             process.kill()
             process.communicate()
+
+
+class Hub:
+    """A `gen-worker hub serve` that is ready."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.transcript = ""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.transcript += line
+            if line == "gen-worker hub: ready\n":
+                break
+        else:
+            raise AssertionError(self.transcript)
+        self.announced: dict[str, Any] = msgspec.json.decode(process.stdout.readline())
+        self.url = str(self.announced["url"])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        self.transcript += self.process.communicate(timeout=TIMEOUT_S)[1]
+        return self.process.returncode
 
 
 class Server:
@@ -236,6 +260,37 @@ def cli(tmp_path: Path, bytecode: Path) -> Iterator[Cli]:
     runner = Cli(tmp_path, bytecode)
     yield runner
     runner.close()
+
+
+@pytest.fixture
+def start_hub(cli: Cli) -> Callable[..., Hub]:
+    """Start hubs from the folder `hub`, ready."""
+
+    def begin(*words: str, **environment: str) -> Hub:
+        words = ("hub", "serve", "--dir", "hub", "--port", "0", *words)
+        return Hub(cli.start(*words, **environment))
+
+    return begin
+
+
+@pytest.fixture
+def shelve(cli: Cli) -> Callable[..., tuple[str, str]]:
+    """Put a model into the folder `cas`; return its digest and the directory of its files."""
+
+    def put(**files: str) -> tuple[str, str]:
+        from gen_worker.models.snapshot import SnapshotFile, snapshot_of
+        from gen_worker.models.store import ContentStore
+
+        store, source = ContentStore(str(cli.folder / "cas")), cli.folder / "source"
+        listed = []
+        for name, text in files.items():
+            source.write_text(text)
+            digest, size = store.add_file(str(source))
+            listed.append(SnapshotFile(path=name, size_bytes=size, blake3=digest))
+        snapshot = snapshot_of(listed)
+        return snapshot.digest, store.build(snapshot)
+
+    return put
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,8 @@ def test_a_hub_is_killed_started_again_and_swept(cli: Cli, start_hub: Callable[.
     assert (kept["blobs"], swept["blobs"], swept["blob_bytes"]) == (0, 1, 13)
     assert swept["checkpoints"] == 1
     assert cli("hub", "pull", "acme/model:latest", "again", "--url", hub.url).code == 0
-    assert cli("hub", "gc", "--dir", "nowhere").code == 2
+    assert cli("hub", "gc", "--dir", "one").code == 2
+    assert list(contents(cli.folder / "one")) == ["a"]  # where there is no hub, none is made
 
 
 def status(url: str, token: str) -> int:

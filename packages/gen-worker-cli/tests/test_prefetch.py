@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from conftest import Cli
+    from conftest import Cli, Hub, Terminal
 
-DIGEST = "ab" * 32
-PROJECT = f"""
+PROJECT = """
 import msgspec
 from typing import Literal
 from gen_worker import HFRepo, Repo, RequestContext, dispatch
@@ -22,13 +22,13 @@ class In(msgspec.Struct):
     text: str
     quality: Literal["draft", "final"] = "draft"
 
-pinned = Repo("acme/pinned@blake3:{DIGEST}")
+pinned = Repo("acme/pinned@blake3:DIGEST")
 
-@inference_function(models={{"engine": pinned}})
+@inference_function(models={"engine": pinned})
 def one(ctx: RequestContext, engine, payload: In) -> In:
     return payload
 
-@inference(models={{"core": pinned, "other": HFRepo("acme/Other")}})
+@inference(models={"core": pinned, "other": HFRepo("acme/Other")})
 class Two:
     def setup(self, core, other):
         raise RuntimeError("prefetch never runs setup")
@@ -37,58 +37,57 @@ class Two:
     def two(self, ctx: RequestContext, payload: In) -> In:
         return payload
 
-@inference_function(models={{"engine": dispatch("quality", {{"draft": Repo("acme/small"),
-                                                           "final": Repo("acme/large")}})}})
+@inference_function(models={"engine": dispatch("quality", {"draft": Repo("acme/small"),
+                                                           "final": Repo("acme/large")})})
 def three(ctx: RequestContext, engine, payload: In) -> In:
     return payload
 """
 
 
-def fill_store(folder: Path) -> str:
-    snapshot = folder / "cas" / "snapshots" / f"blake3:{DIGEST}"
-    snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").write_bytes(b"")
-    return str(snapshot)
+def project_with(digest: str) -> str:
+    return PROJECT.replace("DIGEST", digest)
 
 
 @pytest.mark.claims("prefetch.events", "exit.3")
-def test_every_model_is_fetched_once_and_reported(cli: Cli) -> None:
-    local = fill_store(cli.folder)
+def test_every_model_is_fetched_once_and_reported(
+    cli: Cli, shelve: Callable[..., tuple[str, str]]
+) -> None:
+    digest, local = shelve(**{"model.safetensors": "weights"})
     done = cli(
         "prefetch",
         "--json",
-        project=cli.write_project(PROJECT),
+        "--offline",
+        project=cli.write_project(project_with(digest)),
         TENSORHUB_CAS_DIR=str(cli.folder / "cas"),
     )
     lines: list[Any] = done.values
     assert done.code == 3
-    pinned = f"acme/pinned@blake3:{DIGEST}"
-    assert [line["kind"] for line in lines] == [
-        "prefetch.note",
-        "prefetch.plan",
-        "model_fetch.started",
-        "model_fetch.completed",
-        "prefetch.ref.ready",
-        "model_fetch.started",
-        "prefetch.ref.failed",
-        "prefetch.done",
+    pinned = {"ref": f"acme/pinned@blake3:{digest}", "provider": "tensorhub"}
+    other = {"ref": "acme/Other", "provider": "hf"}
+    path = f"{local}/model.safetensors"
+    assert "--all-variants" in lines[0].pop("message")
+    assert "nothing is fetched offline" in lines[6].pop("error")
+    assert lines == [
+        {"kind": "prefetch.note"},
+        {"kind": "prefetch.plan", "count": 2, "files": 0, "bytes": 0, "present_bytes": 7},
+        {"kind": "model_fetch.started", **pinned},
+        {"kind": "model_fetch.completed", **pinned, "local_dir": path},
+        {"kind": "prefetch.ref.ready", **pinned, "local": path},
+        {"kind": "model_fetch.started", **other},
+        {"kind": "prefetch.ref.failed", **other},
+        {"kind": "prefetch.done", "fetched": 1, "failed": 1},
     ]
-    assert "--all-variants" in lines[0]["message"]
-    assert lines[1]["count"] == 2
-    assert lines[4] == {
-        "kind": "prefetch.ref.ready",
-        "ref": pinned,
-        "provider": "tensorhub",
-        "local": local,
-    }
-    assert lines[6].items() >= {"ref": "acme/Other", "provider": "hf"}.items()
-    assert lines[6]["error"]
-    assert lines[7] == {"kind": "prefetch.done", "fetched": 1, "failed": 1}
 
 
 @pytest.mark.claims("prefetch.variants")
 def test_all_variants_are_every_choice_of_a_payload(cli: Cli) -> None:
-    done = cli("prefetch", "--json", "--all-variants", project=cli.write_project(PROJECT))
+    done = cli(
+        "prefetch",
+        "--offline",
+        "--json",
+        "--all-variants",
+        project=cli.write_project(project_with(64 * "a")),
+    )
     lines: list[Any] = done.values
     failed = {line["ref"] for line in lines if line["kind"] == "prefetch.ref.failed"}
     assert failed >= {"acme/small:prod", "acme/large:prod"}
@@ -97,7 +96,7 @@ def test_all_variants_are_every_choice_of_a_payload(cli: Cli) -> None:
 
 @pytest.mark.claims("prefetch.sentences")
 def test_without_json_there_are_sentences_on_stderr(cli: Cli) -> None:
-    done = cli("prefetch", "--offline", project=cli.write_project(PROJECT))
+    done = cli("prefetch", "--offline", project=cli.write_project(project_with(64 * "a")))
     assert (done.stdout, done.code) == ("", 3)
     assert "gen-worker prefetch: 2 to fetch\n" in done.stderr
     assert "gen-worker prefetch: acme/Other (hf) failed: " in done.stderr
@@ -140,3 +139,99 @@ def test_models_of_the_toml_are_models_too(cli: Cli) -> None:
         "acme/asr-large:prod",
         "acme/asr-small:prod",
     ]
+
+
+@pytest.fixture
+def published(cli: Cli, start_hub: Callable[..., Hub]) -> Hub:
+    """A hub that has two flavors of one model; they share a file."""
+    hub = start_hub()
+    for flavor, text in (("small", "s" * 1000), ("large", "l" * 5000)):
+        folder = cli.folder / flavor
+        folder.mkdir()
+        (folder / "weights").write_text(text)
+        (folder / "shared").write_text("x" * 100)
+        pushed = cli("hub", "push", str(folder), f"acme/engine#{flavor}", TENSORHUB_URL=hub.url)
+        assert pushed.code == 0
+    return hub
+
+
+MANY = """
+import msgspec
+from typing import Literal
+from gen_worker import Repo, RequestContext, dispatch, inference_function
+
+class In(msgspec.Struct):
+    quality: Literal["small", "large", "none"] = "small"
+
+@inference_function(models={"engine": dispatch("quality", {
+    name: Repo(f"acme/engine#{name}") for name in ("small", "large", "none")})})
+def paint(ctx: RequestContext, engine, payload: In) -> In:
+    return payload
+"""
+
+
+@pytest.mark.claims("prefetch.bytes", "prefetch.offline")
+def test_what_is_fetched_is_said_in_bytes_and_is_here_offline_then(
+    cli: Cli, published: Hub
+) -> None:
+    words = ("prefetch", "--json", "--all-variants")
+    folder = cli.write_project(MANY)
+    miss: list[Any] = cli(*words, "--offline", project=folder, TENSORHUB_URL=published.url).values
+    assert miss[0] == {"kind": "prefetch.plan", "count": 3}
+    assert miss[-1] == {"kind": "prefetch.done", "fetched": 0, "failed": 3}
+
+    done = cli(*words, project=folder, TENSORHUB_URL=published.url)
+    lines: list[Any] = done.values
+    assert (done.code, done.stderr) == (3, "")
+    size = {"files": 4, "bytes": 6200, "present_bytes": 0}
+    assert lines[0] == {"kind": "prefetch.plan", "count": 3, **size}
+    failed = [line for line in lines if line["kind"] == "prefetch.ref.failed"]
+    assert [line["ref"] for line in failed] == ["acme/engine:prod#none"]
+    assert "'large', 'small'" in failed[0]["error"]
+    assert lines[-1] == {"kind": "prefetch.done", "fetched": 2, "failed": 1}
+
+    published.stop()
+    again: list[Any] = cli(*words, "--offline", project=folder).values
+    size = {"files": 0, "bytes": 0, "present_bytes": 6200}
+    assert again[0] == {"kind": "prefetch.plan", "count": 3, **size}
+    ready = [line for line in again if line["kind"] == "prefetch.ref.ready"]
+    assert [line["ref"] for line in ready] == ["acme/engine:prod#small", "acme/engine:prod#large"]
+
+
+@pytest.mark.claims("prefetch.bytes")
+def test_people_read_how_much_is_fetched_and_see_a_bar(
+    cli: Cli, published: Hub, terminal: Terminal
+) -> None:
+    cli.write_project(MANY)
+    terminal.start(
+        "prefetch",
+        "--all-variants",
+        project=str(cli.folder),
+        environment={
+            "TENSORHUB_URL": published.url,
+            "GEN_WORKER_MAX_DOWNLOAD_BYTES_PER_S": "2000",
+        },
+    )
+    terminal.expect("3 to fetch: 4 files, 6.1 KiB; 0 B are here already")
+    terminal.expect("prefetch 0 MiB")
+    terminal.expect("acme/engine:prod#large (tensorhub) is here: ")
+    terminal.expect("2 fetched, 1 failed")
+    assert terminal.wait() == 3
+
+
+@pytest.mark.claims("prefetch.signals")
+def test_a_signal_ends_it(cli: Cli, published: Hub) -> None:
+    cli.write_project(MANY)
+    process = cli.start(
+        "prefetch",
+        "--json",
+        "--all-variants",
+        TENSORHUB_URL=published.url,
+        GEN_WORKER_MAX_DOWNLOAD_BYTES_PER_S="100",
+    )
+    assert process.stdout is not None
+    while '"model_fetch.started"' not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 130

@@ -359,7 +359,7 @@ def test_a_model_that_is_not_here_is_exit_3(cli: Cli, words: list[str]) -> None:
 
 KEYED = """
 import msgspec
-from typing import Annotated, Any
+from typing import Annotated
 from gen_worker import ModelRef, ModelRefSource, RequestContext, worker_function
 
 class In(msgspec.Struct):
@@ -371,8 +371,8 @@ class Out(msgspec.Struct):
 @worker_function()
 def transcribe(
     ctx: RequestContext,
-    fixed: Annotated[Any, ModelRef(ModelRefSource.FIXED, "asr")],
-    chosen: Annotated[Any, ModelRef(ModelRefSource.PAYLOAD, "size")],
+    fixed: Annotated[str, ModelRef(ModelRefSource.FIXED, "asr")],
+    chosen: Annotated[str, ModelRef(ModelRefSource.PAYLOAD, "size")],
     payload: In,
 ) -> Out:
     return Out(paths=[fixed, chosen])
@@ -380,23 +380,22 @@ def transcribe(
 
 
 @pytest.mark.claims("run.keyspaces")
-def test_models_named_by_keys_of_the_toml(cli: Cli, tmp_path: Path) -> None:
+def test_models_named_by_keys_of_the_toml(
+    cli: Cli, tmp_path: Path, shelve: Callable[..., tuple[str, str]]
+) -> None:
     folder = cli.write_project(KEYED)
     missing = cli("run", "small", project=folder)
     assert missing.code == 2
     assert "model 'asr', which [models] does not have" in missing.stderr
-    places = {}
-    for name, digit in (("large", "a"), ("small", "b")):
-        places[name] = tmp_path / "cas" / "snapshots" / f"blake3:{digit * 64}"
-        places[name].mkdir(parents=True)
+    (large, large_at), (small, small_at) = shelve(notes="large"), shelve(notes="small")
     with (folder / "endpoint.toml").open("a") as toml:
         toml.write(
-            f'[models]\nasr = "acme/asr@blake3:{"a" * 64}"\n'
-            f'[models.transcribe]\nsmall = "acme/small@blake3:{"b" * 64}"\n'
+            f'[models]\nasr = "acme/asr@blake3:{large}"\n'
+            f'[models.transcribe]\nsmall = "acme/small@blake3:{small}"\n'
         )
     store = str(tmp_path / "cas")
     done = cli("run", "small", "--raw", project=folder, TENSORHUB_CAS_DIR=store)
-    assert done.values == [{"paths": [str(places["large"]), str(places["small"])]}], done.stderr
+    assert done.values == [{"paths": [large_at, small_at]}], done.stderr
     unknown = cli("run", "huge", project=folder, TENSORHUB_CAS_DIR=store)
     assert unknown.code == 2
     assert "at `$.size`" in unknown.stderr

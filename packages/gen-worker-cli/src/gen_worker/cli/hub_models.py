@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,7 +14,8 @@ from gen_worker.cli.hub_progress import TransferBar
 from gen_worker.cli.hub_serve import open_hub
 from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
-from gen_worker.cli.signals import INTERRUPTED, TERMINATED, Signals
+from gen_worker.cli.signals import interruptible
+from gen_worker.cli.sizes import size_text
 from gen_worker.models.refs import TensorhubRef, parse_ref
 
 if TYPE_CHECKING:
@@ -42,22 +43,17 @@ def run(args: argparse.Namespace) -> int:
     usage, least, most = _WORDS[args.action]
     if not least <= len(args.tokens) <= most:
         raise UsageError(f"write it as: gen-worker hub {args.action} {usage}".rstrip())
-    out, cancel, signals = divert_stdout(), CancelToken(), Signals(_interrupt)
-    try:
-        with signals.watching(cancel):
-            document, lines = _ACTIONS[args.action](args, cancel)
-    except KeyboardInterrupt:
-        return TERMINATED if signals.is_terminated else INTERRUPTED
-    if args.json or not os.isatty(out.fileno()):
-        ResultPrinter(out, envelope=False).print("result", document)
-    else:
-        out.write("".join(f"{line}\n" for line in lines).encode())
-    return 0
+    out, cancel = divert_stdout(), CancelToken()
 
+    def act() -> int:
+        document, lines = _ACTIONS[args.action](args, cancel)
+        if args.json or not os.isatty(out.fileno()):
+            ResultPrinter(out, envelope=False).print("result", document)
+        else:
+            out.write("".join(f"{line}\n" for line in lines).encode())
+        return 0
 
-def _interrupt(_frame: object) -> NoReturn:
-    """Leave the main thread at once; the others stop by the token."""
-    raise KeyboardInterrupt
+    return interruptible(act, cancel)
 
 
 def _push(args: argparse.Namespace, cancel: CancelToken) -> Outcome:
@@ -81,7 +77,8 @@ def _push(args: argparse.Namespace, cancel: CancelToken) -> Outcome:
             cancel=cancel,
         )
     document = {"ref": str(ref), **msgspec.to_builtins(done)}
-    line = f"{ref}: {done.files} files, {_size(done.size_bytes)}, {_size(done.sent_bytes)} sent"
+    sizes = f"{size_text(done.size_bytes)}, {size_text(done.sent_bytes)} sent"
+    line = f"{ref}: {done.files} files, {sizes}"
     return document, [line, f"  {done.checkpoint_ids[0]}"]
 
 
@@ -94,8 +91,8 @@ def _pull(args: argparse.Namespace, cancel: CancelToken) -> Outcome:
     with _client(args) as client, bar.showing():
         done = pull_folder(client, ref, folder, progress=bar.fetched, cancel=cancel)
     document = {"ref": str(ref), **msgspec.to_builtins(done)}
-    fetched = f"{_size(done.fetched_bytes)} fetched"
-    return document, [f"{ref}: {done.files} files, {_size(done.size_bytes)}, {fetched}"]
+    fetched = f"{size_text(done.fetched_bytes)} fetched"
+    return document, [f"{ref}: {done.files} files, {size_text(done.size_bytes)}, {fetched}"]
 
 
 def _list(args: argparse.Namespace, _cancel: CancelToken) -> Outcome:
@@ -119,13 +116,13 @@ def _tag(args: argparse.Namespace, cancel: CancelToken) -> Outcome:
 
 
 def _collect(args: argparse.Namespace, _cancel: CancelToken) -> Outcome:
-    if not os.path.isdir(os.path.expanduser(args.dir)):
+    if not os.path.exists(os.path.join(os.path.expanduser(args.dir), "key")):
         raise UsageError(f"there is no hub in {args.dir!r}: name its folder with --dir")
     with open_hub(args.dir) as hub:
         done = hub.collect_garbage(older_than_s=args.older_than * 3600, untagged=args.untagged)
     line = (
-        f"{done.blobs} blobs, {_size(done.blob_bytes)}; broken uploads, {_size(done.upload_bytes)}"
-        f"; {done.checkpoints} checkpoints"
+        f"{done.blobs} blobs, {size_text(done.blob_bytes)}; "
+        f"broken uploads, {size_text(done.upload_bytes)}; {done.checkpoints} checkpoints"
     )
     return msgspec.to_builtins(done), [f"removed {line}"]
 
@@ -154,13 +151,5 @@ def _repo_lines(repo: dict[str, Any]) -> Iterator[str]:
     for tag in tags:
         for name, flavor in (tag.get("flavors") or {}).items():
             mark = "*" if name == tag.get("default_flavor") else " "
-            size, checkpoint = _size(int(flavor["size_bytes"])), flavor["checkpoint_id"][:19]
+            size, checkpoint = size_text(int(flavor["size_bytes"])), flavor["checkpoint_id"][:19]
             yield f"  :{tag.get('tag'):<12} {mark}#{name:<12} {size:>10}  {checkpoint}…"
-
-
-def _size(count: float) -> str:
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while count >= 1024 and len(units) > 1:
-        count /= 1024
-        del units[0]
-    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"

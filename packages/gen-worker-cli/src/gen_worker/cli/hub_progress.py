@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from gen_worker.cli.terminal import TerminalReports
     from gen_worker.models.fetch import FetchProgress
@@ -48,6 +49,18 @@ class TransferBar:
 
     def fetched(self, progress: FetchProgress) -> None:
         self._show(progress.bytes_done, progress.bytes_total)
+
+    def fetched_of(self, name: str, progress: FetchProgress) -> None:
+        """Take the progress of one of several downloads."""
+        with self._lock:
+            total = max(progress.bytes_total or 0, progress.bytes_done)
+            self._sizes[name] = (progress.bytes_done, total)
+            done, total = map(sum, zip(*self._sizes.values(), strict=True))
+        self._show(done, total)
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Keep the terminal free for other output during the block."""
+        return self._reports.aside() if self._reports else contextlib.nullcontext()
 
     def _show(self, done: int, total: int | None) -> None:
         if self._reports is None or not total:

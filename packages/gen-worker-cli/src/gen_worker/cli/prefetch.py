@@ -1,7 +1,8 @@
 """Download every model this project declares, without a GPU and without running `setup`.
 
-With --offline nothing is downloaded: the command verifies that everything is here already. Exit
-code 3 when a model cannot be had.
+What is here already is not downloaded again, and a download that was broken off is gone on with.
+With --offline nothing is downloaded: the command verifies that everything is here. Exit code 3 when
+a model cannot be had.
 """
 
 from __future__ import annotations
@@ -28,11 +29,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from gen_worker.cli.fetching import Prefetch, plan
+    from gen_worker.cancel import CancelToken
+    from gen_worker.cli.fetching import plan
     from gen_worker.cli.output import divert_stdout
+    from gen_worker.cli.prefetching import Prefetch
     from gen_worker.cli.project import open_endpoint
+    from gen_worker.cli.signals import interruptible
+    from gen_worker.models.assembly import open_sources, open_store
+    from gen_worker.models.settings import load_model_settings
 
     out = divert_stdout()
     endpoint = open_endpoint(args)
     found = plan(endpoint, all_variants=args.all_variants)
-    return Prefetch(out if args.json else None).run(endpoint, args, found)
+    settings, cancel = load_model_settings(), CancelToken()
+    sources = open_sources(
+        open_store(settings=settings), is_offline=args.offline, settings=settings
+    )
+    prefetch = Prefetch(
+        sources,
+        out if args.json else None,
+        max_downloads=settings.max_downloads,
+        cancel=cancel,
+    )
+    return interruptible(lambda: prefetch.run(found), cancel)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
 
-__all__ = ["INTERRUPTED", "TERMINATED", "Signals"]
+__all__ = ["INTERRUPTED", "TERMINATED", "Signals", "interruptible"]
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -72,6 +72,26 @@ class Signals:
         if self._token is not None:
             self._token.cancel("shutdown" if self.is_terminated else "interrupt")
             self._interrupt(frame)
+
+
+def interruptible(work: Callable[[], int], cancel: CancelToken) -> int:
+    """Run a command's work in this thread; a signal cancels it and decides the exit code.
+
+    Args:
+        work: Returns the exit code.
+        cancel: Ends what runs in other threads.
+    """
+    signals = Signals(_interrupt)
+    try:
+        with signals.watching(cancel):
+            return work()
+    except KeyboardInterrupt:
+        return TERMINATED if signals.is_terminated else INTERRUPTED
+
+
+def _interrupt(_frame: object) -> NoReturn:
+    """Leave the main thread at once; the others stop by the token."""
+    raise KeyboardInterrupt
 
 
 class _Presses:
