@@ -282,6 +282,32 @@ def test_a_demotion_that_fails_leaves_the_books_true_and_the_next_one_goes(host:
         assert still is a
 
 
+def test_a_model_that_shrinks_on_its_way_is_measured_again(host: Host) -> None:
+    model = Model("a", 8)
+    host.use(model, "cpu").release()
+
+    def cast(value: Model, place: str) -> None:
+        value.parts = (Part("a", 4),)
+
+    host.use(model, put=cast).release()
+    assert host.residency.used_bytes(GPU) == 4
+
+
+def test_an_object_that_cannot_be_measured_has_the_size_the_gpu_lost(host: Host) -> None:
+    model = Model("a")
+    model.parts = ()
+
+    def put(value: Model, place: str) -> None:
+        host.movers.allocated += 3
+
+    host.use(model, put=put, size_bytes=7).release()
+    assert host.residency.used_bytes(GPU) == 3
+    other = Model("b")
+    other.parts = ()
+    host.use(other, size_bytes=2).release()
+    assert host.residency.used_bytes(GPU) == 5
+
+
 def test_a_failed_load_changes_nothing(host: Host) -> None:
     host.residency.know("a", path="/models/a")
 

@@ -167,8 +167,10 @@ def worlds(draw: st.DrawFn) -> Facts:
 
 wishes = st.one_of(
     st.builds(lambda parts: Fit("new", GPU, tuple(parts)), st.lists(keys, unique=True, max_size=3)),
-    st.builds(Free, st.sampled_from([GPU, "cpu"]), st.integers(0, 40)),
-    st.builds(Trim, st.just(GPU), st.integers(0, 3)),
+    st.builds(
+        lambda place, size: Free(place, size), st.sampled_from([GPU, "cpu"]), st.integers(0, 40)
+    ),
+    st.builds(lambda keep: Trim(GPU, keep), st.integers(0, 3)),
 )
 
 

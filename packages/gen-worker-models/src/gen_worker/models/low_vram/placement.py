@@ -127,6 +127,8 @@ def escalate(
         Whether any pipeline needs less now; False: there is nothing left to try.
     """
     machine = machine or Machine()
+    if not machine.gpus.is_available():
+        return False
     stages = {
         model_id: failed_component(pipeline, error) if error else ""
         for model_id, pipeline in pipelines.items()
@@ -139,8 +141,6 @@ def escalate(
         if not has_steps(pipeline):
             continue
         device = state_of(pipeline).device or device_of(pipeline)
-        if index_of(device) is None:
-            continue
         job = _Job(pipeline, device, model_id, None, {}, tell, machine)
         with lock_for_pipeline(pipeline):
             mark_out_of_memory(pipeline)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.models.residency.book import Book
 from gen_worker.models.residency.budgets import Budgets, Limits
 from gen_worker.models.residency.movers import Movers, TorchMovers
+from gen_worker.models.residency.moves import Moves
 from gen_worker.models.residency.records import Inventory, Lease, Record, Tier, TierChange
 from gen_worker.models.residency.values import RAM, Fit, Free, Part, Trim
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.models.residency.records import Loaded
-    from gen_worker.models.residency.values import Wish
 
     Load = Callable[[], Any]
     Put = Callable[[Any, str], object]
@@ -51,10 +51,9 @@ class Residency:
                 may read the residency. What it raises is logged.
         """
         self.limits = limits or Limits(budgets or Budgets())
-        self.over_commits = 0
-        """How often a model was loaded although it does not fit the budget."""
         self._movers: Movers = movers or TorchMovers()
         self._book = Book(self.limits, observe)
+        self._moves = Moves(self._book, self._movers)
         self._mutexes: dict[str, threading.RLock] = {}
 
     # Using models.
@@ -122,20 +121,20 @@ class Residency:
             size_bytes: Its size; None measures it.
             is_pinned: True keeps it loaded; None leaves that as it was.
         """
-        parts = self._sized(model_id, value, size_bytes)
+        parts = self._moves.sized(model_id, value, size_bytes)
         with self.mutex(place):
             with self._book.lock:
                 # Whatever was there under this name takes no room beside its successor.
                 old = self._book.record(model_id).copies.get(place)
                 if old is not None:
                     old.parts, old.held_bytes, old.is_moving = (), None, True
-            self._make_way(Fit("", place, parts), model_id)
+            self._moves.make_way(Fit("", place, parts), model_id)
             with self._book.changing(model_id) as record:
                 record.is_pinned = record.is_pinned if is_pinned is None else is_pinned
                 waiting = record.copies.get(RAM)
                 if place != RAM and waiting is not None and not waiting.leases:
                     del record.copies[RAM]
-                self._register(record, value, place, parts)
+                self._moves.register(record, value, place, parts)
 
     # Moving models.
 
@@ -149,15 +148,15 @@ class Residency:
         for copy in self._book.idle_copies(model_id):
             if copy.place != RAM and place in ("", copy.place):
                 with self.mutex(copy.place):
-                    moved |= self._mark(copy) and self._lower(copy)
+                    moved |= self._moves.mark(copy) and self._moves.lower(copy)
                     self._movers.flush()
-                    self._make_way(Free(RAM, 0))
+                    self._moves.make_way(Free(RAM, 0))
         return moved
 
     def free(self, place: str, size_bytes: int) -> int:
         """Make idle models leave until so many bytes are free; return how many are missing."""
         with self.mutex(place):
-            return self._make_way(Free(place, size_bytes))
+            return self._moves.make_way(Free(place, size_bytes))
 
     def trim(self, place: str, keep: int) -> int:
         """Keep at most `keep` models at a place and give the others' objects up.
@@ -167,7 +166,7 @@ class Residency:
         """
         with self.mutex(place):
             before = self._count(place)
-            self._make_way(Trim(place, keep))
+            self._moves.make_way(Trim(place, keep))
             return before - self._count(place)
 
     def unload(self, model_id: str) -> bool:
@@ -179,8 +178,8 @@ class Residency:
         removed = False
         for copy in self._book.idle_copies(model_id):
             with self.mutex(copy.place):
-                if self._mark(copy):
-                    self._remove(copy)
+                if self._moves.mark(copy):
+                    self._moves.remove(copy)
                     removed = True
                 self._movers.flush()
         return removed
@@ -197,7 +196,7 @@ class Residency:
         """
         with self._book.changing(model_id) as record:
             for copy in list(record.copies.values()):
-                copy.held_bytes = self._held(copy.value, copy.place)
+                copy.held_bytes = self._moves.held_bytes(copy.value, copy.place)
                 is_there = copy.held_bytes is not None or self._movers.is_at(copy.value, copy.place)
                 if copy.place != RAM and not is_there:
                     del record.copies[copy.place]
@@ -285,6 +284,11 @@ class Residency:
                 if copy.record is not record and keys.intersection(x.key for x in copy.parts)
             }
 
+    @property
+    def over_commits(self) -> int:
+        """How often a model was loaded although it does not fit the budget."""
+        return self._moves.over_commits
+
     def used_bytes(self, place: str) -> int:
         """Return what loaded models take of a place, shared parts counted once."""
         return self._book.used_bytes(place)
@@ -309,16 +313,17 @@ class Residency:
         with self._book.lock:
             copy.leases = max(0, copy.leases - 1)
 
-    # Carrying plans out. Everything below runs with the place's mutex held.
+    # Everything below runs with the place's mutex held.
 
     def _bring(
         self, model_id: str, place: str, load: Load, put: Put, size_bytes: int
     ) -> Lease | None:
         """Load a model or move it up; None when another thread has just moved it here."""
-        known = self._book.record(model_id).size_bytes
+        with self._book.lock:
+            known = self._book.record(model_id).size_bytes
         # The parts of a model that is not loaded are unknown; only its size may be known.
         wish = Fit(model_id, place, (Part(f"files:{model_id}", size_bytes or known),))
-        self._make_way(wish)
+        self._moves.make_way(wish)
         with self._book.lock:
             moves = self._book.plan(wish, frozenset(), self._movers.allocated_bytes).moves
             if not moves:
@@ -331,19 +336,23 @@ class Residency:
             value = load()
             self._put(put, model_id, value, place)
             if not self._movers.measure(value):
-                size_bytes = self._movers.allocated_bytes(place) - allocated or size_bytes
-            parts = self._sized(model_id, value, size_bytes, is_measured_first=True)
+                taken = self._movers.allocated_bytes(place) - allocated
+                size_bytes = taken if taken > 0 else size_bytes
+            parts = self._moves.sized(model_id, value, size_bytes, is_measured_first=True)
         else:
             value, parts = source.value, source.parts
+            measured = self._movers.measure(value)
             self._put(put, model_id, value, place, source)
+            if self._movers.measure(value) != measured:  # cast, or converted, on its way
+                parts = self._moves.sized(model_id, value, None)
         with self._book.changing(model_id) as record:
             if source is not None:
                 record.copies.pop(RAM, None)
-            copy = self._register(record, value, place, parts)
+            copy = self._moves.register(record, value, place, parts)
             lease = self._lease(copy)
         # Only now is known what it really takes.
-        self._make_way(Free(place, 0), model_id)
-        self._make_way(Free(RAM, 0), place=place)
+        self._moves.make_way(Free(place, 0), model_id)
+        self._moves.make_way(Free(RAM, 0), place=place)
         return lease
 
     def _put(
@@ -356,154 +365,9 @@ class Residency:
             put(value, place)
         except BaseException:
             if source is not None:
-                self._remove(source)
-            self._save(model_id, value)
+                self._moves.remove(source)
+            self._moves.save(model_id, value)
             raise
-
-    def _save(self, model_id: str, value: Any) -> None:
-        if not self._movers.is_offloaded(value):
-            try:
-                self._movers.to_ram(value, self._book.keys_on_gpus())
-            except Exception:
-                _log.warning("model %r could not be moved back to RAM", model_id, exc_info=True)
-            else:
-                with self._book.changing(model_id) as record:
-                    parts = self._sized(model_id, value, None)
-                    self._register(record, value, RAM, parts)
-        self._movers.flush()
-        self._make_way(Free(RAM, 0))
-
-    def _make_way(self, wish: Wish, newcomer: str = "", place: str = "") -> int:
-        """Send away what a plan says; return how many bytes are still missing.
-
-        Args:
-            wish: What room is made for.
-            newcomer: The model it is for.
-            place: The GPU whose mutex is held, when it is not the wish's own place.
-        """
-        failed: frozenset[int] = frozenset()
-        moved = False
-        while True:
-            with self._book.lock:
-                stays = failed | self._elsewhere(place or wish.place)
-                decision = self._book.plan(wish, stays, self._movers.allocated_bytes)
-                leaving = [
-                    (copy, move.place)
-                    for move in decision.moves
-                    if move.place in ("", RAM)
-                    and not (isinstance(wish, Fit) and move.place == wish.place)
-                    and (copy := self._book.copy(move.number)) is not None
-                ]
-                for copy, _ in leaving:
-                    copy.is_moving = True
-            stuck = frozenset(copy.number for copy, to in leaving if not self._leave(copy, to))
-            moved |= len(stuck) < len(leaving)
-            if not stuck:
-                break
-            failed |= stuck
-        if moved:
-            self._movers.flush()
-        if newcomer and decision.short_bytes:
-            self.over_commits += 1
-            _log.warning(
-                "model %r takes %s %d bytes over its budget, and nothing else can leave",
-                newcomer,
-                wish.place,
-                decision.short_bytes,
-            )
-        return decision.short_bytes
-
-    def _elsewhere(self, place: str) -> frozenset[int]:
-        """Return the copies on GPUs whose mutex is not held."""
-        return frozenset(x.number for x in self._book.copies() if x.place not in (place, RAM))
-
-    def _leave(self, copy: Loaded, place: str) -> bool:
-        """Send a copy that is marked as moving away; tell whether it has gone."""
-        if place == RAM:
-            return self._lower(copy)
-        self._remove(copy)
-        return True
-
-    def _mark(self, copy: Loaded) -> bool:
-        """Mark a copy as moving; False when it is used, moved or gone meanwhile."""
-        with self._book.lock:
-            if (
-                copy.record.leases
-                or copy.is_moving
-                or copy.record.copies.get(copy.place) is not copy
-            ):
-                return False
-            copy.is_moving = True
-            return True
-
-    def _lower(self, copy: Loaded) -> bool:
-        """Move a marked copy's object to RAM; its place changes only when that worked."""
-        model_id = copy.record.model_id
-        try:
-            if not self._movers.is_offloaded(copy.value):
-                self._movers.to_ram(copy.value, self._book.keys_on_gpus(besides=copy))
-        except BaseException as error:
-            self._book.settle(copy)
-            if not isinstance(error, Exception):
-                raise
-            _log.warning("model %r stays on %s", model_id, copy.place, exc_info=True)
-            return False
-        with self._book.changing(model_id) as record:
-            record.copies.pop(copy.place, None)
-            copy.place, copy.held_bytes, copy.is_moving = RAM, None, False
-            record.copies.setdefault(RAM, copy)
-        return True
-
-    def _remove(self, copy: Loaded) -> None:
-        """Give a copy's object up, but for the parts that a model in RAM waits with."""
-        waiting = self._book.keys_in_ram() - self._book.keys_on_gpus(besides=copy)
-        mine = {part.key for part in copy.parts}
-        if copy.place != RAM and not waiting.isdisjoint(mine):
-            try:
-                self._movers.to_ram(copy.value, mine - waiting)
-            except Exception:
-                _log.warning("parts of model %r stay on %s", copy.record.model_id, copy.place)
-        with self._book.changing(copy.record.model_id) as record:
-            if record.copies.get(copy.place) is copy:
-                del record.copies[copy.place]
-            copy.value = None
-
-    # Reading objects.
-
-    def _register(self, record: Record, value: Any, place: str, parts: tuple[Part, ...]) -> Loaded:
-        return self._book.register(
-            record,
-            value,
-            place,
-            parts,
-            held_bytes=self._held(value, place),
-            is_movable=self._movers.can_move(value),
-        )
-
-    def _held(self, value: Any, place: str) -> int | None:
-        if place == RAM or not self._movers.is_offloaded(value):
-            return None
-        return self._movers.held_bytes(value, place)
-
-    def _sized(
-        self,
-        model_id: str,
-        value: Any,
-        size_bytes: int | None,
-        *,
-        is_measured_first: bool = False,
-    ) -> tuple[Part, ...]:
-        """Return the parts of an object, scaled to a size that was declared."""
-        parts = self._movers.measure(value)
-        measured = sum(part.size_bytes for part in parts)
-        if size_bytes is None or (measured and is_measured_first):
-            return parts
-        if not measured:
-            return (Part(f"object:{id(value):x}", size_bytes),)
-        scaled = [Part(x.key, x.size_bytes * size_bytes // measured) for x in parts]
-        rest = size_bytes - sum(part.size_bytes for part in scaled)
-        scaled[-1] = Part(scaled[-1].key, scaled[-1].size_bytes + rest)
-        return tuple(scaled)
 
     def _lease(self, copy: Loaded) -> Lease:
         copy.leases += 1
