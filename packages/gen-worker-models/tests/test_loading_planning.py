@@ -10,7 +10,12 @@ from typing import Annotated, Any
 
 import pytest
 
-from gen_worker.errors import FatalError, ModelResolutionError, ValidationError
+from gen_worker.errors import (
+    FatalError,
+    ModelResolutionError,
+    RefCompatibilitySurprise,
+    ValidationError,
+)
 from gen_worker.models import ModelChoice
 from gen_worker.models.formats import DamagedFileError, UnsafeFileFormat
 from gen_worker.models.loading import (
@@ -439,6 +444,66 @@ def test_a_component_of_another_model(pipeline: Path) -> None:
     write_json(pipeline / "model_index.json", INDEX | {"vae": {"_cozy_ref": "../../etc"}})
     with pytest.raises(ValidationError):
         plan_of(pipeline)
+
+
+def test_a_component_of_another_model_is_checked_like_its_own(pipeline: Path) -> None:
+    shared = pipeline.parent / "model-common"  # its name begins like the model's
+    (pipeline / "vae").rename(shared)
+    weights = shared / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    write_json(pipeline / "model_index.json", INDEX | {"vae": {"_cozy_ref": "model-common"}})
+    with pytest.raises(UnsafeFileFormat, match=r"\.bin"):
+        plan_of(pipeline)
+
+
+def test_the_configuration_beside_a_checkpoint_names_no_foreign_class(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    write_weights(file, names=("conditioner.embedders.1.model.x", "y"))
+    write_json(tmp_path / "model_index.json", {"unet": ["subprocess", "Popen"]})
+    with pytest.raises(UnknownClassError, match="no such class"):
+        plan_of(file)
+
+
+def _no_weights(root: Path) -> None:
+    (root / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(("spoil", "axis"), [(_no_weights, "components"), (_flashpack, "format")])
+def test_a_model_that_the_caller_chose_is_a_surprise(
+    pipeline: Path, spoil: Callable[[Path], None], axis: str
+) -> None:
+    spoil(pipeline)
+    chosen = ModelChoice(ref="acme/theirs", source="override")
+    with pytest.raises(RefCompatibilitySurprise) as caught:
+        plan_of(pipeline, Pipeline, choice=chosen)
+    assert (caught.value.ref, caught.value.axis) == ("acme/theirs", axis)
+    with pytest.raises(FatalError):
+        plan_of(pipeline, Pipeline, choice=ModelChoice(ref="acme/ours"))
+
+
+def test_an_annotation_that_cannot_be_loaded_is_not_the_callers_fault(pipeline: Path) -> None:
+    with pytest.raises(NoProviderError):
+        plan_of(pipeline, Fraction, choice=ModelChoice(ref="acme/theirs", source="override"))
+
+
+def test_a_component_that_this_version_added_may_be_absent_from_older_models(
+    pipeline: Path,
+) -> None:
+    index = {name: value for name, value in INDEX.items() if name != "safety_checker"}
+    write_json(pipeline / "model_index.json", index)
+    (absent,) = [part for part in plan_of(pipeline).components if part.method == "absent"]
+    assert absent.name == "safety_checker"
+
+
+def test_a_component_whose_files_are_gone_is_missing_even_if_it_may_be_none(
+    pipeline: Path,
+) -> None:
+    optional = class_of("Loose", "diffusers", Pipeline, _optional_components=["vae"])
+    for file in (pipeline / "vae").iterdir():
+        file.unlink()
+    with pytest.raises(MissingComponentsError) as caught:
+        plan_of(pipeline, optional)
+    assert caught.value.missing == ("safety_checker", "vae")
 
 
 class TestQuantized:

@@ -10,10 +10,13 @@ import pytest
 from gen_worker.models.formats import DamagedFileError
 from gen_worker.models.loading import (
     ConfigNeededError,
+    MissingComponentsError,
     UnsupportedFormatError,
     build_function_owned_pipeline,
+    class_named,
     load,
     plan,
+    plan_component,
 )
 
 torch: Any = pytest.importorskip("torch")
@@ -108,13 +111,23 @@ def test_a_pipeline_with_its_transformer_in_gguf(
         plan(root, diffusers.FluxPipeline)
 
 
-def test_a_pipeline_of_shared_components(models: Callable[..., Path]) -> None:
-    base = load(plan(models("stable_diffusion")))
-    other = load(plan(models("stable_diffusion", seed=5), diffusers.UNet2DConditionModel)).object
-    made = build_function_owned_pipeline(
-        base.components, diffusers.StableDiffusionPipeline, unet=other
-    )
-    assert made.vae is base.object.vae
-    assert made.unet is other
-    assert made.scheduler is not base.object.scheduler
-    assert (pixels(made) != pixels(base.object)).any()
+def test_a_variant_over_a_shared_base(models: Callable[..., Path], tmp_path: Path) -> None:
+    folder = models("stable_diffusion")
+    tuned = configuration_of(models("stable_diffusion", seed=5) / "unet", tmp_path / "unet-only")
+    weights = "diffusion_pytorch_model.safetensors"
+    shutil.copy(models("stable_diffusion", seed=5) / "unet" / weights, tuned / weights)
+    names = ("vae", "text_encoder", "tokenizer", "scheduler")
+    shared = {name: load(plan_component(folder, name)).object for name in names}
+    unet = load(plan_component(tuned, "unet")).object
+    cls = class_named("diffusers.StableDiffusionPipeline")
+    made = build_function_owned_pipeline(shared, cls, unet=unet)
+    other = build_function_owned_pipeline(shared, cls, unet=unet)
+    assert made.vae is other.vae is shared["vae"]
+    assert made.scheduler is not other.scheduler
+    assert (pixels(made) != pixels(load(plan(folder)).object)).any()
+    assert (pixels(made) == pixels(other)).all()
+    assert unet.dtype == shared["text_encoder"].dtype == torch.float32
+    with pytest.raises(MissingComponentsError, match="'unet'"):
+        build_function_owned_pipeline(shared, cls)
+    with pytest.raises(MissingComponentsError, match="text_encoder_3"):
+        plan_component(folder, "text_encoder_3")

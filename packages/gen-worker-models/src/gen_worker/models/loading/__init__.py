@@ -19,10 +19,10 @@ if TYPE_CHECKING:
         UnknownClassError,
         UnsupportedFormatError,
     )
+    from gen_worker.models.loading.libraries import class_named
     from gen_worker.models.loading.loader import load
-    from gen_worker.models.loading.planning import plan
+    from gen_worker.models.loading.planning import plan, plan_component
     from gen_worker.models.loading.shared import (
-        SLOT_CLASSES,
         LoadedComponentKey,
         SharedComponentCache,
         build_function_owned_pipeline,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from gen_worker.models.loading.values import ComponentPlan, Loaded, LoadPlan, Quantization
 
 __all__ = [
-    "SLOT_CLASSES",
     "AnnotationNeededError",
     "ComponentLoadError",
     "ComponentPlan",
@@ -53,9 +52,11 @@ __all__ = [
     "UnsupportedFormatError",
     "Watch",
     "build_function_owned_pipeline",
+    "class_named",
     "is_shareable",
     "load",
     "plan",
+    "plan_component",
     "watch",
 ]
 
@@ -74,10 +75,10 @@ _MODULES = {
         "UnknownClassError",
         "UnsupportedFormatError",
     ),
+    "libraries": ("class_named",),
     "loader": ("load",),
-    "planning": ("plan",),
+    "planning": ("plan", "plan_component"),
     "shared": (
-        "SLOT_CLASSES",
         "LoadedComponentKey",
         "SharedComponentCache",
         "build_function_owned_pipeline",

@@ -7,21 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.models.formats import check_weight_formats
 from gen_worker.models.loading.classes import is_auto, kind_of, name_of, pipeline_parts
 from gen_worker.models.loading.errors import AnnotationNeededError, MissingComponentsError
-from gen_worker.models.loading.parts import Source, config_at, part_or_none, plain_part
-from gen_worker.models.loading.quantized import quantization_of
+from gen_worker.models.loading.parts import Source, config_at, gguf_part, part_or_none, plain_part
+from gen_worker.models.loading.quantized import DENOISERS, quantization_of
 from gen_worker.models.loading.values import ComponentPlan, LoadPlan
 from gen_worker.models.loading.weights import gguf_weights
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["pipeline_plan"]
+__all__ = ["SLOT_CLASSES", "component_at", "pipeline_plan"]
+
+SLOT_CLASSES: Mapping[str, tuple[str, str]] = {
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+}
+"""Class of a component, by its name, where its own files do not say one."""
 
 _WITHOUT = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-"""Components that a pipeline does without when a model does not have them."""
+"""Components that a pipeline that may have none does without when their files are not there."""
 
 
 def pipeline_plan(source: Source, cls: Any, index: Mapping[str, Any]) -> LoadPlan:
@@ -34,6 +43,7 @@ def pipeline_plan(source: Source, cls: Any, index: Mapping[str, Any]) -> LoadPla
     """
     concrete = _concrete(source, cls, index)
     parts = pipeline_parts(concrete)
+    is_own = index.get("_class_name") == concrete.__name__
     found: dict[str, ComponentPlan] = {}
     missing: list[str] = []
     for name in sorted(parts.needed | _listed(index) & parts.others):
@@ -42,7 +52,7 @@ def pipeline_plan(source: Source, cls: Any, index: Mapping[str, Any]) -> LoadPla
         component = _component(source, name, index.get(name))
         if component is not None:
             found[name] = component
-        elif name in _WITHOUT:
+        elif name in parts.nullable and (name in _WITHOUT or (is_own and name not in index)):
             found[name] = ComponentPlan(name=name, method="absent")
         elif name in parts.needed or not _is_null(index.get(name)):
             missing.append(name)
@@ -87,9 +97,27 @@ def _component(source: Source, name: str, entry: Any) -> ComponentPlan | None:
     directory, classes = _place(source, name, entry)
     if not directory or not os.path.isdir(directory):
         return None
+    if os.path.commonpath((directory, source.root)) != source.root:
+        check_weight_formats(directory, source.ref)
+    return component_at(source, name, directory, classes)
+
+
+def component_at(
+    source: Source, name: str, directory: str, classes: Sequence[Any] | None = None
+) -> ComponentPlan | None:
+    """Return the plan of the component in a directory; None when it is not there.
+
+    Args:
+        source: The model, or the pipeline it is for.
+        name: Of the component.
+        directory: Where its files are.
+        classes: Library and class; by default those its own configuration names.
+    """
     library, class_name = classes if classes else _classes_at(directory)
     if not isinstance(library, str) or not isinstance(class_name, str):
-        return None
+        library, class_name = SLOT_CLASSES.get(name, ("", ""))
+        if not library:
+            return None
     cls = source.find_class(library, class_name, packages=source.packages)
     if kind_of(cls) not in ("diffusers_model", "transformers_model") and not os.path.isfile(
         os.path.join(directory, "config.json")
@@ -102,9 +130,6 @@ def _component(source: Source, name: str, entry: Any) -> ComponentPlan | None:
 
 def _gguf_at_root(source: Source, name: str, cls: Any, directory: str) -> ComponentPlan | None:
     """Return the plan of a denoiser whose GGUF file lies beside `model_index.json`."""
-    from gen_worker.models.loading.parts import gguf_part
-    from gen_worker.models.loading.quantized import DENOISERS
-
     found = gguf_weights(source.root) if name in DENOISERS else None
     return gguf_part(source, name, cls, found[0], directory, "") if found else None
 

@@ -12,7 +12,7 @@ from gen_worker.models.loading.errors import MissingPackageError, UnknownClassEr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["find_class", "library", "quiet"]
+__all__ = ["class_named", "find_class", "library", "quiet"]
 
 _INSTALL = {
     "torch": "gen-worker[torch]",
@@ -71,6 +71,24 @@ def find_class(library_name: str, class_name: str, packages: tuple[str, ...] = (
             f"the model names the class {class_name!r} of {library_name!r}, which is not there: "
             "upgrade that library, or annotate the parameter with the class to load",
             library=library_name,
+            class_name=class_name,
+        )
+    return found
+
+
+def class_named(name: str) -> Any:
+    """Return the class an author named in full, such as `diffusers.FluxPipeline`.
+
+    Raises:
+        UnknownClassError: There is no such class.
+        MissingPackageError: Its package is not installed.
+    """
+    module, _, class_name = name.rpartition(".")
+    found = getattr(library(module), class_name, None) if module else None
+    if not isinstance(found, type):
+        raise UnknownClassError(
+            f"there is no class {name!r}: name it in full, as in 'diffusers.FluxPipeline'",
+            library=module,
             class_name=class_name,
         )
     return found

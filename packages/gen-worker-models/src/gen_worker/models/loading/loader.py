@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import weakref
+import threading
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken
@@ -18,7 +18,7 @@ from gen_worker.models.loading.libraries import library, quiet
 from gen_worker.models.loading.quantized import config_for, require_packages
 from gen_worker.models.loading.steps import install_hooks
 from gen_worker.models.loading.values import ComponentPlan, Loaded, LoadPlan
-from gen_worker.models.loading.view import View
+from gen_worker.models.loading.view import Sight, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,18 +87,16 @@ def _load(plan: LoadPlan, token: CancelToken, given: dict[str, Any]) -> Loaded:
         return Loaded(object=_path_as(plan.cls, plan.path), size_bytes=0)
     for part in plan.components:
         require_packages(part.packages, plan.ref)
-    view = _view_of(plan)
+    sight = _sight_of(plan)
     try:
         with quiet(*_LIBRARIES.get(kind_of(plan.cls), ())):
-            loaded = _assembled(plan, view, token, given)
+            loaded = _assembled(plan, sight, token, given)
+        _check_type(plan, loaded.object)
     except BaseException:
-        if view:
-            view.close()
+        sight.close()
         raise
-    _check_type(plan, loaded.object)
     install_hooks(loaded.object)
-    if view:  # tokenizers may read their files again later
-        _close_with(loaded.object, view)
+    sight.close_with(loaded.object)
     return loaded
 
 
@@ -110,31 +108,20 @@ def _path_as(cls: Any, path: str) -> Any:
     return Path(path)
 
 
-def _view_of(plan: LoadPlan) -> View | None:
+def _sight_of(plan: LoadPlan) -> Sight:
     if not plan.needs_view:
-        return None
-    return View(plan.path, {"model_index.json": dict(plan.index)} if plan.index else {})
+        return Sight({})
+    changes = {"model_index.json": dict(plan.index)} if plan.index else {}
+    return Sight({plan.path: View(plan.path, changes)})
 
 
-def _close_with(value: Any, view: View) -> None:
-    try:
-        weakref.finalize(value, view.close)
-    except TypeError:  # no weak references: the directory stays until the process ends
-        _kept.append(view)
-
-
-_kept: list[View] = []
-
-
-def _assembled(
-    plan: LoadPlan, view: View | None, token: CancelToken, given: dict[str, Any]
-) -> Loaded:
+def _assembled(plan: LoadPlan, sight: Sight, token: CancelToken, given: dict[str, Any]) -> Loaded:
     from gen_worker.models.residency.weights import weight_bytes
 
     if plan.method != "pipeline":
         (part,) = plan.components
         token.raise_if_canceled()
-        value = _load_part(plan, part, view)
+        value = _load_part(plan, part, sight)
         return Loaded(
             object=value,
             size_bytes=weight_bytes(value),
@@ -145,9 +132,9 @@ def _assembled(
     for part in plan.components:
         if part.name not in given:
             token.raise_if_canceled()
-            given[part.name] = None if part.method == "absent" else _load_part(plan, part, view)
+            given[part.name] = None if part.method == "absent" else _load_part(plan, part, sight)
     token.raise_if_canceled()
-    pipeline = _pipeline(plan, view, given)
+    pipeline = _pipeline(plan, sight, given)
     return Loaded(
         object=pipeline,
         size_bytes=weight_bytes(pipeline),
@@ -161,7 +148,7 @@ def _components_of(pipeline: Any) -> dict[str, Any]:
     return {name: part for name, part in pipeline.components.items() if part is not None}
 
 
-def _pipeline(plan: LoadPlan, view: View | None, components: dict[str, Any]) -> Any:
+def _pipeline(plan: LoadPlan, sight: Sight, components: dict[str, Any]) -> Any:
     """Let the pipeline class put together what is loaded already."""
     cls = plan.cls
     concrete = getattr(library("diffusers"), plan.index["_class_name"]) if is_auto(cls) else cls
@@ -169,22 +156,27 @@ def _pipeline(plan: LoadPlan, view: View | None, components: dict[str, Any]) -> 
     takes = pipeline_parts(concrete).others
     if components.get("safety_checker") is None and "requires_safety_checker" in takes:
         options["requires_safety_checker"] = False
-    path = view.path if view else plan.path
-    pipeline = concrete.from_pretrained(path, local_files_only=True, **components, **options)
-    return cls.from_pipe(pipeline) if is_auto(cls) else pipeline
+    path = sight.of(plan.path)
+    with _one_at_a_time:
+        pipeline = concrete.from_pretrained(path, local_files_only=True, **components, **options)
+        return cls.from_pipe(pipeline) if is_auto(cls) else pipeline
 
 
-def _load_part(plan: LoadPlan, part: ComponentPlan, view: View | None) -> Any:
-    inside = view.inside if view else os.path.abspath
-    path = inside(part.path) if part.path.startswith(plan.path) else part.path
-    if part.method == "model":
-        return _model(plan, part, path)
-    if part.method == "part":
-        options = _auto_options(part.cls) | _gguf_option(part)
-        return part.cls.from_pretrained(path, local_files_only=True, **options)
+_one_at_a_time = threading.RLock()
+"""transformers changes torch's default precision for the whole process while it makes a model."""
+
+
+def _load_part(plan: LoadPlan, part: ComponentPlan, sight: Sight) -> Any:
+    path = sight.of(part.path)
     if part.method == "pretrained":
         return part.cls.from_pretrained(path, **_dtype_if_taken(part))
-    return _from_file(plan, part, inside)
+    with _one_at_a_time:
+        if part.method == "model":
+            return _model(plan, part, path)
+        if part.method == "part":
+            options = _auto_options(part.cls) | _gguf_option(part)
+            return part.cls.from_pretrained(path, local_files_only=True, **options)
+        return _from_file(plan, part, sight)
 
 
 def _model(plan: LoadPlan, part: ComponentPlan, path: str) -> Any:
@@ -239,14 +231,14 @@ def _dtype_if_taken(part: ComponentPlan) -> dict[str, Any]:
     return {name: getattr(library("torch"), part.dtype)} if name and part.dtype else {}
 
 
-def _from_file(plan: LoadPlan, part: ComponentPlan, inside: Callable[[str], str]) -> Any:
+def _from_file(plan: LoadPlan, part: ComponentPlan, sight: Sight) -> Any:
     """Load one checkpoint file, safetensors or GGUF."""
     file = part.weights[0]
     if part.method == "gguf" and not _is_diffusers(part):
-        return _model(plan, part, os.path.dirname(file))
+        return _model(plan, part, sight.of(part.path))
     options: dict[str, Any] = {"local_files_only": True, **_dtype_option(part)}
     if part.config_path:
-        options["config"] = inside(part.config_path)
+        options["config"] = sight.of(part.config_path)
     elif part.config_repo:
         options["config"] = part.config_repo
     if part.method == "gguf":

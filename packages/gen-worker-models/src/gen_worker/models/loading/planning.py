@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gen_worker.models.choice import ModelChoice
 from gen_worker.models.formats import assert_loadable, check_weight_formats, read_header
 from gen_worker.models.loading.classes import kind_of, name_of, stripped, wants_path
-from gen_worker.models.loading.components import pipeline_plan
+from gen_worker.models.loading.compatibility import as_surprise
+from gen_worker.models.loading.components import SLOT_CLASSES, component_at, pipeline_plan
 from gen_worker.models.loading.errors import (
     AnnotationNeededError,
     MissingComponentsError,
+    ModelLoadError,
     ModelNotFoundError,
     NoProviderError,
     UnsupportedFormatError,
@@ -20,6 +24,7 @@ from gen_worker.models.loading.families import Family, family_of
 from gen_worker.models.loading.libraries import find_class as classes_of_libraries
 from gen_worker.models.loading.parts import (
     Source,
+    config_at,
     gguf_part,
     model_part,
     part_or_none,
@@ -34,7 +39,7 @@ from gen_worker.paths import safe_join
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["plan"]
+__all__ = ["plan", "plan_component"]
 
 _SAFETENSORS = ".safetensors"
 
@@ -76,11 +81,40 @@ def plan(
         UnsafeFileFormat: Weights or a configuration need code to be run.
         DamagedFileError: A file does not fit its header.
         ModelLoadError: The files make no such object; subclasses say why.
+        RefCompatibilitySurprise: The same, and the caller chose the model.
     """
-    choice = choice or ModelChoice(ref="")
+    try:
+        return _plan(
+            path,
+            stripped(annotation),
+            choice or ModelChoice(ref=""),
+            parameter=parameter,
+            is_setup=is_setup,
+            device=device,
+            shared=frozenset(shared),
+            models_dir=models_dir,
+            config_dir=config_dir,
+            has_bf16=has_bf16,
+            find_class=find_class,
+        )
+    except ModelLoadError as error:
+        if choice is None or not choice.is_callers or error.fits:
+            raise
+        raise as_surprise(error, choice.ref) from error
+
+
+def _plan(
+    path: str | os.PathLike[str],
+    cls: Any,
+    choice: ModelChoice,
+    *,
+    parameter: str,
+    is_setup: bool,
+    models_dir: str,
+    **facts: Any,
+) -> LoadPlan:
     ref = choice.ref or os.fspath(path)
     root = _root(os.path.abspath(path), choice, ref)
-    cls = stripped(annotation)
     if kind_of(cls) == "none" and cls is not None and not wants_path(cls):
         raise NoProviderError(
             f"no injection provider for type {name_of(cls)}: annotate {parameter or 'it'!r} with "
@@ -92,35 +126,97 @@ def plan(
         root=root,
         ref=ref,
         choice=choice,
+        models_dir=models_dir or os.path.dirname(root),
+        packages=(getattr(cls, "__module__", "").partition(".")[0],) if cls else (),
+        **facts,
+    )
+    is_path = wants_path(cls) or (cls is None and is_setup)
+    found = LoadPlan(method="path", path=root, cls=cls) if is_path else _plan_of(source, cls)
+    needs = not is_path and os.path.isdir(root) and needs_view(root)
+    return msgspec.structs.replace(
+        found,
+        annotation=cls,
+        parameter=parameter,
+        ref=ref,
+        is_callers=choice.is_callers,
+        device=source.device,
+        needs_view=found.needs_view or needs,
+    )
+
+
+def plan_component(
+    path: str | os.PathLike[str],
+    name: str,
+    *,
+    choice: ModelChoice | None = None,
+    device: str = "cpu",
+    has_bf16: bool = True,
+    find_class: Callable[..., Any] = classes_of_libraries,
+) -> LoadPlan:
+    """Decide how one component is loaded that belongs to a pipeline put together later.
+
+    For the parts of a `SharedBase`. A model that is a whole pipeline gives its component of that
+    name and nothing else of it; the precision is that of a pipeline on `device`.
+
+    Args:
+        path: The model: a pipeline, or the component by itself.
+        name: Of the component, as the pipeline class calls it.
+        choice: As in `plan`.
+        device: As in `plan`.
+        has_bf16: As in `plan`.
+        find_class: As in `plan`.
+
+    Raises:
+        MissingComponentsError: The model has no such component.
+        Exception: What `plan` raises.
+    """
+    choice = choice or ModelChoice(ref="")
+    ref = choice.ref or os.fspath(path)
+    root = _root(os.path.abspath(path), choice, ref)
+    _check_formats(root, ref)
+    source = Source(
+        root=root,
+        ref=ref,
+        choice=choice,
         device=device,
         has_bf16=has_bf16,
-        shared=frozenset(shared),
-        models_dir=models_dir or os.path.dirname(root),
-        config_dir=config_dir,
+        shared=frozenset(),
+        models_dir=os.path.dirname(root),
+        config_dir="",
         find_class=find_class,
-        packages=(getattr(cls, "__module__", "").partition(".")[0],) if cls else (),
+        packages=(),
     )
-    found = (
-        LoadPlan(method="path", path=root, cls=cls)
-        if wants_path(cls) or (cls is None and is_setup)
-        else _plan_of(source, cls)
+    part = _component_named(source, name)
+    if part is None:
+        raise MissingComponentsError(
+            f"model {ref!r} has no component {name!r}: bind one that has it",
+            missing=(name,),
+            ref=ref,
+        )
+    return LoadPlan(
+        method=part.method,
+        path=root,
+        cls=part.cls,
+        components=(part,),
+        ref=ref,
+        is_callers=choice.is_callers,
+        device=device,
+        needs_view=os.path.isdir(root) and needs_view(root),
     )
-    return _with_request(found, source, annotation, parameter)
 
 
-def _with_request(plan: LoadPlan, source: Source, annotation: Any, parameter: str) -> LoadPlan:
-    import msgspec
-
-    needs = plan.method != "path" and os.path.isdir(source.root) and needs_view(source.root)
-    return msgspec.structs.replace(
-        plan,
-        annotation=stripped(annotation),
-        parameter=parameter,
-        ref=source.ref,
-        is_callers=source.choice.is_callers,
-        device=source.device,
-        needs_view=plan.needs_view or needs,
-    )
+def _component_named(source: Source, name: str) -> ComponentPlan | None:
+    if os.path.isfile(source.root):
+        if name not in SLOT_CLASSES:
+            return None
+        return _checkpoint_part(source, source.find_class(*SLOT_CLASSES[name]))
+    inner = os.path.join(source.root, name)
+    if not os.path.isdir(inner):
+        return component_at(source, name, source.root)
+    entry = index_of(source).get(name)
+    classes = entry[:2] if isinstance(entry, list) else ()
+    is_named = len(classes) == 2 and all(isinstance(item, str) for item in classes)
+    return component_at(source, name, inner, classes if is_named else None)
 
 
 def _root(path: str, choice: ModelChoice, ref: str) -> str:
@@ -275,6 +371,15 @@ def _config_for(source: Source, file: str) -> tuple[str, str]:
             os.path.isfile(os.path.join(candidate, name))
             for name in ("model_index.json", "config.json")
         ):
+            _check_config(source, candidate)
             return candidate, ""
     family = _family_at(file)
     return "", family.config_repo if family else ""
+
+
+def _check_config(source: Source, directory: str) -> None:
+    """Check the configuration beside a checkpoint: diffusers imports whatever it names."""
+    check_weight_formats(directory, source.ref)
+    for value in config_at(directory, "model_index.json").values():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value[:2]):
+            source.find_class(*value[:2], packages=source.packages)

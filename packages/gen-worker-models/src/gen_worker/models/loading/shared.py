@@ -19,20 +19,11 @@ if TYPE_CHECKING:
     from gen_worker.models.choice import ModelChoice
 
 __all__ = [
-    "SLOT_CLASSES",
     "LoadedComponentKey",
     "SharedComponentCache",
     "build_function_owned_pipeline",
     "is_shareable",
 ]
-
-SLOT_CLASSES: Mapping[str, tuple[str, str]] = {
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "unet": ("diffusers", "UNet2DConditionModel"),
-}
-"""Class of a component, by its name, where its own files do not say one."""
 
 _ID_CHARS = 48
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.formats import UNSAFE_SUFFIXES, config_changes
@@ -18,7 +19,7 @@ from gen_worker.paths import safe_join
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["View", "needs_view"]
+__all__ = ["Sight", "View", "needs_view"]
 
 _LEFT_OUT = UNSAFE_SUFFIXES | {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 
@@ -70,6 +71,40 @@ class View:
         place = safe_join(self.path, name)
         os.makedirs(os.path.dirname(place), exist_ok=True)
         return place
+
+
+class Sight:
+    """Where the libraries are sent for each directory of one load; makes the views it takes."""
+
+    def __init__(self, views: Mapping[str, View]) -> None:
+        """Begin with the views that are there, by the directories they stand for."""
+        self._views = dict(views)
+
+    def of(self, path: str) -> str:
+        """Return what a library is given for a file or directory of the model."""
+        for source, view in self._views.items():
+            if path == source or path.startswith(source + os.sep):
+                return view.inside(path)
+        if not os.path.isdir(path) or not needs_view(path):
+            return path
+        view = self._views[path] = View(path)
+        return view.path
+
+    def close(self) -> None:
+        for view in self._views.values():
+            view.close()
+
+    def close_with(self, value: Any) -> None:
+        """Close when `value` is gone: tokenizers read their files again when they are saved."""
+        if not self._views:
+            return
+        try:
+            weakref.finalize(value, self.close)
+        except TypeError:  # no weak references: the directories stay until the process ends
+            _kept.append(self)
+
+
+_kept: list[Sight] = []
 
 
 def _text_of(value: Any) -> bytes:
