@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gen_worker.runtime.local.content_store import open_store
+from gen_worker.models.assembly import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path

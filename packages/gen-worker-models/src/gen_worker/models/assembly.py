@@ -20,11 +20,11 @@ __all__ = ["open_library", "open_sources", "open_store"]
 _GIB = 1024**3
 
 
-def open_store(root: str = "", settings: ModelSettings | None = None) -> ContentStore:
+def open_store(root: str | None = None, settings: ModelSettings | None = None) -> ContentStore:
     """Open the content store of this machine.
 
     Args:
-        root: Its directory; by default where the settings say.
+        root: Its directory; default `TENSORHUB_CAS_DIR`, else `cas` below `TENSORHUB_CACHE_DIR`.
         settings: By default those of the environment.
     """
     from gen_worker.models.store import ContentStore
@@ -82,7 +82,7 @@ def open_sources(
 
 def open_library(
     *,
-    root: str = "",
+    root: str | None = None,
     is_offline: bool = False,
     tell: Callable[[str, dict[str, Any]], None] | None = None,
     observe: Callable[[TierChange], None] | None = None,
@@ -90,7 +90,7 @@ def open_library(
     """Put together the model library of this process, from the settings.
 
     Args:
-        root: Directory of the content store; by default where the settings say.
+        root: Directory of the content store; see `open_store`.
         is_offline: Whether the network is out of bounds.
         tell: Takes events that belong to no request.
         observe: Told of each model that came to another tier.

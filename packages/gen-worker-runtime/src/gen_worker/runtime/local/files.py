@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.context.local import LocalOutputs, off_loop
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.local.content_store import open_store
 
 if TYPE_CHECKING:
     from gen_worker.context.local_stream import LocalStream
@@ -98,6 +97,9 @@ class LocalFiles(LocalOutputs):
     def _locate(self, value: Asset | Tensors) -> str:
         digest = getattr(value, "blob_digest", None)
         if digest:
+            # Late: few payloads name blobs, and the store is another package's.
+            from gen_worker.models.assembly import open_store
+
             return open_store(self._cas_dir).blob(digest)
         if not self._allow_local_files:
             raise ValidationError(f"file {value.ref!r} is refused: send the content inline instead")

@@ -51,7 +51,7 @@ class LocalModels:
                 from gen_worker.models.assembly import open_library
 
                 self._library = open_library(
-                    root=self._cas_dir or "", is_offline=self._offline, tell=self._tell
+                    root=self._cas_dir, is_offline=self._offline, tell=self._tell
                 )
             return self._library
 
