@@ -64,9 +64,12 @@ class HubApp:
             return
         answer = await self._answer(call)
         if isinstance(answer, FileAnswer):
-            await send_file(call, answer, send, self._rooms.files)
-        else:
-            await send_answer(answer, send, with_body=call.method != "HEAD")
+            try:
+                await send_file(call, answer, send, self._rooms.files)
+                return
+            except FileNotFoundError:  # collected since it was looked for; nothing was sent yet
+                answer = _refused(Refusal(404, "blob_not_found", "the file is gone"))
+        await send_answer(answer, send, with_body=call.method != "HEAD")
 
     async def _answer(self, call: Call) -> Answer | FileAnswer:
         try:
