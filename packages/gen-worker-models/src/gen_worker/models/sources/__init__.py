@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         UnsupportedProviderError,
     )
     from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
+    from gen_worker.models.sources.opening import open_sources
     from gen_worker.models.sources.sources import Sources
     from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile
 
@@ -28,6 +29,7 @@ __all__ = [
     "PlannedFile",
     "Sources",
     "UnsupportedProviderError",
+    "open_sources",
 ]
 
 _MODULES = {
@@ -39,6 +41,7 @@ _MODULES = {
         "UnsupportedProviderError",
     ),
     "huggingface.options": ("HuggingFaceOptions",),
+    "opening": ("open_sources",),
     "sources": ("Sources",),
     "values": ("FetchPlan", "LocalModel", "PlannedFile"),
 }

@@ -13,6 +13,7 @@ from gen_worker.models.sources.errors import UnsupportedProviderError
 from gen_worker.models.sources.hub_answers import HubAnswers, HubRights
 from gen_worker.models.sources.huggingface.options import HuggingFaceOptions
 from gen_worker.models.sources.huggingface.source import HuggingFaceModels
+from gen_worker.models.sources.public import PublicModels
 from gen_worker.models.sources.resolutions import Resolutions
 from gen_worker.models.sources.surroundings import Surroundings
 from gen_worker.models.sources.telling import DownloadReport
@@ -21,13 +22,15 @@ from gen_worker.models.sources.values import Request, key_of
 from gen_worker.models.store.flights import Flights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from gen_worker.models.choice import LoraChoice, ModelChoice
     from gen_worker.models.fetch.fetcher import Fetcher
     from gen_worker.models.fetch.values import FetchProgress
     from gen_worker.models.hub.client import HubClient
     from gen_worker.models.net.opener import Opener
+    from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.refs import Ref
     from gen_worker.models.snapshot import Snapshot
     from gen_worker.models.sources.values import FetchPlan, LocalModel, Renew, Tell
     from gen_worker.models.store import ContentStore
@@ -52,6 +55,10 @@ class Source(Protocol):
         """Have the model here; it stays until the stack is closed."""
         ...
 
+    def facts(self, request: Request) -> RepoFacts | None:
+        """Return what is known of the ref; None when it is not there for this caller."""
+        ...
+
 
 class Sources:
     """Finds and fetches models of every provider. Thread-safe, blocking.
@@ -74,6 +81,7 @@ class Sources:
         may_use_last_known: bool = True,
         is_offline: bool = False,
         max_downloads: int = 2,
+        closes: Sequence[Callable[[], object]] = (),
     ) -> None:
         """Say where models go and who may be asked for them.
 
@@ -91,6 +99,7 @@ class Sources:
             may_use_last_known: Whether a tag may mean what it meant last when the hub is silent.
             is_offline: Use what is here; never the network.
             max_downloads: Models downloaded at the same time.
+            closes: Called by `close`: what was opened for these sources alone.
         """
         self._around = Surroundings(
             store=store,
@@ -102,21 +111,31 @@ class Sources:
         )
         answers = HubAnswers(hub, HubRights(may_resolve, may_ingest)) if hub else None
         hub_models = HubModels(self._around, answers, may_use_last_known=may_use_last_known)
+        huggingface = huggingface or HuggingFaceOptions(home=os.path.expanduser(_HF_HOME))
+        hf_models = HuggingFaceModels(
+            self._around, huggingface, may_use_last_known=may_use_last_known
+        )
+        civitai_models = CivitaiModels(
+            self._around, civitai_endpoint, civitai_token, may_use_last_known=may_use_last_known
+        )
         self._sources: dict[str, Source] = {
             "tensorhub": hub_models,
-            "hf": HuggingFaceModels(
-                self._around,
-                huggingface or HuggingFaceOptions(home=os.path.expanduser(_HF_HOME)),
-                may_use_last_known=may_use_last_known,
-            ),
-            "civitai": CivitaiModels(
-                self._around,
-                civitai_endpoint,
-                civitai_token,
-                may_use_last_known=may_use_last_known,
-            ),
+            "hf": PublicModels(hub_models, hf_models),
+            "civitai": civitai_models,
         }
+        self._closes = closes
         self._flights = Flights()
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened for these sources alone."""
+        for close in self._closes:
+            close()
 
     def ensure(
         self,
@@ -205,6 +224,23 @@ class Sources:
         report = DownloadReport(wanted, None)
         request = Request(wanted, token or CancelToken(), report, resolved)
         return self._source(wanted).plan(request)
+
+    async def look_up(self, ref: Ref) -> RepoFacts | None:
+        """Return what is known of a caller's ref; see `gen_worker.models.overrides.HubLookup`.
+
+        Raises:
+            ArtifactTransferError: The provider could not be asked.
+            HubAuthError: The hub refuses this worker's own token.
+        """
+        import asyncio
+
+        from gen_worker.models.choice import ModelChoice
+
+        choice = ModelChoice.of(ref)
+        if choice.provider not in self._sources:
+            return None
+        request = Request(choice, CancelToken(), DownloadReport(choice, None))
+        return await asyncio.to_thread(self._source(choice).facts, request)
 
     def _source(self, choice: ModelChoice) -> Source:
         source = self._sources.get(choice.provider)

@@ -11,6 +11,7 @@ import msgspec
 from gen_worker.errors import ArtifactTransferError, ModelResolutionError
 from gen_worker.models.refs import TensorhubRef, identity
 from gen_worker.models.sources.errors import OfflineMissError
+from gen_worker.models.sources.facts import local_facts
 from gen_worker.models.sources.resolutions import Resolved
 from gen_worker.models.sources.snapshots import Built, fetch_snapshot
 from gen_worker.models.sources.trees import files_in, size_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.choice import ModelChoice
     from gen_worker.models.hub.wire import Artifact
+    from gen_worker.models.overrides import RepoFacts
     from gen_worker.models.snapshot import Snapshot
     from gen_worker.models.sources.hub_answers import HubAnswers
     from gen_worker.models.sources.surroundings import Surroundings
@@ -74,7 +76,10 @@ class HubModels:
 
     def plan(self, request: Request) -> FetchPlan:
         """Return what would be fetched."""
-        meaning = self._meaning(request)
+        return self.plan_of(request, self._meaning(request))
+
+    def plan_of(self, request: Request, meaning: Meaning) -> FetchPlan:
+        """Return what would be fetched for a meaning that is known."""
         here = self.find(request.choice) if meaning.snapshot is None else None
         if here is not None:
             return plan_of(here)
@@ -99,7 +104,10 @@ class HubModels:
             ArtifactTransferError: Its files could not be fetched.
             ResourceError: There is no room.
         """
-        meaning = self._meaning(request)
+        return self.hold_as(request, self._meaning(request), stack)
+
+    def hold_as(self, request: Request, meaning: Meaning, stack: ExitStack) -> LocalModel:
+        """Have the files of a meaning that is known; see `hold`."""
         store = self._around.store
         if store.snapshot(meaning.digest) is not None:
             try:
@@ -110,6 +118,32 @@ class HubModels:
         if meaning.snapshot is None:
             meaning = self._asked(request)
         return self._fetched(request, meaning, stack)
+
+    def public_meaning(self, request: Request) -> Meaning | None:
+        """Return what the hub has of a public model; None when it may not be asked.
+
+        Raises:
+            ArtifactTransferError: It does not have it, or cannot be reached.
+        """
+        answers = self._answers
+        if self._around.is_offline:
+            local = self._local(request.choice)
+            is_here = local is not None and self._around.store.snapshot(local.digest) is not None
+            return local if is_here else None
+        if answers is None or not answers.rights.may_ingest:
+            return None
+        found = answers.ask_public(request.choice, request.token)
+        return Meaning(found.snapshot.digest, found.snapshot, _attributes(found.artifact))
+
+    def facts(self, request: Request) -> RepoFacts | None:
+        """Return what the hub knows of a ref, or this machine when the hub may not be asked."""
+        ref, answers = request.choice.target, self._answers
+        if answers is not None and not self._around.is_offline and isinstance(ref, TensorhubRef):
+            from gen_worker.models.hub.lookup import ClientLookup
+
+            return ClientLookup(answers.hub).facts_of(ref)
+        here = self.find(request.choice)
+        return None if here is None else local_facts(here)
 
     def _fetched(self, request: Request, meaning: Meaning, stack: ExitStack) -> LocalModel:
         snapshot, store = meaning.snapshot, self._around.store
@@ -127,7 +161,7 @@ class HubModels:
         return self._kept(request.choice, meaning, built)
 
     def _kept(self, choice: ModelChoice, meaning: Meaning, built: Built) -> LocalModel:
-        known, key = self._around.known, key_of(choice)
+        known, key = self._around.known, _key(choice)
         old = known.get(key)
         if old is not None and old.digest == meaning.digest and not meaning.attributes:
             meaning = meaning._replace(attributes=old.attributes)  # a job tells digests only
@@ -151,7 +185,7 @@ class HubModels:
 
     def _local(self, choice: ModelChoice) -> Meaning | None:
         """Return what this machine knows by itself."""
-        known = self._around.known.get(key_of(choice))
+        known = self._around.known.get(_key(choice))
         pin = _pin(choice)
         if pin and self._around.store.snapshot(pin) is not None:
             return Meaning(pin, attributes=known.attributes if known else {})
@@ -254,6 +288,11 @@ def _local_model(choice: ModelChoice, meaning: Meaning, built: Built) -> LocalMo
         is_last_known=meaning.is_last_known,
         attributes=meaning.attributes,
     )
+
+
+def _key(choice: ModelChoice) -> str:
+    """Return the key of what the hub says; of another provider's model it is not the only word."""
+    return key_of(choice) if choice.provider == "tensorhub" else f"hub {key_of(choice)}"
 
 
 def _is_pinned(choice: ModelChoice) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 from gen_worker.errors import ArtifactTransferError, ModelResolutionError
 from gen_worker.models.fetch.values import FileToFetch, Location
 from gen_worker.models.formats.unsafe import assert_loadable
+from gen_worker.models.overrides import RepoFacts
 from gen_worker.models.refs import CivitaiRef, identity
 from gen_worker.models.sources.civitai.catalog import Catalog, aliases_of
 from gen_worker.models.sources.civitai.errors import CivitaiError, refusal_of
@@ -85,6 +86,20 @@ class CivitaiModels:
         with self._around.downloads.hold(request.token):
             downloaded = self._fetched(request, version)
         return self._kept(request.choice, version, downloaded)
+
+    def facts(self, request: Request) -> RepoFacts | None:
+        """Return nothing in particular of a model that exists; None of one that does not."""
+        choice = request.choice
+        if self._around.is_offline:
+            return RepoFacts() if self.find(choice) is not None else None
+        try:
+            version_id = self._catalog.newest(_ref(choice), request.token)
+            self._catalog.version(version_id, str(choice.target), request.token)
+        except ModelResolutionError as error:
+            if error.retryable:
+                raise
+            return None
+        return RepoFacts()
 
     def _settled(self, request: Request) -> LocalModel | str:
         """Return the model if it is here and cannot have changed, else its version's id."""

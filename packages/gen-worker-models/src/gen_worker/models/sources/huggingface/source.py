@@ -13,8 +13,10 @@ from gen_worker.cancel import CancelToken
 from gen_worker.errors import ArtifactTransferError, CanceledError, ModelResolutionError
 from gen_worker.models.fetch.values import FileToFetch, Location
 from gen_worker.models.net.errors import HttpStatusError
+from gen_worker.models.overrides import RepoFacts
 from gen_worker.models.refs import HFRef, identity
 from gen_worker.models.sources.errors import DownloadFailedError, OfflineMissError, naming
+from gen_worker.models.sources.facts import INDEX, class_named_in, local_facts
 from gen_worker.models.sources.huggingface.cache import RepoCache, is_commit
 from gen_worker.models.sources.huggingface.choosing import (
     LocalReader,
@@ -111,6 +113,25 @@ class HuggingFaceModels:
         with naming(request.report.model_id, "hf"), self._around.downloads.hold(request.token):
             downloaded = self._fetched(request, plan)
         return self._kept(request.choice, plan, downloaded)
+
+    def facts(self, request: Request) -> RepoFacts | None:
+        """Return what a repository says of itself; None when it is not there for this caller."""
+        choice, token = request.choice, request.token
+        repo_id, revision = _ref(choice).repo_id, _ref(choice).revision
+        if self._around.is_offline:
+            here = self.find(choice)
+            return None if here is None else local_facts(here)
+        try:
+            commit = self._remote.commit_of(repo_id, revision, token)
+            paths = {file.path for file in self._remote.files_of(repo_id, commit, token)}
+            with self._refusals(repo_id):
+                has_index = INDEX in paths
+                index = self._remote.document(repo_id, commit, INDEX, token) if has_index else None
+        except ModelResolutionError as error:
+            if error.retryable:
+                raise
+            return None
+        return RepoFacts(pipeline_class=class_named_in(index))
 
     # What is here.
 
