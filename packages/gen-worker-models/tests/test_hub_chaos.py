@@ -215,3 +215,16 @@ def test_a_finalize_that_was_accepted_is_carried_out_by_the_next_hub(
         while ask(process, "GET", path)["state"] == "finalizing":
             assert time.monotonic() < deadline
         assert published_files(client) == {"file": b"content"}
+
+
+def test_two_hubs_share_a_directory(start: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_bytes(b"content")
+    one, other = start(), start()
+    with one.client() as client:
+        done = publish_folder(client, tmp_path / "model", "acme/model")
+    with other.client() as client:
+        again = publish_folder(client, tmp_path / "model", "acme/model")
+        assert published_files(client) == {"file": b"content"}
+    assert again.checkpoint_ids == done.checkpoint_ids
+    assert again.sent_bytes == 0
