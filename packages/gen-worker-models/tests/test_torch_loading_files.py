@@ -76,6 +76,7 @@ def test_a_language_model_in_gguf_is_the_same_model(
     made = plan(tmp_path, transformers.AutoModelForCausalLM)
     assert made.method == "gguf"
     model = load(made).object
+    assert plan(tmp_path / "tiny.gguf", transformers.LlamaForCausalLM).method == "gguf"
     tokenizer = load(plan(tmp_path, transformers.AutoTokenizer)).object
     original = load(plan(folder)).object
     tokens = load(plan(folder, transformers.AutoTokenizer)).object(

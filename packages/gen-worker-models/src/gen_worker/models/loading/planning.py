@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.models.choice import ModelChoice
-from gen_worker.models.formats import assert_loadable, check_weight_formats, read_header
+from gen_worker.models.formats import assert_loadable, check_weight_formats
+from gen_worker.models.loading.checkpoints import checkpoint_of, checkpoint_part, family_at
 from gen_worker.models.loading.classes import kind_of, name_of, stripped, wants_path
 from gen_worker.models.loading.compatibility import as_surprise
 from gen_worker.models.loading.components import SLOT_CLASSES, component_at, pipeline_plan
@@ -20,11 +21,9 @@ from gen_worker.models.loading.errors import (
     NoProviderError,
     UnsupportedFormatError,
 )
-from gen_worker.models.loading.families import Family, family_of
 from gen_worker.models.loading.libraries import find_class as classes_of_libraries
 from gen_worker.models.loading.parts import (
     Source,
-    config_at,
     gguf_part,
     model_part,
     part_or_none,
@@ -33,15 +32,12 @@ from gen_worker.models.loading.parts import (
 from gen_worker.models.loading.spec_files import index_of
 from gen_worker.models.loading.values import ComponentPlan, LoadPlan
 from gen_worker.models.loading.view import needs_view
-from gen_worker.models.loading.weights import gguf_weights, size_bytes_of
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["plan", "plan_component"]
-
-_SAFETENSORS = ".safetensors"
 
 
 def plan(
@@ -209,7 +205,7 @@ def _component_named(source: Source, name: str) -> ComponentPlan | None:
     if os.path.isfile(source.root):
         if name not in SLOT_CLASSES:
             return None
-        return _checkpoint_part(source, source.find_class(*SLOT_CLASSES[name]))
+        return checkpoint_part(source, source.find_class(*SLOT_CLASSES[name]))
     inner = os.path.join(source.root, name)
     if not os.path.isdir(inner):
         return component_at(source, name, source.root)
@@ -247,14 +243,14 @@ def _plan_of(source: Source, cls: Any) -> LoadPlan:
     if kind in ("pipeline", "auto_pipeline"):
         if index:
             return pipeline_plan(source, cls, index)
-        return _one(source, cls, _checkpoint_part(source, cls))
+        return _one(source, cls, checkpoint_part(source, cls))
     if kind in ("diffusers_model", "transformers_model"):
         part = _weights_here(source, cls) or _component_of(source, cls, index)
-        return _one(source, cls, part or _checkpoint_part(source, cls))
+        return _one(source, cls, part or checkpoint_part(source, cls))
     if kind == "part":
         return _one(source, cls, _component_of(source, cls, index) or plain_part(source, "", cls))
     if kind == "file":
-        return _one(source, cls, _checkpoint_part(source, cls))
+        return _one(source, cls, checkpoint_part(source, cls))
     part = ComponentPlan(name="", cls=cls, method="pretrained", path=source.root)
     return _one(source, cls, part)
 
@@ -275,7 +271,7 @@ def _class_by_content(source: Source, index: Mapping[str, Any]) -> Any:
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         return source.find_class("transformers", names[0])
-    family = _family_at(_checkpoint(source))
+    family = family_at(checkpoint_of(source))
     if family is not None:
         return source.find_class("diffusers", family.pipeline or family.component)
     raise AnnotationNeededError(
@@ -287,8 +283,9 @@ def _class_by_content(source: Source, index: Mapping[str, Any]) -> Any:
 
 def _weights_here(source: Source, cls: Any) -> ComponentPlan | None:
     """Return the plan of a model whose files are at the root; None when they are not."""
-    if not os.path.isdir(source.root):
-        return None
+    if os.path.isfile(source.root):
+        is_gguf = source.root.lower().endswith(".gguf") and kind_of(cls) == "transformers_model"
+        return gguf_part(source, "", cls, source.root, "", "") if is_gguf else None
     return part_or_none(source, "", cls, source.root)
 
 
@@ -305,81 +302,3 @@ def _component_of(source: Source, cls: Any, index: Mapping[str, Any]) -> Compone
             part = model_part if os.path.isfile(f"{directory}/config.json") else plain_part
             return part(source, "", cls, directory)
     return None
-
-
-def _checkpoint(source: Source) -> str:
-    """Return the one weights file of a model without configuration; empty when there is none."""
-    if os.path.isfile(source.root):
-        return source.root
-    names = [name for name in os.listdir(source.root) if name.lower().endswith(_SAFETENSORS)]
-    if len(names) == 1:
-        return os.path.join(source.root, names[0])
-    found = gguf_weights(source.root) if not names else None
-    return found[0] if found else ""
-
-
-def _family_at(file: str) -> Family | None:
-    return family_of(read_header(file).tensors) if file.lower().endswith(_SAFETENSORS) else None
-
-
-def _checkpoint_part(source: Source, cls: Any) -> ComponentPlan:
-    """Return the plan of a checkpoint in one file."""
-    file = _checkpoint(source)
-    if not file or not callable(getattr(cls, "from_single_file", None)):
-        raise MissingComponentsError(
-            f"model {source.ref!r} has no weights that {name_of(cls)} could load: "
-            f"{_what_is_missing(source)}",
-            missing=("weights",),
-            ref=source.ref,
-        )
-    is_gguf = file.lower().endswith(".gguf")
-    if is_gguf and kind_of(cls) == "pipeline":
-        raise UnsupportedFormatError(
-            f"model {source.ref!r} is a GGUF file, which holds one component: annotate with its "
-            "class, or publish it in the folder of its pipeline",
-            ref=source.ref,
-        )
-    config, repo = _config_for(source, file)
-    if is_gguf:
-        return gguf_part(source, "", cls, file, config, repo)
-    header = read_header(file)
-    dtype = source.dtype_for("")
-    return ComponentPlan(
-        name="",
-        cls=cls,
-        method="file",
-        path=file,
-        weights=(file,),
-        dtype=dtype,
-        size_bytes=size_bytes_of((header,), dtype),
-        config_path=config,
-        config_repo=repo,
-    )
-
-
-def _what_is_missing(source: Source) -> str:
-    if os.path.isfile(source.root):
-        return "it is one file, and that class has no `from_single_file`"
-    return "it has neither model_index.json nor one safetensors or GGUF file"
-
-
-def _config_for(source: Source, file: str) -> tuple[str, str]:
-    """Return the directory with the configuration, else the repository that would have it."""
-    folder = os.path.dirname(file)
-    for candidate in (source.config_dir, folder):
-        if candidate and any(
-            os.path.isfile(os.path.join(candidate, name))
-            for name in ("model_index.json", "config.json")
-        ):
-            _check_config(source, candidate)
-            return candidate, ""
-    family = _family_at(file)
-    return "", family.config_repo if family else ""
-
-
-def _check_config(source: Source, directory: str) -> None:
-    """Check the configuration beside a checkpoint: diffusers imports whatever it names."""
-    check_weight_formats(directory, source.ref)
-    for value in config_at(directory, "model_index.json").values():
-        if isinstance(value, list) and all(isinstance(item, str) for item in value[:2]):
-            source.find_class(*value[:2], packages=source.packages)
