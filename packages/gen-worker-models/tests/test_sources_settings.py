@@ -68,6 +68,7 @@ def served(server: ScriptedServer, path: str, data: bytes) -> Snapshot:
     return snapshot_of([file])
 
 
+@pytest.mark.claims("TENSORHUB_URL", "TENSORHUB_TOKEN")
 @pytest.mark.parametrize("name", ["TENSORHUB_URL", "TENSORHUB_PUBLIC_URL"])
 def test_hub_url_and_token(
     name: str, hub: RunningHub, opened: Callable[..., Sources], tmp_path: Path
@@ -75,15 +76,19 @@ def test_hub_url_and_token(
     choice = published(hub, tmp_path)
     token = hub.hub.issue_token("read")
     environment = {name: hub.url, "TENSORHUB_TOKEN": token}
-    assert opened(environment).ensure(choice).bytes_downloaded
+    allowed = {"WORKER_ALLOW_TENSORHUB_API_RESOLVE": "1"}
+    assert opened(environment | allowed).ensure(choice).bytes_downloaded
 
 
-def test_a_worker_may_be_forbidden_to_resolve(
+@pytest.mark.claims("WORKER_ALLOW_TENSORHUB_API_RESOLVE")
+def test_resolving_is_forbidden_unless_allowed(
     hub: RunningHub, opened: Callable[..., Sources], tmp_path: Path
 ) -> None:
     choice = published(hub, tmp_path)
     with pytest.raises(ModelResolutionError, match="WORKER_ALLOW_TENSORHUB_API_RESOLVE"):
-        opened({"TENSORHUB_URL": hub.url}, may_resolve=False).ensure(choice)
+        opened({"TENSORHUB_URL": hub.url}).ensure(choice)
+    own = opened({"TENSORHUB_TOKEN": hub.hub.issue_token("read")}, may_resolve=True)
+    assert own.ensure(choice).bytes_downloaded
 
 
 def test_the_hubs_token_lets_it_fetch_public_models(
@@ -104,6 +109,7 @@ def test_the_hubs_token_lets_it_fetch_public_models(
     assert asked == ["acme/public"]
 
 
+@pytest.mark.claims("CIVITAI_API_KEY")
 @pytest.mark.parametrize("name", ["CIVITAI_API_KEY", "CIVITAI_TOKEN"])
 def test_civitai_key(name: str, server: ScriptedServer, opened: Callable[..., Sources]) -> None:
     def refuse(asked: Asked) -> None:
@@ -117,6 +123,7 @@ def test_civitai_key(name: str, server: ScriptedServer, opened: Callable[..., So
     assert "the-key" not in str(error.value)
 
 
+@pytest.mark.claims("WORKER_MAX_CONCURRENT_DOWNLOADS")
 @pytest.mark.parametrize("most", [1, 3])
 def test_models_and_connections_at_a_time(
     most: int, server: ScriptedServer, opened: Callable[..., Sources]
@@ -152,6 +159,7 @@ def test_models_and_connections_at_a_time(
     assert seen[0] == most
 
 
+@pytest.mark.claims("WORKER_MODEL_DOWNLOAD_CONCURRENCY")
 def test_connections_of_one_model(server: ScriptedServer, opened: Callable[..., Sources]) -> None:
     environment = {"WORKER_MODEL_DOWNLOAD_CONCURRENCY": "3"}
     sources = opened(environment, trusted=[server.origin])
@@ -167,6 +175,7 @@ def test_connections_of_one_model(server: ScriptedServer, opened: Callable[..., 
     assert together.n_waiting == 0
 
 
+@pytest.mark.claims("GEN_WORKER_MAX_DOWNLOAD_BYTES_PER_S")
 def test_bytes_per_second(server: ScriptedServer, opened: Callable[..., Sources]) -> None:
     import time
 
@@ -178,6 +187,7 @@ def test_bytes_per_second(server: ScriptedServer, opened: Callable[..., Sources]
     assert time.monotonic() - since > 0.7
 
 
+@pytest.mark.claims("COZY_HF_DOWNLOAD_STALL_TIMEOUT_S", "WORKER_MODEL_DOWNLOAD_SOCK_READ_TIMEOUT_S")
 @pytest.mark.parametrize(
     "name", ["COZY_HF_DOWNLOAD_STALL_TIMEOUT_S", "WORKER_MODEL_DOWNLOAD_SOCK_READ_TIMEOUT_S"]
 )
@@ -198,6 +208,7 @@ def test_silent_servers_are_given_up(
     assert model.bytes_downloaded >= len(data)
 
 
+@pytest.mark.claims("WORKER_MODEL_DOWNLOAD_SOCK_CONNECT_TIMEOUT_S")
 def test_the_wait_for_a_connection(opened: Callable[..., Sources]) -> None:
     environment = {"WORKER_MODEL_DOWNLOAD_SOCK_CONNECT_TIMEOUT_S": "7"}
     assert opened(environment)._around.opener._connect_timeout_s == 7
@@ -255,6 +266,7 @@ def fetched(site: HuggingFace, sources: Sources) -> set[str]:
     return set(sources.ensure(ModelChoice(ref="acme/tiny", provider="hf")).files)
 
 
+@pytest.mark.claims("HF_HOME")
 def test_hf_home(huggingface: HuggingFace, opened: Callable[..., Sources], tmp_path: Path) -> None:
     sources = opened(
         {"HF_HOME": str(tmp_path / "elsewhere")}, hf_endpoint=huggingface.server.origin
@@ -263,6 +275,7 @@ def test_hf_home(huggingface: HuggingFace, opened: Callable[..., Sources], tmp_p
     assert (tmp_path / "elsewhere" / "hub" / "models--acme--tiny" / "snapshots").is_dir()
 
 
+@pytest.mark.claims("COZY_HF_WEIGHT_PRECISIONS", "COZY_HF_FULL_REPO_DOWNLOAD")
 @pytest.mark.parametrize(
     ("name", "value", "files"),
     [
@@ -285,6 +298,7 @@ def test_what_is_selected(
     assert fetched(huggingface, sources) == files
 
 
+@pytest.mark.claims("COZY_HF_MAX_REPO_BYTES")
 def test_how_large_a_selection_may_be(
     huggingface: HuggingFace, opened: Callable[..., Sources]
 ) -> None:
@@ -293,6 +307,7 @@ def test_how_large_a_selection_may_be(
         fetched(huggingface, sources)
 
 
+@pytest.mark.claims("COZY_HF_DOWNLOAD_MAX_SECONDS")
 def test_how_long_a_download_may_take(
     huggingface: HuggingFace, opened: Callable[..., Sources]
 ) -> None:

@@ -27,7 +27,7 @@ def open_sources(
     settings: ModelSettings,
     *,
     hub: HubClient | None = None,
-    may_resolve: bool = True,
+    may_resolve: bool | None = None,
     is_offline: bool = False,
     hf_token: str = "",
     hf_endpoint: str = "",
@@ -40,7 +40,8 @@ def open_sources(
         store: Of this machine.
         settings: Hub, limits, timeouts, caches.
         hub: A client instead of one for the settings' hub; it stays open.
-        may_resolve: Whether the hub may be asked what a ref means that no job described.
+        may_resolve: Whether the hub may be asked what a ref means that no job described; None: as
+            the settings say.
         is_offline: Never use the network.
         hf_token: Empty uses that of a login.
         hf_endpoint: Empty leaves it to the library.
@@ -80,7 +81,7 @@ def open_sources(
         ),
         civitai_token=settings.civitai_token,
         civitai_endpoint=civitai_endpoint,
-        may_resolve=may_resolve,
+        may_resolve=settings.may_resolve if may_resolve is None else may_resolve,
         may_ingest=bool(settings.hub_token),
         is_offline=is_offline,
         max_downloads=settings.max_downloads,
