@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -143,6 +143,18 @@ def test_a_call_in_a_thread_of_the_authors_own_is_found_by_its_object(model: Any
         thread.start()
         thread.join()
     assert seen == [1, 2, 3]
+
+
+def test_a_component_that_the_author_calls_belongs_to_its_pipeline(model: Any) -> None:
+    class Chat:
+        components: ClassVar[dict[str, Any]] = {"llm": model}
+
+    seen: list[int] = []
+    with watch(Chat(), CancelToken(), lambda done, _: seen.append(done)):
+        thread = threading.Thread(target=write, args=(model, 2))
+        thread.start()
+        thread.join()
+    assert seen == [1, 2]
 
 
 def test_two_calls_of_one_model_are_told_apart(model: Any) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ __all__ = ["Watch", "install_hooks", "watch"]
 class Watch:
     """Who wants to know about the steps of one call."""
 
-    __slots__ = ("_objects", "progress", "token")
+    __slots__ = ("_objects", "_parts", "progress", "token")
 
     def __init__(
         self,
@@ -37,9 +38,15 @@ class Watch:
         self.token = token
         self.progress = progress
         self._objects = objects
+        self._parts: tuple[Any, ...] | None = None
 
     def concerns(self, value: Any) -> bool:
-        return any(value is item for item in self._objects)
+        """Tell whether `value` is one of the objects, or a component of one."""
+        if any(value is item for item in self._objects):
+            return True
+        if self._parts is None:  # asked for only here: diffusers takes its time to list them
+            self._parts = tuple(part for item in self._objects for part in _components_of(item))
+        return any(value is part for part in self._parts)
 
     def step(self, done: int, total: int) -> None:
         """Report a step, unless the call was canceled.
@@ -77,7 +84,7 @@ def watch(
     items = tuple(objects) if isinstance(objects, (list, tuple)) else (objects,)
     for item in items:
         install_hooks(item)
-    one = Watch(token, progress, _with_components(items))
+    one = Watch(token, progress, items)
     with _lock:
         _active.append(one)
     reset = _current.set(one)
@@ -90,16 +97,13 @@ def watch(
             _active.remove(one)
 
 
-def _with_components(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    found = list(items)
-    for item in items:
-        try:
-            components = getattr(item, "components", None)
-        except Exception:  # a property of diffusers that checks the whole pipeline
-            components = None
-        if isinstance(components, dict):
-            found += [part for part in components.values() if hasattr(part, "parameters")]
-    return tuple(found)
+def _components_of(item: Any) -> list[Any]:
+    try:
+        components = getattr(item, "components", None)
+    except Exception:  # a property of diffusers that checks the whole pipeline
+        return []
+    found = components.values() if isinstance(components, dict) else ()
+    return [part for part in found if hasattr(part, "parameters")]
 
 
 def _watch_of(value: Any) -> Watch | None:
@@ -111,10 +115,14 @@ def _watch_of(value: Any) -> Watch | None:
 
 
 _installed: set[str] = set()
+_known_types: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def install_hooks(value: Any) -> None:
     """Extend the libraries that this object comes from; cheap when that was done before."""
+    if type(value) in _known_types:
+        return
+    _known_types.add(type(value))
     for base in type(value).__mro__:
         if base.__name__ == "DiffusionPipeline" and "diffusers" in sys.modules:
             _install("diffusers", base, "progress_bar", _watched_progress_bar)
