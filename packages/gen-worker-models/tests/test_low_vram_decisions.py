@@ -58,6 +58,12 @@ ENVIRONMENT: list[tuple[str, str, Facts, str]] = [
 ]
 
 
+@pytest.mark.claims(
+    "COZY_INFERENCE_VRAM_SAFETY_MARGIN_GB",
+    "COZY_INFERENCE_VAE_SLICE_VRAM_GB",
+    "COZY_INFERENCE_MODEL_OFFLOAD_VRAM_GB",
+    "COZY_INFERENCE_GROUP_OFFLOAD_VRAM_GB",
+)
 @pytest.mark.parametrize(("name", "value", "facts", "mode"), ENVIRONMENT)
 def test_each_threshold_of_the_environment_has_an_effect(
     name: str, value: str, facts: Facts, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +109,13 @@ def test_eight_bits_come_before_offload_where_they_are_allowed_and_suffice() -> 
     assert preflight_mode(too_large, Ladder(may_cast=True)) == "model_offload"
 
 
+@pytest.mark.claims("GEN_WORKER_FP8_LAYERWISE")
+def test_eight_bits_are_allowed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Ladder.of(load_model_settings()).may_cast
+    monkeypatch.setenv("GEN_WORKER_FP8_LAYERWISE", "1")
+    assert Ladder.of(load_model_settings()).may_cast
+
+
 def test_the_steps() -> None:
     assert [step.mode for step in LADDER] == [
         "off",
@@ -120,6 +133,11 @@ def test_the_steps() -> None:
     assert steps_after("off")[0] == "vae_only"
 
 
+@pytest.mark.claims(
+    "COZY_INFERENCE_AUTO_DISK_OFFLOAD",
+    "COZY_INFERENCE_DISK_OFFLOAD_RAM_GB",
+    "COZY_OFFLOAD_DIR",
+)
 @pytest.mark.parametrize(
     ("ram", "environment", "directory"),
     [

@@ -463,6 +463,26 @@ def test_the_real_error_while_placing(failures: dict[str, int], mode: str) -> No
 
 
 @pytest.mark.usefixtures("on_cpu")
+def test_eight_bits_are_tried_before_offload_where_they_are_allowed() -> None:
+    pipeline = scripted(flux(), to=1)
+    told: list[dict[str, Any]] = []
+    placed = place(
+        pipeline,
+        "cuda:0",
+        dtype=torch.bfloat16,
+        tell=lambda kind, payload: told.append(payload),
+        machine=machine(may_cast=True),
+    )
+    assert placed.mode == "fp8_layerwise"
+    assert pipeline.calls == ["to", "to"]
+    assert [event["stage"] for event in told] == ["oom_escalation", "baseline"]
+    assert pipeline.transformer.transformer_blocks[0].attn.to_q.weight.dtype == torch.float8_e4m3fn
+    assert pipeline.vae.dtype == torch.bfloat16
+    assert escalate({"m": pipeline}, machine=machine(may_cast=True))
+    assert stamp_of(pipeline) == "model_offload"
+
+
+@pytest.mark.usefixtures("on_cpu")
 def test_the_real_error_in_the_call_takes_steps_until_it_succeeds() -> None:
     pipeline = diffusion()
     before = image(pipeline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -132,11 +133,10 @@ def enable_vae(pipeline: Any) -> dict[str, bool]:
 
 def _has_fused_attention(pipeline: Any) -> bool:
     """Tell whether attention needs no slicing: torch's own is smaller, faster and exact."""
-    if not denoisers_of(pipeline):
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
         return False
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
-    return hasattr(torch.nn.functional, "scaled_dot_product_attention")
+    return any(isinstance(x, torch.nn.Module) for x in denoisers_of(pipeline).values())
 
 
 def _call_first(*methods: tuple[Any, str]) -> bool:
