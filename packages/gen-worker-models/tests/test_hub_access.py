@@ -83,6 +83,30 @@ def test_scopes_contain_those_below_them(module_hub: RunningHub, tmp_path: Path)
         issue("root")
 
 
+def test_an_admin_makes_tokens_and_sweeps(hub: RunningHub, tmp_path: Path) -> None:
+    with hub.client() as client, hub.client("write") as writer:
+        for number in (1, 2):
+            folder = folder_of(tmp_path / "m", w=b"%d" % number)
+            publish_folder(client, folder, "acme/model", tags=())
+        made = client.connection.ask(
+            "POST", "/api/v1/tokens", phase="admin", body={"scopes": ["read"], "subject": "ci"}
+        ).data["token"]
+        assert (status(hub, "GET", READ, made), status(hub, "POST", WRITE, made)) == (200, 403)
+        swept = client.connection.ask(
+            "POST", "/api/v1/gc", phase="admin", body={"older_than_s": 0, "untagged": True}
+        ).data
+        assert (swept["checkpoints"], swept["blobs"]) == (1, 1)
+        assert client.resolve(_ref("acme/model:latest")).snapshot.size_bytes == 1
+        for path, body in (("tokens", {"scopes": ["admin"]}), ("gc", {})):
+            with pytest.raises(HubAuthError):
+                writer.connection.ask("POST", f"/api/v1/{path}", phase="admin", body=body)
+        for scopes in ([], ["root"]):
+            with pytest.raises(HubRequestError):
+                client.connection.ask(
+                    "POST", "/api/v1/tokens", phase="admin", body={"scopes": scopes}
+                )
+
+
 def test_tokens_that_are_not_valid_any_more(serve_hub: Callable[..., RunningHub]) -> None:
     moment = time.time()
     hub = serve_hub(now=lambda: moment, admin_token="my own words")

@@ -18,6 +18,7 @@ from gen_worker.models.hub import (
     TagNotFoundError,
     publish_flavors,
     publish_folder,
+    pull_folder,
 )
 from gen_worker.models.refs import TensorhubRef, parse_ref
 from gen_worker.models.snapshot import SnapshotFile, snapshot_of
@@ -187,3 +188,42 @@ def test_the_answer_reads_alike_for_every_generation_of_workers(
         for entry in manifest["entries"]:
             assert entry["digest"] == f"blake3:{entry['blake3']}"
             assert set(entry) == {"path", "size_bytes", "digest", "blake3", "url"}
+
+
+def test_tags_are_moved_and_removed(hub: RunningHub, model: Path) -> None:
+    with hub.client() as client:
+        first = publish_folder(client, model, "acme/model", flavor="bf16").checkpoint_ids[0]
+        (model / "empty").unlink()
+        publish_folder(client, model, "acme/model", flavor="bf16")
+        client.move_tag("acme", "model", "stable", first)
+        assert client.resolve(ref_of("acme/model:stable")).snapshot.checkpoint_id == first
+        client.remove_tag("acme", "model", "stable")
+        assert client.repo_exists("acme", "model")
+        assert not client.repo_exists("acme", "other")
+        with pytest.raises(TagNotFoundError):
+            client.remove_tag("acme", "model", "stable")
+        with pytest.raises(CheckpointNotFoundError):
+            client.move_tag("acme", "model", "stable", f"blake3:{'1' * 64}")
+        tags = [tag["tag"] for tag in client.repo("acme", "model")["tags"]]
+    assert tags == ["latest", "prod"]
+
+
+def test_a_pull_fetches_what_is_missing_or_damaged(
+    hub: RunningHub, model: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "copy"
+    with hub.client() as client:
+        publish_folder(client, model, "acme/model")
+        first = pull_folder(client, ref_of("acme/model"), target)
+        (target / "config.json").write_bytes(b"12345678")
+        (target / "empty").unlink()
+        (target / "own").write_bytes(b"mine")
+        second = pull_folder(client, ref_of("acme/model"), target)
+        with pytest.raises(RepoNotFoundError):
+            pull_folder(client, ref_of("acme/other"), tmp_path / "none")
+    assert (first.files, first.fetched_bytes, second.fetched_bytes) == (3, 200_009, 8)
+    files = {path.relative_to(model): path.read_bytes() for path in model.rglob("*.*")}
+    assert {name: (target / name).read_bytes() for name in files} == files
+    assert (target / "own").read_bytes() == b"mine"
+    assert (target / "empty").read_bytes() == b""
+    assert not (tmp_path / "none").exists()

@@ -7,6 +7,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.models.hub.local.admin_routes import AdminRoutes
 from gen_worker.models.hub.local.asgi import (
     Answer,
     Call,
@@ -47,6 +48,7 @@ class HubApp:
             PublishRoutes(rooms, s3),
             BlobRoutes(rooms),
             DatasetRoutes(rooms),
+            AdminRoutes(rooms),
             s3,
         )
         self._router = Router(route for part in parts for route in part.table())

@@ -19,7 +19,9 @@ __all__ = [
     "MetadataBody",
     "OpenBody",
     "PublicBody",
+    "SweepBody",
     "TagBody",
+    "TokenBody",
 ]
 
 
@@ -149,3 +151,18 @@ class PublicBody(msgspec.Struct, frozen=True, kw_only=True):
     model_ref: str
     constraints: ConstraintsBody = ConstraintsBody()
     include_urls: bool = True
+
+
+class TokenBody(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /api/v1/tokens`."""
+
+    scopes: tuple[str, ...]
+    subject: str = ""
+    ttl_s: float = 30 * 86_400.0
+
+
+class SweepBody(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /api/v1/gc`."""
+
+    older_than_s: float = 86_400.0
+    untagged: bool = False
