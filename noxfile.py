@@ -52,7 +52,7 @@ nox.options.parallel = os.cpu_count() or 1
 nox.options.allow_parallel = True
 nox.options.report = str(REPORT)
 nox.options.sessions = ["types", "torch", "shape", "tests", "workspace", "examples"]
-nox.options.sessions += ["lint", "lock", "api", "changes"]
+nox.options.sessions += ["lint", "lock", "api", "settings", "changes"]
 
 # A missing interpreter is a skipped lane, said aloud, and never a download.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
@@ -166,6 +166,12 @@ def lock(session: nox.Session) -> None:
 def api(session: nox.Session) -> None:
     """The public names against the committed lists; `-- --update` rewrites them."""
     in_workspace(session, "python", "-m", "ci.api", *session.posargs)
+
+
+@nox.session
+def settings(session: nox.Session) -> None:
+    """The tables of docs/environment.md against the code; `-- --update` rewrites them."""
+    in_workspace(session, "python", "-m", "ci.settings_table", *session.posargs)
 
 
 @nox.session

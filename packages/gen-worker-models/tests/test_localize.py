@@ -146,6 +146,7 @@ def test_a_model_stays_where_it_does_not_fit(tmp_path: Path, source: str) -> Non
         small.cache_model_blocking(ONE, source)
 
 
+@pytest.mark.claims("WORKER_LOCAL_MODEL_CACHE_DIR", "WORKER_LOCAL_CACHE_GB")
 def test_the_directory_and_limit_of_the_settings(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

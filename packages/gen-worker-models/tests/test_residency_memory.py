@@ -146,6 +146,7 @@ def test_ram_keeps_a_reserve() -> None:
     assert Limits(Budgets(), host=HostMemory).ram_bytes(0) is None
 
 
+@pytest.mark.claims("WORKER_MAX_VRAM_GB", "WORKER_VRAM_SAFETY_MARGIN_GB")
 def test_budgets_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Budgets.of(load_model_settings()) == Budgets()
     monkeypatch.setenv("WORKER_MAX_VRAM_GB", "12")

@@ -193,6 +193,7 @@ def test_a_budget_is_kept(tmp_path: Path, disk: Disk) -> None:
         store.make_room(50_001)
 
 
+@pytest.mark.claims("GEN_WORKER_CACHE_GB")
 def test_the_budget_of_the_settings(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

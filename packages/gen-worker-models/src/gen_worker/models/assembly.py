@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from gen_worker.models.residency import TierChange
     from gen_worker.models.settings import ModelSettings
     from gen_worker.models.sources import Sources
-    from gen_worker.models.store import ContentStore
+    from gen_worker.models.store import ContentStore, LocalModelCache
+    from gen_worker.ports import ModelRequest
 
-__all__ = ["open_library", "open_sources", "open_store"]
+__all__ = [
+    "open_library",
+    "open_local_copies",
+    "open_sources",
+    "open_store",
+]
 
 _GIB = 1024**3
 
@@ -39,7 +45,7 @@ def open_sources(
     store: ContentStore,
     *,
     is_offline: bool = False,
-    may_resolve: bool = True,
+    may_resolve: bool | None = True,
     settings: ModelSettings | None = None,
 ) -> Sources:
     """Put together what fetches models of every provider.
@@ -47,37 +53,28 @@ def open_sources(
     Args:
         store: Where they go.
         is_offline: Whether the network is out of bounds.
-        may_resolve: Whether the hub may be asked what a ref means that no job described.
+        may_resolve: Whether the hub may be asked what a ref means that no job described; None: as
+            the settings say.
         settings: By default those of the environment.
     """
-    from gen_worker.models.fetch import BandwidthLimit, Fetcher
-    from gen_worker.models.hub import HubClient
-    from gen_worker.models.net import Opener
-    from gen_worker.models.sources import Sources
+    from gen_worker.models.sources import open_sources as opened
+    from gen_worker.settings import load_settings
+
+    return opened(
+        store,
+        settings or load_model_settings(),
+        may_resolve=may_resolve,
+        is_offline=is_offline,
+        hf_token=load_settings().hf_token,
+    )
+
+
+def open_local_copies(settings: ModelSettings | None = None) -> LocalModelCache:
+    """Open what keeps copies of models that are on NFS, from the settings."""
+    from gen_worker.models.store import LocalModelCache
 
     settings = settings or load_model_settings()
-    url, token = settings.hub_url, settings.hub_token
-    opener = Opener(
-        trusted=(url,) if url else (),
-        connect_timeout_s=settings.download_connect_timeout_s,
-        read_timeout_s=settings.download_read_timeout_s,
-    )
-    rate = settings.download_bytes_per_s
-    fetcher = Fetcher(
-        opener,
-        connections=settings.download_connections,
-        bandwidth=BandwidthLimit(rate) if rate else None,
-    )
-    return Sources(
-        store,
-        opener,
-        fetcher,
-        hub=HubClient(url, token) if url else None,
-        may_resolve=may_resolve,
-        may_ingest=bool(token),
-        is_offline=is_offline,
-        max_downloads=settings.max_downloads,
-    )
+    return LocalModelCache(settings.local_copy_dir, settings.local_copy_gb)
 
 
 def open_library(
@@ -86,6 +83,7 @@ def open_library(
     is_offline: bool = False,
     tell: Callable[[str, dict[str, Any]], None] | None = None,
     observe: Callable[[TierChange], None] | None = None,
+    on_step: Callable[[ModelRequest, int, int], None] | None = None,
 ) -> ModelLibrary:
     """Put together the model library of this process, from the settings.
 
@@ -94,9 +92,16 @@ def open_library(
         is_offline: Whether the network is out of bounds.
         tell: Takes events that belong to no request.
         observe: Told of each model that came to another tier.
+        on_step: Told of the steps done and their total while a call's pipeline computes.
     """
     from gen_worker.models.residency import Budgets, Residency
 
     settings = load_model_settings()
     sources = open_sources(open_store(root, settings), is_offline=is_offline, settings=settings)
-    return ModelLibrary(sources, Residency(Budgets.of(settings), observe=observe), tell=tell)
+    return ModelLibrary(
+        sources,
+        Residency(Budgets.of(settings), observe=observe),
+        copies=open_local_copies(settings),
+        tell=tell,
+        on_step=on_step,
+    )

@@ -6,6 +6,7 @@ need less. Each room does its own part: sources, loading, residency, the low-VRA
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import ExitStack, nullcontext
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.models.low_vram.facts import Machine
     from gen_worker.models.residency import Residency
     from gen_worker.models.sources import LocalModel, Sources
+    from gen_worker.models.store import LocalModelCache
     from gen_worker.ports import ModelRequest
     from gen_worker.spec import Binding
 
@@ -85,6 +87,7 @@ class ModelLibrary:
         residency: Residency,
         *,
         machine: Machine | None = None,
+        copies: LocalModelCache | None = None,
         tell: Tell | None = None,
         on_step: Callable[[ModelRequest, int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +98,7 @@ class ModelLibrary:
             sources: Where files come from.
             residency: Where objects are kept.
             machine: Of the low-VRAM ladder; by default this one.
+            copies: Where models that are on NFS are read from, once they were copied.
             tell: Takes events that belong to no request, such as `low_vram_mode_applied`.
             on_step: Told of the steps done and their total while a call's pipeline computes.
             clock: Seconds.
@@ -102,6 +106,7 @@ class ModelLibrary:
         self.sources = sources
         self.residency = residency
         self._machine = machine
+        self._copies = copies
         self._tell = tell
         self._on_step = on_step
         self._clock = clock
@@ -165,6 +170,7 @@ class ModelLibrary:
                 )
                 for one in wanted
             )
+            model = self._localized(model, request, stack)
             self.residency.know(model.ref, path=model.path, size_bytes=model.size_bytes)
             kept = stack.pop_all()
         paths = tuple(lora.path for lora in loras)
@@ -181,6 +187,22 @@ class ModelLibrary:
             while len(self._fresh) > _MAX_FRESH:
                 del self._fresh[next(iter(self._fresh))]
         return prepared
+
+    def _localized(self, model: LocalModel, request: ModelRequest, stack: ExitStack) -> LocalModel:
+        """Return the model's copy on the local disk, kept until `stack` is closed, or the model."""
+        if self._copies is None or model.provider != "tensorhub":
+            return model
+        from gen_worker.models.store import SnapshotNotFoundError, localize
+
+        found = localize(model.root, model.digest, self._copies, token=request.token)
+        if not found.localized:
+            return model
+        try:
+            root = stack.enter_context(self._copies.lease(model.digest))
+        except SnapshotNotFoundError:  # evicted this moment
+            return model
+        path = os.path.normpath(os.path.join(root, os.path.relpath(model.path, model.root)))
+        return msgspec.structs.replace(model, root=root, path=path)
 
     # -- objects -----------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import os
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
+import msgspec
+
 from gen_worker.settings import Setting, SettingsRecord, load
 
 __all__ = ["MemoryMode", "ModelSettings", "load_model_settings"]
@@ -298,24 +300,9 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             meaning="whether the ladder may keep weights in 8 bits before it offloads",
         ),
     ] = False
-    warn_resolve_s: Annotated[
-        float,
-        Setting(
-            env="WORKER_WARN_MODEL_RESOLVE_S",
-            group="models",
-            meaning="seconds after which resolving a model is reported as stuck",
-            parse=_amount,
-        ),
-    ] = 30.0
-    warn_load_s: Annotated[
-        float,
-        Setting(
-            env="WORKER_WARN_MODEL_LOAD_S",
-            group="models",
-            meaning="seconds after which loading a model is reported as stuck",
-            parse=_amount,
-        ),
-    ] = 60.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "hf_home", os.path.expanduser(self.hf_home))
 
 
 def load_model_settings(**arguments: Any) -> ModelSettings:
