@@ -18,6 +18,7 @@ from gen_worker.models.fetch import (
     Backoff,
     BandwidthLimit,
     DownloadProgress,
+    FileToFetch,
     Location,
     ProgressThrottle,
     RetryLimits,
@@ -25,6 +26,7 @@ from gen_worker.models.fetch import (
 from gen_worker.models.fetch.blocks import BlockMap, Fragment, Mark, Segment
 from gen_worker.models.fetch.digests import block_hasher, parse_digest
 from gen_worker.models.fetch.journal import Header, decode_journal, encode_header, encode_mark
+from gen_worker.models.fetch.opening import open_download
 from gen_worker.models.fetch.owners import ORPHAN, Owner, is_running, this_process
 from gen_worker.models.fetch.partials import Place
 from gen_worker.models.fetch.routes import Routes
@@ -240,6 +242,33 @@ def test_an_open_block_keeps_its_bytes() -> None:
     again = blocks.take(3)
     assert again is not None
     assert (again.index, again.fragment) == (0, segment.fragment)
+
+
+def test_bytes_that_vanished_from_the_disk_are_fetched_again(tmp_path: Path) -> None:
+    file = FileToFetch(destination=str(tmp_path / "f"), size_bytes=3 * 4096)
+    download = open_download(
+        file, parse_digest(""), block_bytes=4096, durable=False, is_alone=False
+    )
+    assert download is not None
+    download.restore([Mark("claim", index, "") for index in range(3)])
+    os.ftruncate(download.partial.fd, 5000)
+    buffer = memoryview(bytearray(1000))
+    while download.begin_advance():
+        download.advance(buffer, lambda: None)
+    segment = download.take(10**6)
+    assert segment is not None
+    assert (segment.index, segment.stop) == (1, 2)
+    download.write(segment, memoryview(bytes(4096)))
+    download.give_back(segment)
+    while download.begin_advance():
+        download.advance(buffer, lambda: None)
+    segment = download.take(10**6)
+    assert segment is not None
+    download.write(segment, memoryview(bytes(4096)))
+    assert download.is_complete
+    download.partial.finish(durable=True)
+    assert (tmp_path / "f").read_bytes() == bytes(3 * 4096)
+    assert os.listdir(tmp_path) == ["f"]
 
 
 # Journals.

@@ -197,16 +197,19 @@ class Download:
             index, generation = self._map.frontier, self._map.generation
             mark, running = self._map.marks.get(index), self._running.copy()
         alone = block_hasher() if mark is not None and mark.kind == "block" else None
+        left = self._map.length(index)
         for piece in self._pieces(index, buffer):
             running.update(piece)
             if alone is not None:
                 alone.update(piece)
+            left -= len(piece)
             check()
         found = (alone or running).hexdigest()
         with self._lock:
             if generation != self._map.generation:
                 return False
-            if mark is not None and mark.kind != "claim" and mark.digest != found:
+            is_wrong = mark is not None and mark.kind != "claim" and mark.digest != found
+            if left or is_wrong:
                 self._map.reject(index)
                 return False
             self._running = running
@@ -214,12 +217,12 @@ class Download:
             return True
 
     def _pieces(self, index: int, buffer: memoryview) -> Iterator[memoryview]:
-        """Read a block, a buffer at a time."""
+        """Read a block, a buffer at a time, as far as the file goes."""
         offset, left = self._map.start(index), self._map.length(index)
         while left:
             count = read_at(self.partial.fd, buffer[: min(left, len(buffer))], offset)
             if not count:
-                raise SegmentVoidError
+                return
             yield buffer[:count]
             offset, left = offset + count, left - count
 

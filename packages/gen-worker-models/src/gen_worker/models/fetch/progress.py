@@ -18,7 +18,7 @@ _WEIGHT = 0.3
 
 
 class DownloadProgress(NamedTuple):
-    """Payload of the event `model.download.progress` (spec/models 11.3)."""
+    """Payload of the event `model.download.progress`."""
 
     bytes_downloaded: int
     bytes_total: int

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError, CanceledError
 from gen_worker.models.fetch.digests import hash_file, new_hasher
-from gen_worker.models.fetch.download import SegmentVoidError
 from gen_worker.models.fetch.errors import DigestMismatchError, disk_errors
 from gen_worker.models.fetch.failures import refresh, settle_failure
 from gen_worker.models.fetch.opening import open_download
@@ -58,8 +56,7 @@ class Steps:
                 self._open(job.task)
             case "advance":
                 assert job.task.download is not None
-                with contextlib.suppress(SegmentVoidError):
-                    job.task.download.advance(buffer, self._stop.raise_if_canceled)
+                job.task.download.advance(buffer, self._stop.raise_if_canceled)
             case "finish":
                 self._finish(job.task, buffer)
             case "segment" | "stream":
