@@ -58,6 +58,7 @@ class Site:
         self.token = ""
         """What may read; empty: everybody."""
         self.is_gated = False
+        self.is_on_xet = False
         self.lies: dict[str, str] = {}
         """Hashes that the listing tells instead of the true ones, by path."""
         site.default = self.answer
@@ -101,6 +102,8 @@ class Site:
         if len(data) >= LARGE_BYTES:
             sha = self.lies.get(path, hashlib.sha256(data).hexdigest())
             entry["lfs"] = {"oid": sha, "size": len(data), "pointerSize": 134}
+            if self.is_on_xet:
+                entry["xetHash"] = sha
         return entry
 
     def _file(self, asked: Asked, repo: str, commit: str, path: str) -> None:
@@ -109,7 +112,15 @@ class Site:
             self._refuse(asked, 404, "EntryNotFound")
         elif len(data) >= LARGE_BYTES:
             place = self.cdn.url(f"/blob/{hashlib.sha256(data).hexdigest()}?signature=secret")
-            asked.head(302, Location=place, Content_Length=0)
+            sha = hashlib.sha256(data).hexdigest()
+            asked.head(
+                302,
+                Location=place,
+                Content_Length=0,
+                X_Repo_Commit=commit,
+                X_Linked_Etag=f'"{sha}"',
+                X_Linked_Size=len(data),
+            )
         else:
             self.site.files[asked.path] = asked.data = data
             asked.stop = min(asked.stop or len(data), len(data)) if asked.is_ranged else len(data)
@@ -529,3 +540,61 @@ def test_events_tell_of_a_download_as_specified(sources: Callable[..., Sources])
         base | {"estimated_total_bytes": total, "estimated_eta_seconds": -1},
     )
     assert events[-1][0] == "worker.model.download.completed"
+
+
+# The library's own way, when plain HTTP fails for good.
+
+
+def agent_of(asked: Asked) -> str:
+    return asked.headers.get("user-agent", "")
+
+
+def breaks_our_own(site: Site, then: Callable[[Asked], None]) -> bytes:
+    """Let the CDN fail for this worker, and answer the library with `then`."""
+
+    def answer(asked: Asked) -> None:
+        if "hf_hub" in agent_of(asked):
+            then(asked)
+        else:
+            asked.head(500, Content_Length=0)
+
+    site.is_on_xet = True
+    site.cdn.default = answer
+    data = weights()
+    site.add("Acme/One", {"model.safetensors": data, "README.md": b"small"})
+    return data
+
+
+def test_the_library_fetches_what_plain_http_does_not_bring(
+    site: Site, sources: Callable[..., Sources]
+) -> None:
+    pytest.importorskip("hf_xet")
+    data = breaks_our_own(site, serve)
+    model = sources(retries=2).ensure(choice("Acme/One"))
+    assert Path(model.path).read_bytes() == data
+    assert any("hf_hub" in agent_of(one) for one in site.cdn.asked)
+
+
+def test_a_library_that_hangs_is_killed(site: Site, sources: Callable[..., Sources]) -> None:
+    pytest.importorskip("hf_xet")
+
+    def hang(asked: Asked) -> None:
+        site.cdn.released.wait(60)
+
+    breaks_our_own(site, hang)
+    with pytest.raises(ModelResolutionError, match="next to nothing"):
+        sources(retries=2, stall_timeout_s=3.0).ensure(choice("Acme/One"))
+
+
+def test_a_wrong_file_of_the_library_is_not_believed(
+    site: Site, sources: Callable[..., Sources]
+) -> None:
+    pytest.importorskip("hf_xet")
+
+    def lie(asked: Asked) -> None:
+        asked.serve(flip=len(asked.data) - 1)
+
+    breaks_our_own(site, lie)
+    with pytest.raises(ModelResolutionError):
+        sources(retries=2).ensure(choice("Acme/One"))
+    assert sources().find(choice("Acme/One")) is None

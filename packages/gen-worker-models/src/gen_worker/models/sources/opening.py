@@ -78,6 +78,7 @@ def open_sources(
             max_repo_bytes=settings.hf_max_repo_bytes,
             takes_all=settings.hf_full_repo,
             max_seconds=settings.hf_max_seconds,
+            stall_timeout_s=settings.hf_stall_timeout_s,
         ),
         civitai_token=settings.civitai_token,
         civitai_endpoint=civitai_endpoint,

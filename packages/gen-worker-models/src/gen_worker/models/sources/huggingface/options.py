@@ -23,6 +23,8 @@ class HuggingFaceOptions(msgspec.Struct, frozen=True, kw_only=True):
     takes_all: bool = False
     max_seconds: float = 0.0
     """Of one model's download; 0 is no limit."""
+    stall_timeout_s: float = 180.0
+    """Of a download over xet; 0 is no limit."""
     reserve_bytes: int = 2 * 1024**3
 
     @property

@@ -36,6 +36,8 @@ class RemoteFile(NamedTuple):
     etag: str
     """Its name in the cache: the sha256 of a large file, the git hash of a small one."""
     is_large: bool
+    is_on_xet: bool = False
+    """Whether the library can fetch it in another way than plain HTTP."""
 
     @property
     def digest(self) -> str:
@@ -182,7 +184,8 @@ def _file(entry: Any) -> RemoteFile:
             phase="resolve",
         )
     etag = lfs.sha256 if lfs is not None else entry.blob_id
-    return RemoteFile(entry.path, size, str(etag), lfs is not None)
+    is_on_xet = bool(getattr(entry, "xet_hash", None))
+    return RemoteFile(entry.path, size, str(etag), lfs is not None, is_on_xet)
 
 
 @contextmanager

@@ -24,6 +24,11 @@ from gen_worker.models.sources.huggingface.choosing import (
     choose,
     shared_dtype,
 )
+from gen_worker.models.sources.huggingface.library import (
+    LibraryCall,
+    fetch_with_library,
+    has_xet,
+)
 from gen_worker.models.sources.huggingface.remote import Remote, RemoteFile, refusal_of
 from gen_worker.models.sources.last_known import last_known
 from gen_worker.models.sources.resolutions import KnownFile, Resolved
@@ -218,13 +223,43 @@ class HuggingFaceModels:
             )
             for file in distinct.values()
         ]
+        fetch = self._around.fetcher.fetch
         with self._refusals(repo_id), self._deadline(request) as token:
             if not missing:  # of other tools; checked once, before it is believed
-                return self._around.fetcher.fetch(wanted, token=token).bytes_fetched
+                return fetch(wanted, token=token).bytes_fetched
             with request.report.running(size):
-                return self._around.fetcher.fetch(
-                    wanted, token=token, progress=request.report.progress
-                ).bytes_fetched
+                try:
+                    report = fetch(wanted, token=token, progress=request.report.progress)
+                except ArtifactTransferError as error:
+                    return self._rescued(request, plan, error, token) + (
+                        fetch(wanted, token=token).bytes_fetched
+                    )
+                return report.bytes_fetched
+
+    def _rescued(
+        self, request: Request, plan: _Plan, error: ArtifactTransferError, token: CancelToken
+    ) -> int:
+        """Have the library fetch what plain HTTP did not bring; it is verified afterwards.
+
+        Raises:
+            ArtifactTransferError: `error`, when the library would fare no better.
+        """
+        cache, repo_id = self._cache(request.choice), _ref(request.choice).repo_id
+        left = [file for file in plan.files if file.is_on_xet and not _has_blob(cache, file)]
+        if not error.retryable or not left or not has_xet():
+            raise error
+        for file in left:
+            call = LibraryCall(
+                repo_id=repo_id,
+                commit=plan.commit,
+                path=file.path,
+                home=self._options.home,
+                endpoint=self._options.endpoint,
+                token=self._options.known_token,
+            )
+            blobs = os.path.dirname(cache.blob(file.etag))
+            fetch_with_library(call, blobs, stall_s=self._options.stall_timeout_s, token=token)
+        return sum(file.size_bytes for file in left)
 
     @contextmanager
     def _deadline(self, request: Request) -> Iterator[CancelToken]:
