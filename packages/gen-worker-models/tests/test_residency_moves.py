@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gen_worker.errors import classify
+from gen_worker.cancel import CancelToken
+from gen_worker.errors import CanceledError, classify
 from gen_worker.models.residency import (
     Budgets,
     Limits,
@@ -444,6 +445,27 @@ def test_a_resident_model_is_leased_while_another_is_moved(host: Host) -> None:
         thread.start()
         thread.join(10)
         assert len(got) == 1
+
+
+def test_a_cancel_ends_the_waiting_for_another_move(host: Host) -> None:
+    token = CancelToken()
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            host.use(Model("a"), token=token)
+        except CanceledError as error:
+            raised.append(error)
+
+    with host.residency.mutex(GPU):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        token.cancel()
+        thread.join(10)
+    assert len(raised) == 1
+    assert host.loaded == []
+    with host.use(Model("a"), token=CancelToken()):
+        assert host.loaded == ["a"]
 
 
 @pytest.mark.chaos

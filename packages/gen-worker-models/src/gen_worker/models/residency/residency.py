@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.residency.book import Book
@@ -14,14 +15,17 @@ from gen_worker.models.residency.records import Inventory, Lease, Record, Tier, 
 from gen_worker.models.residency.values import RAM, Fit, Free, Part, Trim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.models.residency.records import Loaded
 
     Load = Callable[[], Any]
     Put = Callable[[Any, str], object]
 
 __all__ = ["Residency"]
+
+_CANCEL_POLL_S = 0.05
 
 _log = logging.getLogger("gen_worker.models")
 
@@ -74,6 +78,7 @@ class Residency:
         *,
         put: Put | None = None,
         size_bytes: int = 0,
+        token: CancelToken | None = None,
     ) -> Lease:
         """Return a lease of the model at a place, loaded and moved as needed.
 
@@ -85,14 +90,16 @@ class Residency:
             load: Returns the object, in RAM or on the GPU already.
             put: Brings an object to the GPU, in place of `.to()`; it may install offload hooks.
             size_bytes: What is known of the size before it is loaded, such as its files' bytes.
+            token: Ends the waiting for other threads; what `load` does is its own to end.
 
         Raises:
+            CanceledError: The token was tripped.
             Exception: What `load` or `put` raised. The model is then in RAM, or not loaded.
         """
         ready = self.lease(model_id, place)
         if ready is not None:
             return ready
-        with self.mutex(place):
+        with self._holding(place, token):
             while True:
                 # A copy in RAM may be on its way to or from a GPU, by a thread with its mutex.
                 self._book.wait_while_moving(model_id, place)
@@ -368,6 +375,21 @@ class Residency:
                 self._moves.remove(source)
             self._moves.save(model_id, value)
             raise
+
+    @contextmanager
+    def _holding(self, place: str, token: CancelToken | None) -> Iterator[None]:
+        """Hold a place's mutex for the block; a cancel ends the waiting within 50 ms."""
+        mutex = self.mutex(place)
+        if token is None:
+            mutex.acquire()
+        else:
+            token.raise_if_canceled()
+            while not mutex.acquire(timeout=_CANCEL_POLL_S):
+                token.raise_if_canceled()
+        try:
+            yield
+        finally:
+            mutex.release()
 
     def _lease(self, copy: Loaded) -> Lease:
         copy.leases += 1
