@@ -206,21 +206,23 @@ class ModelLibrary:
 
     # -- objects -----------------------------------------------------------------------------------
 
-    def resident(self, prepared: PreparedModel, device: str) -> Any:
+    def resident(self, prepared: PreparedModel, device: str) -> AbstractContextManager[Any] | None:
         """Return a lease of an object that is on its device already; None when it is not."""
         name, identity = prepared.names.get(device, ("", None))
         if not name or self._names.get(name) != identity:
             return None
         return self.residency.lease(name, device)
 
-    def bring(self, prepared: PreparedModel, device: str, request: ModelRequest) -> Any:
-        """Return a lease of the object, loaded and moved as needed; the path for a path."""
+    def bring(
+        self, prepared: PreparedModel, device: str, request: ModelRequest
+    ) -> AbstractContextManager[Any]:
+        """Return a lease of the object, loaded and moved as needed; a path needs none."""
         from gen_worker.models.loading import load
         from gen_worker.models.low_vram import place
 
         plan = self._plan(prepared, device, request)
         if plan.method == "path":
-            return plan.path
+            return nullcontext(load(plan).object)
         name = self._name(prepared, plan)
 
         def read() -> Any:
@@ -339,8 +341,6 @@ class _Lease:
         found = library.resident(prepared, self._device)
         if found is None:
             found = await off_loop(library.bring, prepared, self._device, self._request)
-        if isinstance(found, str):
-            return found
         with ExitStack() as stack:
             value: object = stack.enter_context(found)
             if prepared.loras:
