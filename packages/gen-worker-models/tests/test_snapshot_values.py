@@ -111,3 +111,17 @@ def test_equal_contents_count_once() -> None:
 def test_only_64_hex_digits_are_a_digest(text: str) -> None:
     with pytest.raises(ValidationError, match="BLAKE3"):
         parse_blake3(text)
+
+
+def test_neither_a_signed_url_nor_a_grant_is_shown() -> None:
+    shown = repr(
+        SnapshotFile(
+            path="a",
+            size_bytes=1,
+            blake3=HEX,
+            url="https://hub/blob?sig=secret",
+            transfer_grant={"secret_access_key": "secret"},
+        )
+    )
+    assert "secret" not in shown
+    assert "'a'" in shown

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -342,6 +343,36 @@ def test_a_silent_site_leaves_the_last_known_meaning_and_it_is_said(
     with pytest.raises(ModelResolutionError, match="check the network") as error:
         sources(may_use_last_known=False).ensure(choice())
     assert error.value.retryable
+
+
+def test_a_commit_that_other_tools_left_is_hashed_once_before_it_is_believed(
+    site: Site, sources: Callable[..., Sources], tmp_path: Path
+) -> None:
+    folder = repo_dir(tmp_path)
+    for path in SELECTED:
+        blob = folder / "blobs" / git_hash(PIPELINE[path])
+        if path == SELECTED[-1]:
+            blob = folder / "blobs" / hashlib.sha256(PIPELINE[path]).hexdigest()
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"?" * len(PIPELINE[path]) if blob.name[40:] else PIPELINE[path])
+        target = folder / "snapshots" / COMMIT / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(blob)
+    model = sources().ensure(choice(revision=COMMIT))
+    assert Path(model.root, SELECTED[-1]).read_bytes() == PIPELINE[SELECTED[-1]]
+    assert model.bytes_downloaded == len(PIPELINE[SELECTED[-1]])
+
+
+def test_selections_that_share_files_are_fetched_side_by_side(
+    site: Site, sources: Callable[..., Sources]
+) -> None:
+    started = sources()
+    wanted = [choice(), choice("Acme/Tiny#x"), choice(allow_patterns=("unet/*",)), choice()]
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(started.ensure, wanted))
+    for model in models:
+        for path in model.files:
+            assert Path(model.root, path).read_bytes() == PIPELINE[path]
 
 
 # Offline.

@@ -41,6 +41,9 @@ from gen_worker.markers import NegativePrompt as NegativePrompt
 from gen_worker.markers import PositivePrompt as PositivePrompt
 from gen_worker.markers import PromptRole as PromptRole
 from gen_worker.markers import StringEnum as StringEnum
+from gen_worker.model_cache import ModelCache as ModelCache
+from gen_worker.model_cache import ModelCacheStats as ModelCacheStats
+from gen_worker.model_cache import ModelLocation as ModelLocation
 from gen_worker.models.bindings import CivitaiRepo as CivitaiRepo
 from gen_worker.models.bindings import HFRepo as HFRepo
 from gen_worker.models.bindings import ModelScopeRepo as ModelScopeRepo
@@ -49,6 +52,9 @@ from gen_worker.models.dispatching import Dispatch as Dispatch
 from gen_worker.models.dispatching import dispatch as dispatch
 from gen_worker.models.injection import ModelRef as ModelRef
 from gen_worker.models.injection import ModelRefSource as ModelRefSource
+from gen_worker.models.lora import load_loras as load_loras
+from gen_worker.models.low_vram import apply_low_vram_config as apply_low_vram_config
+from gen_worker.models.low_vram import with_oom_retry as with_oom_retry
 from gen_worker.models.shared import SharedBase as SharedBase
 from gen_worker.models.shared import Variant as Variant
 from gen_worker.resources import ResourceRequirements as ResourceRequirements

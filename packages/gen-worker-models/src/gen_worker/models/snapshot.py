@@ -45,6 +45,11 @@ class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             )
 
 
+    def __repr__(self) -> str:
+        # A signed URL and a grant are credentials.
+        return f"SnapshotFile({self.path!r}, {self.size_bytes} bytes, blake3:{self.blake3[:12]}…)"
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The files of one checkpoint."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from gen_worker.models.fetch.fetcher import Fetcher
@@ -71,7 +72,7 @@ def open_sources(
         fetcher,
         hub=hub or own,
         huggingface=HuggingFaceOptions(
-            home=settings.hf_home,
+            home=os.path.expanduser(settings.hf_home),
             token=hf_token,
             endpoint=hf_endpoint,
             precisions=settings.hf_weight_precisions,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gen_worker.models.store import ContentStore
 
 __all__ = ["KnownFile", "Resolutions", "Resolved"]
@@ -78,6 +80,25 @@ class Resolutions:
             os.replace(draft, path)
         except OSError:
             _discard(draft)
+
+    def all(self) -> Iterator[Resolved]:
+        """Yield everything that is kept, in no order."""
+        try:
+            names = os.listdir(self._directory)
+        except OSError:
+            return
+        for name in names:
+            try:
+                with open(os.path.join(self._directory, name), "rb") as file:
+                    yield msgspec.json.decode(file.read(), type=Resolved)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+
+    def forget(self, digest: str) -> None:
+        """Keep no longer what keys meant that meant this."""
+        for resolved in list(self.all()):
+            if resolved.digest == digest:
+                _discard(self._path(resolved.key))
 
     def _path(self, key: str) -> str:
         from blake3 import blake3

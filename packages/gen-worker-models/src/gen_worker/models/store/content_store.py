@@ -304,12 +304,17 @@ class ContentStore:
             )
         freed = self._space.remove(name)
         if os.path.isdir(self._places.snapshot(name)) and self._leases.is_in_use(name):
+            users = ", ".join(self.users(name)) or "another one"
             raise SnapshotInUseError(
-                f"snapshot {name} is in use: end the process that uses it and remove it then",
+                f"snapshot {name} is in use by process {users}: end it and remove it then",
                 digest=name,
             )
         self.unpin(name)
         return freed
+
+    def users(self, digest: str) -> tuple[str, ...]:
+        """Return the live processes that use a snapshot: `<pid> on <host>`."""
+        return self._leases.users(hex_of(digest))
 
     def verify(
         self, digest: str | None = None, *, token: CancelToken | None = None

@@ -143,6 +143,12 @@ class Leases:
         """Return whether a live process leases, fetches or builds this snapshot."""
         return any(name.kind != "evict" for name in self._living(digest))
 
+    def users(self, digest: str) -> tuple[str, ...]:
+        """Return the live processes that use this snapshot: `<pid> on <host>`."""
+        owners = {name.owner for name in self._living(digest) if name.kind != "evict"}
+        fields = sorted(owner.split(SEPARATOR) for owner in owners)
+        return tuple(f"{pid} on {host}" for host, _, _, pid, _ in fields)
+
     def claims(self) -> list[tuple[str, str, Claim]]:
         """List the live claims, eldest first: snapshot, name, claim."""
         found = [

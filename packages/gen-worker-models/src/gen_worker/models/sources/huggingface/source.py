@@ -144,14 +144,15 @@ class HuggingFaceModels:
         """Return the model if it is here and cannot have changed, else its commit now."""
         choice = request.choice
         revision = _ref(choice).revision
-        if self._around.is_offline or is_commit(revision):
-            here = self.find(choice)
-            if here is not None:
-                return here
         if self._around.is_offline:
-            raise offline_miss(choice)
+            here = self.find(choice)
+            if here is None:
+                raise offline_miss(choice)
+            return here
         if is_commit(revision):
-            return revision
+            known = self._remembered(choice)
+            is_same = known is not None and known.digest == revision
+            return _local_model(choice, known) if known is not None and is_same else revision
         try:
             commit = self._remote.commit_of(_ref(choice).repo_id, revision, request.token)
         except OfflineMissError as error:
