@@ -163,6 +163,17 @@ def test_a_ref_becomes_a_directory_with_the_published_files(
     assert completed == base | {"bytes_total": total, "duration_ms": completed["duration_ms"]}
 
 
+def test_the_progress_is_that_of_the_whole_model(
+    hub: RunningHub, worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    publish(hub, pipeline(tmp_path / "model"))
+    seen: list[FetchProgress] = []
+    model = worker(hub).sources.ensure(choice("acme/tiny"), watch=seen.append)
+    assert {(state.bytes_total, state.files_total) for state in seen} == {(model.size_bytes, 3)}
+    assert seen == sorted(seen)
+    assert (seen[-1].bytes_done, seen[-1].files_done) == (model.size_bytes, 3)
+
+
 def test_what_is_here_is_not_fetched_again_and_tells_nothing(
     hub: RunningHub, worker: Callable[..., Worker], tmp_path: Path
 ) -> None:

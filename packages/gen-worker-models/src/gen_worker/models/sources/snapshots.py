@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gen_worker.errors import ArtifactTransferError, AuthError, ModelResolutionError
-from gen_worker.models.fetch.values import FileToFetch, Location
+from gen_worker.models.fetch.values import FetchProgress, FileToFetch, Location
 from gen_worker.models.sources.errors import naming
 from gen_worker.models.sources.grants import grant_location
 from gen_worker.models.sources.safety import component_folders, refuse_unsafe
@@ -107,19 +107,30 @@ class _Files:
 
     def fetch(self, missing: Sequence[SnapshotFile]) -> int:
         """Fetch blobs; return the bytes that came over the network."""
-        report = self._request.report
-        with report.running(sum(file.size_bytes for file in missing)):
-            index = [file for file in missing if file.path == _INDEX]
-            count = self._fetch(index) if index else 0
+        report, total = self._request.report, sum(file.size_bytes for file in missing)
+        index = [file for file in missing if file.path == _INDEX]
+        rest = [file for file in missing if file.path != _INDEX]
+        done = FetchProgress(0, total, 0, len(missing))
+        with report.running(total):
+            count = self._fetch(index, done) if index else 0
             self._check_components()
-            rest = [file for file in missing if file.path != _INDEX]
-            return count + (self._fetch(rest) if rest else 0)
+            size = sum(file.size_bytes for file in index)
+            done = done._replace(bytes_done=size, files_done=len(index))
+            return count + (self._fetch(rest, done) if rest else 0)
 
-    def _fetch(self, files: Sequence[SnapshotFile]) -> int:
+    def _fetch(self, files: Sequence[SnapshotFile], before: FetchProgress) -> int:
+        """Fetch some of the blobs; the progress is that of all."""
+
+        def tell(state: FetchProgress) -> None:
+            self._request.report.progress(
+                before._replace(
+                    bytes_done=before.bytes_done + state.bytes_done,
+                    files_done=before.files_done + state.files_done,
+                )
+            )
+
         report = self._around.fetcher.fetch(
-            [self._wanted(file) for file in files],
-            token=self._request.token,
-            progress=self._request.report.progress,
+            [self._wanted(file) for file in files], token=self._request.token, progress=tell
         )
         for file in files:
             # Verified by the fetcher: what is read-only is not hashed again.
