@@ -176,14 +176,14 @@ class Terminal:
     def start(
         self,
         *words: str,
-        project: str,
+        project: str = "",
         piped_stdout: bool = False,
         environment: dict[str, str] | None = None,
     ) -> None:
         self._screen, other = pty.openpty()
-        config = PROJECTS / project / "endpoint.toml"
+        config = ["--config", str(PROJECTS / project / "endpoint.toml")] if project else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gen_worker.cli", *words, "--config", str(config)],
+            [sys.executable, "-m", "gen_worker.cli", *words, *config],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],

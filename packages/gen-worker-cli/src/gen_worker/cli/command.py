@@ -53,6 +53,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("repl", "try functions interactively"),
     Command("describe", "print what the endpoint offers, as JSON"),
     Command("prefetch", "download the declared models"),
+    Command("models", "list, remove and verify the models on this machine"),
     Command("hub", "serve a model hub of your own; push, pull, list and tag models"),
     Command("build", "generate what an image build needs"),
     Command("init", "start a new endpoint project"),
