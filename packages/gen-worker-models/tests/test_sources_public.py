@@ -162,6 +162,22 @@ def test_without_leave_the_hub_is_not_asked(
     assert model.root.startswith(str(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize("ref", ["hf:acme/tiny@v1", "civitai:4201"])
+def test_what_a_job_describes_comes_as_it_says_whatever_the_provider(
+    ref: str, hub: RunningHub, sources: Callable[..., Sources], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(weights())
+    with hub.client() as client:
+        publish_folder(client, folder, "mirror/one")
+        resolved = client.resolve(choice("mirror/one").target).snapshot  # type: ignore[arg-type]
+    model = sources(hub, may_resolve=False).ensure(choice(ref), resolved=resolved)
+    assert (model.identity, model.digest) == (ref, resolved.digest)
+    assert sources(None, is_offline=True).ensure(choice(ref)).path == model.path
+    assert Path(model.path).read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
 # What overrides are checked by.
 
 

@@ -1,4 +1,4 @@
-"""Public models that the hub may have, or get hold of: it is asked first, their site after it."""
+"""Models of other providers that the hub has, or gets hold of: their own site comes after it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gen_worker.errors import ArtifactTransferError
 from gen_worker.models.hub.errors import MalformedAnswerError
+from gen_worker.models.sources.tensorhub import Meaning
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from gen_worker.models.choice import ModelChoice
     from gen_worker.models.overrides import RepoFacts
     from gen_worker.models.sources.sources import Source
-    from gen_worker.models.sources.tensorhub import HubModels, Meaning
+    from gen_worker.models.sources.tensorhub import HubModels
     from gen_worker.models.sources.values import FetchPlan, LocalModel, Request
 
 __all__ = ["PublicModels"]
@@ -23,16 +24,23 @@ _log = logging.getLogger("gen_worker.models.sources")
 
 
 class PublicModels:
-    """The source of a provider whose models the hub mirrors. Thread-safe, blocking."""
+    """The source of a provider whose models may come through the hub. Thread-safe, blocking."""
 
-    def __init__(self, hub: HubModels, direct: Source) -> None:
+    def __init__(self, hub: HubModels, direct: Source, *, asks_hub: bool) -> None:
+        """Bind.
+
+        Args:
+            hub: Where they may come from: as a job describes them, or as the hub answers.
+            direct: Their own site.
+            asks_hub: Whether the hub is asked for those that no job describes.
+        """
         self._hub = hub
+        self._asks_hub = asks_hub
         self._direct = direct
 
     def find(self, choice: ModelChoice) -> LocalModel | None:
         """Return the model from the content store, or from where its own site's models are."""
-        mirrored = self._hub.find(choice) if _is_whole(choice) else None
-        return mirrored or self._direct.find(choice)
+        return self._hub.find(choice) or self._direct.find(choice)
 
     def plan(self, request: Request) -> FetchPlan:
         meaning = self._mirrored(request)
@@ -50,7 +58,13 @@ class PublicModels:
 
     def _mirrored(self, request: Request) -> Meaning | None:
         """Return what the hub has; None when it has nothing, for whatever reason."""
-        if not _is_whole(request.choice):
+        resolved = request.resolved
+        if resolved is not None:
+            return Meaning(resolved.digest, resolved)
+        local = self._hub.meaning_offline(request.choice)
+        if local is not None:
+            return local
+        if not self._asks_hub or not _is_whole(request.choice):
             return None
         try:
             return self._hub.public_meaning(request)

@@ -120,8 +120,8 @@ class Sources:
         )
         self._sources: dict[str, Source] = {
             "tensorhub": hub_models,
-            "hf": PublicModels(hub_models, hf_models),
-            "civitai": civitai_models,
+            "hf": PublicModels(hub_models, hf_models, asks_hub=True),
+            "civitai": PublicModels(hub_models, civitai_models, asks_hub=False),
         }
         self._closes = closes
         self._flights = Flights()

@@ -119,6 +119,13 @@ class HubModels:
             meaning = self._asked(request)
         return self._fetched(request, meaning, stack)
 
+    def meaning_offline(self, choice: ModelChoice) -> Meaning | None:
+        """Return what a ref meant, if nothing may be asked and that is here."""
+        local = self._local(choice) if self._around.is_offline else None
+        if local is None or self._around.store.snapshot(local.digest) is None:
+            return None
+        return local
+
     def public_meaning(self, request: Request) -> Meaning | None:
         """Return what the hub has of a public model; None when it may not be asked.
 
@@ -126,11 +133,7 @@ class HubModels:
             ArtifactTransferError: It does not have it, or cannot be reached.
         """
         answers = self._answers
-        if self._around.is_offline:
-            local = self._local(request.choice)
-            is_here = local is not None and self._around.store.snapshot(local.digest) is not None
-            return local if is_here else None
-        if answers is None or not answers.rights.may_ingest:
+        if answers is None or not answers.rights.may_ingest or self._around.is_offline:
             return None
         found = answers.ask_public(request.choice, request.token)
         return Meaning(found.snapshot.digest, found.snapshot, _attributes(found.artifact))
