@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cli.sizes import size_text
 from gen_worker.events import Emitted, Log, Progress
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TerminalReports", "highlight_json", "styled"]
 
 _BAR_AFTER_S = 1.0
+_DOWNLOAD = "model.download."
 _LEVEL_STYLES = {"debug": "dim", "warning": "yellow", "warn": "yellow", "error": "bold red"}
 
 
@@ -75,10 +77,23 @@ class TerminalReports:
                 case Log():
                     style = _LEVEL_STYLES.get(event.level.lower(), "")
                     self._say(f"{event.level}: {event.message}", style)
+                case Emitted() if _DOWNLOAD in event.type:
+                    self._follow(event.type.rpartition(".")[2], event.payload)
                 case Emitted():
                     self._say(f"{event.type} {_compact(event.payload)}", "dim")
                 case _:
                     pass
+
+    def _follow(self, what: str, facts: dict[str, Any]) -> None:
+        """Let the bar be a download's while there is one."""
+        self._progress, self._stage = None, ""
+        if what == "progress":
+            done, total = facts["bytes_downloaded"], facts["bytes_total"]
+            self._progress = facts["percent_complete"] / 100
+            self._stage = f"{facts['model_id']} {size_text(done)} of {size_text(total)}"
+        elif what == "started":
+            self._stage = f"{facts['model_id']} {size_text(facts['estimated_total_bytes'])}"
+        self._draw()
 
     @contextlib.contextmanager
     def showing(self, label: str) -> Iterator[None]:
