@@ -12,7 +12,7 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 from gen_worker.cancel import CancelToken  # noqa: E402  # torch decides whether this runs at all
 from gen_worker.errors import CanceledError  # noqa: E402
-from gen_worker.models import Repo  # noqa: E402
+from gen_worker.models import Repo, SharedBase  # noqa: E402
 from gen_worker.models.fetch import Fetcher  # noqa: E402
 from gen_worker.models.hub import publish_folder  # noqa: E402
 from gen_worker.models.library import ModelLibrary  # noqa: E402
@@ -135,3 +135,26 @@ def test_calls_of_several_threads_share_one_object(machine: Machine) -> None:
         thread.join()
     assert len(found) == 4
     assert len(set(found)) == 1
+
+
+def test_variants_share_what_their_base_names(
+    machine: Machine, hub: RunningHub, models: Callable[..., Path]
+) -> None:
+    with hub.client() as client:
+        publish_folder(client, models("stable_diffusion", seed=5), "tiny/other")
+    base = SharedBase(
+        PIPELINE,
+        **{name: Repo("tiny/sd") for name in ("vae", "text_encoder", "tokenizer", "scheduler")},
+    )
+    first = base.variant(unet=Repo("tiny/sd"))
+    second = base.variant(unet=Repo("tiny/other"))
+
+    whole = machine.call(Repo("tiny/sd"), paint)
+    one, image = machine.call(first, lambda pipe: (pipe, paint(pipe)))
+    other, changed = machine.call(second, lambda pipe: (pipe, paint(pipe)))
+
+    assert one.vae is other.vae
+    assert one.unet is not other.unet
+    assert (image == whole).all()
+    assert (changed != whole).any()
+    assert machine.call(first, id) == id(one)

@@ -17,24 +17,28 @@ import msgspec
 
 from gen_worker.context.local import off_loop
 from gen_worker.models.choice import LoraChoice, ModelChoice
+from gen_worker.models.shared import variant_of
+from gen_worker.models.variants import Part, Variants, plan_variant
 from gen_worker.ports import NOBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
+    from gen_worker.models.bindings import Repo
     from gen_worker.models.loading import LoadPlan
     from gen_worker.models.low_vram.facts import Machine
     from gen_worker.models.residency import Residency
+    from gen_worker.models.shared import Variant
     from gen_worker.models.sources import LocalModel, Sources
     from gen_worker.models.store import LocalModelCache
     from gen_worker.ports import ModelRequest
     from gen_worker.spec import Binding
 
     Tell = Callable[[str, dict[str, Any]], None]
-    # Digest, class and precisions: two objects that agree in these are one.
-    Identity = tuple[str, Any, tuple[str, ...]]
+    # Digests, class and precisions: two objects that agree in these are one.
+    Identity = tuple[tuple[str, ...], Any, tuple[str, ...]]
 
 __all__ = ["ModelLibrary", "PreparedModel"]
 
@@ -56,6 +60,8 @@ class PreparedModel:
         annotation: Any,
         *,
         loras: tuple[str, ...],
+        parts: tuple[Part, ...],
+        pipeline_class: str,
         is_setup: bool,
         kept: ExitStack,
     ) -> None:
@@ -63,6 +69,9 @@ class PreparedModel:
         self.choice = choice
         self.loras = loras
         """Where the files of `choice.loras` are."""
+        self.parts = parts
+        """Of a variant; empty for any other model."""
+        self.pipeline_class = pipeline_class
         self.annotation = annotation
         self.is_setup = is_setup
         self.plans: dict[str, LoadPlan] = {}
@@ -73,6 +82,11 @@ class PreparedModel:
 
     def __repr__(self) -> str:
         return f"<PreparedModel {self.model.ref}>"
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What exactly the object is made of."""
+        return self.model.digest, *(part.model.digest for part in self.parts)
 
     def __del__(self) -> None:
         self._kept.close()
@@ -112,6 +126,7 @@ class ModelLibrary:
         self._clock = clock
         self._lock = threading.Lock()
         self._fresh: dict[Any, tuple[PreparedModel, float]] = {}
+        self._variants = Variants(residency)
         self._names: dict[str, Identity] = {}
         """Which object each name of the residency stands for."""
 
@@ -129,10 +144,13 @@ class ModelLibrary:
     ) -> PreparedModel:
         """Have the model's files here; see `gen_worker.ports.Models`."""
         chosen = ModelChoice.from_record(choice)
-        known = self._known(chosen, annotation, request)
-        if known is not None:
-            return known
-        return await off_loop(self._prepare, chosen, annotation, request)
+        variant = variant_of(binding, chosen)
+        key = (_key(chosen, annotation, request), variant)
+        with self._lock:
+            found = self._fresh.get(key)
+        if found is not None and self._clock() < found[1]:
+            return found[0]
+        return await off_loop(self._prepare, key, variant, chosen, annotation, request)
 
     def lease(
         self, prepared: object, *, device: str, request: ModelRequest = NOBODY
@@ -149,44 +167,52 @@ class ModelLibrary:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def _known(
-        self, choice: ModelChoice, annotation: Any, request: ModelRequest
-    ) -> PreparedModel | None:
-        """Return what another call prepared a moment ago."""
-        with self._lock:
-            found = self._fresh.get(_key(choice, annotation, request))
-        return found[0] if found and self._clock() < found[1] else None
-
     def _prepare(
-        self, choice: ModelChoice, annotation: Any, request: ModelRequest
+        self,
+        key: Any,
+        variant: Variant | None,
+        choice: ModelChoice,
+        annotation: Any,
+        request: ModelRequest,
     ) -> PreparedModel:
-        wanted: tuple[ModelChoice | LoraChoice, ...] = (choice, *choice.loras)
         with ExitStack() as stack:
-            model, *loras = (
-                stack.enter_context(
-                    self.sources.hold(
-                        one, token=request.token, tell=self._tell, request_id=request.request_id
-                    )
-                )
-                for one in wanted
+            model = self._hold(choice, request, stack)
+            loras = tuple(self._hold(lora, request, stack).path for lora in choice.loras)
+            parts = tuple(
+                Part(name, repo.choice, self._hold(repo.choice, request, stack), is_shared)
+                for repos, is_shared in _repos_of(variant)
+                for name, repo in repos.items()
             )
-            model = self._localized(model, request, stack)
             self.residency.know(model.ref, path=model.path, size_bytes=model.size_bytes)
             kept = stack.pop_all()
-        paths = tuple(lora.path for lora in loras)
         prepared = PreparedModel(
-            model, choice, annotation, loras=paths, is_setup=request.is_setup, kept=kept
+            model,
+            choice,
+            annotation,
+            loras=loras,
+            parts=parts,
+            pipeline_class=variant.pipeline_class_fqn if variant else "",
+            is_setup=request.is_setup,
+            kept=kept,
         )
-        key = _key(choice, annotation, request)
         with self._lock:
             before = self._fresh.get(key)
-            if before is not None and before[0].model.digest == model.digest:
+            if before is not None and before[0].digests == prepared.digests:
                 prepared = before[0]
             self._fresh.pop(key, None)
             self._fresh[key] = (prepared, self._clock() + _FRESH_S)
             while len(self._fresh) > _MAX_FRESH:
                 del self._fresh[next(iter(self._fresh))]
         return prepared
+
+    def _hold(
+        self, choice: ModelChoice | LoraChoice, request: ModelRequest, stack: ExitStack
+    ) -> LocalModel:
+        """Have one model's files here, on the local disk, until `stack` is closed."""
+        held = self.sources.hold(
+            choice, token=request.token, tell=self._tell, request_id=request.request_id
+        )
+        return self._localized(stack.enter_context(held), request, stack)
 
     def _localized(self, model: LocalModel, request: ModelRequest, stack: ExitStack) -> LocalModel:
         """Return the model's copy on the local disk, kept until `stack` is closed, or the model."""
@@ -226,12 +252,31 @@ class ModelLibrary:
         name = self._name(prepared, plan)
 
         def read() -> Any:
+            if prepared.parts:
+                return self._variants.build(
+                    name,
+                    plan.cls,
+                    prepared.parts,
+                    device=device,
+                    token=request.token,
+                    tell=self._tell,
+                )
             return load(plan, token=request.token, tell=self._tell).object
 
         def put(value: Any, to: str) -> None:
-            place(value, to, model_id=name, tell=self._tell, machine=self._machine)
+            companions = self._variants.companions(name) if prepared.parts else None
+            place(
+                value,
+                to,
+                model_id=name,
+                companions=companions,
+                tell=self._tell,
+                machine=self._machine,
+            )
 
-        return self.residency.use(name, device, read, put=put, size_bytes=plan.size_bytes)
+        return self.residency.use(
+            name, device, read, put=put, size_bytes=plan.size_bytes, token=request.token
+        )
 
     def overlaid(
         self, prepared: PreparedModel, value: Any, request: ModelRequest
@@ -261,8 +306,10 @@ class ModelLibrary:
         from gen_worker.models.loading import plan
 
         found = prepared.plans.get(device)
-        if found is None:
-            found = prepared.plans[device] = plan(
+        if found is None and prepared.parts:
+            found = plan_variant(prepared.pipeline_class, prepared.parts, device)
+        elif found is None:
+            found = plan(
                 prepared.model.path,
                 prepared.annotation,
                 # The path has the subfolder in it already.
@@ -271,6 +318,7 @@ class ModelLibrary:
                 is_setup=prepared.is_setup,
                 device=device,
             )
+        prepared.plans[device] = found
         return found
 
     def _name(self, prepared: PreparedModel, plan: LoadPlan) -> str:
@@ -280,7 +328,7 @@ class ModelLibrary:
         another version; one of another type or precision beside it gets a number.
         """
         wanted: Identity = (
-            prepared.model.digest,
+            prepared.digests,
             plan.cls,
             tuple(part.dtype for part in plan.components),
         )
@@ -361,6 +409,13 @@ class _Lease:
             await off_loop(self._stack.close)
         else:
             self._stack.close()
+
+
+def _repos_of(variant: Variant | None) -> Iterator[tuple[Mapping[str, Repo[Any]], bool]]:
+    """Yield the repositories a variant is made of, and whether others share them."""
+    if variant is not None:
+        yield variant.shared_components, True
+        yield variant.variant_slots, False
 
 
 def _key(choice: ModelChoice, annotation: Any, request: ModelRequest) -> tuple[Any, ...]:

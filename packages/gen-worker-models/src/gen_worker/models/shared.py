@@ -12,7 +12,9 @@ from gen_worker.models.permissions import Permissions, qualified_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SharedBase", "Variant"]
+    from gen_worker.models.choice import ModelChoice
+
+__all__ = ["SharedBase", "Variant", "variant_of"]
 
 _Parts = tuple[tuple[str, Repo[Any]], ...]
 
@@ -133,6 +135,18 @@ class Variant(Repo[Any]):
     def __repr__(self) -> str:
         slots = ", ".join(f"{name}={repo!r}" for name, repo in self._slots)
         return f"{self._base!r}.variant({slots})"
+
+
+def variant_of(binding: Any, choice: ModelChoice) -> Variant | None:
+    """Return the variant that a choice means; None for any other model and for a caller's own."""
+    from gen_worker.models.dispatching import Dispatch
+
+    declared = getattr(binding, "declared", binding)
+    if choice.is_callers:
+        return None
+    if isinstance(declared, Dispatch):
+        declared = declared.table.get(choice.key)
+    return declared if isinstance(declared, Variant) else None
 
 
 def _checked_parts(what: str, parts: Mapping[str, Any]) -> _Parts:
