@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.events import Emitted
+from gen_worker.events import Emitted, Progress
 from gen_worker.ports import NOBODY
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gen_worker.spec import Binding
 
 __all__ = ["LocalModels"]
+
+_MAX_STEP_REPORTS = 20  # of one pass: an image has some dozens of steps, a text thousands of tokens
 
 
 class LocalModels:
@@ -51,7 +53,10 @@ class LocalModels:
                 from gen_worker.models.assembly import open_library
 
                 self._library = open_library(
-                    root=self._cas_dir, is_offline=self._offline, tell=self._tell
+                    root=self._cas_dir,
+                    is_offline=self._offline,
+                    tell=self._tell,
+                    on_step=self._report_step,
                 )
             return self._library
 
@@ -87,6 +92,18 @@ class LocalModels:
     ) -> bool:
         """Make leased models need less memory; see `gen_worker.ports.Models`."""
         return await self.library.escalate(prepared, error, attempt)
+
+    def _report_step(self, request: ModelRequest, done: int, total: int) -> None:
+        if done * _MAX_STEP_REPORTS // total == (done - 1) * _MAX_STEP_REPORTS // total:
+            return
+        self._events.emit(
+            Progress(
+                request_id=request.request_id,
+                progress=done / total,
+                at=time.time(),
+                stage=f"step {done} of {total}",
+            )
+        )
 
     def _tell(self, kind: str, facts: dict[str, Any]) -> None:
         request_id = str(facts.get("request_id", ""))
