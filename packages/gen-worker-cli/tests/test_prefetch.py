@@ -94,6 +94,34 @@ def test_all_variants_are_every_choice_of_a_payload(cli: Cli) -> None:
     assert not [line for line in lines if line["kind"] == "prefetch.note"]
 
 
+VARIANTS = """
+import msgspec
+from typing import Literal
+from gen_worker import Repo, RequestContext, SharedBase, dispatch, inference_function
+
+class In(msgspec.Struct):
+    style: Literal["oil", "ink"]
+
+base = SharedBase("acme.Pipeline", vae=Repo("acme/vae"))
+
+@inference_function(models={"pipe": dispatch("style", {
+    "oil": base.variant(unet=Repo("acme/oil")),
+    "ink": base.variant(unet=Repo("acme/ink"), scheduler=Repo("acme/steps"))})})
+def paint(ctx: RequestContext, pipe, payload: In) -> In:
+    return payload
+"""
+
+
+@pytest.mark.claims("prefetch.variants")
+def test_every_part_of_a_variant_is_a_model(cli: Cli) -> None:
+    folder = cli.write_project(VARIANTS)
+    done = cli("prefetch", "--offline", "--json", "--all-variants", project=folder)
+    lines: list[Any] = done.values
+    failed = [line["ref"] for line in lines if line["kind"] == "prefetch.ref.failed"]
+    expected = ["acme/vae:prod", "acme/oil:prod", "acme/ink:prod", "acme/steps:prod"]
+    assert failed == expected, done.stderr
+
+
 @pytest.mark.claims("prefetch.sentences")
 def test_without_json_there_are_sentences_on_stderr(cli: Cli) -> None:
     done = cli("prefetch", "--offline", project=cli.write_project(project_with(64 * "a")))

@@ -115,9 +115,9 @@ def test_commits_of_hugging_face_share_blobs(disk: ModelsOnDisk, tmp_path: Path)
 
 def test_models_of_civitai(store: ContentStore, disk: ModelsOnDisk, tmp_path: Path) -> None:
     for version in ("7", "8"):
-        root = tmp_path / "cas" / "civitai" / version
-        root.mkdir(parents=True)
-        (root / "model.safetensors").write_bytes(b"w" * 100)
+        folder = tmp_path / "cas" / "civitai" / version
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"w" * 100)
     known = Resolutions(store)
     root = str(tmp_path / "cas" / "civitai" / "7")
     files = (KnownFile("model.safetensors", 100),)

@@ -10,17 +10,18 @@ from gen_worker.cli.keyspaces import KeyedBinding
 from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.models import Dispatch, ModelRef, ModelRefSource
 from gen_worker.models.choice import ModelChoice
+from gen_worker.models.shared import variant_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.spec import FunctionSpec
+    from gen_worker.spec import Binding, FunctionSpec
 
 __all__ = ["Job", "Plan", "plan"]
 
 # Where a choice ends up does not change which files it is.
-_NOWHERE: dict[str, Any] = {"slot_name": "", "key": "", "source": "", "loras": ()}
+_NOWHERE = {"slot_name": "", "key": "", "source": ""}
 
 
 class Job(NamedTuple):
@@ -46,7 +47,7 @@ def plan(endpoint: Endpoint, *, all_variants: bool) -> Plan:
             where = f"{spec.registered_name}: model {name!r}"
             try:
                 for record in _choices(endpoint, spec, name, all_variants=all_variants):
-                    for choice in _files_of(ModelChoice.from_record(record)):
+                    for choice in _files_of(spec.bindings[name].binding, record):
                         job = Job(choice, str(choice.target), choice.provider)
                         jobs.setdefault(msgspec.json.encode(choice, order="sorted"), job)
             except _LeftOutError as reason:
@@ -79,8 +80,13 @@ def _choices(
             yield binding.choose(name, {declared.key: key}, None)
 
 
-def _files_of(choice: ModelChoice) -> Iterator[ModelChoice]:
-    """Yield what has files of its own: the model, and each LoRA over it."""
-    yield msgspec.structs.replace(choice, **_NOWHERE)
-    for lora in choice.loras:
-        yield ModelChoice.of(lora.target)
+def _files_of(binding: Binding, record: Mapping[str, Any]) -> Iterator[ModelChoice]:
+    """Yield what has files of its own: the model, or each part of a variant."""
+    choice = ModelChoice.from_record(record)
+    variant = variant_of(binding, choice)
+    parts = [choice]
+    if variant is not None:
+        repos = (*variant.shared_components.values(), *variant.variant_slots.values())
+        parts = [repo.choice for repo in repos]
+    for part in parts:
+        yield msgspec.structs.replace(part, **_NOWHERE)
