@@ -11,7 +11,7 @@ import pytest
 
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import CanceledError, ModelResolutionError
-from gen_worker.models import Repo
+from gen_worker.models import Repo, parse_ref
 from gen_worker.models.fetch import Fetcher
 from gen_worker.models.hub import publish_folder
 from gen_worker.models.library import ModelLibrary
@@ -240,3 +240,13 @@ def test_what_no_ladder_knows_cannot_need_less(
     prepared = machine.prepare(Repo("acme/words"))
     machine.given(prepared)
     assert drive(machine.library.escalate([prepared], MemoryError(), 1)) is False
+
+
+def test_a_callers_ref_is_looked_up_with_and_without_an_event_loop(
+    machine: Machine, publish: Callable[..., str]
+) -> None:
+    publish("one")
+    facts = drive(machine.library.look_up(parse_ref("acme/words")))
+    assert facts is not None
+    assert facts == asyncio.run(machine.library.look_up(parse_ref("acme/words")))
+    assert drive(machine.library.look_up(parse_ref("acme/absent"))) is None

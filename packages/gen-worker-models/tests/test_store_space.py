@@ -345,7 +345,7 @@ def test_what_dead_processes_left_is_collected(store: ContentStore) -> None:
 def test_remove(store: ContentStore) -> None:
     digest, other = built(store, b"a" * 1000, b"s"), built(store, b"s")
     store.pin(digest)
-    with store.lease(digest), pytest.raises(SnapshotInUseError, match="end the process"):
+    with store.lease(digest), pytest.raises(SnapshotInUseError, match="end it and remove it"):
         store.remove(digest)
     assert store.remove(f"blake3:{digest}") == 1000
     assert present(store) == {other}

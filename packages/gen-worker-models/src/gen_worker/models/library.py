@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gen_worker.models.bindings import Repo
     from gen_worker.models.loading import LoadPlan
     from gen_worker.models.low_vram.facts import Machine
+    from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.refs import Ref
     from gen_worker.models.residency import Residency
     from gen_worker.models.shared import Variant
     from gen_worker.models.sources import LocalModel, Sources
@@ -164,6 +166,10 @@ class ModelLibrary:
     ) -> bool:
         """Take the leased models one step down the ladder; see `gen_worker.ports.Models`."""
         return await off_loop(self._escalate, prepared, error, attempt)
+
+    async def look_up(self, ref: Ref) -> RepoFacts | None:
+        """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
+        return await self.sources.look_up(ref)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -44,7 +44,6 @@ class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
                 f"file {self.path!r} has the BLAKE3 digest {self.blake3!r}: not 64 hex digits"
             )
 
-
     def __repr__(self) -> str:
         # A signed URL and a grant are credentials.
         return f"SnapshotFile({self.path!r}, {self.size_bytes} bytes, blake3:{self.blake3[:12]}…)"

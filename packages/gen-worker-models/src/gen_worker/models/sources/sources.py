@@ -232,15 +232,14 @@ class Sources:
             ArtifactTransferError: The provider could not be asked.
             HubAuthError: The hub refuses this worker's own token.
         """
-        import asyncio
-
+        from gen_worker.context.local import off_loop
         from gen_worker.models.choice import ModelChoice
 
         choice = ModelChoice.of(ref)
         if choice.provider not in self._sources:
             return None
         request = Request(choice, CancelToken(), DownloadReport(choice, None))
-        return await asyncio.to_thread(self._source(choice).facts, request)
+        return await off_loop(self._source(choice).facts, request)
 
     def _source(self, choice: ModelChoice) -> Source:
         source = self._sources.get(choice.provider)

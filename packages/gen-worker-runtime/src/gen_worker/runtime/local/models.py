@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from gen_worker.models.library import ModelLibrary, PreparedModel
+    from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.refs import Ref
     from gen_worker.ports import Events, ModelRequest
     from gen_worker.spec import Binding
 
@@ -92,6 +94,10 @@ class LocalModels:
     ) -> bool:
         """Make leased models need less memory; see `gen_worker.ports.Models`."""
         return await self.library.escalate(prepared, error, attempt)
+
+    async def look_up(self, ref: Ref) -> RepoFacts | None:
+        """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
+        return await self.library.look_up(ref)
 
     def _report_step(self, request: ModelRequest, done: int, total: int) -> None:
         if done * _MAX_STEP_REPORTS // total == (done - 1) * _MAX_STEP_REPORTS // total:
