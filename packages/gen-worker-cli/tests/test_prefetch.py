@@ -241,7 +241,7 @@ def test_people_read_how_much_is_fetched_and_see_a_bar(
         },
     )
     terminal.expect("3 to fetch: 4 files, 6.1 KiB; 0 B are here already")
-    terminal.expect("prefetch 0 MiB")
+    terminal.expect(" of 6.1 KiB")
     terminal.expect("acme/engine:prod#large (tensorhub) is here: ")
     terminal.expect("2 fetched, 1 failed")
     assert terminal.wait() == 3

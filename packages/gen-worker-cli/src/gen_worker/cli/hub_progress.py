@@ -9,6 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cli.sizes import size_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -50,11 +52,10 @@ class TransferBar:
     def fetched(self, progress: FetchProgress) -> None:
         self._show(progress.bytes_done, progress.bytes_total)
 
-    def fetched_of(self, name: str, progress: FetchProgress) -> None:
-        """Take the progress of one of several downloads."""
+    def fetched_of(self, name: str, done: int, total: int | None) -> None:
+        """Take the bytes of one of several downloads; all of them together are shown."""
         with self._lock:
-            total = max(progress.bytes_total or 0, progress.bytes_done)
-            self._sizes[name] = (progress.bytes_done, total)
+            self._sizes[name] = (done, max(total or 0, done))
             done, total = map(sum, zip(*self._sizes.values(), strict=True))
         self._show(done, total)
 
@@ -67,5 +68,5 @@ class TransferBar:
             return
         from gen_worker.events import Progress
 
-        share, stage = min(done / total, 1.0), f"{done >> 20} MiB"
+        share, stage = min(done / total, 1.0), f"{size_text(done)} of {size_text(total)}"
         self._reports.emit(Progress(request_id="", progress=share, at=time.time(), stage=stage))

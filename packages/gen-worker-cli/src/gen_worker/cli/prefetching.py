@@ -70,6 +70,8 @@ class Prefetch:
         # Those that need no download first, in the order they are declared in.
         settled = [one for one in planned if not _missing_bytes(one)]
         downloads = [one for one in planned if _missing_bytes(one)]
+        for one in downloads:
+            self._bar.fetched_of(str(one.job), 0, _missing_bytes(one))
         with ExitStack() as held:
             done = [self._fetched(one, held) for one in settled]
             with self._bar.showing() if self._story.is_for_people else nullcontext():
@@ -112,7 +114,7 @@ class Prefetch:
                 self._story.tell(_PROGRESS, {**what, **facts})
 
         def watch(progress: FetchProgress) -> None:
-            self._bar.fetched_of(str(job), progress)
+            self._bar.fetched_of(str(job), progress.bytes_done, progress.bytes_total)
 
         try:
             if isinstance(plan, WorkerError):

@@ -90,7 +90,6 @@ class ModelsOnDisk:
         if not found:
             raise ModelNotHereError(
                 f"model {word!r} is not on this machine: `gen-worker models ls` lists what is",
-                phase="lookup",
             )
         return found[0]
 
