@@ -110,6 +110,8 @@ def example_tests(session: nox.Session, name: str, lane: str) -> None:
 @nox.session
 def torch(session: nox.Session) -> None:
     """The tests that load and run real models, made by themselves; on one Python."""
+    # Tiny models on several threads spend their time waiting for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     run_pytest(session, torch_environment(session), *tests_named("test_torch_*.py"))
 
 
