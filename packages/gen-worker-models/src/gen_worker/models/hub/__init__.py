@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.models.hub.capability import Capability, read_capability
@@ -68,7 +70,6 @@ _MODULES = {
     "revision": ("Revision",),
     "wire": ("Artifact", "FileEntry", "Lineage", "Resolution", "TransferGrant", "Uploaded"),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022  # in the order of the table
     "Capability",
@@ -110,15 +111,4 @@ __all__ = [  # noqa: RUF022  # in the order of the table
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = __import__(f"{__name__}.{home}", fromlist=(name,))
-    value = getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.models.net.addresses import is_public
@@ -33,31 +35,19 @@ __all__ = [
     "parse_url",
 ]
 
-_HOMES = {
-    "BodyTooLargeError": "errors",
-    "HttpStatusError": "errors",
-    "IncompleteBodyError": "errors",
-    "NetworkError": "errors",
-    "Opener": "opener",
-    "Proxy": "proxies",
-    "Response": "response",
-    "Url": "urls",
-    "UrlRefusedError": "errors",
-    "environment_proxy": "proxies",
-    "is_public": "addresses",
-    "parse_url": "urls",
+_MODULES = {
+    "addresses": ("is_public",),
+    "errors": (
+        "BodyTooLargeError",
+        "HttpStatusError",
+        "IncompleteBodyError",
+        "NetworkError",
+        "UrlRefusedError",
+    ),
+    "opener": ("Opener",),
+    "proxies": ("Proxy", "environment_proxy"),
+    "response": ("Response",),
+    "urls": ("Url", "parse_url"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = __import__(f"{__name__}.{home}", fromlist=(name,))
-    value = getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gen_worker.models.low_vram import apply_low_vram_config, with_oom_retry
     from gen_worker.models.residency.budgets import Budgets, Limits
     from gen_worker.models.residency.cache import ModelCache, ModelCacheStats, ModelLocation
     from gen_worker.models.residency.gpu_memory import Gpus, is_out_of_memory
@@ -53,22 +54,19 @@ __all__ = [
     "TierChange",
     "TorchMovers",
     "Trim",
-    "apply_low_vram_config",
     "is_out_of_memory",
     "plan",
-    "with_oom_retry",
 ]
 
-_PACKAGE = "gen_worker.models.residency"
 _MODULES = {
-    f"{_PACKAGE}.budgets": ("Budgets", "Limits"),
-    f"{_PACKAGE}.cache": ("ModelCache", "ModelCacheStats", "ModelLocation"),
-    f"{_PACKAGE}.gpu_memory": ("Gpus", "is_out_of_memory"),
-    f"{_PACKAGE}.movers": ("Movers", "TorchMovers"),
-    f"{_PACKAGE}.planner": ("plan",),
-    f"{_PACKAGE}.records": ("Inventory", "Lease", "ModelInUseError", "TierChange"),
-    f"{_PACKAGE}.residency": ("Residency",),
-    f"{_PACKAGE}.values": (
+    "budgets": ("Budgets", "Limits"),
+    "cache": ("ModelCache", "ModelCacheStats", "ModelLocation"),
+    "gpu_memory": ("Gpus", "is_out_of_memory"),
+    "movers": ("Movers", "TorchMovers"),
+    "planner": ("plan",),
+    "records": ("Inventory", "Lease", "ModelInUseError", "TierChange"),
+    "residency": ("Residency",),
+    "values": (
         "Copy",
         "Facts",
         "Fit",
@@ -79,19 +77,5 @@ _MODULES = {
         "Room",
         "Trim",
     ),
-    "gen_worker.models.low_vram": ("apply_low_vram_config", "with_oom_retry"),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(__import__(home, fromlist=(name,)), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
