@@ -118,6 +118,8 @@ def test_a_model_is_fetched_and_loaded_once(machine: Machine, publish: Callable[
     assert Words.loads == ["one"]
     assert machine.library.residency.inventory().ram_models == ("acme/words:prod",)
     assert [kind for kind, _ in machine.events].count("worker.model.download.started") == 1
+    loads = [facts["model_id"] for kind, facts in machine.events if "model.load." in kind]
+    assert set(loads) == {"acme/words:prod"}
 
 
 def test_threads_that_want_a_model_at_once_load_it_once(

@@ -324,6 +324,8 @@ class ModelLibrary:
                 is_setup=prepared.is_setup,
                 device=device,
             )
+        # Events name a model as its orchestrator does.
+        found = msgspec.structs.replace(found, ref=prepared.model.ref)
         prepared.plans[device] = found
         return found
 
