@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gen_worker.cancel import CancelToken
-from gen_worker.errors import CanceledError, ModelResolutionError
+from gen_worker.errors import ArtifactTransferError, CanceledError, ModelResolutionError
 from gen_worker.models import Repo, parse_ref
 from gen_worker.models.fetch import Fetcher
 from gen_worker.models.hub import publish_folder
@@ -252,3 +253,19 @@ def test_a_callers_ref_is_looked_up_with_and_without_an_event_loop(
     assert facts is not None
     assert facts == asyncio.run(machine.library.look_up(parse_ref("acme/words")))
     assert drive(machine.library.look_up(parse_ref("acme/absent"))) is None
+
+
+def test_a_callers_model_that_is_here_needs_no_hub(
+    tmp_path: Path, hub: RunningHub, machine: Machine, publish: Callable[..., str]
+) -> None:
+    publish("one")
+    machine.prepare(Repo("acme/words"))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    alone = Machine(tmp_path / "cas", hub._replace(url=url))
+    try:
+        assert drive(alone.library.look_up(parse_ref("acme/words"))) is not None
+        with pytest.raises(ArtifactTransferError):
+            drive(alone.library.look_up(parse_ref("acme/absent")))
+    finally:
+        alone.close()

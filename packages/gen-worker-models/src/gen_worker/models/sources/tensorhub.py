@@ -139,12 +139,17 @@ class HubModels:
         return Meaning(found.snapshot.digest, found.snapshot, _attributes(found.artifact))
 
     def facts(self, request: Request) -> RepoFacts | None:
-        """Return what the hub knows of a ref, or this machine when the hub may not be asked."""
+        """Return what the hub knows of a ref, or this machine when the hub cannot be asked."""
         ref, answers = request.choice.target, self._answers
         if answers is not None and not self._around.is_offline and isinstance(ref, TensorhubRef):
+            from gen_worker.models.hub.errors import HubUnreachableError
             from gen_worker.models.hub.lookup import ClientLookup
 
-            return ClientLookup(answers.hub).facts_of(ref)
+            try:
+                return ClientLookup(answers.hub).facts_of(ref)
+            except HubUnreachableError:
+                if not self._may_use_last_known or self.find(request.choice) is None:
+                    raise
         here = self.find(request.choice)
         return None if here is None else local_facts(here)
 
