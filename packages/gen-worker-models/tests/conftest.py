@@ -46,8 +46,8 @@ class Asked:
         self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
-        self.server.count(len(data))
+        with self.server.sending(len(data)):
+            self.sock.sendall(data)
 
     def cut(self) -> None:
         """Reset the connection."""
@@ -95,13 +95,15 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[Asked] = []
-        self.bytes_sent = 0
         self.connections = 0
         self.default: Behaviour = Asked.serve
         self.released = threading.Event()
         """Behaviours that stall wait for it; set when the server closes."""
         self._plans: dict[str, list[Behaviour]] = {}
         self._lock = threading.Lock()
+        self.bytes_sent = 0
+        self._senders = 0
+        self._sent = threading.Condition(self._lock)
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -117,9 +119,25 @@ class ScriptedServer:
         with self._lock:
             self._plans.setdefault(path, []).extend(behaviours)
 
-    def count(self, size: int) -> None:
+    @contextmanager
+    def sending(self, size: int) -> Iterator[None]:
+        """Count bytes once they were handed over whole."""
         with self._lock:
-            self.bytes_sent += size
+            self._senders += 1
+        try:
+            yield
+            with self._lock:
+                self.bytes_sent += size
+        finally:
+            with self._sent:
+                self._senders -= 1
+                self._sent.notify_all()
+
+    def settled(self) -> ScriptedServer:
+        """Wait until what clients have got is counted: they may be ahead of the sender."""
+        with self._sent:
+            assert self._sent.wait_for(lambda: not self._senders, 10)
+        return self
 
     def asked_for(self, path: str) -> list[Asked]:
         with self._lock:
