@@ -8,7 +8,7 @@ import functools
 import os
 from typing import Any
 
-__all__ = ["preallocate", "read_at", "start_writeback", "sync_directory", "write_at"]
+__all__ = ["preallocate", "read_at", "start_writeback", "write_at"]
 
 _SYNC_FILE_RANGE_WRITE = 2
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -65,12 +65,3 @@ def read_at(fd: int, view: memoryview, offset: int) -> int:
             break
         total += count
     return total
-
-
-def sync_directory(path: str) -> None:
-    """Make a rename in a directory last."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,8 +10,10 @@ import functools
 import hashlib
 import os
 import re
-import socket
 from typing import NamedTuple
+
+from gen_worker.models import processes
+from gen_worker.models.processes import start_of, this_machine
 
 __all__ = ["ORPHAN", "Owner", "is_running", "this_process"]
 
@@ -42,7 +44,7 @@ ORPHAN = Owner(0, 0, "0" * 12)
 
 def this_process() -> Owner:
     pid = os.getpid()
-    return Owner(pid, _start_of(pid) or 0, _scope())
+    return Owner(pid, start_of(pid) or 0, _scope())
 
 
 def is_running(owner: Owner) -> bool | None:
@@ -51,42 +53,9 @@ def is_running(owner: Owner) -> bool | None:
         return False
     if owner.scope != _scope():
         return None
-    return _start_of(owner.pid) == owner.start
-
-
-def _start_of(pid: int) -> int | None:
-    """Return when a process started; None when there is none, or only its zombie."""
-    if not os.path.exists("/proc/self/stat"):
-        return _start_without_proc(pid)
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def _start_without_proc(pid: int) -> int | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:  # alive, and somebody else's
-        pass
-    return 0
+    return processes.is_running(owner.pid, owner.start)
 
 
 @functools.cache
 def _scope() -> str:
-    facts = [socket.gethostname()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
-        try:
-            with open(path, encoding="ascii") as file:
-                facts.append(file.read().strip())
-        except OSError:
-            facts.append("")
-    try:
-        facts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        facts.append("")
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(this_machine()).encode()).hexdigest()[:12]

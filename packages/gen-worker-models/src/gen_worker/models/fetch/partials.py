@@ -16,8 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from gen_worker.models.fetch.disk import sync_directory
 from gen_worker.models.fetch.owners import ORPHAN, Owner, is_running, this_process
+from gen_worker.models.store.durable import fsync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ class Partial:
             os.fsync(self.fd)
         os.rename(self.path, self._place.destination)
         if durable:
-            sync_directory(self._place.directory)
+            fsync_directory(self._place.directory)
         self._close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.journal_path)
