@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gen_worker.context.call import CancelFlag
 from gen_worker.context.request import RequestContext
+from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.context.producers import (
@@ -28,19 +29,8 @@ __all__ = [
 
 # Most calls need none of these.
 _LATER = {
-    "ConversionContext": "gen_worker.context.producers",
-    "DatasetContext": "gen_worker.context.producers",
-    "OutputWriter": "gen_worker.context.stream",
-    "ProducerContext": "gen_worker.context.producers",
-    "TrainingContext": "gen_worker.context.producers",
+    "producers": ("ConversionContext", "DatasetContext", "ProducerContext", "TrainingContext"),
+    "stream": ("OutputWriter",),
 }
 
-
-def __getattr__(name: str) -> Any:
-    module = _LATER.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = globals()[name] = getattr(importlib.import_module(module), name)
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _LATER)
