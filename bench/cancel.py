@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import statistics
 import tempfile
 import threading
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
-from harness import BLOCKS, Row, save
+from harness import BLOCKS, Row, save, slowest
 
 from gen_worker import RequestContext, inference_function
 from gen_worker.cancel import CancelToken
@@ -157,28 +156,14 @@ def compare(
         for latency, samples in ((ours, mine), (peer, theirs)):
             numbers = range(block * per_block, (block + 1) * per_block)
             samples.append([loop.run_until_complete(latency(number)) for number in numbers])
-    ratios = [
-        statistics.median(a) / statistics.median(b) for a, b in zip(mine, theirs, strict=True)
-    ]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    a, b = percentile(mine), percentile(theirs)
-    return Row(
-        name=name,
-        unit="ms",
-        ours=a,
-        peer=b,
-        ratio=statistics.median(ratios),
-        low=low,
-        high=high,
-        blocks=BLOCKS,
+    return slowest(
+        name,
+        mine,
+        theirs,
         peer_source="bench/cancel.py",
-        goal=f"p99 of {BLOCKS * per_block} <= {goal_ms:g} ms (stretch {stretch_ms:g})",
-        is_met=a <= goal_ms,
+        most_ms=goal_ms,
+        stretch_ms=stretch_ms,
     )
-
-
-def percentile(blocks: list[list[float]]) -> float:
-    return statistics.quantiles([value for block in blocks for value in block], n=100)[98]
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import socket
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
-from harness import BLOCKS, Row, paired, save
+from harness import BLOCKS, Row, paired, save, slowest
 from ndjson import PEER, start_servers
 from peers.disconnect import Bare
 
@@ -102,30 +101,12 @@ async def leaving(folder: str) -> Row:
     await server.close()
     await engine.close()
     listening.release()
-    return latency_row(*samples)
-
-
-def latency_row(mine: list[list[float]], theirs: list[list[float]]) -> Row:
-    ratios = [
-        statistics.median(a) / statistics.median(b) for a, b in zip(mine, theirs, strict=True)
-    ]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    ours, peer = (
-        statistics.quantiles([value for block in blocks for value in block], n=100)[98]
-        for blocks in (mine, theirs)
-    )
-    return Row(
-        name="client leaves -> async handler stopped",
-        unit="ms",
-        ours=ours,
-        peer=peer,
-        ratio=statistics.median(ratios),
-        low=low,
-        high=high,
-        blocks=BLOCKS,
+    return slowest(
+        "client leaves -> async handler stopped",
+        *samples,
         peer_source="bench/peers/disconnect.py",
-        goal="p99 <= 10 ms (stretch 3)",
-        is_met=ours <= 10,
+        most_ms=10,
+        stretch_ms=3,
     )
 
 

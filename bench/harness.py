@@ -77,11 +77,35 @@ def paired(
         if index >= 2:
             mine.append(pair[0])
             theirs.append(pair[1])
-    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    a, b, ratio = statistics.median(mine), statistics.median(theirs), statistics.median(ratios)
+    low, ratio, high = _ratios(mine, theirs)
+    a, b = statistics.median(mine), statistics.median(theirs)
     met = passes(a, b, ratio) if passes else None
     return Row(name, unit, a, b, ratio, low, high, blocks, peer_source, goal, met)
+
+
+def _ratios(ours: list[float], peer: list[float]) -> list[float]:
+    """Return the quartiles of what the blocks' figures are to each other."""
+    return statistics.quantiles([a / b for a, b in zip(ours, peer, strict=True)], n=4)
+
+
+def slowest(
+    name: str,
+    ours: list[list[float]],
+    peer: list[list[float]],
+    *,
+    peer_source: str,
+    most_ms: float,
+    stretch_ms: float,
+) -> Row:
+    """Return a row about latencies in ms: 99th percentiles over all blocks, ratios of medians."""
+    low, ratio, high = _ratios(*([statistics.median(b) for b in blocks] for blocks in (ours, peer)))
+    a, b = (
+        statistics.quantiles([value for block in blocks for value in block], n=100)[98]
+        for blocks in (ours, peer)
+    )
+    count = sum(map(len, ours))
+    goal = f"p99 of {count} <= {most_ms:g} ms (stretch {stretch_ms:g})"
+    return Row(name, "ms", a, b, ratio, low, high, len(ours), peer_source, goal, a <= most_ms)
 
 
 def machine() -> dict[str, object]:
