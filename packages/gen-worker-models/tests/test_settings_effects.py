@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.errors import ModelResolutionError
 from gen_worker.models import Repo
 from gen_worker.models.assembly import open_library, open_store
 from gen_worker.models.low_vram.ladder import Facts, Ladder, preflight_mode
@@ -58,3 +59,28 @@ def test_a_model_on_nfs_is_read_from_its_copy(
     assert prepared.model.path == str(tmp_path / folder / "snapshots" / snapshot.digest / "unet")
     with open(f"{prepared.model.path}/words.txt") as words:
         assert words.read() == "w" * 1000
+
+
+@pytest.mark.claims("WORKER_ALLOW_TENSORHUB_API_RESOLVE")
+@pytest.mark.parametrize(
+    ("may_resolve", "allowed", "problem"),
+    [
+        (True, "0", "the hub cannot be asked"),
+        (None, "0", "WORKER_ALLOW_TENSORHUB_API_RESOLVE"),
+        (None, "1", "the hub cannot be asked"),
+    ],
+)
+def test_who_may_ask_the_hub(
+    may_resolve: bool | None,
+    allowed: str,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TENSORHUB_CAS_DIR", str(tmp_path))
+    monkeypatch.setenv("TENSORHUB_URL", "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setenv("WORKER_ALLOW_TENSORHUB_API_RESOLVE", allowed)
+    binding: Repo[Any] = Repo("acme/words")
+    library = open_library(may_resolve=may_resolve)
+    with pytest.raises(ModelResolutionError, match=problem):
+        drive(library.prepare(binding, binding.choose("model", {}, None), str))

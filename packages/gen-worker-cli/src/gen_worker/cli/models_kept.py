@@ -13,7 +13,7 @@ from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
 from gen_worker.cli.signals import interruptible
 from gen_worker.cli.sizes import age_text, size_text
-from gen_worker.models.assembly import open_sources, open_store
+from gen_worker.models.assembly import open_store
 from gen_worker.models.on_disk import ModelsOnDisk, StoredModel
 from gen_worker.models.settings import load_model_settings
 
@@ -100,6 +100,7 @@ def _remove(desk: _Desk, args: argparse.Namespace) -> Answer:
 
 def _verify(desk: _Desk, args: argparse.Namespace) -> Answer:
     from gen_worker.cli.models_checked import check, repair
+    from gen_worker.models.sources import open_sources
 
     models = [desk.disk.find(word) for word in args.tokens] if args.tokens else desk.disk.models()
     damages = check(desk.store, desk.disk, models, everything=not args.tokens, token=desk.cancel)
@@ -110,7 +111,7 @@ def _verify(desk: _Desk, args: argparse.Namespace) -> Answer:
     lines = [f"damaged: {path} of {_title(model)}" for model, path in damages]
     remaining = len(damages)
     if args.repair and damages:
-        with open_sources(desk.store) as sources:
+        with open_sources(desk.store, may_resolve=True) as sources:
             for model in {model.path: model for model, _ in damages}.values():
                 problem = repair(sources, model, desk.cancel)
                 if not problem:

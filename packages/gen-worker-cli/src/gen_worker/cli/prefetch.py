@@ -35,20 +35,22 @@ def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.prefetching import Prefetch
     from gen_worker.cli.project import open_endpoint
     from gen_worker.cli.signals import interruptible
-    from gen_worker.models.assembly import open_sources, open_store
+    from gen_worker.models.assembly import open_store
     from gen_worker.models.settings import load_model_settings
+    from gen_worker.models.sources import open_sources
 
     out = divert_stdout()
     endpoint = open_endpoint(args)
     found = plan(endpoint, all_variants=args.all_variants)
     settings, cancel = load_model_settings(), CancelToken()
     sources = open_sources(
-        open_store(settings=settings), is_offline=args.offline, settings=settings
+        open_store(settings=settings), settings, may_resolve=True, is_offline=args.offline
     )
-    prefetch = Prefetch(
-        sources,
-        out if args.json else None,
-        max_downloads=settings.max_downloads,
-        cancel=cancel,
-    )
-    return interruptible(lambda: prefetch.run(found), cancel)
+    with sources:
+        prefetch = Prefetch(
+            sources,
+            out if args.json else None,
+            max_downloads=settings.max_downloads,
+            cancel=cancel,
+        )
+        return interruptible(lambda: prefetch.run(found), cancel)

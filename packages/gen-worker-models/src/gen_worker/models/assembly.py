@@ -12,14 +12,12 @@ if TYPE_CHECKING:
 
     from gen_worker.models.residency import TierChange
     from gen_worker.models.settings import ModelSettings
-    from gen_worker.models.sources import Sources
     from gen_worker.models.store import ContentStore, LocalModelCache
     from gen_worker.ports import ModelRequest
 
 __all__ = [
     "open_library",
     "open_local_copies",
-    "open_sources",
     "open_store",
 ]
 
@@ -41,34 +39,6 @@ def open_store(root: str | None = None, settings: ModelSettings | None = None) -
     return ContentStore(root or load_settings().cas_dir, budget_bytes=budget)
 
 
-def open_sources(
-    store: ContentStore,
-    *,
-    is_offline: bool = False,
-    may_resolve: bool | None = True,
-    settings: ModelSettings | None = None,
-) -> Sources:
-    """Put together what fetches models of every provider.
-
-    Args:
-        store: Where they go.
-        is_offline: Whether the network is out of bounds.
-        may_resolve: Whether the hub may be asked what a ref means that no job described; None: as
-            the settings say.
-        settings: By default those of the environment.
-    """
-    from gen_worker.models.sources import open_sources as opened
-    from gen_worker.settings import load_settings
-
-    return opened(
-        store,
-        settings or load_model_settings(),
-        may_resolve=may_resolve,
-        is_offline=is_offline,
-        hf_token=load_settings().hf_token,
-    )
-
-
 def open_local_copies(settings: ModelSettings | None = None) -> LocalModelCache:
     """Open what keeps copies of models that are on NFS, from the settings."""
     from gen_worker.models.store import LocalModelCache
@@ -81,6 +51,7 @@ def open_library(
     *,
     root: str | None = None,
     is_offline: bool = False,
+    may_resolve: bool | None = True,
     tell: Callable[[str, dict[str, Any]], None] | None = None,
     observe: Callable[[TierChange], None] | None = None,
     on_step: Callable[[ModelRequest, int, int], None] | None = None,
@@ -90,14 +61,19 @@ def open_library(
     Args:
         root: Directory of the content store; see `open_store`.
         is_offline: Whether the network is out of bounds.
+        may_resolve: Whether the hub may be asked what a ref means that no job described; None: as
+            the settings say, which is for workers that are given jobs.
         tell: Takes events that belong to no request.
         observe: Told of each model that came to another tier.
         on_step: Told of the steps done and their total while a call's pipeline computes.
     """
     from gen_worker.models.residency import Budgets, Residency
+    from gen_worker.models.sources import open_sources
 
     settings = load_model_settings()
-    sources = open_sources(open_store(root, settings), is_offline=is_offline, settings=settings)
+    sources = open_sources(
+        open_store(root, settings), settings, may_resolve=may_resolve, is_offline=is_offline
+    )
     return ModelLibrary(
         sources,
         Residency(Budgets.of(settings), observe=observe),
