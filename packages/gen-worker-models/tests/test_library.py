@@ -242,7 +242,7 @@ def test_what_no_ladder_knows_cannot_need_less(
     publish("one")
     prepared = machine.prepare(Repo("acme/words"))
     machine.given(prepared)
-    assert drive(machine.library.escalate([prepared], MemoryError(), 1)) is False
+    assert drive(machine.library.escalate([prepared], MemoryError(), device="cpu")) is False
 
 
 def test_a_callers_ref_is_looked_up_with_and_without_an_event_loop(
@@ -269,3 +269,69 @@ def test_a_callers_model_that_is_here_needs_no_hub(
             drive(alone.library.look_up(parse_ref("acme/absent")))
     finally:
         alone.close()
+
+
+def test_a_lease_that_is_canceled_while_the_model_loads_is_given_back(
+    machine: Machine, publish: Callable[..., str]
+) -> None:
+    inside, may_end = threading.Event(), threading.Event()
+
+    class Slow(Words):
+        @classmethod
+        def from_pretrained(cls, path: str) -> Slow:
+            inside.set()
+            assert may_end.wait(10)
+            return cls("slow")
+
+    publish("one")
+    prepared = machine.prepare(Repo("acme/words"), Slow)
+
+    async def use() -> None:
+        async with machine.library.lease(prepared, device="cpu"):
+            raise AssertionError("canceled before it was there")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(use())
+        await asyncio.to_thread(inside.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_end.set()
+
+    asyncio.run(scenario())  # waits for its threads
+    assert machine.library.residency.unload("acme/words:prod")
+
+
+def test_files_that_nobody_asked_for_lately_may_be_evicted(
+    machine: Machine, publish: Callable[..., str]
+) -> None:
+    publish("one", tags=("old",))
+    digest = machine.prepare(Repo("acme/words:old"), str).model.digest
+    publish("two")
+    machine.prepare(Repo("acme/words"), str)
+    machine.store.collect(1)
+    assert machine.store.snapshot(digest) is not None
+
+    machine.clock.now += 3600
+    machine.prepare(Repo("acme/words"), str)
+    machine.store.collect(1)
+    assert machine.store.snapshot(digest) is None
+
+
+def test_what_a_call_takes_at_its_peak_reaches_the_ladder(
+    machine: Machine, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("one")
+    prepared = machine.prepare(Repo("acme/words"))
+    seen: list[float | None] = []
+
+    def place(value: Any, device: str, *, peak_vram_gb: float | None, **options: Any) -> None:
+        seen.append(peak_vram_gb)
+
+    def use(name: str, device: str, load: Any, *, put: Any, **options: Any) -> Any:
+        put(load(), device)
+
+    monkeypatch.setattr("gen_worker.models.low_vram.place", place)
+    monkeypatch.setattr(machine.library.residency, "use", use)
+    machine.library.bring(prepared, "cuda:0", ModelRequest("f", "model", peak_vram_gb=7.5))
+    assert seen == [7.5]

@@ -188,7 +188,10 @@ def test_a_failed_attempt_keeps_nothing_alive() -> None:
     assert alive[1] is True
 
 
-@inference_function(resources=Resources(requires_gpu=True), models={"brush": PAINTER})
+@inference_function(
+    resources=Resources(requires_gpu=True, peak_vram_per_request_gb=6.5),
+    models={"brush": PAINTER},
+)
 def paint_on_gpu(ctx: RequestContext, brush: Any, ask: Ask) -> Answer:
     return Answer(brush(ask.text))
 
@@ -210,7 +213,7 @@ def test_fetching_holds_no_slot_and_leasing_does() -> None:
             return Lease(device)
 
         async def escalate(
-            self, prepared: list[object], error: BaseException, attempt: int = 1
+            self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
         ) -> bool:
             return False
 
@@ -232,6 +235,7 @@ def test_fetching_holds_no_slot_and_leasing_does() -> None:
     assert seen == [("prepare", 0), ("lease on cuda:0", 1), ("back", 1)]
     assert [(one.function, one.parameter) for one in asked] == [("paint-on-gpu", "brush")] * 2
     assert all(one.request_id and one.token is not None for one in asked)
+    assert {one.peak_vram_gb for one in asked} == {6.5}
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyError("x")])

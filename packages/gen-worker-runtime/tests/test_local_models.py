@@ -197,4 +197,4 @@ def test_the_store_is_where_the_settings_say(
 def test_out_of_memory_has_no_next_rung_here(tmp_path: Path) -> None:
     ports = local_ports(events=Recorder(), cas_dir=str(tmp_path))
 
-    assert drive(ports.models.escalate([cast("Any", None)], MemoryError())) is False
+    assert drive(ports.models.escalate([cast("Any", None)], MemoryError(), device="cpu")) is False

@@ -144,6 +144,8 @@ class ModelRequest(NamedTuple):
     """Ends the waiting; None when nobody may."""
     is_setup: bool = False
     """For a class's `setup`, where a parameter without a type receives the path."""
+    peak_vram_gb: float | None = None
+    """GiB of GPU memory that a call takes at its peak, as its author declared."""
 
 
 NOBODY = ModelRequest()
@@ -190,13 +192,14 @@ class Models(Protocol):
         ...
 
     async def escalate(
-        self, prepared: list[object], error: BaseException, attempt: int = 1
+        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
     ) -> bool:
         """After out-of-memory: make the leased models need less. False = nothing left to try.
 
         Args:
             prepared: What is leased.
             error: What the call raised, with its traceback, whose frames may be cleared.
+            device: Where it is leased.
             attempt: Counts from 1 within the call.
         """
         ...

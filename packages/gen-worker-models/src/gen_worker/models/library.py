@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import msgspec
 
 from gen_worker.context.local import off_loop
 from gen_worker.models.choice import LoraChoice, ModelChoice
+from gen_worker.models.prepared import ModelLease, PreparedModel
 from gen_worker.models.shared import variant_of
 from gen_worker.models.variants import Part, Variants, plan_variant
 from gen_worker.ports import NOBODY
@@ -24,12 +26,12 @@ from gen_worker.ports import NOBODY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
-    from types import TracebackType
 
     from gen_worker.models.bindings import Repo
     from gen_worker.models.loading import LoadPlan
     from gen_worker.models.low_vram.facts import Machine
     from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.prepared import Identity
     from gen_worker.models.refs import Ref
     from gen_worker.models.residency import Residency
     from gen_worker.models.shared import Variant
@@ -39,59 +41,11 @@ if TYPE_CHECKING:
     from gen_worker.spec import Binding
 
     Tell = Callable[[str, dict[str, Any]], None]
-    # Digests, class and precisions: two objects that agree in these are one.
-    Identity = tuple[tuple[str, ...], Any, tuple[str, ...]]
 
-__all__ = ["ModelLibrary", "PreparedModel"]
+__all__ = ["ModelLibrary"]
 
 # How long a tag may be taken to mean what the hub said, before it is asked again.
 _FRESH_S = 60.0
-_MAX_FRESH = 64
-
-
-class PreparedModel:
-    """A model whose files are here: what `prepare` gives and `lease` takes.
-
-    The files are kept from being evicted as long as this lives.
-    """
-
-    def __init__(
-        self,
-        model: LocalModel,
-        choice: ModelChoice,
-        annotation: Any,
-        *,
-        loras: tuple[str, ...],
-        parts: tuple[Part, ...],
-        pipeline_class: str,
-        is_setup: bool,
-        kept: ExitStack,
-    ) -> None:
-        self.model = model
-        self.choice = choice
-        self.loras = loras
-        """Where the files of `choice.loras` are."""
-        self.parts = parts
-        """Of a variant; empty for any other model."""
-        self.pipeline_class = pipeline_class
-        self.annotation = annotation
-        self.is_setup = is_setup
-        self.plans: dict[str, LoadPlan] = {}
-        """By device."""
-        self.names: dict[str, tuple[str, Identity]] = {}
-        """What the residency calls the object, and which one that is, by device."""
-        self._kept = kept
-
-    def __repr__(self) -> str:
-        return f"<PreparedModel {self.model.ref}>"
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        """What exactly the object is made of."""
-        return self.model.digest, *(part.model.digest for part in self.parts)
-
-    def __del__(self) -> None:
-        self._kept.close()
 
 
 class ModelLibrary:
@@ -128,6 +82,11 @@ class ModelLibrary:
         self._clock = clock
         self._lock = threading.Lock()
         self._fresh: dict[Any, tuple[PreparedModel, float]] = {}
+        # A prepared model may be deleted anywhere, even where a lock of the store is held, so what
+        # kept its files is closed later.
+        self._retired: deque[ExitStack] = deque()
+        # Apart from `_lock`, which an event loop takes: naming may wait for a model to unload.
+        self._naming = threading.Lock()
         self._variants = Variants(residency)
         self._names: dict[str, Identity] = {}
         """Which object each name of the residency stands for."""
@@ -159,13 +118,13 @@ class ModelLibrary:
     ) -> AbstractAsyncContextManager[object]:
         """Give the live object to one call; see `gen_worker.ports.Models`."""
         assert isinstance(prepared, PreparedModel), "the engine passes on what prepare returned"
-        return _Lease(self, prepared, device, request)
+        return ModelLease(self, prepared, device, request)
 
     async def escalate(
-        self, prepared: list[object], error: BaseException, attempt: int = 1
+        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
     ) -> bool:
         """Take the leased models one step down the ladder; see `gen_worker.ports.Models`."""
-        return await off_loop(self._escalate, prepared, error, attempt)
+        return await off_loop(self._escalate, prepared, error, device, attempt)
 
     async def look_up(self, ref: Ref) -> RepoFacts | None:
         """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
@@ -181,6 +140,7 @@ class ModelLibrary:
         annotation: Any,
         request: ModelRequest,
     ) -> PreparedModel:
+        before = self._forget_stale(key)
         with ExitStack() as stack:
             model = self._hold(choice, request, stack)
             loras = tuple(self._hold(lora, request, stack).path for lora in choice.loras)
@@ -199,17 +159,25 @@ class ModelLibrary:
             parts=parts,
             pipeline_class=variant.pipeline_class_fqn if variant else "",
             is_setup=request.is_setup,
-            kept=kept,
+            give_back=partial(self._retired.append, kept),
         )
+        if before is not None and before.digests == prepared.digests:
+            prepared = before  # it knows how it is loaded
+        with self._lock:
+            self._fresh[key] = (prepared, self._clock() + _FRESH_S)
+        return prepared
+
+    def _forget_stale(self, key: Any) -> PreparedModel | None:
+        """Let go of what was prepared a while ago; return what was for `key`."""
+        now = self._clock()
         with self._lock:
             before = self._fresh.get(key)
-            if before is not None and before[0].digests == prepared.digests:
-                prepared = before[0]
-            self._fresh.pop(key, None)
-            self._fresh[key] = (prepared, self._clock() + _FRESH_S)
-            while len(self._fresh) > _MAX_FRESH:
-                del self._fresh[next(iter(self._fresh))]
-        return prepared
+            stale = [other for other, (_, until) in self._fresh.items() if until <= now]
+            for other in stale:
+                del self._fresh[other]
+        while self._retired:
+            self._retired.popleft().close()
+        return before[0] if before is not None else None
 
     def _hold(
         self, choice: ModelChoice | LoraChoice, request: ModelRequest, stack: ExitStack
@@ -270,12 +238,12 @@ class ModelLibrary:
             return load(plan, token=request.token, tell=self._tell).object
 
         def put(value: Any, to: str) -> None:
-            companions = self._variants.companions(name) if prepared.parts else None
             place(
                 value,
                 to,
                 model_id=name,
-                companions=companions,
+                peak_vram_gb=request.peak_vram_gb,
+                companions=self._variants.companions(name),
                 tell=self._tell,
                 machine=self._machine,
             )
@@ -311,11 +279,13 @@ class ModelLibrary:
     def _plan(self, prepared: PreparedModel, device: str, request: ModelRequest) -> LoadPlan:
         from gen_worker.models.loading import plan
 
-        found = prepared.plans.get(device)
-        if found is None and prepared.parts:
-            found = plan_variant(prepared.pipeline_class, prepared.parts, device)
-        elif found is None:
-            found = plan(
+        known = prepared.plans.get(device)
+        if known is not None:
+            return known
+        if prepared.parts:
+            made = plan_variant(prepared.pipeline_class, prepared.parts, device)
+        else:
+            made = plan(
                 prepared.model.path,
                 prepared.annotation,
                 # The path has the subfolder in it already.
@@ -325,9 +295,8 @@ class ModelLibrary:
                 device=device,
             )
         # Events name a model as its orchestrator does.
-        found = msgspec.structs.replace(found, ref=prepared.model.ref)
-        prepared.plans[device] = found
-        return found
+        prepared.plans[device] = msgspec.structs.replace(made, ref=prepared.model.ref)
+        return prepared.plans[device]
 
     def _name(self, prepared: PreparedModel, plan: LoadPlan) -> str:
         """Return what the residency and its reports call the object.
@@ -340,7 +309,7 @@ class ModelLibrary:
             plan.cls,
             tuple(part.dtype for part in plan.components),
         )
-        with self._lock:
+        with self._naming:
             for count in range(1, len(self._names) + 2):
                 name = prepared.model.ref if count == 1 else f"{prepared.model.ref}~{count}"
                 if self._names.get(name) == wanted or self._is_free(name, wanted):
@@ -354,69 +323,32 @@ class ModelLibrary:
         from gen_worker.models.residency import ModelInUseError
 
         present = self._names.get(name)
-        if present is not None and present[1:] != wanted[1:]:
-            return False
+        if present is None or present[1:] != wanted[1:]:
+            return present is None
         try:
             self.residency.unload(name)
         except ModelInUseError:
             return False
         return True
 
-    def _escalate(self, prepared: list[object], error: BaseException, attempt: int) -> bool:
+    def _escalate(
+        self, prepared: list[object], error: BaseException, device: str, attempt: int
+    ) -> bool:
         from gen_worker.models.low_vram import escalate
 
         leased = [one for one in prepared if isinstance(one, PreparedModel)]
-        names = {name for one in leased for name, _ in one.names.values()}
-        pipelines = {name: self.residency.value(name) for name in names}
+        pipelines: dict[str, Any] = {}
+        for one in leased:
+            name, _ = one.names.get(device, ("", None))
+            pipelines |= {name: self.residency.value(name, device)}
+            pipelines |= self._variants.companions(name)
+        present = {name: value for name, value in pipelines.items() if value is not None}
         taken = escalate(
-            {name: value for name, value in pipelines.items() if value is not None},
-            error=error,
-            attempt=attempt,
-            tell=self._tell,
-            machine=self._machine,
+            present, error=error, attempt=attempt, tell=self._tell, machine=self._machine
         )
-        for name in names:
+        for name in present:
             self.residency.refresh(name)
         return taken
-
-
-class _Lease:
-    """What `lease` returns; entering waits for no event loop when the object is there already."""
-
-    def __init__(
-        self, library: ModelLibrary, prepared: PreparedModel, device: str, request: ModelRequest
-    ) -> None:
-        self._library = library
-        self._prepared = prepared
-        self._device = device
-        self._request = request
-        self._stack = ExitStack()
-
-    async def __aenter__(self) -> object:
-        library, prepared = self._library, self._prepared
-        found = library.resident(prepared, self._device)
-        if found is None:
-            found = await off_loop(library.bring, prepared, self._device, self._request)
-        with ExitStack() as stack:
-            value: object = stack.enter_context(found)
-            if prepared.loras:
-                await off_loop(
-                    stack.enter_context, library.overlaid(prepared, value, self._request)
-                )
-            stack.enter_context(library.watched(value, self._request))
-            self._stack = stack.pop_all()
-        return value
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._prepared.loras:
-            await off_loop(self._stack.close)
-        else:
-            self._stack.close()
 
 
 def _repos_of(variant: Variant | None) -> Iterator[tuple[Mapping[str, Repo[Any]], bool]]:

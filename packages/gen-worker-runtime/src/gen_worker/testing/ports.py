@@ -226,7 +226,7 @@ class FakeModels:
             self.leased.remove(prepared.parameter)
 
     async def escalate(
-        self, prepared: list[object], error: BaseException, attempt: int = 1
+        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
     ) -> bool:
         self._faults.check("models.escalate")
         self.escalations.append(error)

@@ -12,10 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken
-from gen_worker.ports import ModelRequest
 from gen_worker.runtime.engine.calls import COMPUTE, QUEUE
 from gen_worker.runtime.engine.handlers import begin
-from gen_worker.runtime.engine.leasing import Leases
+from gen_worker.runtime.engine.leasing import Leases, request_for
 from gen_worker.runtime.engine.pipeline import hold
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class _Batch:
     async def run(self) -> None:
         """Compute, and give each member its result or error."""
         batcher = self._batcher
-        asks = ModelRequest(function=batcher.plan.spec.name, token=self.token)
+        asks = request_for(batcher.plan.spec, self.token)
         leases = Leases(batcher.core.ports.models, self.runner, asks)
         if batcher.instance is not None:
             leases.prepared = dict(batcher.instance.prepared)

@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.events import Emitted
+from gen_worker.ports import ModelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gen_worker.ports import ModelRequest, Models
+    from gen_worker.cancel import CancelToken
+    from gen_worker.ports import Models
     from gen_worker.runtime.engine.calls import RunningCall
     from gen_worker.runtime.engine.runners import Runner
-    from gen_worker.spec import ModelParameter
+    from gen_worker.spec import ClassSpec, FunctionSpec, ModelParameter
 
-__all__ = ["Leases", "choose_models", "read_overrides", "retries_without_memory"]
+__all__ = [
+    "Leases",
+    "choose_models",
+    "read_overrides",
+    "request_for",
+    "retries_without_memory",
+]
 
 _MAX_RETRIES = 2
 
@@ -52,16 +60,35 @@ def choose_models(
     }
 
 
+def request_for(
+    spec: FunctionSpec | ClassSpec,
+    token: CancelToken,
+    *,
+    request_id: str = "",
+    is_setup: bool = False,
+) -> ModelRequest:
+    """Return on whose behalf the models of a function, or of a class's `setup`, are asked for."""
+    peak_gb = getattr(spec.resources, "peak_vram_per_request_gb", None)  # the older kind has none
+    return ModelRequest(
+        function=spec.name,
+        request_id=request_id,
+        token=token,
+        is_setup=is_setup,
+        peak_vram_gb=peak_gb,
+    )
+
+
 class Leases:
     """Models a call, or a class's `setup`, may use: prepared, then leased, then given back."""
 
-    __slots__ = ("_entered", "_models", "_request", "_runner", "prepared")
+    __slots__ = ("_device", "_entered", "_models", "_request", "_runner", "prepared")
 
     def __init__(self, models: Models, runner: Runner, request: ModelRequest) -> None:
         self._models = models
         self._request = request
         self._runner = runner
         self._entered: list[Any] = []
+        self._device = "cpu"
         self.prepared: dict[str, object] = {}
         """Tokens of the `Models` port by parameter name."""
 
@@ -84,6 +111,7 @@ class Leases:
     async def open(self, device: str) -> dict[str, Any]:
         """Load what is prepared; needs a slot of `device`."""
         objects: dict[str, Any] = {}
+        self._device = device
         for name, prepared in self.prepared.items():
             request = self._request._replace(parameter=name)
             lease = self._models.lease(prepared, device=device, request=request)
@@ -107,7 +135,7 @@ class Leases:
         """Make the models need less memory; False when nothing is left to try."""
         prepared = list(self.prepared.values())
         return bool(prepared) and await self._runner.port(
-            self._models.escalate(prepared, error, attempt)
+            self._models.escalate(prepared, error, device=self._device, attempt=attempt)
         )
 
 

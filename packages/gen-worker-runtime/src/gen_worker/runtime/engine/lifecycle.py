@@ -11,8 +11,7 @@ import msgspec
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import FunctionUnavailableError, classify, safe_text
 from gen_worker.events import Emitted
-from gen_worker.ports import ModelRequest
-from gen_worker.runtime.engine.leasing import Leases, choose_models
+from gen_worker.runtime.engine.leasing import Leases, choose_models, request_for
 from gen_worker.runtime.engine.slots import take
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ class Instance:
 
     async def _set_up(self, runner: Runner, device: str | None) -> None:
         endpoint = self._endpoint
-        asks = ModelRequest(function=endpoint.spec.name, token=self.token, is_setup=True)
+        asks = request_for(endpoint.spec, self.token, is_setup=True)
         leases = Leases(self._core.ports.models, runner, asks)
         await leases.prepare(endpoint.setup_models, self.choices)
         place = self._core.devices.pick(device) if endpoint.needs_gpu else None

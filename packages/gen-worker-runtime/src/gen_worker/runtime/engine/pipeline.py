@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gen_worker.ports import ModelRequest
 from gen_worker.runtime.engine.calls import INPUT, LOAD, QUEUE
 from gen_worker.runtime.engine.errors import failure_of, is_out_of_memory
 from gen_worker.runtime.engine.handlers import call_async, call_blocking, call_in_thread
@@ -17,6 +16,7 @@ from gen_worker.runtime.engine.leasing import (
     Leases,
     choose_models,
     read_overrides,
+    request_for,
     retries_without_memory,
 )
 from gen_worker.runtime.engine.outputs import fetch_inputs, has_local_files, save_outputs
@@ -141,7 +141,7 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
     call.spend(INPUT)
     if plan.spec.batching is not None:
         return await call.core.batch(call, runner, payload, instance)
-    asks = ModelRequest(plan.spec.name, "", call.request_id, call.token)
+    asks = request_for(plan.spec, call.token, request_id=call.request_id)
     leases = Leases(call.core.ports.models, runner, asks)
     if plan.models:
         call.phase = "model_load"

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from gen_worker.models.library import ModelLibrary, PreparedModel
+    from gen_worker.models.library import ModelLibrary
     from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.prepared import PreparedModel
     from gen_worker.models.refs import Ref
     from gen_worker.ports import Events, ModelRequest
     from gen_worker.spec import Binding
@@ -90,10 +91,10 @@ class LocalModels:
         return self.library.lease(prepared, device=device, request=request)
 
     async def escalate(
-        self, prepared: list[object], error: BaseException, attempt: int = 1
+        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
     ) -> bool:
         """Make leased models need less memory; see `gen_worker.ports.Models`."""
-        return await self.library.escalate(prepared, error, attempt)
+        return await self.library.escalate(prepared, error, device=device, attempt=attempt)
 
     async def look_up(self, ref: Ref) -> RepoFacts | None:
         """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
