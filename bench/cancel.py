@@ -14,13 +14,14 @@ import contextlib
 import ctypes
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
-from harness import BLOCKS, Row, save, slowest
+from harness import paired_latencies, save
 
 from gen_worker import RequestContext, inference_function
 from gen_worker.cancel import CancelToken
@@ -30,7 +31,7 @@ from gen_worker.spec import specs_of
 from gen_worker.testing import fake_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 PER_BLOCK = 72
 """Cancels; 14 blocks make a thousand."""
@@ -140,32 +141,6 @@ def busy(threads: int) -> Iterator[None]:
             worker.join()
 
 
-def compare(
-    name: str,
-    loop: asyncio.AbstractEventLoop,
-    ours: Callable[[int], Coroutine[Any, Any, float]],
-    peer: Callable[[int], Coroutine[Any, Any, float]],
-    goal_ms: float,
-    stretch_ms: float,
-    per_block: int = PER_BLOCK,
-) -> Row:
-    """Alternate blocks; the row's figures are 99th percentiles over all of them."""
-    mine: list[list[float]] = []
-    theirs: list[list[float]] = []
-    for block in range(BLOCKS):
-        for latency, samples in ((ours, mine), (peer, theirs)):
-            numbers = range(block * per_block, (block + 1) * per_block)
-            samples.append([loop.run_until_complete(latency(number)) for number in numbers])
-    return slowest(
-        name,
-        mine,
-        theirs,
-        peer_source="bench/cancel.py",
-        most_ms=goal_ms,
-        stretch_ms=stretch_ms,
-    )
-
-
 def main() -> None:
     """Print one row per situation, and with `--save` keep them."""
     functions = [spec for function in (wait, spin) for spec in specs_of(function)]
@@ -173,16 +148,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         engine = Engine(functions, fake_ports(Path(directory)))
 
-        def of(function: str) -> Callable[[int], Coroutine[Any, Any, float]]:
-            return lambda number: engine_latency(engine, function, number)
-
+        measure = partial(paired_latencies, loop=loop, peer_source="bench/cancel.py")
+        waiting = partial(engine_latency, engine, "wait")
+        spinning = partial(engine_latency, engine, "spin")
         rows = [
-            compare("cancel an async handler", loop, of("wait"), task_latency, 5, 3),
-            compare("cancel a pure-Python loop", loop, of("spin"), thread_latency, 40, 15),
+            measure(
+                "cancel an async handler",
+                ours=waiting,
+                peer=task_latency,
+                per_block=PER_BLOCK,
+                most_ms=5,
+                stretch_ms=3,
+            ),
+            measure(
+                "cancel a pure-Python loop",
+                ours=spinning,
+                peer=thread_latency,
+                per_block=PER_BLOCK,
+                most_ms=40,
+                stretch_ms=15,
+            ),
         ]
         with busy(3):
-            name = "cancel a pure-Python loop, 3 busy threads"
-            rows.append(compare(name, loop, of("spin"), thread_latency, 150, 60, PER_BUSY_BLOCK))
+            rows.append(
+                measure(
+                    "cancel a pure-Python loop, 3 busy threads",
+                    ours=spinning,
+                    peer=thread_latency,
+                    per_block=PER_BUSY_BLOCK,
+                    most_ms=150,
+                    stretch_ms=60,
+                )
+            )
         statistics_ = engine.statistics()
         assert statistics_.stuck_threads == 0, statistics_
         save("cancel", rows)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
-from harness import BLOCKS, Row, paired, save, slowest
+from harness import Row, paired, paired_latencies, save
 from ndjson import PEER, start_servers
 from peers.disconnect import Bare
 
@@ -37,6 +38,9 @@ from gen_worker.testing import fake_ports
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import AsyncIterator
+
+    Paths = tuple[str, str]
 
 LEAVES = 72
 """Per block; 14 blocks make a thousand."""
@@ -79,8 +83,9 @@ class Stopwatch:
         return (self.stopped_at - begin) * 1e3
 
 
-async def leaving(folder: str) -> Row:
-    mine, theirs = Stopwatch(), Stopwatch()
+@contextlib.asynccontextmanager
+async def start_waiting(folder: str, mine: Stopwatch, theirs: Stopwatch) -> AsyncIterator[Paths]:
+    """Serve both handlers on this loop; gives the paths of the sockets, ours first."""
 
     @inference_function
     async def wait(ctx: RequestContext, payload: Nothing) -> Nothing:
@@ -93,21 +98,31 @@ async def leaving(folder: str) -> Row:
     await server.listen(listening.listener)
     path = os.path.join(folder, "peer")
     bare = await asyncio.get_running_loop().create_unix_server(lambda: Bare(theirs.handler), path)
-    samples: tuple[list[list[float]], list[list[float]]] = ([], [])
-    for _ in range(BLOCKS):
-        for watch, where, blocks in ((mine, str(listening.address), 0), (theirs, path, 1)):
-            samples[blocks].append([await watch.leave(where) for _ in range(LEAVES)])
+    yield str(listening.address), path
     bare.close()
     await server.close()
     await engine.close()
     listening.release()
-    return slowest(
-        "client leaves -> async handler stopped",
-        *samples,
-        peer_source="bench/peers/disconnect.py",
-        most_ms=10,
-        stretch_ms=3,
-    )
+
+
+def leaving(folder: str) -> Row:
+    mine, theirs = Stopwatch(), Stopwatch()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stack = contextlib.AsyncExitStack()
+        servers = start_waiting(folder, mine, theirs)
+        ours, peer = runner.run(stack.enter_async_context(servers))
+        row = paired_latencies(
+            "client leaves -> async handler stopped",
+            runner.get_loop(),
+            lambda _number: mine.leave(ours),
+            lambda _number: theirs.leave(peer),
+            peer_source="bench/peers/disconnect.py",
+            per_block=LEAVES,
+            most_ms=10,
+            stretch_ms=3,
+        )
+        runner.run(stack.aclose())
+    return row
 
 
 class Stalling:
@@ -159,14 +174,14 @@ def stalling(folder: str) -> Row:
             goal="<= 4 MiB",
             passes=lambda ours, _peer, _ratio: ours <= 4,
         )
-        for client in (*mine.clients, *theirs.clients):
-            client.close()
+    for client in (*mine.clients, *theirs.clients):  # the servers are gone: nobody complains
+        client.close()
     return row
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        save("clients", [uvloop.run(leaving(folder)), stalling(folder)])
+        save("clients", [leaving(folder), stalling(folder)])
 
 
 if __name__ == "__main__":
