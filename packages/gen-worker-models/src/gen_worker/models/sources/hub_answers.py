@@ -8,6 +8,7 @@ from gen_worker.errors import ModelResolutionError
 from gen_worker.models.hub.errors import HubAuthError, NotOnHubError, PublicModelError
 from gen_worker.models.refs import DEFAULT_TAG, TensorhubRef, identity
 from gen_worker.models.sources.errors import ModelAccessError
+from gen_worker.models.sources.precisions import short_precision
 
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
@@ -69,7 +70,7 @@ class HubAnswers:
         try:
             return self.hub.request_public(
                 _public_ref(choice),
-                dtypes=[_SHORT.get(dtype, dtype) for dtype in dtypes],
+                dtypes=[short_precision(dtype) for dtype in dtypes],
                 file_types=given.get("file_type", ()),
                 file_layouts=given.get("file_layout", ()),
                 cancel=token,
@@ -113,9 +114,6 @@ class HubAnswers:
                 phase="ingest",
                 status_code=error.status_code,
             ) from missing
-
-
-_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def _public_ref(choice: ModelChoice) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from gen_worker.errors import ArtifactTransferError, AuthError, ModelResolutionError
 from gen_worker.models.fetch.values import FetchProgress, FileToFetch, Location
 from gen_worker.models.sources.errors import naming
+from gen_worker.models.sources.facts import INDEX
 from gen_worker.models.sources.grants import grant_location
 from gen_worker.models.sources.safety import component_folders, refuse_unsafe
 from gen_worker.models.store.errors import DamagedBlobError, MissingBlobsError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Built", "fetch_snapshot"]
 
-_INDEX = "model_index.json"
 _MAX_INDEX_BYTES = 16_000_000
 _ROUNDS = 3
 """A blob may turn out damaged, or be removed by a program that ignores claims; not again and
@@ -108,8 +108,8 @@ class _Files:
     def fetch(self, missing: Sequence[SnapshotFile]) -> int:
         """Fetch blobs; return the bytes that came over the network."""
         report, total = self._request.report, sum(file.size_bytes for file in missing)
-        index = [file for file in missing if file.path == _INDEX]
-        rest = [file for file in missing if file.path != _INDEX]
+        index = [file for file in missing if file.path == INDEX]
+        rest = [file for file in missing if file.path != INDEX]
         done = FetchProgress(0, total, 0, len(missing))
         with report.running(total):
             count = self._fetch(index, done) if index else 0
@@ -196,7 +196,7 @@ class _Files:
 
     def _check_components(self) -> None:
         """Refuse, before the weights move, a component that has none in a safe format."""
-        index = next((x for x in self._snapshot.files if x.path == _INDEX), None)
+        index = next((x for x in self._snapshot.files if x.path == INDEX), None)
         if index is None or index.size_bytes > _MAX_INDEX_BYTES:
             return
         try:

@@ -13,6 +13,7 @@ from gen_worker.models.sources.huggingface.selection import (
     questions,
     select,
 )
+from gen_worker.models.sources.precisions import shared_precision, short_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from gen_worker.models.sources.huggingface.remote import Remote
 
 __all__ = ["LocalReader", "Reader", "RemoteReader", "choose", "shared_dtype"]
-
-_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-_PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 
 class Reader(Protocol):
@@ -94,7 +92,7 @@ def choose(
     """Return the files a choice means; their paths, like those of `sizes`, are from the root."""
     wanted = Wanted(
         ref=str(choice.target),
-        dtype=_SHORT.get(choice.dtype, choice.dtype),
+        dtype=short_precision(choice.dtype),
         precisions=options.precisions,
         patterns=choice.allow_patterns,
         takes_all=options.takes_all,
@@ -118,5 +116,4 @@ def shared_dtype(root: str, files: Iterable[str]) -> str:
     for path in files:
         if path.endswith(".safetensors"):
             found |= reader.dtypes(path) or frozenset()
-    told = {_PRECISIONS[dtype] for dtype in found if dtype in _PRECISIONS}
-    return told.pop() if len(told) == 1 else ""
+    return shared_precision(found)

@@ -10,6 +10,7 @@ import msgspec
 
 from gen_worker.errors import ModelResolutionError
 from gen_worker.models.formats.unsafe import UNSAFE_SUFFIXES
+from gen_worker.models.sources.facts import INDEX
 from gen_worker.models.sources.huggingface.weights import (
     WeightSet,
     best_set,
@@ -17,6 +18,7 @@ from gen_worker.models.sources.huggingface.weights import (
     precision_of,
     weight_sets,
 )
+from gen_worker.models.sources.precisions import shared_precision
 from gen_worker.models.sources.safety import component_folders, refuse_unsafe, suffix_of
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Known", "Questions", "Selection", "Wanted", "questions", "select"]
 
-_INDEX = "model_index.json"
 _INFERRED = (
     *("transformer", "unet", "vae", "text_encoder", "text_encoder_2"),
     *("tokenizer", "tokenizer_2", "scheduler"),
@@ -85,7 +86,7 @@ def questions(known: Known, wanted: Wanted) -> Questions:
     """Return what to read next; `documents` first, and `headers` once those are there."""
     if wanted.patterns or wanted.takes_all:
         return Questions((), ())
-    documents = [path for path in known.sizes if path == _INDEX or is_index(path)]
+    documents = [path for path in known.sizes if path == INDEX or is_index(path)]
     unread = tuple(sorted(path for path in documents if path not in known.documents))
     headers: list[str] = []
     for folder in _folders(known):
@@ -152,8 +153,8 @@ def _limited(selection: Selection, known: Known, wanted: Wanted) -> Selection:
 def _components(known: Known) -> tuple[str, ...]:
     """Return the folders of components, by the pipeline's index or by their usual names."""
     folders = {path.partition("/")[0] for path in known.sizes if "/" in path}
-    if _INDEX in known.sizes:
-        named = component_folders(known.documents.get(_INDEX))
+    if INDEX in known.sizes:
+        named = component_folders(known.documents.get(INDEX))
         return tuple(name for name in named if name in folders)
     inferred = tuple(name for name in _INFERRED if name in folders)
     return inferred if {"transformer", "unet"} & set(inferred) else ()
@@ -174,7 +175,7 @@ def _diffusers(
     components: Sequence[str], known: Known, wanted: Wanted, is_whole_cache: bool
 ) -> Selection:
     refuse_unsafe(known.sizes, wanted.ref, "hf", components)
-    files = [_INDEX] if _INDEX in known.sizes else []
+    files = [INDEX] if INDEX in known.sizes else []
     chosen: list[WeightSet] = []
     for component in components:
         listed = _in(component, known.sizes)
@@ -207,9 +208,9 @@ def _require_components(
     components: Sequence[str], chosen: Sequence[WeightSet], known: Known, wanted: Wanted
 ) -> None:
     """Refuse a cache that lacks what the pipeline's index names."""
-    named = component_folders(known.documents.get(_INDEX))
+    named = component_folders(known.documents.get(INDEX))
     have = {one.name.partition("/")[0] for one in chosen}
-    classes = known.documents.get(_INDEX) or {}
+    classes = known.documents.get(INDEX) or {}
     for name in named:
         needs_weights = not _WITHOUT_WEIGHTS.search(f"{name} {classes[name][1]}")
         if name not in components or (needs_weights and name not in have):
@@ -220,8 +221,8 @@ def _require_components(
 
 
 def _root(known: Known, wanted: Wanted, is_whole_cache: bool) -> Selection:
-    if _INDEX in known.sizes:
-        raise _error(wanted, f"has none of the components that its {_INDEX!r} names")
+    if INDEX in known.sizes:
+        raise _error(wanted, f"has none of the components that its {INDEX!r} names")
     listed = _in("", known.sizes)
     side = [path for path in listed if _is_root_side_file(path)]
     side += [path for path in known.sizes if _MODULE.fullmatch(path) and "modules.json" in listed]
@@ -275,16 +276,12 @@ def _selection(
     weights = [path for one in chosen for path in (*one.files, one.listed_in) if path]
     variants = {precision_of(one.name) for one in chosen}
     dtypes = {known.dtypes.get(one.probe) or frozenset() for one in chosen}
-    told = {dtype for group in dtypes for dtype in group if dtype in _SHORT}
     return Selection(
         files=tuple(sorted({*side, *weights})),
         layout=layout,
         variant=variants.pop() if len(variants) == 1 else "",
-        dtype=_SHORT[told.pop()] if len(told) == 1 else "",
+        dtype=shared_precision(dtype for group in dtypes for dtype in group),
     )
-
-
-_SHORT = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 
 
 def _error(wanted: Wanted, problem: str) -> ModelResolutionError:

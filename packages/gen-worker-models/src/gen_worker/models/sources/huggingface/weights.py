@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.errors import ModelResolutionError
+from gen_worker.models.sources.precisions import OF_DTYPE, short_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +22,12 @@ _PRECISION = re.compile(
     r"(?:^|[._-])(bf16|bfloat16|fp16|float16|fp8(?:_?e[45]m[23](?:fn)?)?|fp32|float32)(?=$|[._-])",
     re.IGNORECASE,
 )
-_TOKENS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _BY_NAME = {"bf16": 4, "fp16": 3, "fp8": 2, "": 1, "fp32": 0}
 _PURE = {"BF16": 1000, "F16": 999, "F8_E4M3": 998, "F8_E5M2": 997, "F8": 996, "F32": 995}
 _RANKS = {name: rank for rank, name in enumerate(_PURE)}
 _DISALLOWED, _OTHER, _UNKNOWN, _MIXED, _ASKED = 2, 10, -1, 500, 2000
-_PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
+_ALLOWABLE = ("bf16", "fp16", "fp32")
+"""What the settings decide on; smaller ones are always welcome."""
 _COUNTERS = frozenset({"I64", "I32", "BOOL"})
 """Of position tables and masks, which every precision of a model has."""
 _USUAL = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")
@@ -57,7 +58,7 @@ def precision_of(path: str) -> str:
     """Return the precision that a file's name tells: `bf16`, `fp16`, `fp8`, `fp32` or nothing."""
     found = _PRECISION.search(path.rpartition("/")[2])
     token = found[1].lower() if found else ""
-    return "fp8" if token.startswith("fp8") else _TOKENS.get(token, token)
+    return "fp8" if token.startswith("fp8") else short_precision(token)
 
 
 def weight_sets(files: Iterable[str], indexes: Mapping[str, Any], ref: str) -> list[WeightSet]:
@@ -148,10 +149,10 @@ def _dtype_score(dtypes: frozenset[str] | None, allowed: Sequence[str], asked: s
         return _MIXED - min(ranks) if ranks else _OTHER
     (dtype,) = told
     dtype = "F8_E4M3" if dtype == "F8_E4M3FN" else dtype
-    precision = _PRECISIONS.get(dtype, "")
+    precision = OF_DTYPE.get(dtype, "")
     if precision and precision == asked:
         return _ASKED
-    if precision and precision not in allowed:
+    if precision in _ALLOWABLE and precision not in allowed:
         return _DISALLOWED
     return _PURE.get(dtype, _OTHER)
 
