@@ -1,0 +1,1 @@
+"""The worker: joins a pool over gRPC, runs its jobs, and leaves without losing a result."""
