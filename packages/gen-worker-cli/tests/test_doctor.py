@@ -76,6 +76,18 @@ def test_what_the_functions_need_of_the_machine(cli: Cli) -> None:
     assert "tokens" not in findings(cli, HF_TOKEN="hf_x")[0]
 
 
+@pytest.mark.claims("doctor.models")
+def test_a_model_that_nothing_here_could_bring(cli: Cli) -> None:
+    lines = ['@inference_function(models={"engine": Repo("acme/painter").flavor("bf16")})']
+    lines += ["def paint(ctx: RequestContext, engine, payload: In) -> In:", "    return payload"]
+    cli.write_project(GOOD.replace("HFRepo", "Repo") + "\n".join(lines))
+    found, code = findings(cli)
+    assert code == 1
+    assert found["models"]["message"].startswith("acme/painter:prod#bf16 is not on this machine")
+    assert "TENSORHUB_URL" in found["models"]["remedy"]
+    assert findings(cli, TENSORHUB_URL="http://127.0.0.1:9") == ({}, 0)
+
+
 @pytest.mark.claims("doctor.python")
 @pytest.mark.parametrize(
     ("text", "part"),

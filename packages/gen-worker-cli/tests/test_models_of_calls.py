@@ -79,6 +79,7 @@ def test_a_model_is_fetched_once_and_used_offline(
     again = cli("run", function, "you", "--raw", "--offline")
     assert again.values == first.values, again.stderr
     assert "model.download" not in again.stderr
+    assert cli("doctor").code == 0, "what is here needs no hub"
     # The hub is silent; what the tag meant last is here.
     silent = cli("run", function, "you", "--raw", TENSORHUB_URL=published.url)
     assert silent.values == first.values, silent.stderr

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from gen_worker.cli.failures import UsageError
+from gen_worker.cli.sizes import size_text
 from gen_worker.problems import ProblemsError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from gen_worker.cli.fetching import Job
     from gen_worker.cli.project import Endpoint
     from gen_worker.problems import Problem
     from gen_worker.settings import CoreSettings
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "examine"]
 
 _LOW_DISK_BYTES = 10 * 1024**3
-_GIB = 1024**3
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,10 +48,12 @@ def examine(args: argparse.Namespace) -> list[Finding]:
     endpoint, found = _open(args)
     findings += found
     findings += _check_python(os.path.dirname(os.path.abspath(args.config or "endpoint.toml")))
+    models = _models(endpoint)
     if endpoint is not None:
         findings += _check_hardware(endpoint)
-        findings += _check_tokens(endpoint, settings)
-    findings += _check_directories(settings, has_models=_has_models(endpoint))
+        findings += _check_tokens(models, settings)
+        findings += _check_hub(models, settings)
+    findings += _check_directories(settings, has_models=bool(models))
     findings += _check_leftovers(endpoint)
     return findings
 
@@ -157,18 +160,17 @@ def _remedy(reason: str) -> str:
     return "run on a larger or newer GPU, or lower the function's `resources`"
 
 
-def _has_models(endpoint: Endpoint | None) -> bool:
-    return endpoint is not None and any(spec.bindings for spec in endpoint.functions)
+def _models(endpoint: Endpoint | None) -> tuple[Job, ...]:
+    """Return every model the project declares."""
+    if endpoint is None or not any(spec.bindings for spec in endpoint.functions):
+        return ()
+    from gen_worker.cli.fetching import plan
+
+    return plan(endpoint, all_variants=True).jobs
 
 
-def _check_tokens(endpoint: Endpoint, settings: CoreSettings) -> Iterator[Finding]:
-    providers = {
-        descriptor.get("provider")
-        for spec in endpoint.functions
-        for parameter in spec.bindings.values()
-        for descriptor in _descriptors(parameter.binding.describe())
-    }
-    if "hf" in providers and not settings.hf_token:
+def _check_tokens(models: tuple[Job, ...], settings: CoreSettings) -> Iterator[Finding]:
+    if any(model.provider == "hf" for model in models) and not settings.hf_token:
         yield Finding(
             level="warning",
             check="tokens",
@@ -177,9 +179,32 @@ def _check_tokens(endpoint: Endpoint, settings: CoreSettings) -> Iterator[Findin
         )
 
 
-def _descriptors(descriptor: dict[str, object]) -> Iterable[dict[str, object]]:
-    table = descriptor.get("table")
-    return table.values() if isinstance(table, dict) else (descriptor,)
+def _check_hub(models: tuple[Job, ...], settings: CoreSettings) -> Iterator[Finding]:
+    """Name the models that only a hub could bring, where none is configured."""
+    wanted = [model for model in models if model.provider == "tensorhub"]
+    if not wanted:
+        return
+    from gen_worker.models.assembly import open_store
+    from gen_worker.models.settings import ModelSettings, load_model_settings
+    from gen_worker.models.sources import open_sources
+    from gen_worker.settings import SettingsError
+
+    try:
+        model_settings = load_model_settings()
+    except SettingsError:  # told by an earlier check
+        model_settings = ModelSettings()
+    if model_settings.hub_url:
+        return
+    store = open_store(settings.cas_dir, model_settings)
+    with open_sources(store, model_settings, is_offline=True) as sources:
+        for model in wanted:
+            if sources.find(model.choice) is None:
+                yield Finding(
+                    level="blocker",
+                    check="models",
+                    message=f"{model.ref} is not on this machine, and no hub is configured",
+                    remedy="set TENSORHUB_URL; `gen-worker hub serve` is a hub of your own",
+                )
 
 
 def _check_directories(settings: CoreSettings, *, has_models: bool) -> Iterator[Finding]:
@@ -200,7 +225,7 @@ def _check_directories(settings: CoreSettings, *, has_models: bool) -> Iterator[
         yield Finding(
             level="warning" if is_low else "ok",
             check=check,
-            message=f"{path!r} has {free / _GIB:.1f} GiB free",
+            message=f"{path!r} has {size_text(free)} free",
             remedy="models may not fit: free some space, or set TENSORHUB_CACHE_DIR"
             if is_low
             else "",
