@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.ports import Events, Ports
+    from gen_worker.ports import Events
     from gen_worker.runtime import Engine, EngineLimits, Invocation
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["chosen_device", "new_invocation", "open_engine", "open_ports", "tell_gaps"]
+__all__ = ["chosen_device", "local_owner", "new_invocation", "open_engine", "tell_gaps"]
 
 
 def open_engine(
@@ -36,9 +36,9 @@ def open_engine(
     """
     from gen_worker.cli.reports import open_reports
     from gen_worker.runtime import Engine
+    from gen_worker.runtime.local import local_ports
 
-    ports = open_ports(
-        endpoint,
+    ports = local_ports(
         offline=args.offline,
         allow_publish=args.allow_publish,
         output_dir=getattr(args, "output", None),
@@ -100,26 +100,6 @@ def tell_gaps(spec: FunctionSpec) -> None:
         print(f"gen-worker: {text}", file=sys.stderr, flush=True)
 
 
-def open_ports(
-    endpoint: Endpoint,
-    *,
-    events: Events,
-    offline: bool,
-    allow_publish: bool = False,
-    output_dir: str | None = None,
-    allow_local_files: bool = True,
-) -> Ports:
-    from gen_worker.runtime.local import local_ports
-
-    return local_ports(
-        events=events,
-        offline=offline,
-        allow_publish=allow_publish,
-        output_dir=output_dir,
-        allow_local_files=allow_local_files,
-    )
-
-
 def _devices(endpoint: Endpoint, args: argparse.Namespace) -> tuple[str, ...]:
     """Return the chosen device, else every GPU when a function needs one, else the CPU."""
     chosen = chosen_device(endpoint, args)
@@ -150,8 +130,12 @@ def new_invocation(
         payload=msgspec.json.encode(payload),
         request_id=request_id,
         job_id=request_id,
-        # Who is logged in, as every shell tells; not a setting.
-        owner=os.environ.get("USER") or "local-dev",
+        owner=local_owner(),
         timeout_ms=None if timeout_s is None else max(1, int(timeout_s * 1000)),
         device=device,
     )
+
+
+def local_owner() -> str:
+    """Return who is logged in, as every shell tells; not a setting."""
+    return os.environ.get("USER") or "local-dev"

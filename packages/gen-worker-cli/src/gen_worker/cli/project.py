@@ -12,11 +12,12 @@ from gen_worker.names import slugify_name
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from gen_worker.project import Project
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["Endpoint", "find_function", "open_endpoint"]
+__all__ = ["Endpoint", "find_function", "named", "open_endpoint"]
 
 _CONFIG = "endpoint.toml"
 
@@ -87,14 +88,22 @@ def _load(config: str | None) -> Project:
 
 
 def find_function(endpoint: Endpoint, name: str) -> FunctionSpec:
-    """Return the function of this registered name, slug or Python name, looked for in that order.
+    """Return the function of this name; see `named`.
 
     Raises:
         UnknownFunctionError: There is none, or several functions share the Python name.
     """
+    found = named(endpoint.functions, name)
+    if found is None:
+        known = ", ".join(sorted(spec.registered_name for spec in endpoint.functions))
+        raise UnknownFunctionError(f"no function {name!r} here; there are: {known}")
+    return found
+
+
+def named(functions: Sequence[FunctionSpec], name: str) -> FunctionSpec | None:
+    """Return the one function of this registered name, slug or Python name, in that order."""
     for attribute in ("registered_name", "name", "python_name"):
-        found = [spec for spec in endpoint.functions if getattr(spec, attribute) == name]
+        found = [spec for spec in functions if getattr(spec, attribute) == name]
         if len(found) == 1:
             return found[0]
-    known = ", ".join(sorted(spec.registered_name for spec in endpoint.functions))
-    raise UnknownFunctionError(f"no function {name!r} here; there are: {known}")
+    return None

@@ -9,12 +9,13 @@ import msgspec
 from gen_worker.cli.arguments import payload_fields, split_token
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.fields import primary_field
+from gen_worker.cli.project import named
 from gen_worker.spec import FunctionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Selection", "display_name", "named", "select"]
+__all__ = ["Selection", "display_name", "select"]
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -56,15 +57,6 @@ def select(
         f"{hint}this endpoint has several functions, name one first: "
         + ", ".join(sorted(spec.registered_name for spec in functions))
     )
-
-
-def named(functions: Sequence[FunctionSpec], name: str) -> FunctionSpec | None:
-    """Return the one function of this registered name, slug or Python name."""
-    for attribute in ("registered_name", "name", "python_name"):
-        found = [spec for spec in functions if getattr(spec, attribute) == name]
-        if len(found) == 1:
-            return found[0]
-    return None
 
 
 def display_name(spec: FunctionSpec) -> str:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gen_worker.cli.describe import CAPABILITIES
-from gen_worker.cli.host import chosen_device, open_engine, tell_gaps
+from gen_worker.cli.host import chosen_device, local_owner, open_engine, tell_gaps
 from gen_worker.errors import WorkerError, classify
 from gen_worker.runtime.ndjson import PROTOCOL_VERSION
 from gen_worker.runtime.ndjson.address import UnixAddress
@@ -63,7 +63,7 @@ class Serving:
         self._server = Server(
             self._engine,
             token=self._token,
-            owner=os.environ.get("USER") or "local-dev",  # who is logged in; not a setting
+            owner=local_owner(),
             device=chosen_device(self._endpoint, self._args),
             report=_report,
         )
