@@ -6,11 +6,13 @@ With it a machine that was cut off goes on with what it has, and an offline one 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from gen_worker.models.sources.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,17 +71,14 @@ class Resolutions:
         """Keep it, if the directory can be written: knowing it later is a convenience."""
         if self.get(resolved.key) == resolved:
             return
-        path = self._path(resolved.key)
-        draft = f"{path}.{secrets.token_hex(8)}.tmp"
-        try:
-            os.makedirs(self._directory, exist_ok=True)
-            with open(draft, "xb") as file:
-                file.write(msgspec.json.encode(resolved))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        except OSError:
-            _discard(draft)
+        with (
+            suppress(OSError),
+            replacing(self._path(resolved.key)) as draft,
+            open(draft, "xb") as file,
+        ):
+            file.write(msgspec.json.encode(resolved))
+            file.flush()
+            os.fsync(file.fileno())
 
     def all(self) -> Iterator[Resolved]:
         """Yield everything that is kept, in no order."""

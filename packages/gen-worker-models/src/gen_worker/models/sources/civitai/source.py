@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +16,7 @@ from gen_worker.models.refs import CivitaiRef, identity
 from gen_worker.models.sources.civitai.catalog import Catalog, aliases_of
 from gen_worker.models.sources.civitai.errors import CivitaiError, refusal_of
 from gen_worker.models.sources.last_known import last_known
+from gen_worker.models.sources.replacing import link
 from gen_worker.models.sources.resolutions import KnownFile, Resolved
 from gen_worker.models.sources.tensorhub import offline_miss, plan_of
 from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile, key_of
@@ -162,7 +161,7 @@ class CivitaiModels:
             assert_loadable(os.path.join(root, name), str(choice.target))
         aliases = aliases_of(names)
         for place, name in aliases.items():
-            _link(safe_join(root, place), os.path.join(root, name))
+            link(safe_join(root, place), os.path.join(root, name))
         sizes = {name: os.stat(os.path.join(root, name)).st_size for name in names}
         manifest = "\n".join(f"{x.sha256} {x.name}" for x in sorted(version.files))
         revision = f"manifest_sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
@@ -198,21 +197,6 @@ def _is_here(root: str, file: CivitaiFile) -> bool:
     except OSError:
         return False
     return file.size_bytes in (None, size)
-
-
-def _link(place: str, file: str) -> None:
-    """Let `place` be another name of `file`: a link, so that no byte is there twice."""
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    draft = f"{place}.{secrets.token_hex(8)}.tmp"
-    try:
-        try:
-            os.symlink(os.path.relpath(file, os.path.dirname(place)), draft)
-        except OSError:
-            os.link(file, draft)
-        os.replace(draft, place)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)
 
 
 def _local_model(choice: ModelChoice, resolved: Resolved) -> LocalModel:

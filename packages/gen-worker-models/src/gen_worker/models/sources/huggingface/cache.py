@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ModelResolutionError
+from gen_worker.models.sources.replacing import link, replacing
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
@@ -57,33 +56,14 @@ class RepoCache:
         """Keep what a branch or tag means."""
         if is_commit(revision) or self.commit_of(revision) == commit:
             return
-        path = self._ref(revision)
-        draft = f"{path}.{secrets.token_hex(8)}.tmp"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            with open(draft, "x", encoding="ascii") as file:
-                file.write(commit)
-            os.replace(draft, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
+        with replacing(self._ref(revision)) as draft, open(draft, "x", encoding="ascii") as file:
+            file.write(commit)
 
     def link(self, commit: str, path: str, etag: str) -> None:
         """Put a blob into a snapshot under its name: a link, or a copy where there are none."""
         target, blob = safe_join(self.snapshot(commit), path), self.blob(etag)
-        if _is_same(target, blob):
-            return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        draft = f"{target}.{secrets.token_hex(8)}.tmp"
-        try:
-            try:
-                os.symlink(os.path.relpath(blob, os.path.dirname(target)), draft)
-            except OSError:
-                shutil.copyfile(blob, draft)
-            os.replace(draft, target)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
+        if not _is_same(target, blob):
+            link(target, blob)
 
     def files_of(self, commit: str) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file of a snapshot that is here."""
