@@ -36,3 +36,22 @@ def test_relative_links_exist(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_every_event_of_the_catalogue_is_told_by_the_sources() -> None:
+    page = (ROOT / "docs" / "endpoint-authoring.md").read_text(encoding="utf-8")
+    section = page.partition("## Observability\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    words = {word for row in rows for word in re.findall(r"`([a-z_.]+)`", row)}
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in ROOT.glob("packages/*/src/**/*.py")
+    )
+    assert len(words) > 15
+    # `model.download.started` is written as its beginning and its end.
+    missing = [
+        word
+        for word in words
+        for part in ([word] if f'"{word}"' in sources else word.rsplit(".", 1))
+        if part and f'"{part}"' not in sources
+    ]
+    assert missing == []
