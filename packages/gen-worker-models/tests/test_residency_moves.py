@@ -161,6 +161,44 @@ def test_unload_of_a_leased_model_is_refused_with_its_code(host: Host) -> None:
         host.residency.demote("a")
 
 
+def test_unload_waits_for_a_move_and_then_finds_the_model_in_use(host: Host) -> None:
+    """An object that is on its way up must not outlive its name: the next one would get it."""
+    model, moving, go = Model("a"), threading.Event(), threading.Event()
+    host.use(model, "cpu").release()
+    refused: list[BaseException] = []
+    leases: list[Any] = []
+
+    def put(value: Model, place: str) -> None:
+        moving.set()
+        assert go.wait(10)
+
+    def unload() -> None:
+        try:
+            host.residency.unload("a")
+        except ModelInUseError as error:
+            refused.append(error)
+
+    up = threading.Thread(target=lambda: leases.append(host.use(model, put=put)))
+    up.start()
+    assert moving.wait(10)
+    gone = threading.Thread(target=unload)
+    gone.start()
+    gone.join(0.05)
+    assert gone.is_alive()
+    go.set()
+    up.join(10)
+    gone.join(10)
+    # Either it came first, and there is nothing left, or it was refused.
+    assert (len(refused), host.tiers("a")) in ((1, ["vram"]), (0, ["cold"]))
+
+
+def test_forgetting_what_is_not_known_says_so(host: Host) -> None:
+    assert not host.residency.forget("a")
+    host.residency.know("a")
+    assert host.residency.forget("a")
+    assert host.residency.find("a") is None
+
+
 def test_unload_keeps_the_files(host: Host) -> None:
     host.residency.know("a", path="/models/a")
     host.use(Model("a")).release()
@@ -180,7 +218,6 @@ def test_demote_keeps_parts_that_another_model_uses(host: Host) -> None:
     assert "base" in a.kept
     assert "a" not in a.kept
     assert (host.residency.used_bytes(GPU), host.residency.used_bytes("cpu")) == (7, 1)
-    assert host.residency.sharers("a") == {"b": b}
 
 
 def test_a_shared_part_returns_to_the_model_in_ram_when_the_last_on_the_gpu_goes() -> None:
@@ -466,6 +503,50 @@ def test_a_cancel_ends_the_waiting_for_another_move(host: Host) -> None:
     assert host.loaded == []
     with host.use(Model("a"), token=CancelToken()):
         assert host.loaded == ["a"]
+
+
+def test_a_cancel_ends_the_waiting_for_a_copy_that_moves(host: Host) -> None:
+    model, moving, go = Model("a"), threading.Event(), threading.Event()
+    host.use(model, "cpu").release()
+    token = CancelToken()
+    raised: list[BaseException] = []
+
+    def put(value: Model, place: str) -> None:
+        moving.set()
+        assert go.wait(10)
+
+    def wait() -> None:
+        try:
+            host.use(model, "cpu", token=token)
+        except CanceledError as error:
+            raised.append(error)
+
+    up = threading.Thread(target=lambda: host.use(model, put=put).release())
+    up.start()
+    assert moving.wait(10)
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    token.cancel()
+    waiting.join(10)
+    assert len(raised) == 1
+    go.set()
+    up.join(10)
+
+
+def test_an_interrupted_move_leaves_the_others_usable(host: Host) -> None:
+    a, b = Model("a"), Model("b")
+    host.use(a).release()
+    host.use(b).release()
+
+    def to_ram(value: Model, keep: Collection[str]) -> None:
+        raise KeyboardInterrupt
+
+    host.movers.to_ram = to_ram  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        host.use(Model("c", 9))
+    for model in (a, b):
+        with host.use(model) as still:
+            assert still is model
 
 
 @pytest.mark.chaos

@@ -559,7 +559,6 @@ def test_shared_modules_are_one_part() -> None:
     residency.use("second", "cpu", lambda: second).release()
     distinct = weight_bytes(first) + weight_bytes(second.unet)
     assert residency.used_bytes("cpu") == distinct
-    assert residency.sharers("first") == {"second": second}
 
 
 def test_what_others_use_stays_when_a_pipeline_is_moved() -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.models.low_vram.ladder import Facts, Ladder, auto_mode
 from gen_worker.models.residency.gpu_memory import GpuMemory, Gpus, index_of
 from gen_worker.models.residency.host_memory import read_host_memory
+from gen_worker.models.residency.values import GIB
 from gen_worker.models.residency.weights import device_bytes, modules_of, weight_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "GIB",
     "Machine",
     "denoisers_of",
     "estimate_pipeline_size_gb",
@@ -25,7 +25,6 @@ __all__ = [
     "select_auto_mode",
 ]
 
-GIB = 1024**3
 _DENOISERS = ("transformer", "unet", "prior")
 
 

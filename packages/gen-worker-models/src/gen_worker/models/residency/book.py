@@ -21,10 +21,13 @@ from gen_worker.models.residency.values import RAM, Copy, Facts, Part, Room, Tri
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.models.residency.budgets import Limits
     from gen_worker.models.residency.values import Plan, Wish
 
-__all__ = ["Book"]
+__all__ = ["CANCEL_POLL_S", "Book"]
+
+CANCEL_POLL_S = 0.05
 
 _log = logging.getLogger("gen_worker.models")
 
@@ -55,13 +58,15 @@ class Book:
             except Exception:
                 _log.exception("the observer of model tiers failed for %r", model_id)
 
-    def wait_while_moving(self, model_id: str, place: str) -> None:
-        """Block while another thread moves a model's copy away from a place."""
+    def wait_while_moving(self, model_id: str, place: str, token: CancelToken | None) -> None:
+        """Block while another thread moves a model's copy away from a place; a cancel ends it."""
         with self.lock:
             while (record := self.records.get(model_id)) and (copy := record.copies.get(place)):
                 if not copy.is_moving:
                     return
-                self._changed.wait()
+                self._changed.wait(CANCEL_POLL_S if token else None)
+                if token is not None:
+                    token.raise_if_canceled()
 
     def settle(self, copy: Loaded) -> None:
         """Say that a copy stays where it is after all."""
@@ -83,18 +88,19 @@ class Book:
         return next((copy for copy in self.copies() if copy.number == number), None)
 
     def idle_copies(self, model_id: str) -> list[Loaded]:
-        """Return a model's copies.
+        """Return a model's copies, none of which another thread moves now.
 
         Raises:
             ModelInUseError: A request uses one of them.
         """
         with self.lock:
-            record = self.records.get(model_id)
-            if record is None:
-                return []
-            if record.leases:
-                raise ModelInUseError(model_id, record.leases)
-            return list(record.copies.values())
+            while (record := self.records.get(model_id)) is not None:
+                if record.leases:
+                    raise ModelInUseError(model_id, record.leases)
+                if not any(copy.is_moving for copy in record.copies.values()):
+                    return list(record.copies.values())
+                self._changed.wait()
+            return []
 
     def register(
         self,
@@ -117,6 +123,11 @@ class Book:
         record.size_bytes = sum(part.size_bytes for part in parts)
         record.progress = None
         return copy
+
+    def take(self, copy: Loaded) -> None:
+        """Count one user more, with the lock held."""
+        copy.leases += 1
+        self.touch(copy)
 
     def touch(self, copy: Loaded) -> None:
         copy.last_used = copy.record.last_used = next(self._numbers)

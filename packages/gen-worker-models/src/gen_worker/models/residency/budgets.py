@@ -8,15 +8,15 @@ import msgspec
 
 from gen_worker.models.residency.gpu_memory import Gpus, index_of
 from gen_worker.models.residency.host_memory import HostMemory, read_host_memory
+from gen_worker.models.residency.values import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.models.settings import ModelSettings
 
-__all__ = ["GIB", "Budgets", "Limits"]
+__all__ = ["Budgets", "Limits"]
 
-GIB = 1024**3
 # Of the machine's RAM, for everything that is no model: an eighth, and 8 GiB where RAM is plenty.
 _RAM_RESERVE_BYTES = 8 * GIB
 

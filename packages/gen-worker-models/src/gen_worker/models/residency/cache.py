@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.models.residency.budgets import GIB, Budgets
+from gen_worker.models.residency.budgets import Budgets
 from gen_worker.models.residency.gpu_memory import index_of
 from gen_worker.models.residency.residency import Residency
-from gen_worker.models.residency.values import RAM
+from gen_worker.models.residency.values import GIB, RAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,9 +6,10 @@ import gc
 import sys
 from typing import Any, NamedTuple
 
+from gen_worker.errors import OUT_OF_MEMORY_NAMES
+
 __all__ = ["GpuMemory", "Gpus", "index_of", "is_out_of_memory"]
 
-_OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
 _CUDA_ERROR_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation in CUDA's driver_types.h
 
 
@@ -64,7 +65,7 @@ def index_of(device: Any) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a GPU was full; decided by types and error codes, never by a message."""
-    if any(cls.__name__ in _OUT_OF_MEMORY_NAMES for cls in type(error).__mro__):
+    if any(cls.__name__ in OUT_OF_MEMORY_NAMES for cls in type(error).__mro__):
         return True
     torch = sys.modules.get("torch")
     accelerator_error = getattr(torch, "AcceleratorError", None)

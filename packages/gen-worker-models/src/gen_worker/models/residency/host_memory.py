@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HostMemory", "parse_cgroups", "parse_fields", "parse_limit", "read_host_memory"]
 
-GIB = 1024**3
 # Version 1 writes "no limit" as the largest multiple of a page that fits 63 bits.
 _NO_LIMIT = 1 << 60
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gen_worker.models.low_vram.hooks import stamp_of
+from gen_worker.models.low_vram.ladder import OFFLOADED
 from gen_worker.models.residency.gpu_memory import Gpus, index_of
 from gen_worker.models.residency.weights import (
     device_bytes,
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.residency.values import Part
 
-__all__ = ["OFFLOADED_MODES", "Movers", "TorchMovers", "mode_of"]
-
-OFFLOADED_MODES = frozenset({"model_offload", "group_offload", "sequential"})
+__all__ = ["Movers", "TorchMovers"]
 
 
 class Movers(Protocol):
@@ -63,12 +63,6 @@ class Movers(Protocol):
         ...
 
 
-def mode_of(value: Any) -> str:
-    """Return the step of the low-VRAM ladder that a pipeline is stamped with; empty for none."""
-    mode = getattr(value, "_cozy_low_vram_mode", "")
-    return mode if isinstance(mode, str) else ""
-
-
 class TorchMovers:
     """Moves whatever has torch modules in it, or a method `to`."""
 
@@ -94,7 +88,7 @@ class TorchMovers:
                 module.to("cpu")
 
     def is_offloaded(self, value: Any) -> bool:
-        return mode_of(value) in OFFLOADED_MODES
+        return stamp_of(value) in OFFLOADED
 
     def is_at(self, value: Any, place: str) -> bool:
         index = index_of(place)

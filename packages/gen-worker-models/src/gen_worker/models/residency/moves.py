@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.models.residency.values import RAM, Fit, Free, Part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.models.residency.book import Book
     from gen_worker.models.residency.movers import Movers
     from gen_worker.models.residency.records import Loaded, Record
     from gen_worker.models.residency.values import Wish
+
+    Load = Callable[[], Any]
+    Put = Callable[[Any, str], object]
 
 __all__ = ["Moves"]
 
@@ -49,7 +54,12 @@ class Moves:
                 ]
                 for copy, _ in leaving:
                     copy.is_moving = True
-            stuck = frozenset(copy.number for copy, to in leaving if not self._leave(copy, to))
+            try:
+                stuck = frozenset(copy.number for copy, to in leaving if not self._leave(copy, to))
+            except BaseException:
+                for copy, _ in leaving:
+                    self._book.settle(copy)
+                raise
             moved |= len(stuck) < len(leaving)
             if not stuck:
                 break
@@ -65,6 +75,77 @@ class Moves:
                 decision.short_bytes,
             )
         return decision.short_bytes
+
+    def bring(
+        self, model_id: str, place: str, load: Load, put: Put, size_bytes: int
+    ) -> Loaded | None:
+        """Load a model or move it up, and count the caller as its user.
+
+        Returns:
+            The copy; None when another thread has just moved it here.
+
+        Raises:
+            Exception: What `load` or `put` raised. The model is then in RAM, or not loaded.
+        """
+        with self._book.lock:
+            known = self._book.record(model_id).size_bytes
+        # The parts of a model that is not loaded are unknown; only its size may be known.
+        wish = Fit(model_id, place, (Part(f"files:{model_id}", size_bytes or known),))
+        self.make_way(wish)
+        with self._book.lock:
+            moves = self._book.plan(wish, frozenset(), self._movers.allocated_bytes).moves
+            if not moves:
+                return None
+            source = self._book.copy(moves[-1].number)
+            if source is not None:
+                source.is_moving = True
+        if source is None:
+            value, parts = self._load(model_id, place, load, put, size_bytes)
+        else:
+            value, parts = self._lift(source, place, put)
+        with self._book.changing(model_id) as record:
+            if source is not None:
+                record.copies.pop(RAM, None)
+            copy = self.register(record, value, place, parts)
+            self._book.take(copy)
+        # Only now is known what it really takes.
+        self.make_way(Free(place, 0), model_id)
+        self.make_way(Free(RAM, 0), place=place)
+        return copy
+
+    def _load(
+        self, model_id: str, place: str, load: Load, put: Put, size_bytes: int
+    ) -> tuple[Any, tuple[Part, ...]]:
+        allocated = self._movers.allocated_bytes(place)
+        value = load()
+        self._put(put, model_id, value, place)
+        if not self._movers.measure(value):
+            taken = self._movers.allocated_bytes(place) - allocated
+            size_bytes = taken if taken > 0 else size_bytes
+        return value, self.sized(model_id, value, size_bytes, is_measured_first=True)
+
+    def _lift(self, source: Loaded, place: str, put: Put) -> tuple[Any, tuple[Part, ...]]:
+        """Move a copy that waits in RAM to a GPU."""
+        model_id, value, parts = source.record.model_id, source.value, source.parts
+        measured = self._movers.measure(value)
+        self._put(put, model_id, value, place, source)
+        if self._movers.measure(value) != measured:  # cast, or converted, on its way
+            parts = self.sized(model_id, value, None)
+        return value, parts
+
+    def _put(
+        self, put: Put, model_id: str, value: Any, place: str, source: Loaded | None = None
+    ) -> None:
+        """Bring an object to its place; after a failure it is whole in RAM, or given up."""
+        if place == RAM:
+            return
+        try:
+            put(value, place)
+        except BaseException:
+            if source is not None:
+                self.remove(source)
+            self.save(model_id, value)
+            raise
 
     def save(self, model_id: str, value: Any) -> None:
         """After a move that failed: the object is whole in RAM, or it is given up."""

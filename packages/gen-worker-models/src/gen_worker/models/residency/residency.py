@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.models.residency.book import Book
+from gen_worker.models.residency.book import CANCEL_POLL_S, Book
 from gen_worker.models.residency.budgets import Budgets, Limits
 from gen_worker.models.residency.movers import Movers, TorchMovers
 from gen_worker.models.residency.moves import Moves
 from gen_worker.models.residency.records import Inventory, Lease, Record, Tier, TierChange
-from gen_worker.models.residency.values import RAM, Fit, Free, Part, Trim
+from gen_worker.models.residency.values import RAM, Fit, Free, Trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gen_worker.cancel import CancelToken
+    from gen_worker.models.residency.moves import Load, Put
     from gen_worker.models.residency.records import Loaded
 
-    Load = Callable[[], Any]
-    Put = Callable[[Any, str], object]
-
 __all__ = ["Residency"]
-
-_CANCEL_POLL_S = 0.05
-
-_log = logging.getLogger("gen_worker.models")
 
 
 class Residency:
@@ -68,7 +61,10 @@ class Residency:
         with book.lock:
             record = book.records.get(model_id)
             copy = record.copies.get(place) if record is not None else None
-            return None if copy is None or copy.is_moving else self._lease(copy)
+            if copy is None or copy.is_moving:
+                return None
+            book.take(copy)
+            return Lease(self, copy)
 
     def use(
         self,
@@ -102,13 +98,15 @@ class Residency:
         with self._holding(place, token):
             while True:
                 # A copy in RAM may be on its way to or from a GPU, by a thread with its mutex.
-                self._book.wait_while_moving(model_id, place)
+                self._book.wait_while_moving(model_id, place, token)
                 ready = self.lease(model_id, place)
-                if ready is None:
-                    put = put or self._movers.to_gpu
-                    ready = self._bring(model_id, place, load, put, size_bytes)
                 if ready is not None:
                     return ready
+                copy = self._moves.bring(
+                    model_id, place, load, put or self._movers.to_gpu, size_bytes
+                )
+                if copy is not None:
+                    return Lease(self, copy)
 
     def add(
         self,
@@ -183,12 +181,14 @@ class Residency:
             ModelInUseError: A request uses it.
         """
         removed = False
-        for copy in self._book.idle_copies(model_id):
-            with self.mutex(copy.place):
-                if self._moves.mark(copy):
-                    self._moves.remove(copy)
-                    removed = True
-                self._movers.flush()
+        # Again when one was taken meanwhile: then it is in use, or on its way elsewhere.
+        while copies := self._book.idle_copies(model_id):
+            for copy in copies:
+                with self.mutex(copy.place):
+                    if self._moves.mark(copy):
+                        self._moves.remove(copy)
+                        removed = True
+                    self._movers.flush()
         return removed
 
     def mutex(self, place: str) -> threading.RLock:
@@ -220,21 +220,19 @@ class Residency:
                 record.size_bytes = size_bytes
             record.progress = None if path else record.progress
 
-    def forget_files(self, model_id: str) -> None:
-        """Record that a model's files are gone."""
-        with self._book.changing(model_id) as record:
-            record.path = ""
-
     def forget(self, model_id: str) -> bool:
         """Unload a model and know nothing of it any more; tell whether it was known.
 
         Raises:
             ModelInUseError: A request uses it.
         """
+        if self.find(model_id) is None:
+            return False
         self.unload(model_id)
-        self.forget_files(model_id)
-        with self._book.lock:
-            return self._book.records.pop(model_id, None) is not None
+        with self._book.changing(model_id) as record:
+            record.path = ""
+            del self._book.records[model_id]
+        return True
 
     def downloading(self, model_id: str, progress: float | None) -> None:
         """Record how far a download is, 0 to 1; None: it is over."""
@@ -279,18 +277,6 @@ class Residency:
             self._book.touch(copy)
             return copy.value
 
-    def sharers(self, model_id: str) -> dict[str, Any]:
-        """Return the loaded objects of other models that share a component with this one."""
-        with self._book.lock:
-            record = self._book.records.get(model_id)
-            mine = [*record.copies.values()] if record else []
-            keys = {part.key for copy in mine for part in copy.parts}
-            return {
-                copy.record.model_id: copy.value
-                for copy in self._book.copies()
-                if copy.record is not record and keys.intersection(x.key for x in copy.parts)
-            }
-
     @property
     def over_commits(self) -> int:
         """How often a model was loaded although it does not fit the budget."""
@@ -320,62 +306,6 @@ class Residency:
         with self._book.lock:
             copy.leases = max(0, copy.leases - 1)
 
-    # Everything below runs with the place's mutex held.
-
-    def _bring(
-        self, model_id: str, place: str, load: Load, put: Put, size_bytes: int
-    ) -> Lease | None:
-        """Load a model or move it up; None when another thread has just moved it here."""
-        with self._book.lock:
-            known = self._book.record(model_id).size_bytes
-        # The parts of a model that is not loaded are unknown; only its size may be known.
-        wish = Fit(model_id, place, (Part(f"files:{model_id}", size_bytes or known),))
-        self._moves.make_way(wish)
-        with self._book.lock:
-            moves = self._book.plan(wish, frozenset(), self._movers.allocated_bytes).moves
-            if not moves:
-                return None
-            source = self._book.copy(moves[-1].number)
-            if source is not None:
-                source.is_moving = True
-        if source is None:
-            allocated = self._movers.allocated_bytes(place)
-            value = load()
-            self._put(put, model_id, value, place)
-            if not self._movers.measure(value):
-                taken = self._movers.allocated_bytes(place) - allocated
-                size_bytes = taken if taken > 0 else size_bytes
-            parts = self._moves.sized(model_id, value, size_bytes, is_measured_first=True)
-        else:
-            value, parts = source.value, source.parts
-            measured = self._movers.measure(value)
-            self._put(put, model_id, value, place, source)
-            if self._movers.measure(value) != measured:  # cast, or converted, on its way
-                parts = self._moves.sized(model_id, value, None)
-        with self._book.changing(model_id) as record:
-            if source is not None:
-                record.copies.pop(RAM, None)
-            copy = self._moves.register(record, value, place, parts)
-            lease = self._lease(copy)
-        # Only now is known what it really takes.
-        self._moves.make_way(Free(place, 0), model_id)
-        self._moves.make_way(Free(RAM, 0), place=place)
-        return lease
-
-    def _put(
-        self, put: Put, model_id: str, value: Any, place: str, source: Loaded | None = None
-    ) -> None:
-        """Bring an object to its place; after a failure it is whole in RAM, or given up."""
-        if place == RAM:
-            return
-        try:
-            put(value, place)
-        except BaseException:
-            if source is not None:
-                self._moves.remove(source)
-            self._moves.save(model_id, value)
-            raise
-
     @contextmanager
     def _holding(self, place: str, token: CancelToken | None) -> Iterator[None]:
         """Hold a place's mutex for the block; a cancel ends the waiting within 50 ms."""
@@ -384,17 +314,12 @@ class Residency:
             mutex.acquire()
         else:
             token.raise_if_canceled()
-            while not mutex.acquire(timeout=_CANCEL_POLL_S):
+            while not mutex.acquire(timeout=CANCEL_POLL_S):
                 token.raise_if_canceled()
         try:
             yield
         finally:
             mutex.release()
-
-    def _lease(self, copy: Loaded) -> Lease:
-        copy.leases += 1
-        self._book.touch(copy)
-        return Lease(self, copy)
 
     def _count(self, place: str) -> int:
         with self._book.lock:

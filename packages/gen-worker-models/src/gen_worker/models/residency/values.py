@@ -10,8 +10,22 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["RAM", "Copy", "Facts", "Fit", "Free", "Move", "Part", "Plan", "Room", "Trim", "Wish"]
+__all__ = [
+    "GIB",
+    "RAM",
+    "Copy",
+    "Facts",
+    "Fit",
+    "Free",
+    "Move",
+    "Part",
+    "Plan",
+    "Room",
+    "Trim",
+    "Wish",
+]
 
+GIB = 1024**3
 RAM = "cpu"
 
 
