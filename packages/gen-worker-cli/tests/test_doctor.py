@@ -61,6 +61,15 @@ def test_mistakes_of_the_project(cli: Cli) -> None:
     assert "no ./endpoint.toml" in found["project"]["message"]
 
 
+@pytest.mark.claims("doctor.project")
+def test_an_import_that_ends_the_process_is_told_like_any_other_mistake(cli: Cli) -> None:
+    cli.write_project("import os\nos._exit(7)\n")
+    found, code = findings(cli)
+    assert code == 1
+    assert "ended with exit status 7 while it imported 'app'" in found["project"]["message"]
+    assert found["project"]["remedy"]
+
+
 @pytest.mark.claims("doctor.hardware", "doctor.tokens")
 def test_what_the_functions_need_of_the_machine(cli: Cli) -> None:
     cli.write_project(DEMANDING)

@@ -77,6 +77,9 @@ def _check_settings() -> Iterator[Finding]:
 def _open(args: argparse.Namespace) -> tuple[Endpoint | None, list[Finding]]:
     from gen_worker.cli.project import open_endpoint
 
+    deadly = _deadly_import(args)
+    if deadly:
+        return None, deadly
     try:
         endpoint = open_endpoint(args)
     except ProblemsError as error:
@@ -85,6 +88,31 @@ def _open(args: argparse.Namespace) -> tuple[Endpoint | None, list[Finding]]:
         return None, [Finding(level="blocker", check="project", message=str(error))]
     names = ", ".join(sorted(spec.registered_name for spec in endpoint.functions))
     return endpoint, [Finding(level="ok", check="project", message=f"functions: {names}")]
+
+
+def _deadly_import(args: argparse.Namespace) -> list[Finding]:
+    """Import the project in another process first: this one has to live to tell what it found."""
+    config = args.config or "endpoint.toml"
+    if args.module or not os.path.isfile(config):
+        return []
+    from gen_worker.discovery.isolated import build_lock
+    from gen_worker.project import load_project
+
+    try:
+        build_lock(load_project(config))
+    except ProblemsError as error:
+        return [
+            msgspec.structs.replace(_from_problem(problem), remedy=remedy)
+            for problem in error.problems
+            if (remedy := _REMEDIES_OF_DEADLY.get(problem.code))
+        ]
+    return []
+
+
+_REMEDIES_OF_DEADLY = {
+    "import_crashes": "import that module by itself to see why",
+    "import_timeout": "move work out of module level",
+}
 
 
 def _from_problem(problem: Problem) -> Finding:
