@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import ModelResolutionError
     from gen_worker.models.sources.values import LocalModel, Request
 
-__all__ = ["last_known"]
+__all__ = ["last_known", "tell_last_known"]
 
 _log = logging.getLogger("gen_worker.models.sources")
 
@@ -31,12 +31,17 @@ def last_known(
     """
     if here is None or not error.retryable:
         raise error
+    tell_last_known(request, here.digest)
+    return msgspec.structs.replace(here, is_last_known=True)
+
+
+def tell_last_known(request: Request, digest: str) -> None:
+    """Say, in the log and as an event, that a ref is taken to mean what it meant last."""
     choice = request.choice
     _log.warning(
         "%s cannot be asked what %s means now: using %s, which it meant last",
         choice.provider,
         choice.target,
-        here.digest,
+        digest,
     )
-    request.report.event("model.resolve.last_known", provider=choice.provider, digest=here.digest)
-    return msgspec.structs.replace(here, is_last_known=True)
+    request.report.event("model.resolve.last_known", provider=choice.provider, digest=digest)

@@ -108,16 +108,13 @@ class Sources:
             downloads=ConnectionLimit(max_downloads),
             known=Resolutions(store),
             is_offline=is_offline,
+            may_use_last_known=may_use_last_known,
         )
         answers = HubAnswers(hub, HubRights(may_resolve, may_ingest)) if hub else None
-        hub_models = HubModels(self._around, answers, may_use_last_known=may_use_last_known)
+        hub_models = HubModels(self._around, answers)
         huggingface = huggingface or HuggingFaceOptions(home=os.path.expanduser(_HF_HOME))
-        hf_models = HuggingFaceModels(
-            self._around, huggingface, may_use_last_known=may_use_last_known
-        )
-        civitai_models = CivitaiModels(
-            self._around, civitai_endpoint, civitai_token, may_use_last_known=may_use_last_known
-        )
+        hf_models = HuggingFaceModels(self._around, huggingface)
+        civitai_models = CivitaiModels(self._around, civitai_endpoint, civitai_token)
         self._sources: dict[str, Source] = {
             "tensorhub": hub_models,
             "hf": PublicModels(hub_models, hf_models, asks_hub=True),

@@ -24,3 +24,5 @@ class Surroundings(NamedTuple):
     """How many models may be downloaded at a time."""
     known: Resolutions
     is_offline: bool
+    may_use_last_known: bool
+    """Whether a tag may mean what it meant last when its provider is silent."""

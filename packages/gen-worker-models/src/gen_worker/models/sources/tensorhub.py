@@ -12,6 +12,7 @@ from gen_worker.errors import ArtifactTransferError, ModelResolutionError
 from gen_worker.models.refs import TensorhubRef, identity
 from gen_worker.models.sources.errors import OfflineMissError
 from gen_worker.models.sources.facts import local_facts
+from gen_worker.models.sources.last_known import tell_last_known
 from gen_worker.models.sources.resolutions import Resolved
 from gen_worker.models.sources.snapshots import Built, fetch_snapshot
 from gen_worker.models.sources.trees import files_in, size_of
@@ -54,19 +55,15 @@ class Meaning(NamedTuple):
 class HubModels:
     """The source of refs of the hub. Thread-safe, blocking."""
 
-    def __init__(
-        self, around: Surroundings, answers: HubAnswers | None, *, may_use_last_known: bool
-    ) -> None:
+    def __init__(self, around: Surroundings, answers: HubAnswers | None) -> None:
         """Bind.
 
         Args:
             around: What every source works with.
             answers: The hub; None when none is configured.
-            may_use_last_known: Whether a tag may mean what it meant last when the hub is silent.
         """
         self._around = around
         self._answers = answers
-        self._may_use_last_known = may_use_last_known
 
     def find(self, choice: ModelChoice) -> LocalModel | None:
         """Return the model if it is here as far as this machine knows, without the network."""
@@ -148,7 +145,7 @@ class HubModels:
             try:
                 return ClientLookup(answers.hub).facts_of(ref)
             except HubUnreachableError:
-                if not self._may_use_last_known or self.find(request.choice) is None:
+                if not self._around.may_use_last_known or self.find(request.choice) is None:
                     raise
         here = self.find(request.choice)
         return None if here is None else local_facts(here)
@@ -217,7 +214,7 @@ class HubModels:
     def _last_known(self, request: Request, error: ArtifactTransferError) -> Meaning:
         """Answer for a silent hub with what it said last, and say so; else fail as it did."""
         choice = request.choice
-        local = self._local(choice) if self._may_use_last_known else None
+        local = self._local(choice) if self._around.may_use_last_known else None
         if local is None or self._around.store.snapshot(local.digest) is None:
             if isinstance(error, ModelResolutionError):
                 raise error
@@ -230,14 +227,7 @@ class HubModels:
                 status_code=error.status_code,
                 cause_type=error.cause_type,
             ) from error
-        _log.warning(
-            "the hub cannot be asked what %s means now: using %s, which it meant last",
-            choice.target,
-            local.digest,
-        )
-        request.report.event(
-            "model.resolve.last_known", provider=choice.provider, digest=local.digest
-        )
+        tell_last_known(request, local.digest)
         return local._replace(is_last_known=True)
 
     def _renewed(self, request: Request, digest: str) -> Snapshot | None:

@@ -38,11 +38,8 @@ _MAX_FILE_BYTES = 20 * 1024**3
 class CivitaiModels:
     """The source of refs of Civitai. Thread-safe, blocking."""
 
-    def __init__(
-        self, around: Surroundings, endpoint: str, token: str, *, may_use_last_known: bool
-    ) -> None:
+    def __init__(self, around: Surroundings, endpoint: str, token: str) -> None:
         self._around = around
-        self._may_use_last_known = may_use_last_known
         self._catalog = Catalog(around.opener, endpoint, token)
 
     def find(self, choice: ModelChoice) -> LocalModel | None:
@@ -111,7 +108,7 @@ class CivitaiModels:
         try:
             version_id = self._catalog.newest(ref, request.token)
         except ModelResolutionError as error:
-            return last_known(request, here if self._may_use_last_known else None, error)
+            return last_known(request, here if self._around.may_use_last_known else None, error)
         return here if here is not None and here.digest == version_id else version_id
 
     def _measured(self, request: Request, version_id: str) -> Version:

@@ -69,12 +69,9 @@ class _Plan(NamedTuple):
 class HuggingFaceModels:
     """The source of refs of Hugging Face. Thread-safe, blocking."""
 
-    def __init__(
-        self, around: Surroundings, options: HuggingFaceOptions, *, may_use_last_known: bool
-    ) -> None:
+    def __init__(self, around: Surroundings, options: HuggingFaceOptions) -> None:
         self._around = around
         self._options = options
-        self._may_use_last_known = may_use_last_known
         self._remote = Remote(around.opener, options.endpoint, options.known_token)
 
     def find(self, choice: ModelChoice) -> LocalModel | None:
@@ -161,7 +158,7 @@ class HuggingFaceModels:
                 raise offline_miss(choice) from error
             return here
         except ModelResolutionError as error:
-            here = self.find(choice) if self._may_use_last_known else None
+            here = self.find(choice) if self._around.may_use_last_known else None
             return last_known(request, here, error)
         known = self._remembered(choice)
         if known is not None and known.digest == commit:
