@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 from gen_worker.models.store.errors import DiskFullError
+from gen_worker.models.store.space import free_bytes
 
 __all__ = ["require_room"]
 
@@ -16,10 +14,7 @@ def require_room(directory: str, size_bytes: int, reserve_bytes: int) -> None:
     Raises:
         DiskFullError: It would leave less than the reserve.
     """
-    place = os.path.abspath(directory)
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    free = shutil.disk_usage(place).free
+    free = free_bytes(directory)
     if size_bytes and size_bytes + reserve_bytes > free:
         raise DiskFullError(
             f"{size_bytes} bytes do not fit on the disk of {directory!r}: it has {free} free, and "
