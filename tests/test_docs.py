@@ -1,6 +1,9 @@
 """Every Python sample of the documentation runs as written, and every link leads somewhere."""
 
 import re
+import shlex
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -10,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 PAGES += sorted(ROOT.glob("packages/*/README.md"))
 _SAMPLE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_TRANSCRIPT = re.compile(r"^\$ gen-worker (run .*)\n((?:\{.*\}\n)+)", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -55,3 +59,34 @@ def test_every_event_of_the_catalogue_is_told_by_the_sources() -> None:
         if part and f'"{part}"' not in sources
     ]
     assert missing == []
+
+
+def _transcripts() -> list[tuple[str, str, str]]:
+    """Return example, command and output of what needs no file and is printed in full."""
+    return [
+        (name, *found)
+        for name in ("class-endpoint", "marco-polo", "text-stream")
+        for found in _TRANSCRIPT.findall((ROOT / "examples" / name / "README.md").read_text())
+        if "…" not in found[1]
+    ]
+
+
+@pytest.mark.parametrize(("name", "command", "output"), _transcripts())
+def test_examples_print_what_their_readmes_show(name: str, command: str, output: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "gen_worker.cli", *shlex.split(command)],
+        cwd=ROOT / "examples" / name,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.stdout == output, answer.stderr
+
+
+def test_every_command_is_in_the_readme_of_the_command_line() -> None:
+    from gen_worker.cli.command import COMMANDS
+
+    rows = (ROOT / "packages/gen-worker-cli/README.md").read_text().split("|")
+    named = " ".join(row for row in rows if row.startswith(" `"))
+    assert [command.name for command in COMMANDS if f"`{command.name}" not in named] == []
