@@ -25,6 +25,7 @@ from gen_worker.models.net import (
     environment_proxy,
     parse_url,
 )
+from gen_worker.models.net.errors import TooManyRedirectsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +185,7 @@ def test_a_redirected_post(server: Any, opener: Opener, status: int, method: str
 
 def test_endless_redirects_end(server: Any, opener: Opener) -> None:
     server.default = redirect("/a")
-    with pytest.raises(UrlRefusedError, match="more than 6"):
+    with pytest.raises(TooManyRedirectsError, match="more than 6"):
         opener.open(server.url("/a"))
     assert len(server.asked) == 7
 

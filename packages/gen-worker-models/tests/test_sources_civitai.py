@@ -245,6 +245,19 @@ def test_a_wrong_size_is_refused(site: Site, sources: Callable[..., Sources]) ->
     assert error.value.code == "source_download_size_mismatch"
 
 
+def test_a_download_that_only_redirects_is_given_up(
+    site: Site, sources: Callable[..., Sources]
+) -> None:
+    def elsewhere(asked: Asked) -> None:
+        asked.head(302, Location=asked.path, Content_Length=0)
+
+    site.site.plan("/api/download/models/130072/0", *[elsewhere] * 20)
+    with pytest.raises(CivitaiError) as error:
+        sources().ensure(choice())
+    assert error.value.code == "source_download_too_many_redirects"
+    assert not error.value.retryable
+
+
 @pytest.mark.parametrize("more", [{"hashes": {}}, {"downloadUrl": "https://evil.example/x"}])
 def test_what_cannot_be_checked_is_not_fetched(
     more: dict[str, Any], site: Site, sources: Callable[..., Sources]

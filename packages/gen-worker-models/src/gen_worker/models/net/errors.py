@@ -9,6 +9,7 @@ __all__ = [
     "HttpStatusError",
     "IncompleteBodyError",
     "NetworkError",
+    "TooManyRedirectsError",
     "UrlRefusedError",
 ]
 
@@ -20,6 +21,10 @@ class UrlRefusedError(ArtifactTransferError, ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, phase="url")
+
+
+class TooManyRedirectsError(UrlRefusedError):
+    """Each answer led to another URL, for longer than is followed."""
 
 
 class NetworkError(ArtifactTransferError):

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from gen_worker.models.net.addresses import look_up, system_lookup
 from gen_worker.models.net.connection import Connection, dial
-from gen_worker.models.net.errors import IncompleteBodyError, NetworkError, UrlRefusedError
+from gen_worker.models.net.errors import (
+    IncompleteBodyError,
+    NetworkError,
+    TooManyRedirectsError,
+    UrlRefusedError,
+)
 from gen_worker.models.net.pool import Pool
 from gen_worker.models.net.proxies import Proxy, environment_proxy
 from gen_worker.models.net.request import (
@@ -133,7 +138,9 @@ class Opener:
             response.close()
             request = self._followed(request, response.status, location)
             is_inside = is_inside and request.url.origin in self._trusted
-        raise UrlRefusedError(f"{parse_url(url)} redirects more than {self._max_redirects} times")
+        raise TooManyRedirectsError(
+            f"{parse_url(url)} redirects more than {self._max_redirects} times"
+        )
 
     def close(self) -> None:
         """Close idle connections; answers being read go on."""

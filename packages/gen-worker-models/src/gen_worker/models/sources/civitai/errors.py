@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.models.fetch.errors import DigestMismatchError, SizeMismatchError
+from gen_worker.models.net.errors import TooManyRedirectsError
 from gen_worker.models.sources.errors import DownloadFailedError, ModelAccessError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = ["CivitaiAccessError", "CivitaiError", "refusal_of"]
 _DOWNLOADS: dict[type[Exception], str] = {
     SizeMismatchError: "source_download_size_mismatch",
     DigestMismatchError: "source_download_sha256_mismatch",
+    TooManyRedirectsError: "source_download_too_many_redirects",
 }
 
 
