@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gen_worker.errors import WorkerError
 from gen_worker.models.choice import ModelChoice
+from gen_worker.models.fetch.digests import hash_file
 from gen_worker.models.refs import TensorhubRef, parse_prefixed_ref
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "repair"]
 
-_BLOCK_BYTES = 1024**2
+_ALGORITHMS = {40: "git-sha1", 64: "sha256"}
+"""By the length of a blob's name in the cache of Hugging Face."""
 
 
 def check(
@@ -58,9 +60,10 @@ def _damaged_blobs(model: StoredModel, token: CancelToken) -> Iterator[str]:
     """Yield and remove blobs of Hugging Face's cache that do not have the hash they are named."""
     for path in model.parts:
         name = os.path.basename(path)
-        if os.path.basename(os.path.dirname(path)) != "blobs" or len(name) not in (40, 64):
+        algorithm = _ALGORITHMS.get(len(name))
+        if os.path.basename(os.path.dirname(path)) != "blobs" or algorithm is None:
             continue
-        if _hash(path, token, is_git=len(name) == 40) != name:
+        if _hash(path, algorithm, token) != name:
             os.unlink(path)
             yield path
 
@@ -68,22 +71,13 @@ def _damaged_blobs(model: StoredModel, token: CancelToken) -> Iterator[str]:
 def _manifest(model: StoredModel, token: CancelToken) -> str:
     import hashlib
 
-    hashes = {os.path.basename(path): _hash(path, token, is_git=False) for path in model.parts}
+    hashes = {os.path.basename(path): _hash(path, "sha256", token) for path in model.parts}
     manifest = "\n".join(f"{hashes[name]} {name}" for name in sorted(hashes))
     return hashlib.sha256(manifest.encode()).hexdigest()
 
 
-def _hash(path: str, token: CancelToken, *, is_git: bool) -> str:
-    import hashlib
-
-    digest = hashlib.sha1(usedforsecurity=False) if is_git else hashlib.sha256()
-    if is_git:
-        digest.update(b"blob %d\0" % os.stat(path).st_size)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            token.raise_if_canceled()
-            digest.update(block)
-    return digest.hexdigest()
+def _hash(path: str, algorithm: str, token: CancelToken) -> str:
+    return hash_file(path, algorithm, token.raise_if_canceled)[0].hex
 
 
 def repair(sources: Sources, model: StoredModel, token: CancelToken) -> str:
