@@ -21,8 +21,6 @@ __all__ = [
     "open_store",
 ]
 
-_GIB = 1024**3
-
 
 def open_store(root: str | None = None, settings: ModelSettings | None = None) -> ContentStore:
     """Open the content store of this machine.
@@ -31,11 +29,11 @@ def open_store(root: str | None = None, settings: ModelSettings | None = None) -
         root: Its directory; default `TENSORHUB_CAS_DIR`, else `cas` below `TENSORHUB_CACHE_DIR`.
         settings: By default those of the environment.
     """
-    from gen_worker.models.store import ContentStore
+    from gen_worker.models.store.content_store import GIB, ContentStore
     from gen_worker.settings import load_settings
 
     settings = settings or load_model_settings()
-    budget = int(settings.cache_gb * _GIB)
+    budget = int(settings.cache_gb * GIB)
     return ContentStore(root or load_settings().cas_dir, budget_bytes=budget)
 
 

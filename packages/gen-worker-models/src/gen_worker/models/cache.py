@@ -1,5 +1,5 @@
-"""Where `ModelCache` is imported from."""
+"""The older place of `gen_worker.model_cache`, for endpoints that import it from here."""
 
-from gen_worker.models.residency.cache import ModelCache, ModelCacheStats, ModelLocation
+from gen_worker.model_cache import ModelCache, ModelCacheStats, ModelLocation
 
 __all__ = ["ModelCache", "ModelCacheStats", "ModelLocation"]

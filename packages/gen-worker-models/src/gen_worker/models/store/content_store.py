@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gen_worker.models.store.space import Collection, Usage
     from gen_worker.models.store.verification import Damage
 
-__all__ = ["ContentStore"]
+__all__ = ["GIB", "ContentStore"]
 
 GIB = 1024**3
 _LOOK_S = 0.05
