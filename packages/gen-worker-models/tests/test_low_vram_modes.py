@@ -19,7 +19,6 @@ from gen_worker.models.low_vram import (
     with_oom_retry,
 )
 from gen_worker.models.low_vram.facts import Machine
-from gen_worker.models.low_vram.hooks import adopt_state
 from gen_worker.models.residency import Gpus
 from gen_worker.models.residency.gpu_memory import GpuMemory
 
@@ -644,7 +643,50 @@ def test_short_ram_puts_weights_on_disk(tmp_path: Any) -> None:
     assert told.events[0]["disk_offload_path"] == str(tmp_path / "off")
 
 
-# Locks and copies.
+def test_one_pipeline_that_can_run_in_no_way_ends_the_retries() -> None:
+    stuck, fine = Pipeline(model=1, group=1, sequential=1), Pipeline()
+    assert not escalate({"a": stuck, "b": fine}, machine=machine())
+    assert (stuck.stamp, fine.stamp) == ("vae_only", "model_offload")
+
+
+class OnGpu(Pipeline):
+    """Says where it is, as diffusers does: on the CPU once hooks move it."""
+
+    device = "cpu"
+
+    def to(self, device: str, dtype: Any = None) -> Pipeline:
+        self.device = device
+        return super().to(device, dtype)
+
+
+def test_a_pipeline_is_offloaded_on_the_gpu_it_came_to_last() -> None:
+    pipeline = OnGpu()
+    place(pipeline, "cuda:0", size_gb=3, machine=machine())
+    pipeline.to("cpu")
+    place(pipeline, "cuda:1", size_gb=3, machine=machine())
+    assert escalate({"m": pipeline}, machine=machine())
+    assert pipeline.options == {"gpu_id": 1}
+    assert escalate({"m": pipeline}, machine=machine())
+    assert str(pipeline.options["onload_device"]) == "cuda:1"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_retry_stays_on_the_gpu_of_the_hooks_and_is_not_undone() -> None:
+    pipeline = OnGpu()
+    place(pipeline, "cuda:1", size_gb=23, machine=machine())
+    with_oom_retry(Call(1), 1, pipelines=[pipeline])
+    assert str(pipeline.options["onload_device"]) == "cuda:1"
+    place(pipeline, "cuda:1", size_gb=1, machine=machine())
+    assert pipeline.stamp == "group_offload"
+
+
+def test_errors_that_name_each_other_as_their_cause_are_let_go() -> None:
+    first, second = OutOfMemoryError("first"), OutOfMemoryError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert escalate({"m": Pipeline()}, error=first, machine=machine())
+
+
+# Locks.
 
 
 def wait_for(lock: Any, done: threading.Event) -> None:
@@ -666,12 +708,3 @@ def test_a_pipeline_has_one_reentrant_lock_as_long_as_it_lives() -> None:
         assert not done.is_set()
     assert done.wait(10)
     thread.join()
-
-
-def test_a_copy_counts_as_configured_like_its_original() -> None:
-    original, copy = Pipeline(), Pipeline()
-    place(original, "cuda:0", size_gb=23, machine=machine())
-    adopt_state(copy, original)
-    assert copy.stamp == "model_offload"
-    assert lock_for_pipeline(copy) is lock_for_pipeline(original)
-    assert apply_low_vram_config(copy)["already_applied"] is True

@@ -22,7 +22,6 @@ from gen_worker.models.low_vram import (
     with_oom_retry,
     without_hooks,
 )
-from gen_worker.models.low_vram import placement as placement_module
 from gen_worker.models.low_vram.facts import Machine
 from gen_worker.models.low_vram.groups import GroupOffload, components_of
 from gen_worker.models.low_vram.hooks import remove_hooks, stamp_of
@@ -210,8 +209,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(pipeline: Any, mode: str, device: str, **options: Any) -> Any:
         return install(pipeline, mode, "cpu", **options)
 
-    monkeypatch.setattr(placement_module, "install", here)
-    monkeypatch.setattr("gen_worker.models.low_vram.retry.install", here)
+    monkeypatch.setattr("gen_worker.models.low_vram.descent.install", here)
 
 
 def hooked(module: Any) -> set[str]:

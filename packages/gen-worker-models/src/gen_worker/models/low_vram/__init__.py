@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         get_total_vram_gb,
         select_auto_mode,
     )
-    from gen_worker.models.low_vram.hooks import adopt_state, without_hooks
+    from gen_worker.models.low_vram.hooks import without_hooks
     from gen_worker.models.low_vram.ladder import LADDER, Ladder, Mode
     from gen_worker.models.low_vram.locks import lock_for_pipeline
     from gen_worker.models.low_vram.placement import Placement, escalate, place
@@ -27,7 +27,6 @@ __all__ = [
     "Ladder",
     "Mode",
     "Placement",
-    "adopt_state",
     "apply_low_vram_config",
     "escalate",
     "estimate_pipeline_size_gb",
@@ -52,7 +51,7 @@ _MODULES = {
         "get_total_vram_gb",
         "select_auto_mode",
     ),
-    "hooks": ("adopt_state", "without_hooks"),
+    "hooks": ("without_hooks",),
     "ladder": ("LADDER", "Ladder", "Mode"),
     "locks": ("lock_for_pipeline",),
     "placement": ("Placement", "escalate", "place"),

@@ -103,9 +103,11 @@ def configure(
 
 
 def device_of(pipeline: Any) -> str:
-    """Return the GPU a pipeline is on, else torch's current one."""
-    device = getattr(pipeline, "device", "cpu")
-    index = index_of(device)
+    """Return the GPU a pipeline is on or its hooks bring it to, else torch's current one."""
+    state = state_of(pipeline)
+    # Offloaded, it says that it is on the CPU; whole, it may have moved since the note was made.
+    own = state.device if state.mode in OFFLOADED else getattr(pipeline, "device", state.device)
+    index = index_of(own)
     return f"cuda:{current_gpu() if index is None else index}"
 
 

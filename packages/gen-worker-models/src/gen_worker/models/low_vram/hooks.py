@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.models.low_vram.locks import lock_for_pipeline, share_lock
+from gen_worker.models.low_vram.locks import lock_for_pipeline
 from gen_worker.models.residency.weights import modules_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "State",
-    "adopt_state",
     "mark_out_of_memory",
     "move_to_cpu",
     "note",
@@ -70,18 +69,6 @@ def mark_out_of_memory(pipeline: Any) -> None:
     state = state_of(pipeline)
     if not state.has_run_out:
         note(pipeline, msgspec.structs.replace(state, has_run_out=True))
-
-
-def adopt_state(copy: Any, original: Any) -> None:
-    """Let a pipeline that was made of another one's components count as configured like it.
-
-    Hooks are on the components; their stamp, the lock and what diffusers notes of model offload
-    are on the pipeline.
-    """
-    share_lock(copy, original)
-    for name in (_STAMP, _STATE, "_all_hooks", "_offload_device", "_offload_gpu_id"):
-        if name in getattr(original, "__dict__", {}):
-            setattr(copy, name, original.__dict__[name])
 
 
 def remove_hooks(pipeline: Any) -> None:

@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import Any
 
-__all__ = ["lock_for_pipeline", "share_lock"]
+__all__ = ["lock_for_pipeline"]
 
 _guard = threading.Lock()
 # By identity: an object's own `__eq__` and `__hash__` are none of our business.
@@ -18,13 +18,6 @@ def lock_for_pipeline(pipeline: Any) -> threading.RLock:
     with _guard:
         found = _locks.get(id(pipeline))
         return found[1] if found else _keep(pipeline, threading.RLock())
-
-
-def share_lock(copy: Any, original: Any) -> None:
-    """Give a pipeline that shares another one's components that one's lock."""
-    lock = lock_for_pipeline(original)
-    with _guard:
-        _keep(copy, lock)
 
 
 def _keep(pipeline: Any, lock: threading.RLock) -> threading.RLock:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.models.low_vram.configure import configure, device_of
+from gen_worker.models.low_vram.descent import descend
 from gen_worker.models.low_vram.facts import Machine
+from gen_worker.models.low_vram.failures import failed_component, release_frames
 from gen_worker.models.low_vram.hooks import (
     State,
     mark_out_of_memory,
@@ -27,8 +29,7 @@ from gen_worker.models.low_vram.ladder import (
     steps_after,
 )
 from gen_worker.models.low_vram.locks import lock_for_pipeline
-from gen_worker.models.low_vram.retry import failed_component, release_frames
-from gen_worker.models.low_vram.steps import StepUnavailable, can_take, install
+from gen_worker.models.low_vram.steps import can_take
 from gen_worker.models.residency.gpu_memory import index_of, is_out_of_memory
 from gen_worker.models.residency.weights import modules_of
 
@@ -124,7 +125,7 @@ def escalate(
         machine: Where it happens; by default this machine and the environment's settings.
 
     Returns:
-        Whether any pipeline needs less now; False: there is nothing left to try.
+        Whether any pipeline needs less now, and all can run; False: nothing is left to try.
     """
     machine = machine or Machine()
     if not machine.gpus.is_available():
@@ -136,21 +137,21 @@ def escalate(
     if error is not None:
         release_frames(error)
     machine.gpus.flush()
-    taken = False
+    taken, is_stuck = False, False
     for model_id, pipeline in pipelines.items():
         if not has_steps(pipeline):
             continue
-        device = state_of(pipeline).device or device_of(pipeline)
-        job = _Job(pipeline, device, model_id, None, {}, tell, machine)
+        job = _Job(pipeline, device_of(pipeline), model_id, None, {}, tell, machine)
         with lock_for_pipeline(pipeline):
             mark_out_of_memory(pipeline)
             steps = _steps_for(pipeline, stages[model_id], may_cast=machine.ladder.may_cast)
             try:
-                taken |= job.descend(steps, "oom_escalation", attempt, None) is not None
+                taken |= job.descend(steps, "oom_escalation", attempt) is not None
             except Exception as failure:
                 if not is_out_of_memory(failure):
                     raise
-    return taken
+                is_stuck = True  # in RAM without hooks: a call would find it on the wrong device
+    return taken and not is_stuck
 
 
 def has_steps(pipeline: Any) -> bool:
@@ -229,14 +230,14 @@ class _Job:
         """Install a step without a move; one that is not there or does not fit gives the next."""
         steps = (mode, *steps_after(mode))
         self._convert()
-        result = self.descend(steps, "preflight", 1, None)
+        result = self.descend(steps, "preflight")
         if result is None:
             raise self._no_step()
         for model_id, other in self.companions.items():
             if stamp_of(other) != stamp_of(self.pipeline):
                 job = _Job(other, self.device, model_id, None, {}, self.tell, self.machine)
                 with lock_for_pipeline(other):
-                    job.descend((stamp_of(self.pipeline),), "preflight", 1, None)
+                    job.descend((stamp_of(self.pipeline),), "preflight")
         return result
 
     def _place_whole(self, is_cast: bool, facts: Facts) -> Mapping[str, Any]:
@@ -247,7 +248,7 @@ class _Job:
             return self._baseline(facts)
         if is_cast:
             self._convert()
-            self.descend(("fp8_layerwise",), "preflight", 1, None)
+            self.descend(("fp8_layerwise",), "preflight")
         attempt = 0
         while True:
             try:
@@ -261,7 +262,7 @@ class _Job:
                 attempt += 1
                 if ladder.may_cast and can_take(self.pipeline, "fp8_layerwise"):
                     self._convert()
-                    if self.descend(("fp8_layerwise",), "oom_escalation", attempt, None):
+                    if self.descend(("fp8_layerwise",), "oom_escalation", attempt):
                         continue
                 steps = ("model_offload", "group_offload", "sequential")
                 return self.descend(steps, "oom_escalation", attempt, error) or {}
@@ -285,38 +286,29 @@ class _Job:
         return result
 
     def descend(
-        self, steps: Iterable[str], stage: str, attempt: int, error: BaseException | None
+        self, steps: Iterable[str], stage: str, attempt: int = 0, error: Exception | None = None
     ) -> dict[str, Any] | None:
-        """Install the first step that the pipeline can take and that fits.
+        """Install the first step that the pipeline can take and that fits, and tell of it.
 
         Raises:
-            BaseException: Steps did not fit: the last one's error, or `error`.
+            Exception: Steps did not fit: the last one's error, or `error`.
         """
-        for mode in steps:
-            if mode not in OFFLOADED and error is not None:
-                continue  # the pipeline is in RAM now: only hooks bring it back
-            try:
-                result = install(self.pipeline, mode, self.device, machine=self.machine)
-            except StepUnavailable as reason:
-                _log.warning("model %r skips a low-VRAM step: %s", self.model_id, reason)
-                continue
-            except Exception as failure:
-                if not is_out_of_memory(failure):
-                    raise
-                release_frames(failure)
-                _log.warning("model %r does not fit as %s", self.model_id, mode)
-                mark_out_of_memory(self.pipeline)
-                self.machine.gpus.flush()
-                error = failure
-                if stage == "oom_escalation":
-                    attempt += 1
-                stage = "oom_escalation"
-                continue
-            number = attempt if stage == "oom_escalation" else None
-            self._say(stage, mode, number, result)
-            return result
-        if error is not None:
-            raise error
+        done = descend(
+            self.pipeline,
+            steps,
+            self.device,
+            machine=self.machine,
+            name=f"model {self.model_id!r}",
+            log=_log,
+        )
+        if done.mode:
+            is_escalated = stage == "oom_escalation" or done.failures > 0
+            number = attempt + done.failures if is_escalated else None
+            self._say("oom_escalation" if is_escalated else stage, done.mode, number, done.result)
+            return done.result
+        reason = done.error or error
+        if reason is not None:
+            raise reason
         return None
 
     def _move_or_return(self) -> None:

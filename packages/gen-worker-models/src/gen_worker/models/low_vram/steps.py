@@ -72,7 +72,6 @@ def install(
             without hooks, or as it was when it has no such step at all.
         Exception: The GPU is full; the pipeline is in RAM without hooks.
     """
-    result = blank_result(mode)
     machine = machine or Machine()
     if not can_take(pipeline, mode):
         raise StepUnavailable(f"{type(pipeline).__name__} has no {mode}")
@@ -82,23 +81,11 @@ def install(
         _check_ram(pipeline, device, machine)
     if mode in OFFLOADED or prior.mode in OFFLOADED:
         _reset(pipeline, machine)
+    result = blank_result(mode)
     if mode != "off":
         result.update(enable_vae(pipeline))
     try:
-        if mode == "fp8_layerwise":
-            _cast(pipeline)
-            result["fp8_layerwise"] = True
-            state = msgspec.structs.replace(state, is_cast=True)
-        elif mode == "model_offload":
-            _call_for(device, pipeline.enable_model_cpu_offload)
-            result["model_offload"] = True
-        elif mode == "group_offload":
-            folder = _enable_groups(pipeline, device, machine, directory)
-            result.update(group_offload=True, disk_offload_path=folder or None)
-            state = msgspec.structs.replace(state, disk_directory=folder)
-        elif mode == "sequential":
-            _call_for(device, pipeline.enable_sequential_cpu_offload)
-            result["sequential_offload"] = True
+        result.update(_enable(pipeline, mode, device, machine, directory))
     except Exception as error:
         _reset(pipeline, machine)
         left = msgspec.structs.replace(state, mode="vae_only", device="", disk_directory="")
@@ -106,8 +93,29 @@ def install(
         if is_out_of_memory(error):
             raise
         raise StepUnavailable(f"{mode} of {type(pipeline).__name__} failed: {error}") from error
-    note(pipeline, state)
+    is_cast = prior.is_cast or mode == "fp8_layerwise"
+    folder = result["disk_offload_path"] or ""
+    note(pipeline, msgspec.structs.replace(state, is_cast=is_cast, disk_directory=folder))
     return result
+
+
+def _enable(
+    pipeline: Any, mode: str, device: str, machine: Machine, directory: str | None
+) -> dict[str, Any]:
+    """Do what makes a step; return what of the answer it changes."""
+    if mode == "fp8_layerwise":
+        _cast(pipeline)
+        return {"fp8_layerwise": True}
+    if mode == "model_offload":
+        _call_for(device, pipeline.enable_model_cpu_offload)
+        return {"model_offload": True}
+    if mode == "group_offload":
+        folder = _enable_groups(pipeline, device, machine, directory)
+        return {"group_offload": True, "disk_offload_path": folder or None}
+    if mode == "sequential":
+        _call_for(device, pipeline.enable_sequential_cpu_offload)
+        return {"sequential_offload": True}
+    return {}
 
 
 def can_take(pipeline: Any, mode: str) -> bool:
