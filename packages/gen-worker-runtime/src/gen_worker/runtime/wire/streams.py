@@ -1,0 +1,57 @@
+"""The three streams of a connection: how they are called, and which message goes where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.runtime.wire.reports import (
+    DiagnosticLog,
+    JobResult,
+    StreamDone,
+    StreamError,
+    TokenDelta,
+    WorkerEvent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gen_worker.runtime.wire.codec import Message
+    from gen_worker.runtime.wire.reports import StreamRole
+
+__all__ = ["CHANNEL_OPTIONS", "MAX_RECEIVE_BYTES", "METHODS", "SERVICE", "role_of"]
+
+SERVICE = "scheduler.v1.SchedulerWorkerService"
+
+METHODS: Mapping[StreamRole, str] = {
+    "control": f"/{SERVICE}/ConnectWorker",
+    "results": f"/{SERVICE}/WorkerResults",
+    "events": f"/{SERVICE}/WorkerEvents",
+}
+"""The full path of each stream's method: both ways streams of envelopes."""
+
+MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", -1),
+)
+"""Of every channel. What is sent has no limit of gRPC's: an output is too long by our own rules."""
+
+_ROLES: Mapping[type, StreamRole] = {
+    JobResult: "results",
+    WorkerEvent: "events",
+    DiagnosticLog: "events",
+    TokenDelta: "events",
+    StreamDone: "events",
+    StreamError: "events",
+}
+
+
+def role_of(message: Message) -> StreamRole:
+    """Return the stream a message belongs on when there are three; with one, all go there."""
+    return _ROLES.get(type(message), "control")
