@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gen_worker.errors import ModelResolutionError, classify
+from gen_worker.errors import ModelResolutionError, ResourceError, classify
 from gen_worker.models.choice import ModelChoice
 from gen_worker.models.fetch import Fetcher, RetryLimits
 from gen_worker.models.formats import UnsafeFileFormat
@@ -192,6 +194,24 @@ def choice(ref: str = "Acme/Tiny", **fields: Any) -> ModelChoice:
 
 def repo_dir(tmp_path: Path, name: str = "Acme--Tiny") -> Path:
     return tmp_path / "hf" / "hub" / f"models--{name}"
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    sources: Callable[..., Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hf").write_bytes(b"")
+    with pytest.raises(ModelResolutionError, match="cannot be written, Not a directory"):
+        sources().ensure(choice())
+    (tmp_path / "hf").unlink()
+    sources().ensure(choice())
+    shutil.rmtree(repo_dir(tmp_path) / "snapshots")  # the blobs are here
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ResourceError, match="no space left"):
+        sources().ensure(choice())
 
 
 def test_a_selection_lands_in_the_cache_that_other_tools_share(

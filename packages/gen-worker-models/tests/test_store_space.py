@@ -471,6 +471,21 @@ def test_a_cache_is_probed(tmp_path: Path) -> None:
         ContentStore(tmp_path / "file" / "cas").check_writable()
 
 
+def test_a_cache_whose_place_is_taken_by_a_file_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    snapshot = described(b"x")
+    for root in (tmp_path / "file", tmp_path / "file" / "cas"):
+        store = ContentStore(root, reserve_bytes=0)
+        assert store.snapshot(snapshot.digest) is None
+        with pytest.raises(ReadOnlyStoreError, match="set TENSORHUB_CACHE_DIR"):
+            store.add_file(__file__)
+        with (
+            pytest.raises(ReadOnlyStoreError, match="set TENSORHUB_CACHE_DIR"),
+            store.reserve(snapshot),
+        ):
+            pytest.fail("there is no room in a file")
+
+
 def test_a_read_only_cache_is_read(small_disk: Path) -> None:
     store = ContentStore(small_disk / "cas", reserve_bytes=0)
     digest = built(store, b"x" * 100)

@@ -35,6 +35,8 @@ READ_ONLY = 0o444
 _BUFFER_BYTES = 1024 * 1024  # 2.0 GiB/s on a 2-core Xeon in November 2026; of 8 MiB 0.7, mapped 1.8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+# A file, perhaps of another program, where a directory has to be.
+_NO_PLACE = (errno.ENOTDIR, errno.EEXIST)
 # What a file system without hard or symbolic links answers, and one whose links are used up.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
 
@@ -63,7 +65,7 @@ def writing(places: Places, what: str, *, always: bool = False) -> Iterator[None
                 "remove models with `gen-worker models rm`, or set TENSORHUB_CACHE_DIR elsewhere",
                 path=places.root,
             ) from error
-        if always or error.errno in _NO_RIGHT:
+        if always or error.errno in _NO_RIGHT + _NO_PLACE:
             raise ReadOnlyStoreError(
                 f"the content store {places.root!r} cannot be written ({error.strerror}): "
                 f"{what} needs it; make it writable or set TENSORHUB_CACHE_DIR elsewhere",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.errors import ArtifactTransferError, ModelResolutionError
+from gen_worker.models.fetch.errors import disk_errors
 from gen_worker.models.fetch.values import FileToFetch, Location
 from gen_worker.models.formats.unsafe import assert_loadable
 from gen_worker.models.overrides import RepoFacts
@@ -157,8 +158,9 @@ class CivitaiModels:
         for name in names:
             assert_loadable(os.path.join(root, name), str(choice.target))
         aliases = aliases_of(names)
-        for place, name in aliases.items():
-            link(safe_join(root, place), os.path.join(root, name))
+        with disk_errors(root, 0):
+            for place, name in aliases.items():
+                link(safe_join(root, place), os.path.join(root, name))
         sizes = {name: os.stat(os.path.join(root, name)).st_size for name in names}
         manifest = "\n".join(f"{x.sha256} {x.name}" for x in sorted(version.files))
         revision = f"manifest_sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"

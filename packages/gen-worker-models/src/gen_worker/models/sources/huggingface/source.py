@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import ArtifactTransferError, CanceledError, ModelResolutionError
+from gen_worker.models.fetch.errors import disk_errors
 from gen_worker.models.fetch.values import FileToFetch, Location
 from gen_worker.models.net.errors import HttpStatusError
 from gen_worker.models.overrides import RepoFacts
@@ -312,9 +313,10 @@ class HuggingFaceModels:
     def _kept(self, choice: ModelChoice, plan: _Plan, downloaded: int) -> LocalModel:
         """Put the blobs under their names, and remember that everything is here."""
         cache = self._cache(choice)
-        for file in plan.files:
-            cache.link(plan.commit, file.path, file.etag)
-        cache.note(_ref(choice).revision or _MAIN, plan.commit)
+        with disk_errors(cache.directory, 0):
+            for file in plan.files:
+                cache.link(plan.commit, file.path, file.etag)
+            cache.note(_ref(choice).revision or _MAIN, plan.commit)
         sizes = {file.path: file.size_bytes for file in plan.files}
         root = cache.snapshot(plan.commit)
         resolved = _resolved(choice, plan.commit, root, plan.selection, sizes)
