@@ -219,6 +219,13 @@ def test_a_hostile_module_is_named(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_is_a_number_of_seconds_above_zero(tmp_path: Path, given: str) -> None:
+    done = run(tmp_path, f"--timeout={given}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"not a number of seconds above 0: '{given}'" in done.stderr
+
+
 def test_ctrl_c_stops_a_hanging_import(write_project: WriteProject) -> None:
     root = write_project(
         {

@@ -337,6 +337,43 @@ a = "Acme/X"
     )
 
 
+def test_a_table_with_an_unknown_key_is_looked_through_to_its_end(tmp_path: Path) -> None:
+    text = """
+[[build.profiles]]
+name = "cpu"
+accelerator = "gpu"
+python = "3.10"
+
+[[build.profiles]]
+name = "CPU"
+accelerator = "none"
+cuda_min = "12.4"
+dependencis = []
+resources = { foo = 1, cuda_compute_min = "x" }
+
+[host.requirements]
+cuda = "twelve"
+foo = 1
+
+[functions.a]
+batch_dimension = "input.x"
+foo = 1
+"""
+    assert [found[::2] for found in mistakes(tmp_path, HEAD + text)] == [
+        ("bad_value", 6),
+        ("bad_value", 7),
+        ("duplicate_profile", 10),
+        ("contradiction", 12),
+        ("unknown_key", 13),
+        ("unknown_key", 14),
+        ("bad_value", 14),
+        ("bad_value", 17),
+        ("unknown_key", 18),
+        ("bad_value", 21),
+        ("unknown_key", 22),
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "code", "line"),
     [

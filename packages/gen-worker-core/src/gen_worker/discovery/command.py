@@ -7,6 +7,7 @@ written (or, with --check, that the given one is up to date), 1 that something i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=DEFAULT_TIMEOUT_S,
         help="how long importing may take (default: %(default)g)",
     )
     parser.add_argument("--debug", action="store_true", help="show the tracebacks behind problems")
     return parser
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < 1e9:
+            return value
+    raise argparse.ArgumentTypeError(f"not a number of seconds above 0: {text!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -71,27 +71,39 @@ def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
 def readable_part(raw: Mapping[str, Any]) -> EndpointFile:
     """Return what can be read of a file with structural mistakes, defaults in place of the rest.
 
-    With it the other rules are checked in the same look. An unreadable profile leaves a gap, so
-    that the others keep their index.
+    With it the other rules are checked in the same look.
     """
-    declared = EndpointFile(schema_version=1, main="unread")
-    for field in msgspec.structs.fields(EndpointFile):
-        value = raw.get(field.name)
-        if field.name == "build" and isinstance(value, dict):
-            profiles = value.get("profiles")
-            value = {"profiles": _readable_profiles(profiles if type(profiles) is list else [])}
-        if value is not None and (part := _convert(value, field.type)) is not None:
-            declared = msgspec.structs.replace(declared, **{field.name: part})
-    return declared
+    kept = _readable(raw, EndpointFile)
+    return msgspec.convert({"schema_version": 1, "main": "unread", **kept}, EndpointFile)
 
 
-def _readable_profiles(profiles: list[object]) -> list[object]:
-    return [
-        profile
-        if _convert(profile, Profile) is not None
-        else {"name": f"unread-{index}", "accelerator": "cuda"}
-        for index, profile in enumerate(profiles)
-    ]
+def _readable(value: object, annotation: Any) -> Any:
+    """Return the part of a value that can be converted; None when there is none."""
+    annotation = _without_none(annotation)
+    if _convert(value, annotation) is not None:
+        return value
+    if isinstance(value, dict) and _is_table(annotation):
+        hints = typing.get_type_hints(annotation, include_extras=True)
+        return _readable_items(
+            (key, item, hints[key]) for key, item in value.items() if key in hints
+        )
+    if isinstance(value, dict) and get_origin(annotation) is dict:
+        item_type = get_args(annotation)[1]
+        return _readable_items((key, item, item_type) for key, item in value.items())
+    if isinstance(value, list) and get_args(annotation)[:1] == (Profile,):
+        return [_readable_profile(index, profile) for index, profile in enumerate(value)]
+    return None
+
+
+def _readable_items(items: Iterable[tuple[str, object, Any]]) -> dict[str, Any]:
+    parts = {key: _readable(item, annotation) for key, item, annotation in items}
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def _readable_profile(index: int, profile: object) -> dict[str, Any]:
+    """Return a profile whatever it says, so that the others keep their index."""
+    gap = {"name": f"unread-{index}", "accelerator": "cuda"}
+    return {**gap, **(_readable(profile, Profile) or {})}
 
 
 def _convert(value: object, annotation: Any) -> Any:
@@ -139,7 +151,7 @@ def _unknown(table: Table, key: str, path: str, known: list[str]) -> Problem:
 def _value_problems(value: object, annotation: Any, path: str) -> Iterator[Problem]:
     annotation = _without_none(annotation)
     arguments = get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+    if _is_table(annotation):
         yield from _table_problems(value, annotation, path)
     elif get_origin(annotation) is tuple:
         yield from _list_problems(value, arguments[0], path)
@@ -152,8 +164,8 @@ def _value_problems(value: object, annotation: Any, path: str) -> Iterator[Probl
 
 def _list_problems(value: object, item: Any, path: str) -> Iterator[Problem]:
     if not isinstance(value, list):
-        is_table = isinstance(item, type) and issubclass(item, msgspec.Struct)
-        hint = f"write it as [[{path}]]" if is_table else f"write {path.split('.')[-1]} = [...]"
+        name = path.split(".")[-1]
+        hint = f"write it as [[{path}]]" if _is_table(item) else f"write {name} = [...]"
         yield key_problem("wrong_type", path, f"{path} = {short(value)} is no list", hint)
         return
     for index, element in enumerate(value):
@@ -184,6 +196,10 @@ def _has_right_type(value: object, annotation: Any) -> bool:
     base = _base(annotation)
     kinds = {type(choice) for choice in get_args(base)} if get_origin(base) is Literal else {base}
     return type(value) in kinds
+
+
+def _is_table(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
 def _base(annotation: Any) -> Any:
