@@ -115,7 +115,7 @@ def test_flavors_and_tags_are_listed_and_moved(cli: Cli, act: Callable[..., Fini
     }
     assert tags["prod"]["flavors"]["fp8"]["size_bytes"] == 2
     refused = act("tag", "acme/model", "latest")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "moves by itself" in refused.stderr
 
 

@@ -21,7 +21,7 @@ from gen_worker.models.hub import (
     RepoNotFoundError,
     TransferGrant,
 )
-from gen_worker.models.hub.client import preferred_dtypes
+from gen_worker.models.hub.wire import preferred_dtypes
 from gen_worker.models.refs import TensorhubRef
 
 if TYPE_CHECKING:

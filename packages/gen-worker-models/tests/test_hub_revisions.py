@@ -181,6 +181,35 @@ def _edge(kind: str) -> Lineage:
     return Lineage(parent_repo="a/b", parent_checkpoint_id="", relationship_kind=kind)
 
 
+def test_a_client_of_0_5_publishes_in_its_own_words(hub: RunningHub, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"data")
+    with hub.client() as client:
+        sent = client.upload_media(str(tmp_path / "w"), "w", owner="acme")
+        sessions = "/api/v1/repos/acme/model/upload-sessions"
+        opened = client.connection.ask("POST", sessions, phase="create", body={"job_id": "j"})
+        body = {
+            "tag_groups": [{"tag": "prod", "default_checkpoint_id": "x", "default_flavor": "bf16"}],
+            "merge_with_existing": True,
+            "release_visibility": "private",
+            "checkpoint_flavors": [
+                {
+                    "snapshot_manifest": {
+                        "entries": [{"path": "w", "blake3": sent.blake3, "size_bytes": 4}]
+                    },
+                    "flavor": "bf16",
+                    "attributes": {"size_facts": {"schema_version": 1}},
+                }
+            ],
+        }
+        path = f"{sessions}/{opened.data['session_id']}/finalize"
+        client.connection.ask("POST", path, phase="finalize", body=body)
+        found = client.connection.ask(
+            "POST", "/api/v1/repos/acme/model/resolve", phase="resolve", body={"tag": "prod"}
+        )
+    assert found.data["flavor"] == "bf16"
+    assert found.data["metadata"] == {"size_facts": {"schema_version": 1}}
+
+
 def test_files_must_have_been_uploaded_and_have_their_size(
     module_hub: RunningHub, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from gen_worker.models.hub.connection import HubConnection, segment
 from gen_worker.models.hub.errors import IngestTimeoutError
 from gen_worker.models.hub.repositories import RepositoryCalls
 from gen_worker.models.hub.uploading import Uploader
-from gen_worker.models.hub.wire import Resolution, resolution_from
+from gen_worker.models.hub.wire import Resolution, preferred_dtypes, resolution_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.wire import Uploaded
     from gen_worker.models.refs import TensorhubRef
 
-__all__ = ["HubClient", "preferred_dtypes"]
+__all__ = ["HubClient"]
 
 _POLL_FIRST_S = 0.5
 _POLL_GROWTH = 1.5
@@ -220,10 +220,3 @@ class HubClient(RepositoryCalls, BlobCalls):
         uploader = Uploader(self.connection, self.capability, tell=tell, cancel=cancel)
         extra = {"request_id": request_id, "job_id": job_id, "content_type": content_type}
         return uploader.send(collection, path, identity=("ref", ref), extra=extra)
-
-
-def preferred_dtypes(dtypes: Sequence[str]) -> list[str]:
-    """Return dtypes as the hub is asked for them: bf16 first where it or fp16 will do."""
-    asked = list(dtypes) or ["bf16", "fp16"]
-    first = ["bf16"] if {"bf16", "fp16"} & set(asked) else []
-    return list(dict.fromkeys([*first, *asked]))

@@ -11,7 +11,7 @@ from gen_worker.errors import ValidationError
 from gen_worker.models.hub.answers import raise_for_model
 from gen_worker.models.hub.connection import raise_for, segment
 from gen_worker.models.hub.errors import HubAuthError
-from gen_worker.models.hub.wire import LATEST
+from gen_worker.models.hub.wire import LATEST, check_tags
 
 if TYPE_CHECKING:
     from gen_worker.models.hub.capability import Capability
@@ -55,8 +55,10 @@ class RepositoryCalls:
         """Point a tag to a checkpoint.
 
         Raises:
+            ValidationError: The tag is none, or is `latest`.
             NotOnHubError: There is no such repository or checkpoint.
         """
+        (tag,) = check_tags((tag,))
         reply = self.connection.call(
             "PUT",
             f"{_repo(owner, repo)}/tags",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,12 +14,14 @@ from gen_worker.models.snapshot import Snapshot, snapshot_from_record
 
 __all__ = [
     "CHUNK_BYTES",
+    "DEFAULT_FLAVOR",
     "LATEST",
     "PART_BYTES",
     "RELATIONSHIPS",
     "Artifact",
     "FileEntry",
     "FinalizeRequest",
+    "FlavorFacts",
     "FlavorPublication",
     "Lineage",
     "Resolution",
@@ -27,7 +29,9 @@ __all__ = [
     "TransferGrant",
     "UploadTicket",
     "Uploaded",
+    "UploadedPart",
     "check_tags",
+    "preferred_dtypes",
     "resolution_from",
 ]
 
@@ -37,6 +41,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 """What one hash of a blob's list of hashes covers."""
 LATEST = "latest"
 """The tag that moves by itself with every publication."""
+DEFAULT_FLAVOR = "default"
+"""The flavor of what is published without a name for one."""
 
 Relationship = Literal[
     "import",
@@ -94,14 +100,9 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: Mapping[str, Any] = {}
 
 
-class FlavorPublication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One checkpoint of a publication."""
+class FlavorFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be told of one checkpoint of a publication."""
 
-    snapshot_manifest: tuple[FileEntry, ...]
-    flavor: str
-    flavors: tuple[str, ...]
-    """All labels, `flavor` first."""
-    lineage: tuple[Lineage, ...]
     display_label: str = ""
     dtype: str = ""
     file_layout: str = ""
@@ -109,6 +110,16 @@ class FlavorPublication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     deletions: tuple[str, ...] = ()
     """Paths that the files of the same flavor under `latest` are merged without."""
     metadata: Mapping[str, Any] = {}
+
+
+class FlavorPublication(FlavorFacts, frozen=True, kw_only=True):
+    """One checkpoint of a publication."""
+
+    snapshot_manifest: tuple[FileEntry, ...]
+    flavor: str
+    flavors: tuple[str, ...]
+    """All labels, `flavor` first."""
+    lineage: tuple[Lineage, ...]
 
 
 class TagAssignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,7 +276,7 @@ def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def check_tags(tags: Any) -> tuple[str, ...]:
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Return tags in lower case, sorted, each once.
 
     Raises:
@@ -281,3 +292,10 @@ def check_tags(tags: Any) -> tuple[str, ...]:
     if LATEST in folded:
         raise ValidationError("the tag 'latest' moves by itself with every publication: leave it")
     return tuple(folded)
+
+
+def preferred_dtypes(dtypes: Sequence[str]) -> list[str]:
+    """Return dtypes as the hub is asked for them: bf16 first where it or fp16 will do."""
+    asked = list(dtypes) or ["bf16", "fp16"]
+    first = ["bf16"] if {"bf16", "fp16"} & set(asked) else []
+    return list(dict.fromkeys([*first, *asked]))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.asgi import Answer, FileAnswer
+from gen_worker.models.hub.local.catalog import check_digest
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.routing import Route
 from gen_worker.models.hub.wire import CHUNK_BYTES
-from gen_worker.models.snapshot import parse_blake3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +41,7 @@ class BlobRoutes:
         problem = self._rooms.signer.problem(call.query, "blob", digest)
         if problem is not None:
             raise Refusal(403, "url_refused", problem)
-        return self._blob(_digest(digest))
+        return self._blob(check_digest(digest))
 
     def content(self, call: Call) -> FileAnswer:
         return self._blob(self._readable(call))
@@ -95,7 +94,7 @@ class BlobRoutes:
         return row
 
     def _readable(self, call: Call) -> str:
-        digest = _digest(call.params["digest"])
+        digest = check_digest(call.params["digest"])
         if not self._rooms.may_read_blob(call.principal, digest):
             raise Refusal(403, "forbidden", "the token may read no repository that has this blob")
         if self._rooms.blobs.size(digest) is None:
@@ -118,13 +117,6 @@ class BlobRoutes:
             "INSERT OR REPLACE INTO chunks (blake3, hashes) VALUES (?, ?)", digest, bytes(found)
         )
         return bytes(found)
-
-
-def _digest(text: str) -> str:
-    try:
-        return parse_blake3(text)
-    except ValidationError as error:
-        raise Refusal(400, "invalid_digest", str(error)) from error
 
 
 def _no_blob(digest: str) -> Refusal:

@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.models.hub.wire import LATEST
+from gen_worker.models.hub.wire import LATEST, check_tags
+from gen_worker.models.snapshot import parse_blake3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gen_worker.models.hub.local.database import Database, Row
 
-__all__ = ["Catalog", "Checkpoint", "Facts", "Found", "Question", "check_repo", "check_tag"]
+__all__ = [
+    "Catalog",
+    "Checkpoint",
+    "Facts",
+    "Found",
+    "Question",
+    "check_digest",
+    "check_repo",
+    "check_tag",
+]
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
-_TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,14 +116,22 @@ def check_tag(tag: str) -> str:
     Raises:
         Refusal: 400, it is none.
     """
-    folded = tag.strip().lower()
-    if not _TAG.fullmatch(folded):
-        raise Refusal(
-            400, "invalid_tag", f"{tag!r:.120} is no tag of at most 63 of a-z, 0-9, '.', '_', '-'"
-        )
-    if folded == LATEST:
-        raise Refusal(400, "reserved_tag", "'latest' moves by itself with every publication")
-    return folded
+    try:
+        return check_tags((tag,))[0]
+    except ValidationError as error:
+        raise Refusal(400, "invalid_tag", str(error)[:300]) from error
+
+
+def check_digest(text: str) -> str:
+    """Return the 64 hex digits of a blob.
+
+    Raises:
+        Refusal: 400, they are none.
+    """
+    try:
+        return parse_blake3(text)
+    except ValidationError as error:
+        raise Refusal(400, "invalid_digest", str(error)) from error
 
 
 class Catalog:

@@ -10,7 +10,7 @@ from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.catalog import Facts, check_repo, check_tag
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import FinalizeBody, FlavorBody
-from gen_worker.models.hub.wire import RELATIONSHIPS
+from gen_worker.models.hub.wire import DEFAULT_FLAVOR, RELATIONSHIPS
 from gen_worker.models.snapshot import parse_blake3
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "problems_of",
 ]
 
-_DEFAULT_FLAVOR = "default"
 _MAX_FLAVORS = 64
 _LABEL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-:+")
 _MAX_LABEL_CHARS = 63
@@ -55,7 +54,7 @@ def label_of(text: str) -> str:
 def labels_of(flavor: FlavorBody) -> tuple[str, ...]:
     """Return every label of a checkpoint, its primary one first."""
     told = [label_of(name) for name in (flavor.flavor, *flavor.flavors) if name.strip()]
-    labels = tuple(dict.fromkeys(told)) or (_DEFAULT_FLAVOR,)
+    labels = tuple(dict.fromkeys(told)) or (DEFAULT_FLAVOR,)
     for label in labels:
         is_short = len(label) <= _MAX_LABEL_CHARS and label[0].isalnum()
         if not is_short or not _LABEL_CHARS.issuperset(label):
@@ -71,7 +70,7 @@ def facts_of(flavor: FlavorBody, labels: tuple[str, ...]) -> Facts:
         file_layout=flavor.file_layout.lower(),
         file_type=flavor.file_type.lower(),
         libraries=tuple(sorted(_libraries(flavor))),
-        metadata=flavor.metadata,
+        metadata=flavor.all_metadata,
         lineage=tuple(msgspec.to_builtins(edge) for edge in flavor.lineage),
     )
 
@@ -85,7 +84,7 @@ def problems_of(body: FinalizeBody) -> Iterator[str]:
     count = len(body.checkpoint_flavors)
     if not 1 <= count <= _MAX_FLAVORS:
         yield f"{count} checkpoint_flavors: 1 to {_MAX_FLAVORS} are taken"
-    for group in body.tags:
+    for group in body.all_tags:
         try:
             check_tag(group.tag)
         except Refusal as refusal:
@@ -94,12 +93,12 @@ def problems_of(body: FinalizeBody) -> Iterator[str]:
     for index, flavor in enumerate(body.checkpoint_flavors):
         here = f"checkpoint_flavors[{index}]"
         labels = {label_of(name) for name in (flavor.flavor, *flavor.flavors)} - {""}
-        labels = labels or {_DEFAULT_FLAVOR}
+        labels = labels or {DEFAULT_FLAVOR}
         if seen & labels:
             yield f"{here}: another one has the flavor {min(seen & labels)!r:.80}"
         seen |= labels
         yield from (f"{here}: {problem}" for problem in _problems_of_lineage(flavor))
-        hidden = [key for key in flavor.metadata if key.startswith("_")]
+        hidden = [key for key in flavor.all_metadata if key.startswith("_")]
         if hidden:
             yield f"{here}: metadata keys must not begin with '_': {hidden!r:.120}"
 

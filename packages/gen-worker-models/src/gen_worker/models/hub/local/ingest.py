@@ -21,6 +21,7 @@ from gen_worker.models.hub.local.requests import (
     FlavorBody,
     ManifestEntry,
 )
+from gen_worker.models.hub.wire import preferred_dtypes
 from gen_worker.models.refs import TensorhubRef, parse_prefixed_ref
 from gen_worker.models.store.durable import hash_file
 
@@ -192,7 +193,7 @@ class Ingests:
             IngestRequest(
                 ref=str(ref),
                 provider=ref.provider,
-                dtypes=_preferred(asked.dtypes),
+                dtypes=tuple(preferred_dtypes(asked.dtypes)),
                 file_types=asked.file_types,
                 file_layouts=asked.file_layouts,
             ),
@@ -235,13 +236,6 @@ class Ingests:
         assert repo is not None, "the checkpoint refers to it"
         question = Question(digest=known["checkpoint_id"])
         return self._catalog.resolve(repo["owner"], repo["name"], question)
-
-
-def _preferred(dtypes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return dtypes in order: bf16 first whenever it or fp16 is asked for."""
-    asked = dtypes or ("bf16", "fp16")
-    first = ("bf16",) if {"bf16", "fp16"} & set(asked) else ()
-    return tuple(dict.fromkeys((*first, *asked)))
 
 
 def _key(ref: Ref, asked: ConstraintsBody) -> str:

@@ -21,6 +21,7 @@ from gen_worker.models.hub.local.finalize import (
     problems_of,
 )
 from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.models.hub.local.rooms import rfc3339
 from gen_worker.models.hub.wire import LATEST
 from gen_worker.models.snapshot import Snapshot, SnapshotFile, parse_blake3, snapshot_of
 
@@ -78,7 +79,7 @@ class Publications:
             now,
             now + self._ttl_s,
         )
-        return {"session_id": revision, "expires_at": _rfc3339(now + self._ttl_s)}
+        return {"session_id": revision, "expires_at": rfc3339(now + self._ttl_s)}
 
     def need(self, owner: str, name: str, revision: str) -> Row:
         """Return the record of a revision of this repository."""
@@ -112,7 +113,7 @@ class Publications:
         document = {
             "session_id": row["id"],
             "state": state,
-            "expires_at": _rfc3339(row["expires_at"]),
+            "expires_at": rfc3339(row["expires_at"]),
         }
         if status:
             document["finalize_status"] = status
@@ -246,7 +247,7 @@ class Publications:
         first = members[0].labels[0]
         known = self._catalog.members(release)
         self._catalog.point(repo, LATEST, release, first)
-        for group in body.tags:
+        for group in body.all_tags:
             default = label_of(group.default_flavor) or first
             if default not in known:
                 raise invalid([f"tag {group.tag!r:.80}: there is no flavor {default!r:.80}"])
@@ -354,10 +355,3 @@ class Publications:
                 if self._catalog.repo(owner, name) is None:
                     parent = f"{edge.parent_repo!r:.120}"
                     yield f"checkpoint_flavors[{index}].lineage: there is no {parent}"
-
-
-def _rfc3339(moment: float) -> str:
-    import datetime
-
-    when = datetime.datetime.fromtimestamp(moment, datetime.UTC)
-    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

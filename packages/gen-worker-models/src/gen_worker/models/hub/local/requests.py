@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from gen_worker.models.hub.wire import FileEntry, FlavorFacts, Lineage, TagAssignment, UploadedPart
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "CompleteBody",
@@ -49,25 +53,13 @@ class CreateBody(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str = ""
 
 
-class PartBody(msgspec.Struct, frozen=True, kw_only=True):
-    part_number: int
-    etag: str
-
-
-class TransferBody(msgspec.Struct, frozen=True, kw_only=True):
-    mode: str = ""
-
-
 class CompleteBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/complete`: parts, or that an object was put."""
+    """`POST …/complete`: the parts; without them, an object was put."""
 
-    parts: tuple[PartBody, ...] | None = None
-    transfer: TransferBody | None = None
+    parts: tuple[UploadedPart, ...] | None = None
 
 
-class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
-    path: str
-    size_bytes: int
+class ManifestEntry(FileEntry, frozen=True, kw_only=True):
     digest: str = ""
     blake3: str = ""
 
@@ -77,24 +69,21 @@ class ManifestBody(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[ManifestEntry, ...] = ()
 
 
-class LineageBody(msgspec.Struct, frozen=True, kw_only=True):
-    parent_repo: str
+class LineageBody(Lineage, frozen=True, kw_only=True, omit_defaults=False):
     parent_checkpoint_id: str = ""
-    relationship_kind: str
-    metadata: Mapping[str, Any] = {}
 
 
-class FlavorBody(msgspec.Struct, frozen=True, kw_only=True):
+class FlavorBody(FlavorFacts, frozen=True, kw_only=True):
     snapshot_manifest: tuple[ManifestEntry, ...] | ManifestBody = ()
     flavor: str = ""
     flavors: tuple[str, ...] = ()
     lineage: tuple[LineageBody, ...] = ()
-    display_label: str = ""
-    dtype: str = ""
-    file_layout: str = ""
-    file_type: str = ""
-    deletions: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = {}
+    attributes: dict[str, Any] | None = None
+    """What clients of 0.5 call the metadata."""
+
+    @property
+    def all_metadata(self) -> Mapping[str, Any]:
+        return self.metadata or self.attributes or {}
 
     @property
     def entries(self) -> tuple[ManifestEntry, ...]:
@@ -104,8 +93,7 @@ class FlavorBody(msgspec.Struct, frozen=True, kw_only=True):
         return manifest
 
 
-class TagGroupBody(msgspec.Struct, frozen=True, kw_only=True):
-    tag: str
+class TagGroupBody(TagAssignment, frozen=True, kw_only=True):
     default_flavor: str = ""
 
 
@@ -114,7 +102,13 @@ class FinalizeBody(msgspec.Struct, frozen=True, kw_only=True):
 
     checkpoint_flavors: tuple[FlavorBody, ...]
     tags: tuple[TagGroupBody, ...] = ()
+    tag_groups: tuple[TagGroupBody, ...] = ()
+    """What clients of 0.5 call the tags."""
     auto_create_external_parent: bool = False
+
+    @property
+    def all_tags(self) -> tuple[TagGroupBody, ...]:
+        return self.tags or self.tag_groups
 
 
 class TagBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.tokens import Principal, Tokens
     from gen_worker.models.hub.local.uploads import Uploads
 
-__all__ = ["HubOptions", "Rooms"]
+__all__ = ["HubOptions", "Rooms", "document", "rfc3339"]
 
 
 class HubOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,3 +83,11 @@ class Rooms(NamedTuple):
 def document(value: Any) -> Any:
     """Read what a JSON column holds."""
     return msgspec.json.decode(value)
+
+
+def rfc3339(moment: float) -> str:
+    """Write a time as answers tell it."""
+    import datetime
+
+    when = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

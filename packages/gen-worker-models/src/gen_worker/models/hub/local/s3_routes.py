@@ -16,6 +16,7 @@ from gen_worker.models.hub.local import sigv4
 from gen_worker.models.hub.local.asgi import Answer, FileAnswer, read_body
 from gen_worker.models.hub.local.aws_chunks import AwsChunks
 from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.models.hub.local.rooms import rfc3339
 from gen_worker.models.hub.local.routing import Route
 from gen_worker.models.hub.local.staging import assemble, part_name, parts_in
 from gen_worker.models.hub.local.uploads import OBJECT
@@ -58,10 +59,7 @@ class S3Routes:
 
     def grant(self, call: Call, row: Row) -> dict[str, str]:
         """Return credentials for the object of an upload. Derived, so nothing is stored."""
-        import datetime
-
         expires = int(self._rooms.now() + self._rooms.options.url_ttl_s)
-        when = datetime.datetime.fromtimestamp(expires, datetime.UTC)
         return {
             "endpoint_url": self._rooms.base_url(call),
             "bucket": BUCKET,
@@ -70,7 +68,7 @@ class S3Routes:
             "secret_access_key": self._secret(row["id"], str(expires)),
             "session_token": str(expires),
             "region": "auto",
-            "expires_at": when.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "expires_at": rfc3339(expires),
         }
 
     async def answer(self, call: Call) -> Answer | FileAnswer:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gen_worker.errors import ValidationError
+from gen_worker.models.hub.local.catalog import check_digest
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.staging import Part, assemble, link_or_copy, parts_in
-from gen_worker.models.snapshot import parse_blake3
 from gen_worker.models.store.durable import hash_file
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Uploads:
         ref = body.path or body.ref
         if not ref or len(ref) > _MAX_REF_CHARS:
             raise Refusal(400, "invalid_ref", "a file needs a path or ref of 1 to 1024 characters")
-        digest = _digest(body.blake3)
+        digest = check_digest(body.blake3)
         if not 0 <= body.size_bytes <= self._limits.max_file_bytes:
             raise Refusal(
                 413,
@@ -337,13 +336,6 @@ class Uploads:
         )
         if force or others is None:
             shutil.rmtree(os.path.join(self._root, staging), ignore_errors=True)
-
-
-def _digest(text: str) -> str:
-    try:
-        return parse_blake3(text)
-    except ValidationError as error:
-        raise Refusal(400, "invalid_digest", str(error)) from error
 
 
 def _mismatch(announced: str, actual: str) -> Refusal:
