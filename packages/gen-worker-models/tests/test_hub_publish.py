@@ -76,6 +76,18 @@ def test_a_published_folder_is_resolved_and_downloaded(hub: RunningHub, model: P
         assert httpx.get(file.url).content == (model / file.path).read_bytes()
 
 
+def test_links_are_published_as_what_they_point_to(hub: RunningHub, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", one=b"1", more__two=b"2")
+    folder = write(tmp_path / "linked", own=b"0")
+    (folder / "file").symlink_to(tmp_path / "elsewhere" / "one")
+    (folder / "parts").symlink_to(tmp_path / "elsewhere" / "more")
+    (folder / "again").symlink_to(folder)
+    with hub.client() as client:
+        publish_folder(client, folder, "acme/linked")
+        paths = [file.path for file in client.resolve(ref_of("acme/linked")).snapshot.files]
+    assert paths == ["file", "own", "parts/two"]
+
+
 def test_what_does_not_exist_is_said_part_by_part(hub: RunningHub, model: Path) -> None:
     with hub.client() as client:
         publish_folder(client, model, "acme/model", flavor="bf16")

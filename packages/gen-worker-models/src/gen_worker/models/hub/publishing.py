@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gen_worker.errors import ValidationError
+from gen_worker.models.formats.plain_files import files_below
 from gen_worker.models.hub.uploading import file_facts
-from gen_worker.models.hub.wire import FileEntry, FlavorPublication, Lineage, check_tags
+from gen_worker.models.hub.wire import (
+    DEFAULT_FLAVOR,
+    FileEntry,
+    FlavorFacts,
+    FlavorPublication,
+    check_tags,
+)
 from gen_worker.models.refs import DEFAULT_TAG, TensorhubRef, parse_ref
 from gen_worker.models.snapshot import SnapshotFile, snapshot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gen_worker.cancel import CancelToken
     from gen_worker.models.hub.client import HubClient
     from gen_worker.models.hub.revision import Revision
     from gen_worker.models.hub.uploading import FileFacts, Tell
-    from gen_worker.models.hub.wire import Uploaded
+    from gen_worker.models.hub.wire import Lineage, Uploaded
 
 __all__ = ["Flavor", "Published", "publish_flavors", "publish_folder"]
 
-DEFAULT_FLAVOR = "default"
 _FILES_AT_ONCE = 4
 
 
-class Flavor(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder that becomes one checkpoint."""
+class Flavor(FlavorFacts, frozen=True, kw_only=True):
+    """A folder that becomes one checkpoint; the hub reads from the files what is not told."""
 
     folder: str
     name: str = DEFAULT_FLAVOR
     other_names: tuple[str, ...] = ()
-    display_label: str = ""
-    dtype: str = ""
-    file_layout: str = ""
-    file_type: str = ""
     lineage: tuple[Lineage, ...] = ()
-    deletions: tuple[str, ...] = ()
-    """Paths of this flavor under `latest` that are not to be kept."""
-    metadata: Mapping[str, Any] = {}
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,29 +80,7 @@ def publish_folder(
 ) -> Published:
     """Publish a folder as one checkpoint of `owner/repo`.
 
-    Args:
-        client: Of the hub.
-        folder: Everything below it is published; links count as what they point to.
-        repository: `owner/repo`.
-        tags: Moved to this publication; none leaves it to `latest`, which moves by itself.
-        flavor: What to call this form of the model, such as `bf16`.
-        keep_other_files: Whether files of this flavor that are not in the folder stay.
-        default_flavor: What a tag without a flavor means; this one unless given.
-        dtype: Of the weights; read from them by the hub when empty.
-        file_layout: Such as `diffusers`; likewise.
-        file_type: Such as `safetensors`; likewise.
-        lineage: What it was made from.
-        metadata: Kept with the checkpoint.
-        request_id: Of the call that publishes.
-        tell: Gets progress events.
-        cancel: Stops it; what was sent is not sent again by the next attempt.
-        facts: Of the publication, as `HubClient.open_revision` takes them.
-
-    Raises:
-        ValidationError: The folder is empty or has names that cannot be published, or a tag or
-            flavor is none.
-        ArtifactTransferError: It did not work; nothing was published.
-        HubAuthError: The token does not allow it.
+    The options are those of a `Flavor` and of `publish_flavors`, and so are the errors.
     """
     one = Flavor(
         folder=os.fspath(folder),
@@ -142,28 +118,40 @@ def publish_flavors(
     cancel: CancelToken | None = None,
     **facts: str,
 ) -> Published:
-    """Publish several folders as the flavors of one publication; see `publish_folder`."""
-    ref = parse_ref(repository)
-    assert isinstance(ref, TensorhubRef), "parsed as one"
-    if str(ref) != f"{repository.strip().lower()}:{DEFAULT_TAG}":
-        raise ValidationError(f"{repository!r} is more than 'owner/repo': tags are given apart")
-    wanted_tags = check_tags(tags)
-    files = [_files_of(flavor, client) for flavor in flavors]
+    """Publish several folders as the flavors of one publication.
+
+    Everything below a folder is published; links count as what they point to.
+
+    Args:
+        client: Of the hub.
+        flavors: The folders, and what each is called.
+        repository: `owner/repo`.
+        tags: Moved to this publication; none leaves it to `latest`, which moves by itself.
+        keep_other_files: Whether files of these flavors that are not in the folders stay.
+        default_flavor: What a tag without a flavor means; the first one unless given.
+        request_id: Of the call that publishes.
+        tell: Gets progress events.
+        cancel: Stops it; what was sent is not sent again by the next attempt.
+        facts: Of the publication, as `HubClient.open_revision` takes them.
+
+    Raises:
+        ValidationError: A folder is empty or has names that cannot be published, or a tag or
+            flavor is none.
+        ArtifactTransferError: It did not work; nothing was published.
+        HubAuthError: The token does not allow it.
+    """
+    ref, wanted_tags = _repository(repository), check_tags(tags)
+    files = [_files_of(flavor) for flavor in flavors]
     with client.open_revision(
         ref.owner, ref.repo, request_id=request_id, tell=tell, cancel=cancel, **facts
     ) as revision:
         sent = _upload_all(revision, [item for listed in files for item in listed.items()])
         publications = []
         for flavor, listed in zip(flavors, files, strict=True):
-            if not keep_other_files:
-                old = client.tree(ref.owner, ref.repo, flavor=flavor.name)
-                gone = {str(entry["path"]) for entry in old} - set(listed)
-                flavor = msgspec.structs.replace(
-                    flavor, deletions=tuple(sorted({*flavor.deletions, *gone}))
-                )
-            publications.append(_publication(flavor, listed))
+            old = () if keep_other_files else client.tree(ref.owner, ref.repo, flavor=flavor.name)
+            gone = {str(entry["path"]) for entry in old} - set(listed)
+            publications.append(_publication(flavor, listed, gone))
         ids = revision.finalize(publications, tags=wanted_tags, default_flavor=default_flavor)
-    distinct = {item.blake3: item.size_bytes for listed in files for item in listed.values()}
     return Published(
         owner=ref.owner,
         repo=ref.repo,
@@ -171,12 +159,24 @@ def publish_flavors(
         tags=wanted_tags,
         flavors=tuple(flavor.name for flavor in flavors),
         files=sum(map(len, files)),
-        size_bytes=sum(distinct.values()),
-        sent_bytes=sum({one.blake3: one.size_bytes for one in sent if not one.dedup}.values()),
+        size_bytes=_distinct_bytes(item for listed in files for item in listed.values()),
+        sent_bytes=_distinct_bytes(one for one in sent if not one.dedup),
     )
 
 
-def _files_of(flavor: Flavor, client: HubClient) -> dict[str, FileFacts]:
+def _repository(text: str) -> TensorhubRef:
+    ref = parse_ref(text)
+    assert isinstance(ref, TensorhubRef), "parsed as one"
+    if str(ref) != f"{text.strip().lower()}:{DEFAULT_TAG}":
+        raise ValidationError(f"{text!r} is more than 'owner/repo': tags are given apart")
+    return ref
+
+
+def _distinct_bytes(files: Iterable[FileFacts | Uploaded]) -> int:
+    return sum({file.blake3: file.size_bytes for file in files}.values())
+
+
+def _files_of(flavor: Flavor) -> dict[str, FileFacts]:
     """Return every file below a flavor's folder by its relative path, measured and hashed.
 
     Raises:
@@ -184,13 +184,7 @@ def _files_of(flavor: Flavor, client: HubClient) -> dict[str, FileFacts]:
     """
     if not os.path.isdir(flavor.folder):
         raise ValidationError(f"{flavor.folder!r} is no folder")
-    paths = {}
-    for base, folders, names in os.walk(flavor.folder):
-        folders.sort()
-        for name in sorted(names):
-            full = os.path.join(base, name)
-            relative = os.path.relpath(full, flavor.folder).replace(os.sep, "/")
-            paths[relative] = full
+    paths = {relative: path for path, relative in sorted(files_below(flavor.folder))}
     if not paths:
         raise ValidationError(f"{flavor.folder!r} has no files to publish")
     _check_names(paths)
@@ -222,7 +216,11 @@ def _upload_all(revision: Revision, files: Sequence[tuple[str, FileFacts]]) -> l
             raise
 
 
-def _publication(flavor: Flavor, files: Mapping[str, FileFacts]) -> FlavorPublication:
+def _publication(
+    flavor: Flavor, files: Mapping[str, FileFacts], gone: set[str]
+) -> FlavorPublication:
+    told = {name: getattr(flavor, name) for name in FlavorFacts.__struct_fields__}
+    told["deletions"] = tuple(sorted({*flavor.deletions, *gone}))
     return FlavorPublication(
         snapshot_manifest=tuple(
             FileEntry(path=path, digest=f"blake3:{facts.blake3}", size_bytes=facts.size_bytes)
@@ -231,10 +229,5 @@ def _publication(flavor: Flavor, files: Mapping[str, FileFacts]) -> FlavorPublic
         flavor=flavor.name,
         flavors=tuple(dict.fromkeys((flavor.name, *flavor.other_names))),
         lineage=flavor.lineage,
-        display_label=flavor.display_label,
-        dtype=flavor.dtype,
-        file_layout=flavor.file_layout,
-        file_type=flavor.file_type,
-        deletions=flavor.deletions,
-        metadata=flavor.metadata,
+        **told,
     )
