@@ -14,7 +14,6 @@ __all__ = [
     "Availability",
     "DiagnosticLog",
     "DrainResult",
-    "DrainStatus",
     "FunctionCapabilities",
     "FunctionUnavailable",
     "JobResult",
@@ -39,7 +38,6 @@ StreamRole = Literal["control", "results", "events"]
 Availability = Literal["", "ready", "download_completed", "cached"]
 """In GPU memory, on the disk, warm in a cache; empty is not said or not known here."""
 PrefixCacheChange = Literal["", "added", "removed"]
-DrainStatus = Literal["draining", "drained", "deadline_exceeded"]
 
 STARTUP_PHASES: Mapping[str, int] = {
     "booting": 1,
@@ -295,7 +293,7 @@ class DrainResult(Record, frozen=True, kw_only=True):
 
     reason: str = ""
     status: str
-    """One of `DrainStatus`."""
+    """`draining`, `drained`, `deadline_exceeded`."""
     active_requests: int = 0
     emitted_at_unix_ms: int = 0
 
