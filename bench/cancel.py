@@ -99,10 +99,12 @@ class Interrupt(BaseException):
 async def thread_latency(_number: int) -> float:
     loop = asyncio.get_running_loop()
     over = loop.create_future()
+    begun = threading.Event()
 
     def handler() -> None:
         total = 0
         try:
+            begun.set()
             while True:
                 total += 1
         except Interrupt:
@@ -111,6 +113,7 @@ async def thread_latency(_number: int) -> float:
     thread = threading.Thread(target=handler)
     thread.start()
     await asyncio.sleep(SETTLE_S)
+    begun.wait()  # thrown any earlier, it would end the thread and not the handler
     begin = perf_counter()
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-__all__ = ["Interrupter", "Occupant", "Region"]
+__all__ = ["Interrupter", "Occupant", "Pending", "Region"]
 
 # How often a bad place is looked at again, and how long a swallowed exception is left alone.
-_RETRY_S = 0.0005
+_RETRY_S = 0.0002
 _AGAIN_S = 0.05
 # Later than this the handler is as good as stuck, and looked at rarely.
 _OLD_S = 2.0
@@ -37,8 +37,12 @@ _IDLE_TICKS = 50
 _BLOCKED_LOOKS = 30
 # A blocked thread computes less than this, whatever its wake-ups.
 _STILL_CPU_S = 0.002
-_PENDING_SWITCH_S = 0.0005
 _LONG_SWITCH_S = 0.001
+# The handler, and then the loop that answers, get the GIL by lot: beside 3 busy threads each draws
+# up to 20 times. Measured there on 2 cores, 120 cancels: p99 11 ms; 29 with 0.5 ms, 75 with 0.02.
+_PENDING_SWITCH_S = 0.0001
+# How long the answer is hurried, after the handler was seen to have stopped.
+_ANSWER_S = 0.05
 # Threads that take turns at a lock give the GIL away there and nowhere else, so that is where every
 # look finds them. An interval this short takes it from them in between.
 _PRESSED_SWITCH_S = 0.00002
@@ -191,35 +195,44 @@ class Region:
 BOUNDARIES.update({Region.call.__code__, Region.next.__code__})
 
 
-class _Pending:
-    """One handler that has to stop."""
+class Pending:
+    """One handler that has to stop, and then its answer."""
 
-    __slots__ = ("due", "is_resting", "occupant", "region", "since")
+    __slots__ = ("due", "has_stopped", "is_resting", "look_at", "occupant", "region", "since")
 
     def __init__(self, region: Region, occupant: Occupant) -> None:
         self.region = region
         self.occupant = occupant
-        self.since = self.due = time.monotonic()
+        self.since = self.due = self.look_at = time.monotonic()
+        """When it was canceled, may be thrown at, and is looked at next."""
+        self.has_stopped = False
         self.is_resting = False
         """Whether nobody is hurried for it until the next look."""
         SWITCH_INTERVAL.hold(self, _PENDING_SWITCH_S)
 
-    def press(self, now: float) -> None:
-        """Choose how hard the next look is prepared for: an old one only every other time."""
-        waited_s = now - self.since
-        self.is_resting = waited_s > _OLD_S and not self.is_resting
-        if self.is_resting:
-            SWITCH_INTERVAL.release(self)
-        elif waited_s > _PRESSED_AFTER_S:
-            SWITCH_INTERVAL.hold(self, _PRESSED_SWITCH_S)
-
     def advance(self, now: float) -> bool:
-        """Throw if it is time; return whether the handler is still there."""
-        if self.occupant.region is not self.region:
+        """Throw if it is time, and choose the next look; False when there is none."""
+        if self.has_stopped:
             return False
+        if self.occupant.region is not self.region:
+            self.has_stopped = True
+            self.look_at = now + _ANSWER_S
+            SWITCH_INTERVAL.hold(self, _PENDING_SWITCH_S)
+            return True
         if now >= self.due and self.region.throw(self.occupant, now - self.due):
             self.due = now + _AGAIN_S
+        self._choose_look(now)
         return True
+
+    def _choose_look(self, now: float) -> None:
+        """Choose how hard the next look is prepared for: an old one only every other time."""
+        self.is_resting = now - self.since > _OLD_S and not self.is_resting
+        self.look_at = now + (_OLD_RETRY_S if self.is_resting else _RETRY_S)
+        if self.is_resting:
+            SWITCH_INTERVAL.release(self)
+        else:
+            is_late = now - self.due > _PRESSED_AFTER_S
+            SWITCH_INTERVAL.hold(self, _PRESSED_SWITCH_S if is_late else _PENDING_SWITCH_S)
 
 
 class Interrupter:
@@ -228,8 +241,8 @@ class Interrupter:
     def __init__(self) -> None:
         self.is_dormant = True
         """Whether long-running handlers go unnoticed until `wake`."""
-        self._inbox: SimpleQueue[_Pending | str] = SimpleQueue()
-        self._pending: list[_Pending] = []
+        self._inbox: SimpleQueue[Pending | str] = SimpleQueue()
+        self._pending: list[Pending] = []
         self._regions: tuple[Region, ...] = ()
         self._lock = threading.RLock()  # a signal handler may cancel in the thread that holds it
         self._thread: threading.Thread | None = None
@@ -238,7 +251,7 @@ class Interrupter:
 
     def interrupt(self, region: Region, occupant: Occupant) -> None:
         """Make the handler of `occupant` stop, now or as soon as it can be; from any thread."""
-        pending = _Pending(region, occupant)
+        pending = Pending(region, occupant)
         pending.advance(pending.since)
         self._post(pending)
 
@@ -262,7 +275,7 @@ class Interrupter:
             self._inbox.put("close")
             thread.join()
 
-    def _post(self, item: _Pending | str) -> None:
+    def _post(self, item: Pending | str) -> None:
         self._inbox.put(item)
         if self._thread is None:
             with self._lock:
@@ -280,7 +293,7 @@ class Interrupter:
                 item = "look"
             if item == "close":
                 break
-            if isinstance(item, _Pending):
+            if isinstance(item, Pending):
                 self._pending.append(item)
             self._advance()
             self._tick()
@@ -289,19 +302,16 @@ class Interrupter:
         SWITCH_INTERVAL.release(self)
 
     def _wait_s(self) -> float | None:
-        if self._pending:
-            all_rest = all(pending.is_resting for pending in self._pending)
-            return _OLD_RETRY_S if all_rest else _RETRY_S
-        return None if self.is_dormant else _TICK_S
+        looks = [pending.look_at for pending in self._pending]
+        if not self.is_dormant:
+            looks.append(self._next_tick)
+        return max(0.0, min(looks) - time.monotonic()) if looks else None
 
     def _advance(self) -> None:
-        if not self._pending:
-            return
         now = time.monotonic()
-        still: list[_Pending] = []
+        still: list[Pending] = []
         for pending in self._pending:
-            if pending.advance(now):
-                pending.press(now)
+            if now < pending.look_at or pending.advance(now):
                 still.append(pending)
             else:
                 SWITCH_INTERVAL.release(pending)
