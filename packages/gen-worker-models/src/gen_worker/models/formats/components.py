@@ -11,7 +11,7 @@ from gen_worker.models.formats.configs import read_config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["components_of", "own_code_of"]
+__all__ = ["component_names", "components_of", "own_code_of"]
 
 _NO_PIPELINE = re.compile(
     r"""custom_pipeline_path:[ \t]+(null|~|''|"")[ \t]*(\#.*)?$""", re.MULTILINE
@@ -22,9 +22,19 @@ _SPEC_FILES = ("cozy.pipeline.lock.yaml", "cozy.pipeline.yaml")
 
 def components_of(directory: str) -> tuple[str, ...]:
     """Return the components that `model_index.json` names and that have a directory."""
-    index = _pipeline_index(directory)
-    names = (name for name, value in index.items() if _is_component(value))
+    names = component_names(_pipeline_index(directory))
     return tuple(name for name in names if os.path.isdir(os.path.join(directory, name)))
+
+
+def component_names(index: object) -> tuple[str, ...]:
+    """Return the components that a decoded `model_index.json` says the model has."""
+    if not isinstance(index, dict):
+        return ()
+    return tuple(
+        name
+        for name, value in index.items()
+        if isinstance(name, str) and not name.startswith("_") and _is_component(value)
+    )
 
 
 def _pipeline_index(directory: str) -> dict[str, Any]:

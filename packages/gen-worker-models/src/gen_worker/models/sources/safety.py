@@ -7,15 +7,16 @@ import re
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ModelResolutionError
-from gen_worker.models.formats.unsafe import UNSAFE_SUFFIXES, UnsafeFileFormat
+from gen_worker.models.formats.unsafe import SAFE_SUFFIXES, UNSAFE_SUFFIXES, UnsafeFileFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["LOADABLE_SUFFIXES", "component_folders", "refuse_unsafe", "suffix_of"]
+__all__ = ["LOADABLE_SUFFIXES", "refuse_unsafe", "suffix_of"]
 
-LOADABLE_SUFFIXES = frozenset({".safetensors", ".gguf"})
 _FLASHPACK = ".flashpack"
+LOADABLE_SUFFIXES = SAFE_SUFFIXES - {_FLASHPACK}
+"""Of weights that are safe and that something here reads."""
 _PART = re.compile(r"\.part\d{4}$")
 _CONVERT = (
     "publish it as safetensors (`save_pretrained(..., safe_serialization=True)`), or choose a "
@@ -58,21 +59,6 @@ def refuse_unsafe(
                 provider=provider,
                 phase="resolve",
             )
-
-
-def component_folders(index: object) -> tuple[str, ...]:
-    """Return the folders that a decoded `model_index.json` says have a component."""
-    if not isinstance(index, dict):
-        return ()
-    return tuple(
-        name
-        for name, value in index.items()
-        if isinstance(name, str) and not name.startswith("_") and _is_component(value)
-    )
-
-
-def _is_component(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 2 and isinstance(value[1], str)
 
 
 def _refusal(unsafe: list[str], ref: str, folder: str) -> UnsafeFileFormat:

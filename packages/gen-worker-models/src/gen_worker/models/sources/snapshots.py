@@ -11,10 +11,11 @@ import msgspec
 
 from gen_worker.errors import ArtifactTransferError, AuthError, ModelResolutionError
 from gen_worker.models.fetch.values import FetchProgress, FileToFetch, Location
+from gen_worker.models.formats.components import component_names
 from gen_worker.models.sources.errors import naming
 from gen_worker.models.sources.facts import INDEX
 from gen_worker.models.sources.grants import grant_location
-from gen_worker.models.sources.safety import component_folders, refuse_unsafe
+from gen_worker.models.sources.safety import refuse_unsafe
 from gen_worker.models.store.errors import DamagedBlobError, MissingBlobsError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class _Files:
             return
         try:
             with open(self._around.store.blob_path(index.blake3), "rb") as file:
-                folders = component_folders(msgspec.json.decode(file.read()))
+                folders = component_names(msgspec.json.decode(file.read()))
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # loading tells what is wrong with it
         sizes = {file.path: file.size_bytes for file in self._snapshot.files}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gen_worker.errors import ModelResolutionError
-from gen_worker.models.formats.unsafe import UNSAFE_SUFFIXES
+from gen_worker.models.formats.components import component_names
+from gen_worker.models.formats.unsafe import SAFE_SUFFIXES, UNSAFE_SUFFIXES
 from gen_worker.models.sources.facts import INDEX
 from gen_worker.models.sources.huggingface.weights import (
     WeightSet,
@@ -19,7 +20,7 @@ from gen_worker.models.sources.huggingface.weights import (
     weight_sets,
 )
 from gen_worker.models.sources.precisions import shared_precision
-from gen_worker.models.sources.safety import component_folders, refuse_unsafe, suffix_of
+from gen_worker.models.sources.safety import refuse_unsafe, suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.m
 _ROOT_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"})
 _ROOT_NAME = re.compile(r"(LICENSE|NOTICE|COPYING)[^/]*|\.gitattributes", re.IGNORECASE)
 _MODULE = re.compile(r"\d+_[A-Za-z]+/.*")
-_NEVER = UNSAFE_SUFFIXES | {".onnx", ".onnx_data", ".safetensors", ".gguf", ".flashpack", ".py"}
+_NEVER = UNSAFE_SUFFIXES | SAFE_SUFFIXES | {".onnx", ".onnx_data", ".py"}
 _WITHOUT_WEIGHTS = re.compile(r"tokenizer|scheduler|processor|extractor", re.IGNORECASE)
 _GGUF_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 
@@ -154,7 +155,7 @@ def _components(known: Known) -> tuple[str, ...]:
     """Return the folders of components, by the pipeline's index or by their usual names."""
     folders = {path.partition("/")[0] for path in known.sizes if "/" in path}
     if INDEX in known.sizes:
-        named = component_folders(known.documents.get(INDEX))
+        named = component_names(known.documents.get(INDEX))
         return tuple(name for name in named if name in folders)
     inferred = tuple(name for name in _INFERRED if name in folders)
     return inferred if {"transformer", "unet"} & set(inferred) else ()
@@ -208,7 +209,7 @@ def _require_components(
     components: Sequence[str], chosen: Sequence[WeightSet], known: Known, wanted: Wanted
 ) -> None:
     """Refuse a cache that lacks what the pipeline's index names."""
-    named = component_folders(known.documents.get(INDEX))
+    named = component_names(known.documents.get(INDEX))
     have = {one.name.partition("/")[0] for one in chosen}
     classes = known.documents.get(INDEX) or {}
     for name in named:
