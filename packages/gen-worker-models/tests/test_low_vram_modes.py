@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from typing import Any
@@ -678,6 +679,26 @@ def test_a_retry_stays_on_the_gpu_of_the_hooks_and_is_not_undone() -> None:
     assert str(pipeline.options["onload_device"]) == "cuda:1"
     place(pipeline, "cuda:1", size_gb=1, machine=machine())
     assert pipeline.stamp == "group_offload"
+
+
+def test_whoever_waits_for_an_escalation_goes_on_after_it() -> None:
+    """The error's traceback begins with the coroutine that caught it, and that one is no past."""
+
+    async def call() -> bool:
+        try:
+            raise OutOfMemoryError("full")
+        except OutOfMemoryError as caught:
+            error = caught
+        waits = threading.Event()
+
+        def take_down() -> bool:
+            assert waits.wait(10)
+            return escalate({"m": Pipeline()}, error=error, machine=machine())
+
+        asyncio.get_running_loop().call_soon(waits.set)
+        return await asyncio.to_thread(take_down)
+
+    assert asyncio.run(call())
 
 
 def test_errors_that_name_each_other_as_their_cause_are_let_go() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from gen_worker.models.residency.weights import modules_of
@@ -10,6 +12,7 @@ from gen_worker.models.residency.weights import modules_of
 __all__ = ["failed_component", "release_frames"]
 
 _IS_FUNCTION = 1  # inspect.CO_OPTIMIZED
+_CAN_WAIT = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 def failed_component(pipeline: Any, error: BaseException) -> str:
@@ -40,5 +43,9 @@ def release_frames(error: BaseException) -> None:
     found: BaseException | None = error
     while found is not None and found not in seen:  # `raise … from` can make a circle
         seen.append(found)
-        traceback.clear_frames(found.__traceback__)
+        for frame, _ in traceback.walk_tb(found.__traceback__):
+            # Before 3.13 this would end a coroutine that waits, and whoever awaits us is one.
+            if sys.version_info >= (3, 13) or not frame.f_code.co_flags & _CAN_WAIT:
+                with suppress(RuntimeError):  # it runs, or waits
+                    frame.clear()
         found = found.__cause__ or found.__context__
