@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cli.signals import SECOND_PRESS_S
 from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress, parse_address
 from gen_worker.runtime.ndjson.client import Client, NoServerError, ReplyFrame, RequestTimeoutError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Request", "connect", "exit_code_of", "sidecar_of"]
 
 _PATIENCE_S = 15.0
-_SECOND_PRESS_S = 2.0
 _CONTROL_TIMEOUT_S = 1.0
 _EXIT_CODES = {"usage": 2, "not_found": 2, "model_resolution": 3, "canceled": 130}
 _ALL_INTERFACES = ("0.0.0.0", "::")
@@ -114,7 +114,7 @@ class Request:
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._pressed_at is not None and now - self._pressed_at < _SECOND_PRESS_S:
+        if self._pressed_at is not None and now - self._pressed_at < SECOND_PRESS_S:
             raise KeyboardInterrupt
         self._pressed_at = now
         threading.Thread(target=self._cancel, name="gen-worker-cancel", daemon=True).start()

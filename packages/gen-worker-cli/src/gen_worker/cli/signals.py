@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
 
-__all__ = ["INTERRUPTED", "TERMINATED", "Signals", "interruptible"]
+__all__ = ["INTERRUPTED", "SECOND_PRESS_S", "TERMINATED", "Signals", "interruptible"]
 
 INTERRUPTED = 130
 TERMINATED = 143
-_SECOND_PRESS_S = 2.0
+SECOND_PRESS_S = 2.0
+"""A second Ctrl-C within this time does not wait for what the first one asked for."""
 
 
 class Signals:
@@ -102,7 +103,7 @@ class _Presses:
 
     def count(self) -> None:
         now = time.monotonic()
-        if self._last_at is not None and now - self._last_at < _SECOND_PRESS_S:
+        if self._last_at is not None and now - self._last_at < SECOND_PRESS_S:
             os._exit(INTERRUPTED)
         self._last_at = now
 
