@@ -8,7 +8,8 @@ import pytest
 
 from gen_worker.model_cache import ModelCache, ModelCacheStats, ModelLocation
 from gen_worker.models import cache as older_module
-from gen_worker.models.residency import Budgets, Residency
+from gen_worker.models.residency import Budgets, Gpus, Limits, Residency
+from gen_worker.models.residency.gpu_memory import GpuMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,20 @@ def test_a_pipeline_in_ram_is_moved_up_and_not_loaded_again(cache: ModelCache) -
     assert cache.residency_tier("a") == "VRAM"
     assert cache.refcount("a") == 0
     assert cache.vram_used_gb == 16.0
+
+
+def test_without_a_gpu_a_pipeline_is_used_in_ram(tmp_path: Path) -> None:
+    class NoGpus(Gpus):
+        def memory(self, index: int = 0) -> GpuMemory:
+            return GpuMemory()
+
+    residency = Residency(limits=Limits(Budgets(), gpus=NoGpus()))
+    cache = ModelCache(model_cache_dir=tmp_path, residency=residency)
+    made = Pipeline()
+    residency.use("a", "cpu", lambda: made).release()
+    assert cache.get_pipeline("a") is made
+    assert made.places == []
+    assert cache.residency_tier("a") == "RAM"
 
 
 def test_pinned_and_referenced_models_stay(cache: ModelCache) -> None:

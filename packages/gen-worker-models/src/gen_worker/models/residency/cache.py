@@ -94,12 +94,12 @@ class ModelCache:
     def get_pipeline(self, model_id: str) -> Any:
         """Return a model's object in VRAM, moved up if it waits in RAM; None when it is in neither.
 
-        The model counts as used now.
+        The model counts as used now. On a machine without a GPU, RAM is where it is used.
         """
         found = self.residency.find(model_id)
         if found is None or found.tier not in ("vram", "ram"):
             return None
-        if found.tier == "vram":
+        if found.tier == "vram" or self.residency.limit_bytes("cuda:0") is None:
             return self.residency.value(model_id)
 
         def vanished() -> Any:
