@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from gen_worker.runtime.engine.interrupt import Region
@@ -26,7 +26,7 @@ class Job(Protocol):
 class Worker:
     """One thread of a pool."""
 
-    __slots__ = ("is_abandoned", "is_idle", "region", "runner", "thread")
+    __slots__ = ("gate", "is_abandoned", "is_idle", "region", "runner", "thread")
 
     region: Region
     is_idle: bool
@@ -39,20 +39,34 @@ class Worker:
         self.is_abandoned = False
         self.runner = None
         self.thread: threading.Thread | None = None
+        self.gate = threading.Lock()
+        """Closed; opened to wake the thread where it waits for a job."""
+        self.gate.acquire()
 
 
 class ThreadPool:
     """A queue and the threads that empty it.
 
     Our own rather than `concurrent.futures`: no future, condition or callback per job, which is
-    half of what a short call costs there.
+    half of what a short call costs there. What counts is how seldom a thread is woken, and which:
+
+    - The one that has waited least is woken first. Its memory is still in the cache, and with
+      calls one after the other it is always the same one, which makes each 20 us shorter.
+    - One at a time. Whoever wakes takes a job, and wakes the next thread if there are more. Of 64
+      short jobs submitted at once one thread does most before a second one gets the GIL.
     """
+
+    # There is no lock on the way of a job. What is read here may have changed by the next line, so
+    # each side first says what it did and then looks at what the other has said.
 
     def __init__(self, name: str, limit: int, interrupter: Interrupter) -> None:
         self.name = name
         self.limit = limit
         self._interrupter = interrupter
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: deque[Job | None] = deque()
+        self._parked: list[Worker] = []
+        self._is_waking = False
+        """Whether a thread has been woken, or started, and has not looked for jobs yet."""
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._started = 0
@@ -64,13 +78,13 @@ class ThreadPool:
     @property
     def waiting(self) -> int:
         """Jobs no thread has taken yet."""
-        return self._jobs.qsize()
+        return len(self._jobs)
 
     def submit(self, job: Job) -> None:
         """Queue a job; a thread is started when none is idle and the limit allows."""
-        self._jobs.put(job)
-        if len(self._workers) < self.limit and not self._has_idle():
-            self._grow()
+        self._jobs.append(job)
+        if not self._is_waking:
+            self._wake_one()
 
     def abandon(self, worker: Worker) -> None:
         """Give up a thread that does not come back; another may take its place.
@@ -81,8 +95,8 @@ class ThreadPool:
             worker.is_abandoned = True
             if worker in self._workers:
                 self._workers.remove(worker)
-        if self._jobs.qsize():
-            self._grow()
+        if self._jobs:
+            self._wake_one()
 
     def close(self, timeout_s: float) -> None:
         """End the idle threads now and the others after their job; wait for them, but not forever.
@@ -95,26 +109,30 @@ class ThreadPool:
             workers, self._workers = self._workers, []
             self.limit = 0
         for _ in workers:
-            self._jobs.put(None)
+            self._jobs.append(None)
+        self._wake_one()
         for worker in workers:
             if worker.thread is not None:
                 worker.thread.join(timeout_s)
 
-    def _has_idle(self) -> bool:
-        """Tell whether there is an idle thread for every job in the queue."""
-        needed = self._jobs.qsize()
-        for worker in self._workers:
-            if needed <= 0:
-                break
-            needed -= worker.is_idle
-        return needed <= 0
+    def _wake_one(self) -> None:
+        """Have one more thread look for jobs, unless all are busy or one is just getting free."""
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            if len(self._workers) < self.limit and not any(w.is_idle for w in self._workers):
+                self._grow()
+        else:
+            self._is_waking = True
+            worker.gate.release()
 
     def _grow(self) -> None:
+        worker = Worker()
         with self._lock:
-            if len(self._workers) >= self.limit or self._has_idle():
+            if len(self._workers) >= self.limit:
                 return
+            self._is_waking = True
             self._started += 1
-            worker = Worker()
             worker.thread = threading.Thread(
                 target=self._work,
                 args=(worker,),
@@ -122,17 +140,50 @@ class ThreadPool:
                 daemon=True,
             )
             self._workers.append(worker)
-        worker.thread.start()
+        try:
+            worker.thread.start()
+        except RuntimeError:  # the system allows no more of them
+            self._is_waking = False
+            self._workers.remove(worker)
+            if not self._workers:
+                raise
+
+    def _next(self, worker: Worker) -> Job | None:
+        """Wait for a job; None ends the thread."""
+        jobs = self._jobs
+        while True:
+            worker.is_idle = True
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                self._park(worker)
+            else:
+                worker.is_idle = False
+                if jobs and not self._is_waking:
+                    self._wake_one()
+                return job
+
+    def _park(self, worker: Worker) -> None:
+        """Wait until there may be a job."""
+        self._parked.append(worker)
+        if self._jobs:  # somebody who queued one may have found nobody here
+            try:
+                self._parked.remove(worker)
+            except ValueError:
+                pass  # or has found this thread just now
+            else:
+                return
+        worker.gate.acquire()
+        self._is_waking = False
 
     def _work(self, worker: Worker) -> None:
         interrupter = self._interrupter
         worker.region = region = Region()
         interrupter.watch(region)
+        self._is_waking = False
         try:
             while not worker.is_abandoned:
-                worker.is_idle = True
-                job = self._jobs.get()
-                worker.is_idle = False
+                job = self._next(worker)
                 if job is None:
                     break
                 if interrupter.is_dormant:
