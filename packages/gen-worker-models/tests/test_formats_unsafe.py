@@ -114,7 +114,7 @@ def test_python_that_came_along_is_seen_and_harmless_while_nothing_needs_it(tmp_
 
 
 @pytest.mark.parametrize("place", ["pipeline.py", "scheduler/my_scheduler.py"])
-def test_a_class_of_the_model_itself_needs_the_opt_in(place: str, tmp_path: Path) -> None:
+def test_a_class_of_the_model_itself_is_refused(place: str, tmp_path: Path) -> None:
     put(tmp_path, "unet/model.safetensors", place)
     pipeline(tmp_path, scheduler=["my_scheduler", "Mine"])
     index = json.loads((tmp_path / "model_index.json").read_text())
@@ -123,17 +123,15 @@ def test_a_class_of_the_model_itself_needs_the_opt_in(place: str, tmp_path: Path
     with pytest.raises(UnsafeFileFormat, match="needs Python that it brings") as caught:
         check_weight_formats(tmp_path, "acme/model")
     assert caught.value.files == (place,)
-    assert check_weight_formats(tmp_path, allow_code=True).code == (place,)
 
 
 @pytest.mark.parametrize("name", ["cozy.pipeline.yaml", "cozy.pipeline.lock.yaml"])
-def test_a_custom_pipeline_path_needs_the_opt_in(name: str, tmp_path: Path) -> None:
+def test_a_custom_pipeline_path_is_refused(name: str, tmp_path: Path) -> None:
     put(tmp_path, "model.safetensors")
     for value in (" code", "\n    code", " >\n    code", " null\n    code.custom_pipeline_path: x"):
         (tmp_path / name).write_text(f"pipe:\n  custom_pipeline_path:{value}\n")
         with pytest.raises(UnsafeFileFormat, match="custom pipeline"):
             check_weight_formats(tmp_path)
-    check_weight_formats(tmp_path, allow_code=True)
 
 
 @pytest.mark.parametrize("value", [" null", " ~", " ''", '  "" # none'])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "CODE_SUFFIXES",
     "SAFE_SUFFIXES",
     "UNSAFE_SUFFIXES",
     "UnsafeFileFormat",
@@ -34,9 +35,11 @@ UNSAFE_SUFFIXES = frozenset(
 )
 """Of files that never are loaded, in whatever company they come."""
 
-_CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"})
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"})
+"""Of Python and native libraries; none of a model's own is ever run."""
+
 _CONVERT = "publish the model as safetensors (`save_pretrained(..., safe_serialization=True)`)"
-_OPT_IN = "name a class that a library has, or let the binding allow code of the model"
+_OTHER_CLASS = "publish it with classes that the libraries have"
 
 
 class UnsafeFileFormat(ValidationError):
@@ -62,7 +65,7 @@ class WeightFiles(NamedTuple):
     unsafe: tuple[str, ...]
     """Largest first. Never to be loaded."""
     code: tuple[str, ...]
-    """Python and native libraries. Never to be run unless the binding allows it."""
+    """Python and native libraries. Never to be run."""
 
 
 def weight_files(directory: str) -> WeightFiles:
@@ -79,7 +82,7 @@ def weight_files(directory: str) -> WeightFiles:
             safe.append(relative)
         elif suffix in UNSAFE_SUFFIXES:
             unsafe.append((-_size_bytes(path), relative))
-        elif suffix in _CODE_SUFFIXES:
+        elif suffix in CODE_SUFFIXES:
             code.append(relative)
     by_size = tuple(relative for _, relative in sorted(unsafe))
     return WeightFiles(tuple(sorted(safe)), by_size, tuple(sorted(code)))
@@ -116,9 +119,7 @@ def _refusal(unsafe: Sequence[str], ref: str, where: str = "") -> UnsafeFileForm
     )
 
 
-def check_weight_formats(
-    directory: str | os.PathLike[str], ref: str = "", *, allow_code: bool = False
-) -> WeightFiles:
+def check_weight_formats(directory: str | os.PathLike[str], ref: str = "") -> WeightFiles:
     """Check a whole model before anything of it is loaded, and return what it has.
 
     Beyond `assert_safe_weight_format`: each component that `model_index.json` names must have safe
@@ -127,7 +128,6 @@ def check_weight_formats(
     Args:
         directory: Of the model.
         ref: The model as its binding names it, for messages.
-        allow_code: The binding allows the model's own Python.
 
     Raises:
         UnsafeFileFormat: It must not be loaded.
@@ -142,10 +142,10 @@ def check_weight_formats(
         unsafe = _below(component, found.unsafe)
         if unsafe and not _below(component, found.safe):
             raise _refusal(unsafe, ref, f"component {component!r}")
-    needed = () if allow_code else own_code_of(root)
+    needed = own_code_of(root)
     if needed:
         raise UnsafeFileFormat(
-            f"model {ref or root!r} needs Python that it brings, {needed[0]}: {_OPT_IN}",
+            f"model {ref or root!r} needs Python that it brings, {needed[0]}: {_OTHER_CLASS}",
             ref=ref,
             files=found.code,
         )
@@ -168,7 +168,7 @@ def assert_loadable(path: str | os.PathLike[str], ref: str = "") -> None:
 
     file = os.fspath(path)
     suffix = os.path.splitext(file)[1].lower()
-    if suffix in UNSAFE_SUFFIXES | _CODE_SUFFIXES:
+    if suffix in UNSAFE_SUFFIXES | CODE_SUFFIXES:
         raise UnsafeFileFormat(
             f"file {file!r} is not loaded, because {suffix!r} files can run code: {_CONVERT}",
             ref=ref,

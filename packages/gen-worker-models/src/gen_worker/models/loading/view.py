@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.formats import UNSAFE_SUFFIXES, config_changes
 from gen_worker.models.formats.plain_files import files_below
+from gen_worker.models.formats.unsafe import CODE_SUFFIXES
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sight", "View", "needs_view"]
 
-_LEFT_OUT = UNSAFE_SUFFIXES | {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
+_LEFT_OUT = UNSAFE_SUFFIXES | CODE_SUFFIXES
 
 
 def needs_view(directory: str) -> bool:
