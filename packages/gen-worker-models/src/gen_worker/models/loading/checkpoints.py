@@ -11,7 +11,7 @@ from gen_worker.models.loading.errors import MissingComponentsError, Unsupported
 from gen_worker.models.loading.families import Family, family_of
 from gen_worker.models.loading.parts import Source, config_at, gguf_part
 from gen_worker.models.loading.values import ComponentPlan
-from gen_worker.models.loading.weights import gguf_weights, size_bytes_of
+from gen_worker.models.loading.weights import gguf_file, size_bytes_of
 
 __all__ = ["checkpoint_of", "checkpoint_part", "family_at"]
 
@@ -25,8 +25,7 @@ def checkpoint_of(source: Source) -> str:
     names = [name for name in os.listdir(source.root) if name.lower().endswith(_SUFFIX)]
     if len(names) == 1:
         return os.path.join(source.root, names[0])
-    found = gguf_weights(source.root) if not names else None
-    return found[0] if found else ""
+    return "" if names else gguf_file(source.root)
 
 
 def family_at(file: str) -> Family | None:

@@ -47,23 +47,11 @@ def as_surprise(error: Exception, ref: str) -> Exception:
 
     Damaged files, full disks, missing packages and memory are not the model's fault.
     """
-    is_misfit = isinstance(error, ModelLoadError) and not error.fits
-    if not is_misfit:
+    if not isinstance(error, ModelLoadError) or error.fits:
         return error
     return RefCompatibilitySurprise(
-        f"the model {ref!r} does not fit this function: {error}", ref=ref, axis=_axis(error)
+        f"the model {ref!r} does not fit this function: {error}", ref=ref, axis=error.axis
     )
-
-
-def _axis(error: Exception) -> str:
-    """Name what did not fit, as the class of the error says."""
-    return {
-        "MissingComponentsError": "components",
-        "UnknownClassError": "pipeline_class",
-        "TypeMismatchError": "pipeline_class",
-        "UnsupportedFormatError": "format",
-        "ConfigNeededError": "layout",
-    }.get(type(error).__name__, "weights")
 
 
 def _translated(error: Exception, ref: str) -> Exception | None:

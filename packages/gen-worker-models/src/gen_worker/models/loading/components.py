@@ -13,7 +13,7 @@ from gen_worker.models.loading.errors import AnnotationNeededError, MissingCompo
 from gen_worker.models.loading.parts import Source, config_at, gguf_part, part_or_none, plain_part
 from gen_worker.models.loading.quantized import DENOISERS, quantization_of
 from gen_worker.models.loading.values import ComponentPlan, LoadPlan
-from gen_worker.models.loading.weights import gguf_weights
+from gen_worker.models.loading.weights import gguf_file
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def component_at(
 
 def _gguf_at_root(source: Source, name: str, cls: Any, directory: str) -> ComponentPlan | None:
     """Return the plan of a denoiser whose GGUF file lies beside `model_index.json`."""
-    found = gguf_weights(source.root) if name in DENOISERS else None
-    return gguf_part(source, name, cls, found[0], directory, "") if found else None
+    found = gguf_file(source.root) if name in DENOISERS else ""
+    return gguf_part(source, name, cls, found, directory, "") if found else None
 
 
 def _place(source: Source, name: str, entry: Any) -> tuple[str, list[Any] | None]:

@@ -30,6 +30,8 @@ class ModelLoadError(FatalError, ValueError):
 
     fits: bool = False
     """False: another model is needed. True: the model is right and this host lacks something."""
+    axis: str = "weights"
+    """What does not fit, as the caller who chose the model is told."""
 
     def __init__(self, message: str, *, ref: str = "") -> None:
         super().__init__(message)
@@ -62,9 +64,13 @@ class AnnotationNeededError(ModelLoadError):
 class TypeMismatchError(ModelLoadError):
     """The loaded object is no instance of the annotated type."""
 
+    axis = "pipeline_class"
+
 
 class UnknownClassError(ModelLoadError):
     """The model names a class that no library here has."""
+
+    axis = "pipeline_class"
 
     def __init__(self, message: str, *, library: str, class_name: str, ref: str = "") -> None:
         super().__init__(message, ref=ref)
@@ -74,6 +80,8 @@ class UnknownClassError(ModelLoadError):
 
 class MissingComponentsError(ModelLoadError):
     """Parts of a pipeline are not in the model."""
+
+    axis = "components"
 
     def __init__(self, message: str, *, missing: Sequence[str], ref: str = "") -> None:
         """Keep what is missing.
@@ -90,9 +98,13 @@ class MissingComponentsError(ModelLoadError):
 class UnsupportedFormatError(ModelLoadError):
     """The model is in a format that is not read here, such as FlashPack."""
 
+    axis = "format"
+
 
 class ConfigNeededError(ModelLoadError):
     """A checkpoint in one file comes without the configuration of its parts."""
+
+    axis = "layout"
 
     def __init__(self, message: str, *, config_repo: str, ref: str = "") -> None:
         """Keep where the configuration could come from.

@@ -23,7 +23,7 @@ from gen_worker.models.loading.dtypes import (
 from gen_worker.models.loading.errors import MissingComponentsError
 from gen_worker.models.loading.quantized import packages_needed
 from gen_worker.models.loading.values import ComponentPlan
-from gen_worker.models.loading.weights import find_weights, gguf_weights, size_bytes_of
+from gen_worker.models.loading.weights import find_weights, gguf_file, size_bytes_of
 
 __all__ = ["Source", "gguf_part", "model_part", "part_or_none", "plain_part"]
 
@@ -73,8 +73,8 @@ def part_or_none(
     weights = find_weights(directory, preferred_variants(source.choice))
     config = source.config(directory)
     if weights is None:
-        gguf = gguf_weights(directory)
-        return gguf_part(source, name, cls, gguf[0], directory, "") if gguf else None
+        gguf = gguf_file(directory)
+        return gguf_part(source, name, cls, gguf, directory, "") if gguf else None
     dtype = _dtype(source, cls, weights.variant, config, in_pipeline=in_pipeline)
     return ComponentPlan(
         name=name,
@@ -121,8 +121,10 @@ def model_part(source: Source, name: str, cls: Any, directory: str) -> Component
 def plain_part(source: Source, name: str, cls: Any, directory: str = "") -> ComponentPlan:
     """Return the plan of an object without weights."""
     place = directory or source.root
-    gguf = gguf_weights(place) if _may_be_in_gguf(cls, place) else None
-    weights = (gguf[0],) if gguf else ()
+    gguf = gguf_file(place) if _may_be_in_gguf(cls, place) else ""
+    if gguf:
+        read_gguf_header(gguf)
+    weights = (gguf,) if gguf else ()
     return ComponentPlan(name=name, cls=cls, method="part", path=place, weights=weights)
 
 

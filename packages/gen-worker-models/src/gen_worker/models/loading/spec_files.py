@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gen_worker.models.formats.configs import read_config, sanitize_config
+from gen_worker.models.formats.configs import sanitize_config
 from gen_worker.models.loading.errors import MissingPackageError, ModelLoadError
-
-if TYPE_CHECKING:
-    from gen_worker.models.loading.parts import Source
+from gen_worker.models.loading.parts import Source, config_at
 
 __all__ = ["index_of"]
 
@@ -28,18 +26,12 @@ def index_of(source: Source) -> dict[str, Any]:
     """
     if not os.path.isdir(source.root):
         return {}
-    index = _model_index(source.root)
+    index = config_at(source.root, "model_index.json")
     for name in (_LOCK, _SPEC):
         path = os.path.join(source.root, name)
         if os.path.isfile(path):
             return {**index, **_from_spec(path, name, source)}
     return index
-
-
-def _model_index(root: str) -> dict[str, Any]:
-    path = os.path.join(root, "model_index.json")
-    index = sanitize_config(read_config(path))[0] if os.path.isfile(path) else {}
-    return index if isinstance(index, dict) else {}
 
 
 def _from_spec(path: str, name: str, source: Source) -> dict[str, Any]:

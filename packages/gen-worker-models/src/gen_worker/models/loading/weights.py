@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from gen_worker.models.formats import DTYPE_BITS, Header, read_gguf_header, read_header, read_index
+from gen_worker.models.formats import DTYPE_BITS, Header, read_header, read_index
 from gen_worker.models.loading.dtypes import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Weights", "find_weights", "gguf_weights", "size_bytes_of"]
+__all__ = ["Weights", "find_weights", "gguf_file", "size_bytes_of"]
 
 _BASES = ("diffusion_pytorch_model", "model")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -69,15 +69,11 @@ def size_bytes_of(headers: Iterable[Header], dtype: str = "") -> int:
     )
 
 
-def gguf_weights(directory: str) -> tuple[str, int] | None:
-    """Return the one GGUF file of a directory and the bytes of its tensors; None without any.
+def gguf_file(directory: str) -> str:
+    """Return the GGUF file of a directory, not yet checked; empty when it has none.
 
     Of several the largest is taken: the others are usually projectors or vocabularies.
     """
     names = sorted(name for name in os.listdir(directory) if name.lower().endswith(".gguf"))
-    if not names:
-        return None
     paths = [os.path.join(directory, name) for name in names]
-    file = max(paths, key=os.path.getsize)
-    tensors = read_gguf_header(file).tensors.values()
-    return file, sum(tensor.end - tensor.start for tensor in tensors)
+    return max(paths, key=os.path.getsize, default="")
