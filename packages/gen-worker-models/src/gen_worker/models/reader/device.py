@@ -180,43 +180,78 @@ def deliver(
         delivered.append(Delivered(allocate(runs[-1].place(runs[-1].end) if runs else 0), runs))
         whole = hashes[file] is not None
         blocks += blocks_of(file, host_runs(tensors, source.header, whole=whole))
-    slots: dict[Block, Slot] = {}
+    transit = _Transit(sources, delivered, hashes, ring)
 
     def work(feed: Feed) -> None:
         with lane() as way:
-            while (slot := ring.acquire(feed)) is not None:
-                # The buffer first: whoever has the earliest block can always go on.
-                block = feed.take()
-                if block is None:
-                    ring.release(slot)
-                    return
-                slots[block] = slot
-                with memoryview(slot.memory)[: block.end - block.start] as buffer:
-                    sources[block.file].read(buffer, block.start)
-                _copy(way, slot, block, delivered[block.file])
-                slot.wait = way.mark()
-                feed.put(block)
+            transit.carry(feed, way)
 
     def finished(block: Block) -> None:
-        slot, hash_ = slots[block], hashes[block.file]
         progress(block.end - block.start)
-        if hash_ is None:
-            ring.release(slots.pop(block))
-            return
-        data = memoryview(slot.memory)[: block.end - block.start]
-
-        def release() -> None:
-            data.release()
-            ring.release(slots.pop(block))
-
-        hash_.add(block.start, data, release)
+        transit.finish(block)
 
     try:
         pump(blocks, work, finished, threads=min(threads, len(blocks)), token=token)
     finally:
-        for slot in slots.values():  # of blocks that were never finished
-            ring.release(slot)
+        transit.abandon()
     return delivered
+
+
+class _Transit:
+    """Blocks on their way: each is in a buffer until its copy is under way and it is hashed."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourceFile],
+        delivered: Sequence[Delivered],
+        hashes: Sequence[FileHash | None],
+        ring: Ring,
+    ) -> None:
+        self._sources = sources
+        self._delivered = delivered
+        self._hashes = hashes
+        self._ring = ring
+        self._slots: dict[Block, Slot] = {}
+
+    def carry(self, feed: Feed, way: Lane) -> None:
+        """Read blocks and begin to copy them, until there are no more."""
+        while (slot := self._ring.acquire(feed)) is not None:
+            # The buffer first: whoever has the earliest block can always go on.
+            block = feed.take()
+            if block is None:
+                self._ring.release(slot)
+                return
+            self._slots[block] = slot
+            with self._content(block) as buffer:
+                self._sources[block.file].read(buffer, block.start)
+            _copy(way, slot, block, self._delivered[block.file])
+            slot.wait = way.mark()
+            feed.put(block)
+
+    def _content(self, block: Block) -> memoryview:
+        return memoryview(self._slots[block].memory)[: block.end - block.start]
+
+    def finish(self, block: Block) -> None:
+        """Hash a block where that is asked for, and give its buffer back."""
+        hash_ = self._hashes[block.file]
+        if hash_ is None:
+            self._release(block)
+            return
+        data = self._content(block)
+
+        def release() -> None:
+            data.release()
+            self._release(block)
+
+        hash_.add(block.start, data, release)
+
+    def _release(self, block: Block) -> None:
+        self._ring.release(self._slots.pop(block))
+
+    def abandon(self) -> None:
+        """Give the buffers back of blocks that were never finished."""
+        for block in list(self._slots):
+            self._release(block)
 
 
 def _copy(way: Lane, slot: Slot, block: Block, into: Delivered) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gen_worker.errors import ResourceError
 
-__all__ = ["HostMemory", "page_lock"]
+__all__ = ["PAGE", "HostMemory", "page_lock"]
 
 PAGE = mmap.PAGESIZE
 _HUGE_PAGE = 2 << 20

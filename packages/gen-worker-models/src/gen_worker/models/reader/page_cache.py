@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 from functools import cache
@@ -81,20 +80,18 @@ def _cachestat(descriptor: int, start: int, end: int) -> int | None:
     return int(counts[0])
 
 
-def populate(view: mmap.mmap, start: int, end: int) -> bool:
+def populate(view: mmap.mmap, start: int, end: int) -> None:
     """Make the pages of a mapping present, without the interpreter's lock.
 
-    Returns:
-        Whether the kernel can; if not, they come one by one as they are used.
+    Where the kernel cannot, they come one by one as they are used.
     """
     import ctypes
 
     first = start // mmap.PAGESIZE * mmap.PAGESIZE
     anchor = ctypes.c_char.from_buffer(view)
-    failed = _libc().madvise(
+    _libc().madvise(
         ctypes.c_void_p(ctypes.addressof(anchor) + first),
         ctypes.c_size_t(end - first),
         _MADV_POPULATE_READ,
     )
     del anchor
-    return not failed or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)

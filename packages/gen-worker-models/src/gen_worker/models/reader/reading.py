@@ -85,10 +85,7 @@ def read_files(
     if token is not None:
         token.raise_if_canceled("loading was canceled")
     with contextlib.ExitStack() as stack:
-        sources = [open_source(path, stack) for path in files]
-        wanted = _wanted(sources, names)
-        for source, tensors in zip(sources, wanted, strict=True):
-            check_dtypes(tensors, source.path)
+        sources, wanted = _opened(files, names, stack)
         hashes = [
             FileHash(source.header.size_bytes) if hashed or source.path in expected else None
             for source in sources
@@ -103,6 +100,19 @@ def read_files(
         if result.path in expected:
             check_digest(result.path, expected[result.path], result.blake3)
     return tuple(read)
+
+
+def _opened(
+    files: Sequence[str],
+    names: Collection[str] | Callable[[str], bool] | None,
+    stack: contextlib.ExitStack,
+) -> tuple[list[SourceFile], list[Mapping[str, TensorInfo]]]:
+    """Open and check all files; return them and the wanted tensors of each."""
+    sources = [open_source(path, stack) for path in files]
+    wanted = _wanted(sources, names)
+    for source, tensors in zip(sources, wanted, strict=True):
+        check_dtypes(tensors, source.path)
+    return sources, wanted
 
 
 def _expected(verify: Mapping[Any, str], files: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.errors import ArtifactTransferError
 from gen_worker.models.formats.damage import DamagedSafetensorsError
@@ -15,9 +15,7 @@ from gen_worker.models.reader.page_cache import PageCache
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-__all__ = ["Access", "SourceFile", "open_source"]
-
-Access = Literal["auto", "direct", "buffered"]
+__all__ = ["SourceFile", "open_source"]
 
 _MOSTLY = 0.5
 
@@ -83,17 +81,11 @@ class SourceFile(NamedTuple):
         )
 
 
-def open_source(path: str, stack: ExitStack, access: Access = "auto") -> SourceFile:
-    """Open a file and check its header; `stack` closes it.
-
-    Args:
-        path: Of the file.
-        stack: Closes what is opened.
-        access: Whether to read past the page cache; `auto` where it holds little of a block.
-    """
+def open_source(path: str, stack: ExitStack) -> SourceFile:
+    """Open a file and check its header; `stack` closes it."""
     descriptor, size_bytes = stack.enter_context(open_plain(path))
     header = header_of(descriptor, size_bytes, path)
-    direct = None if access == "buffered" else _open_direct(descriptor)
+    direct = _open_direct(descriptor)
     if direct is not None:
         stack.callback(os.close, direct)
     return SourceFile(path, header, descriptor, direct, PageCache(descriptor, size_bytes))

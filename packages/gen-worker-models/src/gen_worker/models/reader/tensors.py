@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gen_worker.models.formats import Header, TensorInfo
     from gen_worker.models.reader.plan import Run
 
-__all__ = ["check_dtypes", "views"]
+__all__ = ["check_dtypes", "dtype_of", "shape_of", "views"]
 
 _DTYPES = {
     "BOOL": "bool",
