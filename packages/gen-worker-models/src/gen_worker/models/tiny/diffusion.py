@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gen_worker.models.loading.libraries import library
 from gen_worker.models.tiny.tokens import clip_tokenizer, unigram_tokenizer
 
-__all__ = ["tiny_flux", "tiny_stable_diffusion", "tiny_stable_diffusion_xl"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Saving", "tiny_flux", "tiny_stable_diffusion", "tiny_stable_diffusion_xl"]
 
 
-def tiny_stable_diffusion(
-    directory: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    shard_bytes: int = 0,
-    variant: str = "",
-    dtype: str = "float32",
-) -> str:
+class Saving(TypedDict, total=False):
+    """How a tiny pipeline is made and saved."""
+
+    seed: int
+    """Of the weights; 0 by default."""
+    shard_bytes: int
+    """Largest weights file; 0, the default, saves one per component."""
+    variant: str
+    """As in `model.<variant>.safetensors`; none by default."""
+    dtype: str
+    """Precision of the weights; float32 by default."""
+
+
+def tiny_stable_diffusion(directory: str | os.PathLike[str], **saving: Unpack[Saving]) -> str:
     """Save a Stable Diffusion pipeline of 0.1 million parameters that makes 64 x 64 pixels.
 
     Args:
         directory: Where it goes; made when it is not there.
-        seed: Of the weights.
-        shard_bytes: Largest weights file; 0 saves one per component.
-        variant: As in `model.<variant>.safetensors`.
-        dtype: Precision of the weights.
+        **saving: As in `Saving`.
 
     Returns:
         The directory.
     """
+    return _saved(_stable_diffusion, directory, **saving)
+
+
+def tiny_stable_diffusion_xl(directory: str | os.PathLike[str], **saving: Unpack[Saving]) -> str:
+    """Save an SDXL pipeline of 0.2 million parameters that makes 64 x 64 pixels.
+
+    Arguments and result are those of `tiny_stable_diffusion`.
+    """
+    return _saved(_stable_diffusion_xl, directory, **saving)
+
+
+def tiny_flux(directory: str | os.PathLike[str], **saving: Unpack[Saving]) -> str:
+    """Save a Flux pipeline of 0.1 million parameters; 16 x 16 pixels are enough for it.
+
+    Arguments and result are those of `tiny_stable_diffusion`.
+    """
+    return _saved(_flux, directory, **saving)
+
+
+def _stable_diffusion() -> Any:
     diffusers = library("diffusers")
-    _seed(seed)
-    pipeline = diffusers.StableDiffusionPipeline(
+    return diffusers.StableDiffusionPipeline(
         unet=_unet(cross_attention_dim=32),
         scheduler=diffusers.DDIMScheduler(
             beta_start=0.00085,
@@ -50,24 +75,11 @@ def tiny_stable_diffusion(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return _saved(pipeline, directory, shard_bytes, variant, dtype)
 
 
-def tiny_stable_diffusion_xl(
-    directory: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    shard_bytes: int = 0,
-    variant: str = "",
-    dtype: str = "float32",
-) -> str:
-    """Save an SDXL pipeline of 0.2 million parameters that makes 64 x 64 pixels.
-
-    The arguments are those of `tiny_stable_diffusion`.
-    """
+def _stable_diffusion_xl() -> Any:
     diffusers = library("diffusers")
-    _seed(seed)
-    pipeline = diffusers.StableDiffusionXLPipeline(
+    return diffusers.StableDiffusionXLPipeline(
         unet=_unet(
             cross_attention_dim=64,
             attention_head_dim=(2, 4),
@@ -87,23 +99,10 @@ def tiny_stable_diffusion_xl(
         tokenizer_2=clip_tokenizer(),
         add_watermarker=False,
     )
-    return _saved(pipeline, directory, shard_bytes, variant, dtype)
 
 
-def tiny_flux(
-    directory: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    shard_bytes: int = 0,
-    variant: str = "",
-    dtype: str = "float32",
-) -> str:
-    """Save a Flux pipeline of 0.1 million parameters; 16 x 16 pixels are enough for it.
-
-    The arguments are those of `tiny_stable_diffusion`.
-    """
+def _flux() -> Any:
     diffusers, transformers = library("diffusers"), library("transformers")
-    _seed(seed)
     text = transformers.T5Config(
         vocab_size=128,
         d_model=32,
@@ -113,7 +112,7 @@ def tiny_flux(
         num_heads=4,
         feed_forward_proj="gated-gelu",
     )
-    pipeline = diffusers.FluxPipeline(
+    return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=diffusers.AutoencoderKL(
             sample_size=32,
@@ -141,12 +140,6 @@ def tiny_flux(
             axes_dims_rope=(4, 4, 8),
         ),
     )
-    return _saved(pipeline, directory, shard_bytes, variant, dtype)
-
-
-def _seed(seed: int) -> None:
-    torch = library("torch")
-    torch.manual_seed(seed)
 
 
 def _unet(**options: Any) -> Any:
@@ -193,13 +186,17 @@ def _clip(name: str) -> Any:
 
 
 def _saved(
-    pipeline: Any,
+    make: Callable[[], Any],
     directory: str | os.PathLike[str],
-    shard_bytes: int,
-    variant: str,
-    dtype: str,
+    *,
+    seed: int = 0,
+    shard_bytes: int = 0,
+    variant: str = "",
+    dtype: str = "float32",
 ) -> str:
     torch = library("torch")
+    torch.manual_seed(seed)
+    pipeline = make()
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(getattr(torch, dtype))
