@@ -78,11 +78,12 @@ def attached(pipeline: Any, adapters: Sequence[Adapter], request_id: str = "") -
     from gen_worker.models.low_vram import lock_for_pipeline
 
     _check(pipeline, adapters)
+    adapters = [_named(pipeline, adapter) for adapter in adapters]
     before: _State | None = None
     try:
         with lock_for_pipeline(pipeline):
             for adapter in adapters:
-                check_fits(pipeline, _named(pipeline, adapter))
+                check_fits(pipeline, adapter)
             before = _State(pipeline)
             _attach(pipeline, before, adapters)
         yield
@@ -114,8 +115,7 @@ def _attach(pipeline: Any, before: _State, adapters: Sequence[Adapter]) -> None:
 
     with without_hooks(pipeline):
         for adapter in adapters:
-            tensors = dict(_named(pipeline, adapter).tensors)
-            pipeline.load_lora_weights(tensors, adapter_name=adapter.name)
+            pipeline.load_lora_weights(dict(adapter.tensors), adapter_name=adapter.name)
         pipeline.set_adapters(
             [*before.active, *(adapter.name for adapter in adapters)],
             adapter_weights=[*(1.0 for _ in before.active), *(x.weight for x in adapters)],
