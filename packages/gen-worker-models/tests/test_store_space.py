@@ -228,20 +228,6 @@ def test_recent_blobs_and_live_downloads_stay(store: ContentStore) -> None:
     assert os.path.exists(live)
 
 
-def test_what_the_owner_needs_elsewhere_stays(tmp_path: Path, disk: Disk) -> None:
-    names: list[str] = []
-    store = ContentStore(tmp_path / "cas", reserve_bytes=0, needed=lambda: names)
-    path = put(store, b"a" * 40_000)
-    names.append(os.path.basename(path))
-    store.collect(0)
-    with pytest.raises(DiskFullError):
-        store.make_room(70_000)
-    assert os.path.exists(path)
-    names.clear()
-    store.collect(0)
-    assert not os.path.exists(path)
-
-
 def test_reserved_blobs_and_room_are_respected(store: ContentStore) -> None:
     have, want = b"a" * 20_000, b"b" * 40_000
     path = put(store, have)

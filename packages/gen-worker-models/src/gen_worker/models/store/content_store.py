@@ -26,7 +26,7 @@ from gen_worker.models.store.trees import expected_extra_bytes
 from gen_worker.models.store.verification import verify_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from gen_worker.cancel import CancelToken
@@ -54,7 +54,6 @@ class ContentStore:
         *,
         budget_bytes: int = 0,
         reserve_bytes: int = 2 * GIB,
-        needed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """Use the directory `root`, which need not exist yet.
 
@@ -62,8 +61,6 @@ class ContentStore:
             root: Usually `cas_dir` of the settings.
             budget_bytes: What blobs and snapshots may take; 0 is all but the reserve.
             reserve_bytes: What is kept free on the disk.
-            needed: Gives the digests, in hex, of blobs that the caller needs for something else
-                than snapshots; this object removes none of them, others on the directory may.
         """
         self._places = Places(root)
         self._leases = Leases(self._places)
@@ -73,7 +70,6 @@ class ContentStore:
             self._leases,
             budget_bytes=budget_bytes,
             reserve_bytes=reserve_bytes,
-            needed=needed,
         )
 
     def __repr__(self) -> str:
@@ -148,7 +144,7 @@ class ContentStore:
         """Copy a file into the store; return its digest in hex and its size.
 
         Makes room first. Nothing needs the blob yet: what is not part of a snapshot within ten
-        minutes may go, unless it is reserved or `needed`.
+        minutes may go, unless it is reserved.
 
         Raises:
             DamagedBlobError: `expected` was given and is not its digest.

@@ -13,7 +13,7 @@ from gen_worker.models.store.places import is_hex
 from gen_worker.models.store.records import Record, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gen_worker.models.store.blobs import Blob
     from gen_worker.models.store.leases import Claim, Leases
@@ -51,8 +51,6 @@ class Inventory(NamedTuple):
     """What downloads that are under way, or died, left so far."""
     claims: Sequence[tuple[str, str, Claim]]
     """Snapshot, name, claim; eldest first."""
-    needed_elsewhere: frozenset[str]
-    """Blobs that the store's owner needs for something else."""
 
     @property
     def used_bytes(self) -> int:
@@ -64,13 +62,11 @@ class Inventory(NamedTuple):
 
     @property
     def claimed(self) -> frozenset[str]:
-        """Blobs that live processes fetch or build with, or the store's owner needs."""
-        return self.needed_elsewhere | _claimed(self.claims)
+        """Blobs that live processes fetch or build with."""
+        return _claimed(self.claims)
 
 
-def take_inventory(
-    places: Places, leases: Leases, needed_elsewhere: Iterable[str] = ()
-) -> Inventory:
+def take_inventory(places: Places, leases: Leases) -> Inventory:
     """Look at everything; the claims first, so that none of their blobs seems unused."""
     claims = leases.claims()
     leased = leases.leased()
@@ -85,7 +81,6 @@ def take_inventory(
         blobs=blobs,
         partials=tuple(blob for blob in found if blob.suffix),
         claims=claims,
-        needed_elsewhere=frozenset(needed_elsewhere),
     )
 
 

@@ -22,7 +22,7 @@ from gen_worker.models.store.inventory import outstanding_bytes, take_inventory
 from gen_worker.models.store.removal import drop_blobs, drop_snapshot, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from gen_worker.models.store.inventory import Inventory
     from gen_worker.models.store.leases import Leases
@@ -80,9 +80,7 @@ class Space:
         *,
         budget_bytes: int,
         reserve_bytes: int,
-        needed: Callable[[], Iterable[str]],
     ) -> None:
-        self._needed = needed
         self._places = places
         self._leases = leases
         self._budget_bytes = budget_bytes
@@ -185,15 +183,14 @@ class Space:
         )
 
     def _evict(self, plan: Eviction, found: Inventory) -> None:
-        needed = frozenset(self._needed())
-        drop_blobs(self._places, self._leases, set(plan.blobs) - needed)
+        drop_blobs(self._places, self._leases, plan.blobs)
         for path in plan.partials:
             discard(path)
         gone = [x for x in plan.snapshots if drop_snapshot(self._places, self._leases, x)]
-        drop_blobs(self._places, self._leases, _blobs_of(found, gone) - needed)
+        drop_blobs(self._places, self._leases, _blobs_of(found, gone))
 
     def _inventory(self) -> Inventory:
-        return take_inventory(self._places, self._leases, self._needed())
+        return take_inventory(self._places, self._leases)
 
     def _now(self) -> float:
         return time.time()
