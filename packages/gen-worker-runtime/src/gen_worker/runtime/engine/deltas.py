@@ -12,10 +12,10 @@ from gen_worker.runtime.engine.payloads import encode
 if TYPE_CHECKING:
     from gen_worker.runtime.engine.invocation import Format
 
-__all__ = ["encode_item"]
+__all__ = ["TEXT_FIELDS", "encode_item"]
 
-TEXT_FIELDS = frozenset({"delta_text", "delta", "token", "text", "content", "caption_delta"})
-"""Fields whose text a reader joins; the wire's `delta_text` is taken from the same."""
+TEXT_FIELDS = ("delta_text", "delta", "token", "text", "content", "caption_delta")
+"""Fields whose text a reader joins; the wire's `delta_text` is the first of them that has any."""
 
 
 def encode_item(item: Any, result_format: Format, max_bytes: int) -> list[bytes]:

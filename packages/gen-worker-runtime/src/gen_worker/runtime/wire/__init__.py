@@ -34,6 +34,13 @@ if TYPE_CHECKING:
         ResolvedRepoFile,
         UnloadModel,
     )
+    from gen_worker.runtime.wire.outputs import (
+        DEFAULT_ITEM_ID,
+        DeltaForm,
+        merge_deltas,
+        output_payload,
+        success_payload,
+    )
     from gen_worker.runtime.wire.records import Record
     from gen_worker.runtime.wire.refs import ref_index
     from gen_worker.runtime.wire.reports import (
@@ -71,12 +78,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHANNEL_OPTIONS",
+    "DEFAULT_ITEM_ID",
     "MAX_RECEIVE_BYTES",
     "METHODS",
     "SERVICE",
     "STARTUP_PHASES",
     "Assignment",
     "Availability",
+    "DeltaForm",
     "DiagnosticLog",
     "DisabledFunction",
     "DownloadModel",
@@ -118,8 +127,11 @@ __all__ = [
     "WorkerEvent",
     "decode",
     "encode",
+    "merge_deltas",
+    "output_payload",
     "ref_index",
     "role_of",
+    "success_payload",
 ]
 
 _MODULES = {
@@ -140,6 +152,13 @@ _MODULES = {
         "ResolvedRepo",
         "ResolvedRepoFile",
         "UnloadModel",
+    ),
+    "outputs": (
+        "DEFAULT_ITEM_ID",
+        "DeltaForm",
+        "merge_deltas",
+        "output_payload",
+        "success_payload",
     ),
     "records": ("Record",),
     "refs": ("ref_index",),

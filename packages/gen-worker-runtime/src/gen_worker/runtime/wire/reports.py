@@ -190,6 +190,8 @@ class TokenDelta(Record, frozen=True, kw_only=True):
     audio_chunk: bytes = b""
     audio_codec: str = ""
     """Such as `pcm_s16le_24000` or `opus_48000`."""
+    text_field: str = ""
+    """Never sent: the field that holds all the item says, when it is plain text."""
 
 
 class StreamDone(Record, frozen=True, kw_only=True):
