@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from blake3 import blake3
 
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub import (
     CheckpointNotFoundError,
     Flavor,
     FlavorNotFoundError,
+    HubClient,
     NoCompatibleArtifactError,
     RepoNotFoundError,
     TagNotFoundError,
@@ -26,7 +28,7 @@ from gen_worker.models.snapshot import SnapshotFile, snapshot_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import RunningHub
+    from conftest import RunningHub, ScriptedServer
 
 
 def ref_of(text: str) -> TensorhubRef:
@@ -218,6 +220,31 @@ def test_tags_are_moved_and_removed(hub: RunningHub, model: Path) -> None:
             client.move_tag("acme", "model", "stable", f"blake3:{'1' * 64}")
         tags = [tag["tag"] for tag in client.repo("acme", "model")["tags"]]
     assert tags == ["latest", "prod"]
+
+
+def test_a_hub_that_hands_out_grants_only_is_pulled_from(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    pytest.importorskip("boto3")
+    data = b"weights"
+    server.files["/bucket/key"] = data
+    grant = {
+        "endpoint_url": server.origin,
+        "bucket": "bucket",
+        "key": "key",
+        "access_key_id": "id",
+        "secret_access_key": "secret",
+    }
+    entry = {"path": "w", "size_bytes": 7, "blake3": blake3(data).hexdigest()}
+    answer = {
+        "checkpoint_id": "1" * 64,
+        "snapshot_manifest": {"files": [{**entry, "transfer_grant": grant}]},
+    }
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+    with HubClient(server.origin, transport=transport) as client:
+        done = pull_folder(client, ref_of("acme/model"), tmp_path / "copy")
+    assert done.fetched_bytes == 7
+    assert (tmp_path / "copy" / "w").read_bytes() == data
 
 
 def test_a_pull_fetches_what_is_missing_or_damaged(

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gen_worker.errors import ModelResolutionError
 from gen_worker.models.fetch import Fetcher, FileToFetch, Location
-from gen_worker.models.hub.errors import PROVIDER
 from gen_worker.models.net import Opener
 from gen_worker.models.refs import TensorhubRef
 from gen_worker.models.store.durable import hash_file
@@ -93,11 +91,11 @@ def _location(file: SnapshotFile, client: HubClient) -> Location:
     if file.url:
         return Location(file.url)
     if file.transfer_grant is not None:
-        raise ModelResolutionError(
-            f"the hub hands {file.path!r} out by S3 grant only, which a pull cannot use",
-            provider=PROVIDER,
-            phase="grant",
-        )
+        from gen_worker.models.sources.grants import grant_location
+
+        granted = grant_location(file.transfer_grant, is_optional=False)
+        assert granted is not None, "it is not optional"
+        return granted
     return Location(client.blob_url(file.blake3), tuple(client.connection.headers().items()))
 
 
