@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen_worker.models.formats import DTYPE_BITS
 from gen_worker.models.hub.local.asgi import Call, _range_of
 from gen_worker.models.hub.local.aws_chunks import AwsChunks
 from gen_worker.models.hub.local.facts import file_facts
@@ -140,9 +141,10 @@ def test_routes_are_found_by_their_longest_literal() -> None:
 def safetensors(**tensors: tuple[str, int]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, (dtype, size) in tensors.items():
+    for name, (dtype, count) in tensors.items():
+        size = count * DTYPE_BITS[dtype] // 8
         offsets = [position, position + size]
-        header[name] = {"dtype": dtype, "shape": [size], "data_offsets": offsets}
+        header[name] = {"dtype": dtype, "shape": [count], "data_offsets": offsets}
         position += size
     text = msgspec.json.encode(header)
     return struct.pack("<Q", len(text)) + text + bytes(position)

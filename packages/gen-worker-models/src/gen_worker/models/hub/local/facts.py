@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from gen_worker.errors import WorkerError
+from gen_worker.models.formats import read_header
+from gen_worker.models.sources.facts import INDEX, class_named_in
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["FileFacts", "file_facts"]
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _MAX_JSON_BYTES = 1024 * 1024
 _DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 
@@ -41,7 +43,7 @@ def file_facts(files: Sequence[tuple[str, str, int]], path_of: Callable[[str], s
         dtype=_dtype(blobs[path] for path in weights if path.endswith(".safetensors")),
         file_layout=_layout(names, weights),
         file_type=_container(weights),
-        pipeline_class=_pipeline_class(blobs.get("model_index.json")),
+        pipeline_class=_pipeline_class(blobs.get(INDEX)),
     )
 
 
@@ -51,7 +53,7 @@ def _container(weights: Sequence[str]) -> str:
 
 
 def _layout(names: Sequence[str], weights: Sequence[str]) -> str:
-    if "model_index.json" in names:
+    if INDEX in names:
         return "diffusers"
     if "config.json" in names and weights:
         return "transformers"
@@ -59,46 +61,26 @@ def _layout(names: Sequence[str], weights: Sequence[str]) -> str:
 
 
 def _pipeline_class(path: str | None) -> str:
-    index = _read_json(path) if path else None
-    name = index.get("_class_name") if isinstance(index, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def _read_json(path: str) -> Any:
-    try:
-        with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(_MAX_JSON_BYTES))
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _dtype(paths: Any) -> str:
-    """Return the dtype that most bytes of the weights have."""
-    bytes_by_dtype: Counter[str] = Counter()
-    for path in paths:
-        for dtype, count in _header_bytes(path).items():
-            bytes_by_dtype[dtype] += count
-    if not bytes_by_dtype:
+    if path is None:
         return ""
-    name = bytes_by_dtype.most_common(1)[0][0]
-    return _DTYPES.get(name, name.lower())
-
-
-def _header_bytes(path: str) -> Mapping[str, int]:
-    """Return how many bytes of each dtype the header of a safetensors file declares."""
-    found: Counter[str] = Counter()
     try:
         with open(path, "rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > _MAX_HEADER_BYTES:
-                return found
-            header = msgspec.json.decode(file.read(size), type=dict[str, Any])
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = tensor["data_offsets"]
-                found[str(tensor["dtype"])] += int(end) - int(start)
-    except (OSError, struct.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    except (KeyError, TypeError, ValueError):  # a header that is JSON, but none of safetensors
-        return {}
-    return found
+            return class_named_in(msgspec.json.decode(file.read(_MAX_JSON_BYTES)))
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _dtype(paths: Iterable[str]) -> str:
+    """Return the dtype that most bytes of the weights have."""
+    size_by_dtype: Counter[str] = Counter()
+    for path in paths:
+        try:
+            tensors = read_header(path).tensors.values()
+        except (OSError, WorkerError):  # a damaged file tells nothing; whoever loads it is told
+            continue
+        for tensor in tensors:
+            size_by_dtype[tensor.dtype] += tensor.size_bytes
+    if not size_by_dtype:
+        return ""
+    name = size_by_dtype.most_common(1)[0][0]
+    return _DTYPES.get(name, name.lower())

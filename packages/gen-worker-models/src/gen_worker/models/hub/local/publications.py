@@ -237,7 +237,7 @@ class Publications:
     def _write(
         self, owner: str, name: str, body: FinalizeBody
     ) -> tuple[list[_Member], list[int], int]:
-        members = self._plan(owner, name, body)
+        members = [self._with_file_facts(one) for one in self._plan(owner, name, body)]
         repo = self._catalog.add_repo(owner, name)
         rows = [self._row_of(repo, member) for member in members]
         labels = {
@@ -292,7 +292,7 @@ class Publications:
         if problems:
             raise invalid(problems)
         self._check_blobs(members)
-        return [self._with_file_facts(member) for member in members]
+        return members
 
     def _member(self, repo: int | None, flavor: FlavorBody) -> _Member:
         labels = labels_of(flavor)
