@@ -6,6 +6,7 @@ after a crash the folder is the truth. What counts is the digest of the whole, c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -195,16 +196,19 @@ class Uploads:
         """Remove what was sent of uploads nobody went on with; return how many bytes."""
         freed = 0
         for name in os.listdir(self._root):
-            folder = os.path.join(self._root, name)
-            files = [
-                os.path.join(base, file) for base, _, found in os.walk(folder) for file in found
-            ]
-            newest = max([os.stat(path).st_mtime for path in [folder, *files]], default=0.0)
-            if newest < older_than:
-                freed += sum(os.stat(path).st_size for path in files)
-                self._database.run("DELETE FROM uploads WHERE staging = ? AND state = 'open'", name)
-                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # completed or aborted meanwhile
+                freed += self._drop_old(name, older_than)
         return freed
+
+    def _drop_old(self, name: str, older_than: float) -> int:
+        folder = os.path.join(self._root, name)
+        files = [os.path.join(base, file) for base, _, found in os.walk(folder) for file in found]
+        if max(os.stat(path).st_mtime for path in (folder, *files)) >= older_than:
+            return 0
+        size = sum(os.stat(path).st_size for path in files)
+        self._database.run("DELETE FROM uploads WHERE staging = ? AND state = 'open'", name)
+        shutil.rmtree(folder, ignore_errors=True)
+        return size
 
     def _staging_of(self, home: Home, digest: str, size: int) -> str:
         """Name the folder by content, owner and size of the parts, whoever asks."""
