@@ -15,7 +15,6 @@ from blake3 import blake3
 
 from gen_worker.errors import AuthError, ValidationError
 from gen_worker.models.hub import (
-    ClientLookup,
     HubAuthError,
     HubClient,
     HubRequestError,
@@ -27,6 +26,7 @@ from gen_worker.models.hub import (
     RepoNotFoundError,
     publish_folder,
 )
+from gen_worker.models.hub.lookup import pipeline_class_of, repo_facts
 from gen_worker.models.refs import TensorhubRef, parse_ref
 
 if TYPE_CHECKING:
@@ -373,16 +373,15 @@ def test_overrides_are_looked_up(module_hub: RunningHub, tmp_path: Path) -> None
         publish_folder(
             client, folder_of(tmp_path / "m", model_index_dot_json=index), "look/up", flavor="bf16"
         )
-        lookup = ClientLookup(client)
         facts = {
-            text: lookup.facts_of(_ref(f"look/{text}"))
+            text: repo_facts(client, _ref(f"look/{text}"))
             for text in ("up", "up:v9", "up#int4", "nothing")
         }
         found = client.resolve(_ref("look/up"))
         import msgspec
 
         untold = msgspec.structs.replace(found, pipeline_class=None)
-        assert lookup._pipeline_class(untold) == "FluxPipeline"  # read from the file itself
+        assert pipeline_class_of(client, untold) == "FluxPipeline"  # read from the file itself
     assert facts["up"] is not None
     assert facts["up"].pipeline_class == "FluxPipeline"
     assert sorted(facts["up"].tags) == ["latest", "prod"]
@@ -435,6 +434,26 @@ def test_a_public_model_is_fetched_once(serve_hub: Callable[..., RunningHub]) ->
         file_layouts=("diffusers",),
     )
     assert len(asked) == 3
+
+
+def test_what_an_ingester_only_links_to_stays_where_it_is(
+    serve_hub: Callable[..., RunningHub], tmp_path: Path
+) -> None:
+    own = folder_of(tmp_path / "own", w=b"weights") / "w"
+
+    def ingest(request: IngestRequest, folder: str) -> Ingested:
+        os.symlink(own, os.path.join(folder, "a.gguf"))
+        with open(os.path.join(folder, "c"), "wb") as file:
+            file.write(b"more")
+        os.symlink("c", os.path.join(folder, "d"))
+        return Ingested()
+
+    with serve_hub(ingester=ingest).client() as client:
+        files = client.request_public("hf:Owner/Linked").snapshot.files
+        contents = {file.path: httpx.get(file.url).content for file in files}
+    assert contents == {"a.gguf": b"weights", "c": b"more", "d": b"more"}
+    assert own.read_bytes() == b"weights"
+    assert own.stat().st_mode & 0o200
 
 
 def test_public_models_need_an_ingester_and_a_token(

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.hub import LocalHub
     from gen_worker.models.hub.local.ingest import Ingested, Ingester, IngestRequest
     from gen_worker.models.hub.local.rooms import HubOptions
-    from gen_worker.models.hub.lookup import ClientLookup
     from gen_worker.models.hub.publishing import Flavor, Published, publish_flavors, publish_folder
     from gen_worker.models.hub.pulling import Pulled, pull_folder
     from gen_worker.models.hub.revision import Revision
@@ -64,7 +63,6 @@ _MODULES = {
     "local.hub": ("LocalHub",),
     "local.ingest": ("IngestRequest", "Ingested", "Ingester"),
     "local.rooms": ("HubOptions",),
-    "lookup": ("ClientLookup",),
     "publishing": ("Flavor", "Published", "publish_flavors", "publish_folder"),
     "pulling": ("Pulled", "pull_folder"),
     "revision": ("Revision",),
@@ -94,7 +92,6 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "Ingested",
     "Ingester",
     "HubOptions",
-    "ClientLookup",
     "Flavor",
     "Published",
     "publish_flavors",

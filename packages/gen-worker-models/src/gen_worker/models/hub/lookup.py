@@ -1,8 +1,7 @@
-"""Lets the checks of a caller's model overrides ask the hub."""
+"""What the hub knows of a ref, as the checks of a caller's model overrides want it."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 from typing import TYPE_CHECKING
@@ -16,67 +15,57 @@ from gen_worker.models.hub.errors import (
     TagNotFoundError,
 )
 from gen_worker.models.overrides import RepoFacts
-from gen_worker.models.refs import TensorhubRef
+from gen_worker.models.sources.facts import INDEX, class_named_in
 
 if TYPE_CHECKING:
     from gen_worker.models.hub.client import HubClient
     from gen_worker.models.hub.wire import Resolution
-    from gen_worker.models.refs import Ref
+    from gen_worker.models.refs import TensorhubRef
 
-__all__ = ["ClientLookup"]
+__all__ = ["pipeline_class_of", "repo_facts"]
 
-_INDEX = "model_index.json"
 _MAX_INDEX_BYTES = 1024 * 1024
 
 
-class ClientLookup:
-    """Knows the facts of refs of the hub, and of the public models it may get hold of."""
+def repo_facts(client: HubClient, ref: TensorhubRef) -> RepoFacts | None:
+    """Return what the hub knows of `ref`; None when it does not exist or may not be read.
 
-    def __init__(self, client: HubClient) -> None:
-        self._client = client
+    Raises:
+        HubAuthError: The hub refuses this client's own token.
+        ArtifactTransferError: The hub cannot be asked.
+    """
+    try:
+        found = client.resolve(ref)
+    except TagNotFoundError as error:
+        return RepoFacts(tags=frozenset(error.available))
+    except FlavorNotFoundError as error:
+        return RepoFacts(tags=frozenset({ref.tag}), flavors=frozenset(error.available))
+    except NotOnHubError:
+        return None
+    except HubAuthError as error:
+        if error.status_code == 401:
+            raise
+        return None
+    return RepoFacts(
+        tags=frozenset(found.tags or ()) | {ref.tag},
+        flavors=frozenset(found.flavors or ()) | ({ref.flavor} if ref.flavor else set()),
+        pipeline_class=pipeline_class_of(client, found),
+    )
 
-    async def look_up(self, ref: Ref) -> RepoFacts | None:
-        """Return what the hub knows of `ref`; None when it does not exist or may not be read."""
-        if not isinstance(ref, TensorhubRef):
-            # Nobody asked for it yet; whether it exists shows when it is fetched.
-            return RepoFacts()
-        return await asyncio.to_thread(self.facts_of, ref)
 
-    def facts_of(self, ref: TensorhubRef) -> RepoFacts | None:
-        """Ask, blocking."""
-        try:
-            found = self._client.resolve(ref)
-        except TagNotFoundError as error:
-            return RepoFacts(tags=frozenset(error.available))
-        except FlavorNotFoundError as error:
-            return RepoFacts(tags=frozenset({ref.tag}), flavors=frozenset(error.available))
-        except NotOnHubError:
-            return None
-        except HubAuthError as error:
-            if error.status_code == 401:
-                raise
-            return None
-        return RepoFacts(
-            tags=frozenset(found.tags or ()) | {ref.tag},
-            flavors=frozenset(found.flavors or ()) | ({ref.flavor} if ref.flavor else set()),
-            pipeline_class=self._pipeline_class(found),
-        )
-
-    def _pipeline_class(self, found: Resolution) -> str:
-        """Return the class the files name: as the hub tells, else as they say themselves."""
-        if found.pipeline_class is not None:
-            return found.pipeline_class
-        index = next((file for file in found.snapshot.files if file.path == _INDEX), None)
-        if index is None:
-            return ""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, _INDEX)
-            self._client.get_blob(index.blake3, path, max_bytes=_MAX_INDEX_BYTES)
-            with open(path, "rb") as file:
-                data = file.read()
-        try:
-            document = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return ""
-        name = document.get("_class_name") if isinstance(document, dict) else None
-        return name if isinstance(name, str) else ""
+def pipeline_class_of(client: HubClient, found: Resolution) -> str:
+    """Return the class the files name: as the hub tells, else as they say themselves."""
+    if found.pipeline_class is not None:
+        return found.pipeline_class
+    index = next((file for file in found.snapshot.files if file.path == INDEX), None)
+    if index is None:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, INDEX)
+        client.get_blob(index.blake3, path, max_bytes=_MAX_INDEX_BYTES)
+        with open(path, "rb") as file:
+            data = file.read()
+    try:
+        return class_named_in(msgspec.json.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""

@@ -140,10 +140,10 @@ class HubModels:
         ref, answers = request.choice.target, self._answers
         if answers is not None and not self._around.is_offline and isinstance(ref, TensorhubRef):
             from gen_worker.models.hub.errors import HubUnreachableError
-            from gen_worker.models.hub.lookup import ClientLookup
+            from gen_worker.models.hub.lookup import repo_facts
 
             try:
-                return ClientLookup(answers.hub).facts_of(ref)
+                return repo_facts(answers.hub, ref)
             except HubUnreachableError:
                 if not self._around.may_use_last_known or self.find(request.choice) is None:
                     raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gen_worker.errors import ValidationError, WorkerError
+from gen_worker.models.formats.plain_files import files_below
 from gen_worker.models.hub.errors import NoCompatibleArtifactError
 from gen_worker.models.hub.local.catalog import Question
 from gen_worker.models.hub.local.refusals import Refusal
@@ -199,14 +200,10 @@ class Ingests:
             ),
             folder,
         )
-        entries = []
-        for base, _, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(base, name)
-                size, digest = os.stat(path).st_size, hash_file(path)
-                self._blobs.adopt(path, digest)
-                relative = os.path.relpath(path, folder).replace(os.sep, "/")
-                entries.append(ManifestEntry(path=relative, size_bytes=size, digest=digest))
+        folder = os.path.realpath(folder)
+        # Links first: what they point to may be moved away afterwards.
+        found = sorted(files_below(folder), key=lambda one: _is_own(one[0], one[1], folder))
+        entries = [self._kept(path, relative, folder) for path, relative in found]
         flavor = FlavorBody(
             snapshot_manifest=tuple(entries),
             flavor=told.flavor or told.dtype,
@@ -217,6 +214,14 @@ class Ingests:
         )
         body = FinalizeBody(checkpoint_flavors=(flavor,))
         return self._publications.publish(f"public-{ref.provider}", _name(ref, asked), body)
+
+    def _kept(self, path: str, relative: str, folder: str) -> ManifestEntry:
+        """Move a file among the blobs; what is only linked here is copied."""
+        if not _is_own(path, relative, folder):
+            path = shutil.copyfile(path, self._blobs.new_temporary())
+        size, digest = os.stat(path).st_size, hash_file(path)
+        self._blobs.adopt(path, digest)
+        return ManifestEntry(path=relative, size_bytes=size, digest=digest)
 
     def _settle(
         self, key: str, state: str, *, checkpoint: int | None = None, error: str | None = None
@@ -236,6 +241,10 @@ class Ingests:
         assert repo is not None, "the checkpoint refers to it"
         question = Question(digest=known["checkpoint_id"])
         return self._catalog.resolve(repo["owner"], repo["name"], question)
+
+
+def _is_own(path: str, relative: str, folder: str) -> bool:
+    return os.path.realpath(path) == os.path.join(folder, *relative.split("/"))
 
 
 def _key(ref: Ref, asked: ConstraintsBody) -> str:
