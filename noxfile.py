@@ -18,6 +18,7 @@ import nox
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # nox loads this file by its path alone
 
+from ci.proto import GENERATOR  # noqa: E402
 from ci.tally import file_stem  # noqa: E402
 from ci.workspace import examples, needs, packages, uv  # noqa: E402
 
@@ -52,7 +53,7 @@ nox.options.parallel = os.cpu_count() or 1
 nox.options.allow_parallel = True
 nox.options.report = str(REPORT)
 nox.options.sessions = ["types", "torch", "shape", "tests", "workspace", "examples"]
-nox.options.sessions += ["lint", "lock", "api", "settings", "changes"]
+nox.options.sessions += ["lint", "lock", "api", "settings", "proto", "changes"]
 
 # A missing interpreter is a skipped lane, said aloud, and never a download.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
@@ -174,6 +175,15 @@ def api(session: nox.Session) -> None:
 def settings(session: nox.Session) -> None:
     """The tables of docs/environment.md against the code; `-- --update` rewrites them."""
     in_workspace(session, "python", "-m", "ci.settings_table", *session.posargs)
+
+
+@nox.session
+def proto(session: nox.Session) -> None:
+    """The generated code against proto/; `-- --update` rewrites it."""
+    environment = fresh_environment(session)
+    # Its own requirements: the lock holds a newer protobuf than the generator runs with.
+    session.run(UV, "pip", "install", "--quiet", "--python", str(environment), GENERATOR)
+    session.run(str(environment / "bin/python"), "-m", "ci.proto", *session.posargs)
 
 
 @nox.session
