@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,8 +82,11 @@ class Variants:
     def __init__(self, residency: Residency) -> None:
         self._residency = residency
         self._cache = SharedComponentCache()
-        self._users: dict[LoadedComponentKey, set[str]] = {}
-        self._lock = threading.Lock()
+        self._users: dict[LoadedComponentKey, Counter[str]] = {}
+        """How many pipelines of each name use a component: an old one may go after its successor
+        came."""
+        # Reentrant: a pipeline may be collected, and give back its parts, wherever its thread is.
+        self._lock = threading.RLock()
 
     def build(
         self,
@@ -120,21 +124,20 @@ class Variants:
                     key = part.key(device)
                     shared[part.name] = self._cache.acquire(key, partial(read, part))
                     taken.append(key)
+                    with self._lock:
+                        self._users.setdefault(key, Counter())[name] += 1
             own = {part.name: read(part) for part in parts if not part.is_shared}
             pipeline = build_function_owned_pipeline(shared, pipeline_class, **own)
         except BaseException:
             self._give_back(name, tuple(taken))
             raise
-        with self._lock:
-            for key in taken:
-                self._users.setdefault(key, set()).add(name)
         weakref.finalize(pipeline, self._give_back, name, tuple(taken))
         return pipeline
 
     def companions(self, name: str) -> Mapping[str, Any]:
         """Return the loaded pipelines that share components with this one, by name."""
         with self._lock:
-            families = [users for users in self._users.values() if name in users]
+            families = [set(users) for users in list(self._users.values()) if name in users]
             others = {other for users in families for other in users} - {name}
         found = {other: self._residency.value(other) for other in others}
         return {other: value for other, value in found.items() if value is not None}
@@ -142,7 +145,11 @@ class Variants:
     def _give_back(self, name: str, keys: tuple[LoadedComponentKey, ...]) -> None:
         for key in keys:
             with self._lock:
-                users = self._users.get(key, set())
-                users.discard(name)
+                users = self._users.get(key, Counter())
+                users[name] -= 1
+                if users[name] <= 0:
+                    del users[name]
+                if not users:
+                    self._users.pop(key, None)
             if self._cache.release(key) == 0:
                 self._cache.evict(key)
