@@ -19,6 +19,7 @@ from gen_worker.runtime.engine.pipeline import hold
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from gen_worker.runtime.engine.calls import RunningCall
     from gen_worker.runtime.engine.core import Core
@@ -177,14 +178,14 @@ class _Batch:
         if not members:
             raise self.token.error()
         instance = batcher.instance
-        arguments = batcher.plan.arguments(
+        handler = batcher.plan.bind(
             [member.call.ctx for member in members],  # type: ignore[arg-type]  # one for each
             [member.payload for member in members],
             models,
             None if instance is None else instance.object,
         )
         pool = batcher.core.pool_of(members[0].call)
-        function = partial(self._compute, members, arguments)
+        function = partial(self._compute, members, handler)
         values = await self.runner.blocking(self, function, pool)
         if not isinstance(values, (list, tuple)) or len(values) != len(members):
             found = f"{len(values)}" if isinstance(values, (list, tuple)) else type(values).__name__
@@ -198,19 +199,14 @@ class _Batch:
             else:
                 member.value = value
 
-    def _compute(
-        self,
-        members: list[_Member],
-        arguments: tuple[tuple[Any, ...], dict[str, Any]],
-        region: Region,
-    ) -> Any:
+    def _compute(self, members: list[_Member], handler: Callable[[], Any], region: Region) -> Any:
         self.region = region
         try:
             self.token.raise_if_canceled()
             for member in members:
                 member.call.spend(QUEUE)
                 begin(member.call)
-            return region.call(self, self._batcher.plan.function, *arguments[0], **arguments[1])
+            return region.call(self, handler)
         finally:
             self.region = None
             for member in members:

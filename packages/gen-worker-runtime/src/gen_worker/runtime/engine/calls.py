@@ -14,7 +14,7 @@ from gen_worker.runtime.engine.payloads import encode
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gen_worker.cancel import CancelReason
     from gen_worker.context import RequestContext
@@ -67,7 +67,10 @@ class RunningCall:
     task: asyncio.Task[None] | None = None
     stream: BufferedStream | DirectStream | None = None
     ctx: RequestContext | None = None
-    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    handler: Callable[[], Any]
+    """The author's function together with all it is called with."""
+    ended: asyncio.Future[Outcome] | None = None
+    """Resolved with the outcome, once everything else is done."""
     region: Region | None = None
     hop: Hop[Any] | None = None
     worker: Worker | None = None
@@ -331,6 +334,9 @@ class RunningCall:
         self._is_delivered = True
         self._deliver(batch)
         self.core.forget(self, outcome)
+        ended = self.ended
+        if ended is not None and not ended.done():
+            ended.set_result(outcome)
 
     def _deliver(self, batch: list[Event]) -> None:
         """Hand a batch to the transport; one that fails loses its call, nothing else."""

@@ -82,18 +82,18 @@ class Core:
             shared = {} if instance is None else instance.choices
             models = {**shared, **(call.choices or {})}
         ctx = call.ctx = plan.make_context(
-            ports=self.ports,
             request_id=call.request_id,
+            ports=self.ports,
             token=call.token,
+            job_id=invocation.job_id,
             owner=invocation.owner,
             invoker_id=invocation.invoker_id,
-            job_id=invocation.job_id,
-            compute=invocation.compute,
-            hints=invocation.hints,
-            deadline=call.deadline,
             timeout_ms=call.timeout_ms,
+            deadline=call.deadline,
             device=device,
+            compute=invocation.compute,
             models=models,
+            hints=invocation.hints,
             clock=self._unix_time,
         )
         return ctx

@@ -19,6 +19,7 @@ __all__ = ["SYSTEM_CLOCK", "Alarm", "Clock", "Deadlines", "SystemClock", "Timer"
 _ROUNDING_S = 1e-6
 _LONGEST_S = 10.0**9
 """Thirty years; whatever is longer, or no number, is as good as never."""
+_LONGEST_MS = _LONGEST_S * 1000
 
 
 class Alarm(Protocol):
@@ -208,17 +209,18 @@ class Deadlines:
     """
 
     def __init__(self, clock: Clock, timers: Timers, calls: Mapping[str, RunningCall]) -> None:
-        self._clock = clock
+        self._now = clock.now
+        self._unix_time = clock.time
         self._timers = timers
         self._calls = calls
         self._next = math.inf
 
     def set(self, call: RunningCall, timeout_ms: int) -> None:
         """Cancel the call after so many milliseconds, if it is still here."""
-        timeout_s = min(_LONGEST_S * 1000, timeout_ms) / 1000
+        timeout_s = timeout_ms / 1000 if timeout_ms < _LONGEST_MS else _LONGEST_S
         call.timeout_ms = timeout_ms
-        call.deadline = self._clock.time() + timeout_s
-        call.expires_at = expires_at = self._clock.now() + timeout_s
+        call.deadline = self._unix_time() + timeout_s
+        call.expires_at = expires_at = self._now() + timeout_s
         # In this order: `_look` resets the moment before it reads the calls.
         if expires_at < self._next:
             self._next = expires_at
@@ -226,7 +228,7 @@ class Deadlines:
 
     def _look(self) -> None:
         self._next = math.inf
-        now, earliest = self._clock.now(), math.inf
+        now, earliest = self._now(), math.inf
         for call in list(self._calls.values()):
             if call.expires_at is None or call.outcome is not None:
                 continue

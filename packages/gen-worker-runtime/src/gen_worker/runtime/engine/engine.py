@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken, Interrupted
 from gen_worker.errors import OverloadedError, classify
-from gen_worker.events import Failed, Result, Timings
+from gen_worker.events import Failed, Timings
 from gen_worker.ports import drive
 from gen_worker.runtime.engine.calls import RefusedCall, RunningCall
 from gen_worker.runtime.engine.core import Core
@@ -23,11 +23,9 @@ from gen_worker.runtime.engine.statistics import EngineStatistics
 from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Coroutine, Iterable, Mapping, Sequence
     from types import FrameType
 
-    from gen_worker.events import Event
     from gen_worker.ports import Ports
     from gen_worker.runtime.engine.deadlines import Clock
     from gen_worker.runtime.engine.invocation import Invocation, Outcome, Sink
@@ -230,7 +228,7 @@ class Engine:
         self,
         runner: LoopRunner,
         invocation: Invocation,
-        sink: Sink,
+        sink: Sink | None,
         token: CancelToken | None,
     ) -> RunningCall:
         port = runner.port_to_loop
@@ -244,7 +242,7 @@ class Engine:
             port.loop.call_soon(call.arrive)
             return call
         call.port = port
-        if plan.is_streamed or sink.wants_events:
+        if sink is not None and (plan.is_streamed or sink.wants_events):
             call.stream = BufferedStream(self._core.limits, call.announce)
         is_ready = plan.endpoint is None or plan.endpoint.is_open
         if is_ready and plan.runs_directly and not plan.is_async:
@@ -316,10 +314,10 @@ class Engine:
         self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
     ) -> Outcome:
         runner = self._runner_here()
-        ending = _Ending(runner.port_to_loop.loop.create_future(), sink)
-        call = self._submit(runner, invocation, ending, token)
+        call = self._submit(runner, invocation, sink, token)
+        ended = call.ended = runner.port_to_loop.loop.create_future()
         try:
-            outcome: Outcome = await ending.future
+            outcome: Outcome = await ended
             return outcome
         except BaseException:
             call.token.cancel("caller")
@@ -344,21 +342,3 @@ class Engine:
         for endpoint in self._registry.endpoints:
             for instance in endpoint.instances:
                 await instance.shut_down(runner)
-
-
-class _Ending:
-    """Passes everything on, and tells one future how the call ended."""
-
-    __slots__ = ("_sink", "future", "wants_events")
-
-    def __init__(self, future: asyncio.Future[Any], sink: Sink | None) -> None:
-        self.future = future
-        self._sink = sink
-        self.wants_events = sink is not None and sink.wants_events
-
-    def deliver(self, batch: Sequence[Event]) -> None:
-        if self._sink is not None:
-            self._sink.deliver(batch)
-        last = batch[-1]
-        if isinstance(last, (Result, Failed)) and not self.future.done():
-            self.future.set_result(last)

@@ -56,8 +56,7 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
         if call.token.reason is not None:
             raise call.token.error()
         begin(call)
-        positional, named = call.arguments
-        value = region.call(call, plan.function, *positional, **named)
+        value = region.call(call, call.handler)
         if plan.is_generator:
             value = _consume(call, region, value)
     finally:
@@ -105,9 +104,8 @@ async def call_async(call: RunningCall, runner: Runner) -> Any:
     if call.token.reason is not None:
         raise call.token.error()
     begin(call)
-    positional, named = call.arguments
     try:
-        produced = plan.function(*positional, **named)
+        produced = call.handler()
         if not plan.is_generator:
             return await produced
         if hasattr(produced, "__await__"):  # `async def` that returns an iterator made elsewhere

@@ -67,7 +67,7 @@ async def perform(call: RunningCall, runner: Runner) -> None:
         if is_ready and plan.runs_directly and message.envelope is None:
             this = None if endpoint is None else endpoint.default.object
             payload = plan.read(message)
-            call.arguments = plan.arguments(core.context_of(call, None), payload, {}, this)
+            call.handler = plan.bind(core.context_of(call, None), payload, {}, this)
             call.spend(INPUT)
             if isinstance(runner, InlineRunner) and not plan.is_async:
                 value = call_blocking(call, runner.region)
@@ -152,7 +152,7 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
 
     async def invoke(models: dict[str, Any]) -> Any:
         this = None if instance is None else instance.object
-        call.arguments = plan.arguments(ctx, payload, models, this)
+        call.handler = plan.bind(ctx, payload, models, this)
         if plan.is_async:
             return await call_async(call, runner)
         return await runner.blocking(call, partial(call_in_thread, call), call.core.pool_of(call))
