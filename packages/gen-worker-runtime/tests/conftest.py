@@ -1,6 +1,7 @@
 """A real NDJSON server in a thread of its own, and clients that talk to it byte by byte."""
 
 import asyncio
+import inspect
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,12 +17,24 @@ from gen_worker import RequestContext, inference_function
 from gen_worker.events import Telemetry
 from gen_worker.runtime import Engine, EngineLimits
 from gen_worker.runtime.local import local_ports
+from gen_worker.runtime.loop import run
 from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
 from gen_worker.runtime.ndjson.claim import Claim, claim
 from gen_worker.runtime.ndjson.server import Server, ServerLimits
 from gen_worker.spec import specs_of
 
 TIMEOUT_S = 20.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that are coroutines on the loop that workers and servers run on."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    run(pyfuncitem.obj(**arguments))
+    return True
 
 
 class Text(msgspec.Struct):

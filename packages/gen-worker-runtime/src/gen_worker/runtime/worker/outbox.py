@@ -1,0 +1,300 @@
+"""What the worker has to say, until the other end has surely heard it.
+
+Results and streamed output are never dropped: they wait while there is no connection, and what a
+lost connection may have swallowed is sent again. Telemetry is shed when it does not get through.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+
+from gen_worker.runtime.wire import (
+    StreamDone,
+    StreamError,
+    TokenDelta,
+    UnencodableMessageError,
+    encode,
+)
+from gen_worker.runtime.worker.deltas import DeltaQueue
+from gen_worker.runtime.worker.doubt import Doubt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.runtime.wire import (
+        DiagnosticLog,
+        JobResult,
+        Outbound,
+        WorkerEvent,
+    )
+    from gen_worker.runtime.worker.deltas import Gate
+
+__all__ = ["Outbox", "OutboxLimits", "OutboxStatistics", "Outgoing", "Role"]
+
+_log = logging.getLogger("gen_worker.worker")
+
+Role = Literal["control", "results", "events"]
+Kind = Literal["control", "result", "delta", "end", "telemetry"]
+
+
+class OutboxLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of what waits."""
+
+    max_output_bytes: int = 256 * 1024
+    """Of one request's streamed output; then its handler waits."""
+    max_total_output_bytes: int = 64 * 1024 * 1024
+    max_telemetry: int = 1024
+    """Events and diagnostics; then the oldest is shed."""
+    max_doubt_bytes: int = 8 * 1024 * 1024
+    """Of what was written last and may have to be written again, for each stream."""
+    settle_s: float = 20.0
+    """After which what was written has arrived, if its stream still lives: the transport needs as
+    long to notice that the other end is gone."""
+    max_message_bytes: int = 65_536
+    """Of the JSON of one message of merged text."""
+    merges_text: bool = True
+    """Whether plain text that waits is written as one message."""
+
+
+class Outgoing(NamedTuple):
+    """One message on its way to a stream."""
+
+    data: bytes
+    kind: Kind
+    request_id: str = ""
+
+
+class OutboxStatistics(NamedTuple):
+    """What waits, and what was lost."""
+
+    control: int
+    results: int
+    deltas: int
+    telemetry: int
+    in_doubt: int
+    shed: int
+    """Events and diagnostics that were dropped, ever."""
+
+
+class Outbox:
+    """Queues of one worker, for as long as it lives. On the loop's thread, but for `tell`.
+
+    A stream asks for the `next` message of its role, and says whether it was `written`.
+    """
+
+    def __init__(
+        self, limits: OutboxLimits, *, clock: Callable[[], float], wake: Callable[[], None]
+    ) -> None:
+        """Start with nothing to say.
+
+        Args:
+            limits: Bounds.
+            clock: Seconds.
+            wake: Called, from any thread, when there is something new to write.
+        """
+        self._limits = limits
+        self._clock = clock
+        self._wake = wake
+        self._is_split = False
+        self._control: dict[object, Outgoing] = {}
+        self._results: deque[Outgoing] = deque()
+        self._held: dict[str, Outgoing] = {}
+        """Results whose streamed output is not written yet."""
+        self._again: deque[Outgoing] = deque()
+        """Deltas and ends of a lost connection."""
+        self._ending: set[str] = set()
+        """Requests whose end marker is not written yet."""
+        self._deltas = DeltaQueue(
+            max_bytes=limits.max_output_bytes,
+            max_total_bytes=limits.max_total_output_bytes,
+            max_message_bytes=limits.max_message_bytes,
+            merges=limits.merges_text,
+        )
+        self._telemetry: deque[WorkerEvent | DiagnosticLog] = deque()
+        self._telemetry_lock = threading.Lock()
+        self._shed = 0
+        self._results_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
+        self._output_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
+
+    # What the worker says.
+
+    def control(self, message: Outbound, *, replaces: object = None) -> None:
+        """Take a signal or an answer to a command.
+
+        Args:
+            message: Any message of the control stream.
+            replaces: Whatever waits under an equal key is not sent: what is newer says it all.
+        """
+        key = replaces if replaces is not None else object()
+        self._control.pop(key, None)
+        self._control[key] = Outgoing(encode(message), "control")
+        self._wake()
+
+    def forget(self, key: object) -> None:
+        """Do not send what waits under a key."""
+        self._control.pop(key, None)
+
+    def result(self, result: JobResult) -> None:
+        """Take the one result of a request; it goes out after the end of its streamed output."""
+        outgoing = Outgoing(encode(result), "result", result.request_id)
+        if result.request_id in self._ending:
+            self._held[result.request_id] = outgoing
+        else:
+            self._results.append(outgoing)
+            self._wake()
+
+    def delta(self, delta: TokenDelta, gate: Gate) -> None:
+        """Take an item of a streamed output; beyond the bound `gate` is paused for a while."""
+        self._deltas.put(delta, gate)
+        self._wake()
+
+    def end(self, marker: StreamDone | StreamError) -> None:
+        """Take the end of a streamed output."""
+        self._ending.add(marker.request_id)
+        self._deltas.end(marker)
+        self._wake()
+
+    def tell(self, event: WorkerEvent | DiagnosticLog) -> bool:
+        """Take telemetry, in any thread; False when something older was shed for it."""
+        with self._telemetry_lock:
+            has_room = len(self._telemetry) < self._limits.max_telemetry
+            if not has_room:
+                self._telemetry.popleft()
+                self._shed += 1
+            self._telemetry.append(event)
+        self._wake()
+        return has_room
+
+    # What the streams ask.
+
+    def split(self, is_split: bool) -> None:
+        """Say whether results and events have streams of their own."""
+        self._is_split = is_split
+        self._wake()
+
+    def next(self, role: Role) -> Outgoing | None:
+        """Return what a stream is to write now; None when there is nothing."""
+        if role == "control":
+            if self._control:
+                return self._control.pop(next(iter(self._control)))
+            if self._is_split:
+                return None
+        if role != "events" and self._results:
+            return self._results.popleft()
+        if role != "results":
+            return self._next_event()
+        return None
+
+    def written(self, outgoing: Outgoing) -> None:
+        """Note that a stream took a message."""
+        kind = outgoing.kind
+        if kind == "result":
+            self._results_in_doubt.add(outgoing, self._clock())
+        elif kind in ("delta", "end"):
+            self._output_in_doubt.add(outgoing, self._clock())
+        if kind == "end":
+            self._ending.discard(outgoing.request_id)
+            held = self._held.pop(outgoing.request_id, None)
+            if held is not None:
+                self._results.append(held)
+                self._wake()
+
+    def returned(self, outgoing: Outgoing) -> None:
+        """Take a message back that a stream could not write."""
+        match outgoing.kind:
+            case "control":
+                self._control = {object(): outgoing, **self._control}
+            case "result":
+                self._results.appendleft(outgoing)
+            case "telemetry":
+                self._shed += 1
+            case _:
+                self._again.appendleft(outgoing)
+        self._wake()
+
+    def arrived(self, role: Role) -> None:
+        """Believe in everything that a stream took."""
+        for doubt in self._doubts_of(role):
+            doubt.take()
+
+    def lost(self, role: Role) -> None:
+        """Note that a stream is gone: what it may have swallowed is to be written again."""
+        for doubt in self._doubts_of(role):
+            again = doubt.take()
+            if doubt is self._results_in_doubt:
+                self._results.extendleft(reversed(again))
+            else:
+                self._ending.update(one.request_id for one in again if one.kind == "end")
+                self._again.extendleft(reversed(again))
+        # A result follows its output, also the second time.
+        for outgoing in [one for one in self._results if one.request_id in self._ending]:
+            self._results.remove(outgoing)
+            self._held[outgoing.request_id] = outgoing
+        self._wake()
+
+    def settle(self) -> None:
+        """Believe in what was written long enough ago. Called while the connection is healthy."""
+        for doubt in (self._results_in_doubt, self._output_in_doubt):
+            doubt.settle(self._clock() - self._limits.settle_s)
+
+    # What is to be known of it.
+
+    def unsent_request_ids(self) -> tuple[str, ...]:
+        """Return the requests whose result the other end may not have."""
+        unsent = (*self._held.values(), *self._results, *self._results_in_doubt)
+        return tuple(dict.fromkeys(outgoing.request_id for outgoing in unsent))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is written."""
+        waiting = self._results or self._held or self._again or self._control or self._telemetry
+        return not waiting and not self._deltas
+
+    def statistics(self) -> OutboxStatistics:
+        """Return what waits at this moment."""
+        return OutboxStatistics(
+            control=len(self._control),
+            results=len(self._results) + len(self._held),
+            deltas=len(self._deltas) + len(self._again),
+            telemetry=len(self._telemetry),
+            in_doubt=len(self._results_in_doubt) + len(self._output_in_doubt),
+            shed=self._shed,
+        )
+
+    def _doubts_of(self, role: Role) -> tuple[Doubt[Outgoing], ...]:
+        match role:
+            case "results":
+                return (self._results_in_doubt,)
+            case "events":
+                return (self._output_in_doubt,)
+            case _ if self._is_split:
+                return ()
+            case _:
+                return (self._output_in_doubt, self._results_in_doubt)
+
+    def _next_event(self) -> Outgoing | None:
+        if self._again:
+            return self._again.popleft()
+        while (message := self._deltas.next() or self._next_telemetry()) is not None:
+            try:
+                data = encode(message)
+            except UnencodableMessageError:
+                _log.exception("a message is left out")  # it would break every connection
+                continue
+            match message:
+                case TokenDelta(request_id=request_id):
+                    return Outgoing(data, "delta", request_id)
+                case StreamDone(request_id=request_id) | StreamError(request_id=request_id):
+                    return Outgoing(data, "end", request_id)
+                case _:
+                    return Outgoing(data, "telemetry")
+        return None
+
+    def _next_telemetry(self) -> WorkerEvent | DiagnosticLog | None:
+        with self._telemetry_lock:
+            return self._telemetry.popleft() if self._telemetry else None

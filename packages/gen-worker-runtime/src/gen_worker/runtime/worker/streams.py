@@ -1,0 +1,112 @@
+"""One bidirectional gRPC stream of bytes: one reader, one writer.
+
+Two writes at once break a call, and canceling a task inside `read` or `write` ends it: so nothing
+but the two loops here ever awaits one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+import grpc.aio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.runtime.worker.outbox import Outbox, Role
+
+__all__ = ["End", "Stream"]
+
+
+class End(NamedTuple):
+    """How a stream ended."""
+
+    code: str
+    """Name of the gRPC status; `OK` for a clean end."""
+    details: str = ""
+
+
+class Stream:
+    """Writes what the outbox has for its role, hands on what it reads, and ends once."""
+
+    def __init__(
+        self,
+        role: Role,
+        outbox: Outbox,
+        *,
+        opened: Callable[[], None],
+        received: Callable[[bytes], None],
+    ) -> None:
+        """Prepare a stream.
+
+        Args:
+            role: Which messages it writes.
+            outbox: Where they come from.
+            opened: Called once the transport is ready and the first message is written.
+            received: Called with each message; must not block.
+        """
+        self.role = role
+        self._outbox = outbox
+        self._opened = opened
+        self._received = received
+        self._news = asyncio.Event()
+        self._is_finishing = False
+
+    def wake(self) -> None:
+        """Look into the outbox again. On the loop."""
+        self._news.set()
+
+    def finish(self) -> None:
+        """Write what waits, then say that no more will come. On the loop."""
+        self._is_finishing = True
+        self._news.set()
+
+    async def run(
+        self,
+        channel: grpc.aio.Channel,
+        method: str,
+        metadata: tuple[tuple[str, str], ...],
+        first: bytes,
+    ) -> End:
+        """Open the stream, write `first` before anything else, and go on until it ends.
+
+        Canceling this closes the stream. Whatever was being written is back in the outbox then.
+        """
+        open_stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        open_stream = channel.stream_stream(method)
+        call = open_stream(metadata=metadata)
+        writer: asyncio.Task[None] | None = None
+        try:
+            await call.write(first)
+            self._opened()
+            writer = asyncio.get_running_loop().create_task(self._write(call))
+            while isinstance(data := await call.read(), bytes):  # anything else is the end
+                self._received(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the status below says why
+        finally:
+            call.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+        return End((await call.code()).name, await call.details() or "")
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+        outbox, role, news = self._outbox, self.role, self._news
+        while True:
+            outgoing = outbox.next(role)
+            if outgoing is None:
+                if self._is_finishing:
+                    await call.done_writing()
+                    return
+                news.clear()
+                await news.wait()
+                continue
+            try:
+                await call.write(outgoing.data)
+            except BaseException:
+                outbox.returned(outgoing)
+                raise
+            outbox.written(outgoing)
