@@ -1,4 +1,4 @@
-"""Write the import-linter contracts that hold the packages apart.
+"""Write the import-linter contracts that hold the packages, and generated code, apart.
 
 Which module belongs to which layer is read from the packages, so a new module is in the contracts
 the day it is written. Usage: python -m ci.layers CONFIG, then lint-imports --config CONFIG.
@@ -12,6 +12,8 @@ from ci.workspace import IMPORT_ROOT, packages
 STACK = ("gen-worker-runtime", "gen-worker-models", "gen-worker-core")
 TOP = "gen-worker-cli"
 MIDDLE = ("gen-worker-trainer", "gen-worker-conversion")
+GENERATED = "gen_worker.pb"
+GENERATED_IMPORTER = "gen_worker.runtime.wire"
 
 HEAD = f"""\
 [importlinter]
@@ -37,6 +39,16 @@ forbidden_modules =
 {targets}
 """
 
+PROTECTED = """
+[importlinter:contract:generated]
+name = only {importer} imports {target}
+type = protected
+protected_modules =
+{target_row}
+allowed_importers =
+{importer_row}
+"""
+
 
 def main(config: str) -> int:
     Path(config).write_text(contracts({p.name: p.parts for p in packages().values()}))
@@ -44,7 +56,11 @@ def main(config: str) -> int:
 
 
 def contracts(parts: dict[str, tuple[str, ...]]) -> str:
-    """Return one chain through each middle package, and a wall between the middle packages."""
+    """Return the contracts.
+
+    One chain through each middle package, a wall between the middle packages, and one door to the
+    generated code.
+    """
     text = HEAD
     for middle in MIDDLE:
         chain = (TOP, middle, *STACK)
@@ -57,7 +73,12 @@ def contracts(parts: dict[str, tuple[str, ...]]) -> str:
             sources=_rows([f"{IMPORT_ROOT}.{part}" for part in parts[source]]),
             targets=_rows([f"{IMPORT_ROOT}.{part}" for part in parts[target]]),
         )
-    return text
+    return text + PROTECTED.format(
+        importer=GENERATED_IMPORTER,
+        target=GENERATED,
+        importer_row=_rows([GENERATED_IMPORTER]),
+        target_row=_rows([GENERATED]),
+    )
 
 
 def _rows(lines: list[str]) -> str:

@@ -35,3 +35,12 @@ def test_packages_of_one_layer_do_not_import_each_other() -> None:
     assert wall["type"] == "forbidden"
     assert wall["source_modules"].split() == ["gen_worker.trainer"]
     assert wall["forbidden_modules"].split() == ["gen_worker.clone", "gen_worker.conversion"]
+
+
+def test_generated_code_has_one_importer() -> None:
+    config = configparser.ConfigParser()
+    config.read_string(contracts(PARTS))
+    door = config["importlinter:contract:generated"]
+    assert door["type"] == "protected"
+    assert door["protected_modules"].split() == ["gen_worker.pb"]
+    assert door["allowed_importers"].split() == ["gen_worker.runtime.wire"]
