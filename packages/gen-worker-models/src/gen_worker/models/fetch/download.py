@@ -123,7 +123,7 @@ class Download:
         Raises:
             SegmentVoidError: See there.
             NoSpaceError: The disk is full.
-        DiskError: It refuses.
+            DiskError: It refuses.
         """
         fragment = segment.fragment or self._begin_block(segment)
         offset = self._map.start(segment.index) + fragment.size_bytes

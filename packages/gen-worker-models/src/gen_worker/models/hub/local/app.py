@@ -17,9 +17,9 @@ from gen_worker.models.hub.local.asgi import (
     send_file,
 )
 from gen_worker.models.hub.local.blob_routes import BlobRoutes
-from gen_worker.models.hub.local.catalog import check_repo
 from gen_worker.models.hub.local.dataset_routes import DatasetRoutes
 from gen_worker.models.hub.local.model_routes import ModelRoutes
+from gen_worker.models.hub.local.names import check_repo
 from gen_worker.models.hub.local.publish_routes import PublishRoutes
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.routing import Router

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.models.hub.local.asgi import Answer, FileAnswer
-from gen_worker.models.hub.local.catalog import check_digest
+from gen_worker.models.hub.local.names import check_digest
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.routing import Route
 from gen_worker.models.hub.wire import CHUNK_BYTES

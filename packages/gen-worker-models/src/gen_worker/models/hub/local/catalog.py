@@ -6,34 +6,21 @@ place. Tags, `latest` too, point to releases.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.errors import ValidationError
+from gen_worker.models.hub.local.names import check_repo
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.models.hub.wire import LATEST, check_tags
-from gen_worker.models.snapshot import parse_blake3
+from gen_worker.models.hub.wire import LATEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gen_worker.models.hub.local.database import Database, Row
 
-__all__ = [
-    "Catalog",
-    "Checkpoint",
-    "Facts",
-    "Found",
-    "Question",
-    "check_digest",
-    "check_repo",
-    "check_tag",
-]
-
-_SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
+__all__ = ["Catalog", "Checkpoint", "Facts", "Found", "Question"]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,44 +81,6 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     flavors: tuple[str, ...]
     tags: tuple[str, ...]
-
-
-def check_repo(owner: str, name: str) -> tuple[str, str]:
-    """Return both in lower case.
-
-    Raises:
-        Refusal: 400, they name no repository.
-    """
-    owner, name = owner.lower(), name.lower()
-    if not _SEGMENT.fullmatch(owner) or not _SEGMENT.fullmatch(name):
-        raise Refusal(
-            400, "invalid_repo", f"{owner!r:.120}/{name!r:.120} is no repository of a-z, 0-9, '._-'"
-        )
-    return owner, name
-
-
-def check_tag(tag: str) -> str:
-    """Return a tag clients may set, in lower case.
-
-    Raises:
-        Refusal: 400, it is none.
-    """
-    try:
-        return check_tags((tag,))[0]
-    except ValidationError as error:
-        raise Refusal(400, "invalid_tag", str(error)[:300]) from error
-
-
-def check_digest(text: str) -> str:
-    """Return the 64 hex digits of a blob.
-
-    Raises:
-        Refusal: 400, they are none.
-    """
-    try:
-        return parse_blake3(text)
-    except ValidationError as error:
-        raise Refusal(400, "invalid_digest", str(error)) from error
 
 
 class Catalog:

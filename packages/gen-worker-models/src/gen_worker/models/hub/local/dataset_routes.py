@@ -9,7 +9,7 @@ import msgspec
 
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.asgi import Answer
-from gen_worker.models.hub.local.catalog import check_repo
+from gen_worker.models.hub.local.names import check_repo
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import DatasetBody
 from gen_worker.models.hub.local.rooms import document

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.errors import ValidationError
-from gen_worker.models.hub.local.catalog import Facts, check_repo, check_tag
+from gen_worker.models.hub.local.catalog import Facts
+from gen_worker.models.hub.local.names import check_repo, check_tag
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import FinalizeBody, FlavorBody
 from gen_worker.models.hub.wire import DEFAULT_FLAVOR, RELATIONSHIPS

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.models.hub.local.asgi import Answer
-from gen_worker.models.hub.local.catalog import Found, Question, check_tag
+from gen_worker.models.hub.local.catalog import Found, Question
+from gen_worker.models.hub.local.names import check_tag
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import MetadataBody, PublicBody, TagBody
 from gen_worker.models.hub.local.rooms import document

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gen_worker.errors import ValidationError
-from gen_worker.models.hub.local.catalog import Facts, check_repo, check_tag
 from gen_worker.models.hub.local.facts import FileFacts, file_facts
 from gen_worker.models.hub.local.finalize import (
     decode_finalize,
@@ -20,6 +19,7 @@ from gen_worker.models.hub.local.finalize import (
     labels_of,
     problems_of,
 )
+from gen_worker.models.hub.local.names import check_repo, check_tag
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.rooms import rfc3339
 from gen_worker.models.hub.wire import LATEST
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from gen_worker.models.hub.local.blobs import Blobs
-    from gen_worker.models.hub.local.catalog import Catalog
+    from gen_worker.models.hub.local.catalog import Catalog, Facts
     from gen_worker.models.hub.local.database import Database, Row
     from gen_worker.models.hub.local.requests import FinalizeBody, FlavorBody, OpenBody
 

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.hub.local.asgi import Answer, receive_file
-from gen_worker.models.hub.local.catalog import check_repo
+from gen_worker.models.hub.local.names import check_repo
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import CompleteBody, CreateBody, OpenBody
 from gen_worker.models.hub.local.rooms import document

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gen_worker.models.hub.local.catalog import check_digest
+from gen_worker.models.hub.local.names import check_digest
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.staging import Part, assemble, link_or_copy, parts_in
 from gen_worker.models.store.durable import hash_file
