@@ -20,6 +20,7 @@ __all__ = [
     "assert_loadable",
     "assert_safe_weight_format",
     "check_weight_formats",
+    "only_unsafe",
     "weight_files",
 ]
 
@@ -105,15 +106,23 @@ def assert_safe_weight_format(directory: str | os.PathLike[str], ref: str = "") 
     """
     found = weight_files(os.fspath(directory))
     if found.unsafe and not found.safe:
-        raise _refusal(found.unsafe, ref)
+        raise only_unsafe(found.unsafe, ref)
 
 
-def _refusal(unsafe: Sequence[str], ref: str, where: str = "") -> UnsafeFileFormat:
+def only_unsafe(unsafe: Sequence[str], ref: str, component: str = "") -> UnsafeFileFormat:
+    """Return the refusal of a model, or of a component, that has no safe weights.
+
+    Args:
+        unsafe: Those it has, the largest first.
+        ref: The model as its binding names it, when known.
+        component: Empty means the model.
+    """
     others = f" and {len(unsafe) - 1} more" if len(unsafe) > 1 else ""
     owner = f"model {ref!r}" if ref else "the model"
+    where = f"component {component!r}" if component else "its weights"
     return UnsafeFileFormat(
-        f"{owner} has {where or 'its weights'} only in formats that can run code while they are "
-        f"loaded, {unsafe[0]!r}{others}: {_CONVERT}",
+        f"{owner} has {where} only in formats that can run code while they are "
+        f"loaded, {unsafe[0]!r}{others}: {_CONVERT}, or choose a revision that has it so",
         ref=ref,
         files=unsafe,
     )
@@ -137,11 +146,11 @@ def check_weight_formats(directory: str | os.PathLike[str], ref: str = "") -> We
     root = os.fspath(directory)
     found = weight_files(root)
     if found.unsafe and not found.safe:
-        raise _refusal(found.unsafe, ref)
+        raise only_unsafe(found.unsafe, ref)
     for component in components_of(root):
         unsafe = _below(component, found.unsafe)
         if unsafe and not _below(component, found.safe):
-            raise _refusal(unsafe, ref, f"component {component!r}")
+            raise only_unsafe(unsafe, ref, component)
     needed = own_code_of(root)
     if needed:
         raise UnsafeFileFormat(

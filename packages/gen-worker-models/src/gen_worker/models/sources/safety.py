@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import ModelResolutionError
-from gen_worker.models.formats.unsafe import SAFE_SUFFIXES, UNSAFE_SUFFIXES, UnsafeFileFormat
+from gen_worker.models.formats.unsafe import SAFE_SUFFIXES, UNSAFE_SUFFIXES, only_unsafe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,10 +18,6 @@ _FLASHPACK = ".flashpack"
 LOADABLE_SUFFIXES = SAFE_SUFFIXES - {_FLASHPACK}
 """Of weights that are safe and that something here reads."""
 _PART = re.compile(r"\.part\d{4}$")
-_CONVERT = (
-    "publish it as safetensors (`save_pretrained(..., safe_serialization=True)`), or choose a "
-    "revision that has them"
-)
 
 
 def suffix_of(path: str) -> str:
@@ -50,7 +46,7 @@ def refuse_unsafe(
             continue
         unsafe = [path for path in below if suffix_of(path) in UNSAFE_SUFFIXES]
         if unsafe:
-            raise _refusal(sorted(unsafe, key=lambda path: (-sizes[path], path)), ref, folder)
+            raise only_unsafe(sorted(unsafe, key=lambda path: (-sizes[path], path)), ref, folder)
         packed = [path for path in below if suffix_of(path) == _FLASHPACK]
         if packed:
             raise ModelResolutionError(
@@ -59,14 +55,3 @@ def refuse_unsafe(
                 provider=provider,
                 phase="resolve",
             )
-
-
-def _refusal(unsafe: list[str], ref: str, folder: str) -> UnsafeFileFormat:
-    others = f" and {len(unsafe) - 1} more" if len(unsafe) > 1 else ""
-    where = f"component {folder!r}" if folder else "its weights"
-    return UnsafeFileFormat(
-        f"model {ref!r} has {where} only in formats that can run code while they are loaded, "
-        f"{unsafe[0]!r}{others}: {_CONVERT}",
-        ref=ref,
-        files=unsafe,
-    )
