@@ -7,16 +7,15 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cancel import CancelToken, Interrupted
-from gen_worker.errors import OverloadedError, classify
-from gen_worker.events import Failed, Timings
 from gen_worker.ports import drive
-from gen_worker.runtime.engine.calls import RefusedCall, RunningCall
+from gen_worker.runtime.engine.calls import RunningCall
 from gen_worker.runtime.engine.core import Core
 from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
 from gen_worker.runtime.engine.handoff import LoopPort
 from gen_worker.runtime.engine.interrupt import Region
 from gen_worker.runtime.engine.invocation import EngineLimits
 from gen_worker.runtime.engine.pipeline import perform
+from gen_worker.runtime.engine.refused import RefusedCall
 from gen_worker.runtime.engine.registry import Registry
 from gen_worker.runtime.engine.runners import InlineRunner, LoopRunner
 from gen_worker.runtime.engine.statistics import EngineStatistics
@@ -108,8 +107,7 @@ class Engine:
             call = RunningCall(self._core, plan, invocation, sink, token)
             self._core.admission.enter(call)
         except Exception as error:
-            refused = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
-            return self._deliver_inline(refused)
+            return self._deliver_inline(RefusedCall(self._core, invocation, sink, error))
         return self._run_inline(call)
 
     def submit(
@@ -237,7 +235,7 @@ class Engine:
             call = RunningCall(self._core, plan, invocation, sink, token)
             self._core.admission.enter(call)
         except Exception as error:
-            call = RefusedCall(self._core, invocation, sink, self._refusal(error, invocation))
+            call = RefusedCall(self._core, invocation, sink, error)
             call.port = port
             port.loop.call_soon(call.arrive)
             return call
@@ -262,12 +260,6 @@ class Engine:
             self._core.deadlines.set(call, timeout_ms)
         if call.own_token is None:
             call.token.on_cancel(call.notice_cancel)
-
-    def _refusal(self, error: Exception, invocation: Invocation) -> Failed:
-        if isinstance(error, OverloadedError):
-            self._core.counters.refused.add()
-        failure = classify(error, origin="input")
-        return Failed(request_id=invocation.request_id, failure=failure, timings=Timings())
 
     def _run_inline(self, call: RunningCall) -> Outcome:
         runner = self._inline_runner()
