@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from gen_worker.events import Emitted, context_record
+from gen_worker.events import Emitted, Started, context_record
 
 if TYPE_CHECKING:
     from gen_worker.events import Telemetry
@@ -49,6 +49,8 @@ class JsonLineEvents:
         return f"<JsonLineEvents dropped={self.dropped}>"
 
     def emit(self, event: Telemetry) -> None:
+        if isinstance(event, Started):  # each call has one, and nothing is printed of it
+            return
         try:
             record = line_record(event)
             if record is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import CanceledError, OutputTooLargeError, classify
-from gen_worker.events import Failed, Result
+from gen_worker.events import Delta, Failed, Result
 from gen_worker.runtime.engine import Invocation
 from gen_worker.runtime.ndjson import frames
 
@@ -83,22 +83,27 @@ class Request:
     def deliver(self, batch: Sequence[Event]) -> None:
         """Write what happened, joined into one write."""
         last, frame = batch[-1], self._frame
+        # `isinstance` is quick only when it is true: it asks the metaclass of a struct otherwise.
         if frame.stream:
             self._deliver_stream(batch)
+        elif isinstance(last, Result):
+            if len(batch) == 1 and self._collected is None:
+                line = frames.result_line(last, frame.request_id)
+            else:
+                items = frames.event_items(batch, frame.request_id)
+                line = frames.answer_line([*(self._collected or ()), items], frame.request_id)
+            self._end(line)
         elif isinstance(last, Failed):
             self._end(self._error_line(last))
-        elif not isinstance(last, Result):
-            self._collect(frames.event_items(batch, frame.request_id))
-        elif len(batch) == 1 and self._collected is None:
-            self._end(frames.result_line(last, frame.request_id))
         else:
-            items = frames.event_items(batch, frame.request_id)
-            self._end(frames.answer_line([*(self._collected or ()), items], frame.request_id))
+            self._collect(frames.event_items(batch, frame.request_id))
 
     def _deliver_stream(self, batch: Sequence[Event]) -> None:
         last, request_id = batch[-1], self._frame.request_id
         data = frames.event_lines(batch, request_id)
-        if isinstance(last, Result):
+        if isinstance(last, Delta):
+            self._connection.write(data)
+        elif isinstance(last, Result):
             self._end(data + frames.done_line(request_id))
         elif isinstance(last, Failed):
             self._end(data + self._error_line(last))
