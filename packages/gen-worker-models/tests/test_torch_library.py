@@ -158,3 +158,16 @@ def test_variants_share_what_their_base_names(
     assert (image == whole).all()
     assert (changed != whole).any()
     assert machine.call(first, id) == id(one)
+
+
+def test_a_variant_that_takes_loras_shares_with_nobody(machine: Machine) -> None:
+    base = SharedBase(
+        PIPELINE,
+        **{name: Repo("tiny/sd") for name in ("vae", "text_encoder", "tokenizer", "scheduler")},
+    )
+    plain = machine.call(base.variant(unet=Repo("tiny/sd")), lambda pipe: pipe)
+    styled = machine.call(base.variant(unet=Repo("tiny/sd")).allow_lora(), lambda pipe: pipe)
+
+    assert styled is not plain
+    assert styled.text_encoder is not plain.text_encoder
+    assert styled.text_encoder.device == plain.text_encoder.device

@@ -304,11 +304,9 @@ class ModelLibrary:
         The first object of a ref bears the ref's own name, and hands it on when the ref means
         another version; one of another type or precision beside it gets a number.
         """
-        wanted: Identity = (
-            prepared.digests,
-            plan.cls,
-            tuple(part.dtype for part in plan.components),
-        )
+        owned = tuple(part.name for part in prepared.parts if not part.is_shared)
+        precisions = tuple(part.dtype for part in plan.components)
+        wanted: Identity = (prepared.digests, plan.cls, precisions + owned)
         with self._naming:
             for count in range(1, len(self._names) + 2):
                 name = prepared.model.ref if count == 1 else f"{prepared.model.ref}~{count}"
@@ -354,7 +352,9 @@ class ModelLibrary:
 def _repos_of(variant: Variant | None) -> Iterator[tuple[Mapping[str, Repo[Any]], bool]]:
     """Yield the repositories a variant is made of, and whether others share them."""
     if variant is not None:
-        yield variant.shared_components, True
+        from gen_worker.models.loading import is_shareable
+
+        yield variant.shared_components, is_shareable(variant)
         yield variant.variant_slots, False
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gen_worker.models.variants import Part
     from gen_worker.ports import ModelRequest
 
-    # Digests, class and precisions: two objects that agree in these are one.
+    # Digests, class, precisions and what it shares with nobody: two objects that agree are one.
     Identity = tuple[tuple[str, ...], Any, tuple[str, ...]]
 
 __all__ = ["ModelLease", "PreparedModel"]

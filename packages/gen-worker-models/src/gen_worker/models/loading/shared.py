@@ -96,7 +96,8 @@ class SharedComponentCache:
         """
         self._model_cache = model_cache
         self._entries: dict[LoadedComponentKey, _Entry] = {}
-        self._lock = threading.Lock()
+        # Reentrant: whoever holds an object may be collected, and give it back, in any thread.
+        self._lock = threading.RLock()
         self._hits = 0
         self._misses = 0
 
