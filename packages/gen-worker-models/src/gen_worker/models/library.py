@@ -341,11 +341,12 @@ class ModelLibrary:
             pipelines |= {name: self.residency.value(name, device)}
             pipelines |= self._variants.companions(name)
         present = {name: value for name, value in pipelines.items() if value is not None}
-        taken = escalate(
-            present, error=error, attempt=attempt, tell=self._tell, machine=self._machine
-        )
-        for name in present:
-            self.residency.refresh(name)
+        with self.residency.mutex(device):  # nothing else moves onto the GPU meanwhile
+            taken = escalate(
+                present, error=error, attempt=attempt, tell=self._tell, machine=self._machine
+            )
+            for name in present:
+                self.residency.refresh(name)
         return taken
 
 
