@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gen_worker.models.residency import Budgets, Gpus, Limits, ModelInUseError, is_out_of_memory
+from gen_worker.errors import is_out_of_memory
+from gen_worker.models.residency import Budgets, Gpus, Limits, ModelInUseError
 from gen_worker.models.residency.gpu_memory import GpuMemory, index_of
 from gen_worker.models.residency.host_memory import (
     HostMemory,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.models import low_vram
 from gen_worker.models.low_vram import (
     Ladder,
@@ -27,7 +28,7 @@ from gen_worker.models.low_vram.groups import GroupOffload, components_of
 from gen_worker.models.low_vram.hooks import remove_hooks, stamp_of
 from gen_worker.models.low_vram.prefix import Placing, plan_prefix
 from gen_worker.models.low_vram.steps import StepUnavailable, install
-from gen_worker.models.residency import Budgets, Gpus, Residency, TorchMovers, is_out_of_memory
+from gen_worker.models.residency import Budgets, Gpus, Residency, TorchMovers
 from gen_worker.models.residency.gpu_memory import GpuMemory
 from gen_worker.models.residency.weights import parts_of, weight_bytes
 

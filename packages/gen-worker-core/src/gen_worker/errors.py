@@ -35,6 +35,7 @@ __all__ = [
     "ValidationError",
     "WorkerError",
     "classify",
+    "is_out_of_memory",
     "safe_text",
 ]
 
@@ -282,8 +283,8 @@ _DISPOSITIONS: dict[type[BaseException], Disposition] = {
     InterruptedError: Disposition("canceled", False, 499, 130, "canceled"),
 }
 _INTERNAL = Disposition("internal", False, 500, 1, "internal error")
-OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
-"""Classes of device libraries, known by name so that none has to be imported."""
+_OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "CUDAOutOfMemoryError"})
+_CUDA_ERROR_MEMORY_ALLOCATION = 2
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -370,13 +371,22 @@ def _message_of(error: BaseException, default: str) -> str:
 
 
 def _disposition(error: BaseException) -> Disposition:
-    for cls in type(error).__mro__:
-        row = _DISPOSITIONS.get(cls)
-        if row is not None:
-            return row
-        if cls.__name__ in OUT_OF_MEMORY_NAMES:
-            return _OUT_OF_MEMORY
-    return _INTERNAL
+    if is_out_of_memory(error) and not isinstance(error, WorkerError):
+        return _OUT_OF_MEMORY
+    rows = (_DISPOSITIONS.get(cls) for cls in type(error).__mro__)
+    return next((row for row in rows if row is not None), _INTERNAL)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a device was full; decided by types and error codes, never by a message.
+
+    Device libraries are known by the names of their classes, so that none has to be imported.
+    """
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if not names.isdisjoint(_OUT_OF_MEMORY_NAMES):
+        return True
+    code = getattr(error, "error_code", None)
+    return "AcceleratorError" in names and code == _CUDA_ERROR_MEMORY_ALLOCATION
 
 
 _MAX_CHARS = 500

@@ -6,12 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import (
-    OUT_OF_MEMORY_NAMES,
     ArtifactTransferError,
     CanceledError,
     RefCompatibilitySurprise,
     ValidationError,
     WorkerError,
+    is_out_of_memory,
 )
 from gen_worker.models.loading.errors import (
     ComponentLoadError,
@@ -60,7 +60,7 @@ def _translated(error: Exception, ref: str) -> Exception | None:
         return error
     if isinstance(error, (WorkerError, CanceledError, ArtifactTransferError, ValidationError)):
         return None
-    if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY_NAMES:
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return None  # of the disk; the libraries raise theirs without a number

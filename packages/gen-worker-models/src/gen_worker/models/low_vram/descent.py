@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.models.low_vram.failures import release_frames
 from gen_worker.models.low_vram.hooks import mark_out_of_memory
 from gen_worker.models.low_vram.ladder import OFFLOADED
 from gen_worker.models.low_vram.steps import StepUnavailable, install
-from gen_worker.models.residency.gpu_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.models.low_vram.configure import configure, device_of
 from gen_worker.models.low_vram.descent import descend
 from gen_worker.models.low_vram.facts import Machine
@@ -30,7 +31,7 @@ from gen_worker.models.low_vram.ladder import (
 )
 from gen_worker.models.low_vram.locks import lock_for_pipeline
 from gen_worker.models.low_vram.steps import can_take
-from gen_worker.models.residency.gpu_memory import index_of, is_out_of_memory
+from gen_worker.models.residency.gpu_memory import index_of
 from gen_worker.models.residency.weights import modules_of
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.models.low_vram.configure import check_mode, device_of, vae_only
 from gen_worker.models.low_vram.descent import descend
 from gen_worker.models.low_vram.facts import Machine
 from gen_worker.models.low_vram.failures import failed_component, release_frames
 from gen_worker.models.low_vram.hooks import mark_out_of_memory, stamp_of
 from gen_worker.models.low_vram.locks import lock_for_pipeline
-from gen_worker.models.residency.gpu_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.models.low_vram.facts import Machine, denoisers_of
 from gen_worker.models.low_vram.groups import GroupOffload
 from gen_worker.models.low_vram.hooks import State, move_to_cpu, note, remove_hooks, state_of
 from gen_worker.models.low_vram.ladder import OFFLOADED, disk_directory
-from gen_worker.models.residency.gpu_memory import index_of, is_out_of_memory
+from gen_worker.models.residency.gpu_memory import index_of
 from gen_worker.models.residency.values import GIB
 from gen_worker.models.residency.weights import modules_of
 

@@ -9,7 +9,7 @@ from gen_worker.lazy import lazy_names
 if TYPE_CHECKING:
     from gen_worker.models.residency.budgets import Budgets, Limits
     from gen_worker.models.residency.cache import ModelCache, ModelCacheStats, ModelLocation
-    from gen_worker.models.residency.gpu_memory import Gpus, is_out_of_memory
+    from gen_worker.models.residency.gpu_memory import Gpus
     from gen_worker.models.residency.movers import Movers, TorchMovers
     from gen_worker.models.residency.planner import plan
     from gen_worker.models.residency.records import (
@@ -54,14 +54,13 @@ __all__ = [
     "TierChange",
     "TorchMovers",
     "Trim",
-    "is_out_of_memory",
     "plan",
 ]
 
 _MODULES = {
     "budgets": ("Budgets", "Limits"),
     "cache": ("ModelCache", "ModelCacheStats", "ModelLocation"),
-    "gpu_memory": ("Gpus", "is_out_of_memory"),
+    "gpu_memory": ("Gpus",),
     "movers": ("Movers", "TorchMovers"),
     "planner": ("plan",),
     "records": ("Inventory", "Lease", "ModelInUseError", "TierChange"),

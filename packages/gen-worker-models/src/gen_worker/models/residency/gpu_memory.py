@@ -6,9 +6,7 @@ import gc
 import sys
 from typing import Any, NamedTuple
 
-from gen_worker.errors import OUT_OF_MEMORY_NAMES
-
-__all__ = ["GpuMemory", "Gpus", "index_of", "is_out_of_memory"]
+__all__ = ["GpuMemory", "Gpus", "index_of"]
 
 _CUDA_ERROR_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation in CUDA's driver_types.h
 
@@ -61,19 +59,6 @@ def index_of(device: Any) -> int | None:
     if kind != "cuda":
         return None
     return int(number) if number.isdigit() else 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether a GPU was full; decided by types and error codes, never by a message."""
-    if any(cls.__name__ in OUT_OF_MEMORY_NAMES for cls in type(error).__mro__):
-        return True
-    torch = sys.modules.get("torch")
-    accelerator_error = getattr(torch, "AcceleratorError", None)
-    return (
-        accelerator_error is not None
-        and isinstance(error, accelerator_error)
-        and getattr(error, "error_code", None) == _CUDA_ERROR_MEMORY_ALLOCATION
-    )
 
 
 def _torch() -> Any:

@@ -9,7 +9,6 @@ import msgspec
 
 from gen_worker.cancel import Interrupted
 from gen_worker.errors import (
-    OUT_OF_MEMORY_NAMES,
     RefCompatibilitySurprise,
     SettingsError,
     WorkerError,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure, Origin
     from gen_worker.runtime.engine.calls import RunningCall
 
-__all__ = ["failure_of", "is_canceling", "is_out_of_memory"]
+__all__ = ["failure_of", "is_canceling"]
 
 
 def failure_of(error: BaseException, call: RunningCall) -> Failure:
@@ -91,11 +90,6 @@ def is_canceling(error: BaseException) -> bool:
     return isinstance(error, Interrupted) or (
         asyncio is not None and isinstance(error, asyncio.CancelledError)
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether a device ran out of memory; torch's classes are known by their names."""
-    return any(cls.__name__ in OUT_OF_MEMORY_NAMES for cls in type(error).__mro__)
 
 
 def _text(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gen_worker.errors import is_out_of_memory
 from gen_worker.runtime.engine.calls import INPUT, LOAD, QUEUE
-from gen_worker.runtime.engine.errors import failure_of, is_out_of_memory
+from gen_worker.runtime.engine.errors import failure_of
 from gen_worker.runtime.engine.handlers import call_async, call_blocking, call_in_thread
 from gen_worker.runtime.engine.leasing import (
     Leases,
