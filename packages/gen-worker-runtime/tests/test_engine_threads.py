@@ -22,7 +22,8 @@ class Job:
 
     def run(self, worker: Worker) -> None:
         self._function()
-        worker.is_idle = True
+
+    def report(self) -> None:
         self._ended.put(threading.current_thread().name)
 
 
@@ -78,8 +79,6 @@ def test_calls_one_after_the_other_stay_in_one_thread(pool: ThreadPool) -> None:
         ended.get(timeout=TIMEOUT_S)
     used = set()
     for _ in range(20):
-        while len(pool._parked) < 4:  # or the one that is still on its way back may be left out
-            pass
         pool.submit(Job(ended))
         used.add(ended.get(timeout=TIMEOUT_S))
     assert len(used) == 1
@@ -123,6 +122,10 @@ def test_a_thread_that_was_given_up_is_replaced(pool: ThreadPool) -> None:
             workers.put(worker)
             go.wait(TIMEOUT_S)
 
+        def report(self) -> None:
+            workers_that_ended.put(None)
+
+    workers_that_ended: SimpleQueue[None] = SimpleQueue()
     for _ in range(4):
         pool.submit(Stuck())
     stuck = [workers.get(timeout=TIMEOUT_S) for _ in range(4)]
@@ -132,6 +135,8 @@ def test_a_thread_that_was_given_up_is_replaced(pool: ThreadPool) -> None:
     ended.get(timeout=TIMEOUT_S)
     assert len(pool) == 4
     go.set()
+    for _ in stuck:
+        workers_that_ended.get(timeout=TIMEOUT_S)
     thread = stuck[0].thread
     assert thread is not None
     thread.join(TIMEOUT_S)

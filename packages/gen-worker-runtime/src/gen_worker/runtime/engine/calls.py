@@ -275,10 +275,6 @@ class RunningCall(_Rarities):
         if self.task is not None:  # this is the task, on the loop
             self.task = None
             self._pump()
-        elif self.port is not None:
-            if self.worker is not None:
-                self.worker.is_idle = True
-            self.port.post(self)
 
     # Cancellation
 
@@ -288,6 +284,11 @@ class RunningCall(_Rarities):
             self.worker = worker
             self.core.run_in(worker, self)
             self.worker = None
+
+    def report(self) -> None:
+        """Have the loop look at what the thread has left here."""
+        assert self.port is not None, "only submitted calls are in the queue"
+        self.port.post(self)
 
     def claim(self) -> bool:
         """Take the call out of the queue; whoever is first gets it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gen_worker.cancel import CancelToken, Interrupted
 from gen_worker.ports import drive
@@ -22,7 +22,7 @@ from gen_worker.runtime.engine.statistics import EngineStatistics
 from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import FrameType
 
     from gen_worker.ports import Ports
@@ -74,7 +74,7 @@ class Engine:
         self._registry = Registry(functions, self._core)
         self.functions = self._registry.functions
         self._runner: LoopRunner | None = None
-        self._foreground: list[tuple[RunningCall, Region]] = []
+        self._foreground: dict[RunningCall, Region] = {}
         self._inline_runners: dict[int, InlineRunner] = {}
         self._signals = 0
 
@@ -102,7 +102,9 @@ class Engine:
         try:
             plan = self._registry.plan(invocation.function)
             if plan.is_async:
-                outcome: Outcome = self._core.run_coroutine(self._call(invocation, sink, token))
+                outcome: Outcome = self._core.run_coroutine(
+                    self.call(invocation, sink, token=token)
+                )
                 return outcome
             call = RunningCall(self._core, plan, invocation, sink, token)
             self._core.admission.enter(call)
@@ -120,14 +122,27 @@ class Engine:
         """
         return self._submit(self._runner_here(), invocation, sink, token)
 
-    def call(
-        self, invocation: Invocation, *, token: CancelToken | None = None
-    ) -> Coroutine[Any, Any, Outcome]:
-        """Submit a call and wait for its outcome; what it streams is counted and dropped.
+    async def call(
+        self,
+        invocation: Invocation,
+        sink: Sink | None = None,
+        *,
+        token: CancelToken | None = None,
+    ) -> Outcome:
+        """Submit a call and wait for its outcome; `sink` gets it too.
 
-        Canceling the coroutine that this returns cancels the call.
+        Without a sink, what the call streams is counted and dropped. Canceling the coroutine that
+        this returns cancels the call.
         """
-        return self._call(invocation, None, token)
+        runner = self._runner_here()
+        call = self._submit(runner, invocation, sink, token)
+        ended = call.ended = runner.port_to_loop.loop.create_future()
+        try:
+            outcome: Outcome = await ended
+            return outcome
+        except BaseException:
+            call.token.cancel("caller")
+            raise
 
     # Life
 
@@ -214,7 +229,7 @@ class Engine:
         for call in running:
             call.cancel("interrupt")
         if self._foreground:
-            call, region = self._foreground[-1]
+            call, region = list(self._foreground.items())[-1]
             is_waiting = call.phase in ("input", "model_load") and region.occupant is None
             if is_waiting or region.may_raise_in(frame, _INSISTENT_S if self._signals > 1 else 0.0):
                 raise Interrupted
@@ -267,12 +282,12 @@ class Engine:
         if sink is not None and (call.plan.is_streamed or sink.wants_events):
             call.stream = DirectStream(sink)
         self._signals = 0
-        self._foreground.append((call, region))
+        self._foreground[call] = region
         try:
             self._watch(call)
             drive(perform(call, runner))
         finally:
-            self._foreground.remove((call, region))
+            del self._foreground[call]
             self._inline_runners[region.ident] = runner
             outcome = self._deliver_inline(call)
         return outcome
@@ -301,19 +316,6 @@ class Engine:
         if runner is None or runner.port_to_loop.loop is not loop:
             runner = self._runner = LoopRunner(LoopPort(loop))
         return runner
-
-    async def _call(
-        self, invocation: Invocation, sink: Sink | None, token: CancelToken | None
-    ) -> Outcome:
-        runner = self._runner_here()
-        call = self._submit(runner, invocation, sink, token)
-        ended = call.ended = runner.port_to_loop.loop.create_future()
-        try:
-            outcome: Outcome = await ended
-            return outcome
-        except BaseException:
-            call.token.cancel("caller")
-            raise
 
     async def _set_up(self, names: Iterable[str] | None, runner: Runner) -> None:
         wanted = self.functions.values() if names is None else [self.lookup(n) for n in names]

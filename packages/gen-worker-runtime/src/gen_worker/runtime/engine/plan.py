@@ -69,6 +69,10 @@ class Plan:
         self._decode = decoder(self.payload_type)
         self._clamp = compile_clamps(self.payload_type)
         self.input_files = file_plan(self.payload_type)
+        self.read: Callable[[Message], Any] = (
+            self._decode if self._clamp is None and self.input_files is None else self._read
+        )
+        """Decodes, clamps, and drops what a caller must not choose; raises `ValidationError`."""
         produced = spec.delta_type if self.is_streamed else spec.result_type
         self.output_files = (
             file_plan(Any if produced is None else produced, has_untyped=True)
@@ -97,12 +101,7 @@ class Plan:
             _request_context if self.is_inference else self.kind.context
         )
 
-    def read(self, message: Message) -> Any:
-        """Decode, clamp, and drop what a caller must not choose.
-
-        Raises:
-            ValidationError: The payload is not what the function takes.
-        """
+    def _read(self, message: Message) -> Any:
         payload = self._decode(message)
         if self._clamp is not None:
             payload = self._clamp(payload)

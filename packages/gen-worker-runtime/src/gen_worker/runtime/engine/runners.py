@@ -169,7 +169,8 @@ class Hop(Generic[T]):
         except BaseException as error:  # crosses to the task, which judges it
             self._error = error
         self._traveler.worker = None
-        worker.is_idle = True
+
+    def report(self) -> None:
         self._port.post(self)
 
     def arrive(self) -> None:

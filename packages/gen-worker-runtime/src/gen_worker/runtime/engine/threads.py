@@ -22,26 +22,41 @@ class Job(Protocol):
         """Called once, in the thread. Must not raise: nobody is there to be told."""
         ...
 
+    def report(self) -> None:
+        """Say that it has run; called after it by the same thread, also if there was nothing to do.
+
+        It is the last thing before the thread waits again, so that whoever is told finds a free
+        thread and, what counts more, a free GIL: waiting for it takes a second wake-up.
+        """
+        ...
+
 
 class Worker:
     """One thread of a pool."""
 
-    __slots__ = ("gate", "is_abandoned", "is_idle", "region", "runner", "thread")
+    __slots__ = ("gate", "is_abandoned", "last", "region", "runner", "thread")
 
     region: Region
-    is_idle: bool
-    """Set by a job right before it says that it is done: what follows may find the thread free."""
+    last: Job | None
+    """What has run and has not been reported."""
     runner: InlineRunner | None
     """For jobs that are whole calls; made by the first one."""
 
     def __init__(self) -> None:
-        self.is_idle = False
+        self.last = None
         self.is_abandoned = False
         self.runner = None
         self.thread: threading.Thread | None = None
         self.gate = threading.Lock()
         """Closed; opened to wake the thread where it waits for a job."""
         self.gate.acquire()
+
+    def report(self) -> None:
+        """Report the last job, and forget it: an idle thread would keep its data alive."""
+        last = self.last
+        if last is not None:
+            self.last = None
+            last.report()
 
 
 class ThreadPool:
@@ -116,11 +131,11 @@ class ThreadPool:
                 worker.thread.join(timeout_s)
 
     def _wake_one(self) -> None:
-        """Have one more thread look for jobs, unless all are busy or one is just getting free."""
+        """Have one more thread look for jobs, unless all are busy."""
         try:
             worker = self._parked.pop()
         except IndexError:
-            if len(self._workers) < self.limit and not any(w.is_idle for w in self._workers):
+            if len(self._workers) < self.limit:
                 self._grow()
         else:
             self._is_waking = True
@@ -151,14 +166,16 @@ class ThreadPool:
     def _next(self, worker: Worker) -> Job | None:
         """Wait for a job; None ends the thread."""
         jobs = self._jobs
+        if jobs:
+            worker.report()
+        else:
+            self._park(worker)
         while True:
-            worker.is_idle = True
             try:
                 job = jobs.popleft()
-            except IndexError:
+            except IndexError:  # another thread was faster
                 self._park(worker)
             else:
-                worker.is_idle = False
                 if jobs and not self._is_waking:
                     self._wake_one()
                 return job
@@ -166,6 +183,7 @@ class ThreadPool:
     def _park(self, worker: Worker) -> None:
         """Wait until there may be a job."""
         self._parked.append(worker)
+        worker.report()
         if self._jobs:  # somebody who queued one may have found nobody here
             try:
                 self._parked.remove(worker)
@@ -194,6 +212,7 @@ class ThreadPool:
                     import logging
 
                     logging.getLogger("gen_worker.runtime").exception("%r failed", job)
-                job = None  # or an idle thread would keep the last call's data alive
+                worker.last, job = job, None
+            worker.report()
         finally:
             interrupter.forget(region)
