@@ -206,6 +206,21 @@ def test_too_much_for_inline_is_stored(outputs: Path, size: int, is_inline: bool
     assert (asset.local_path is not None) == (not is_inline)
 
 
+def test_inline_outputs_fit_into_one_answer_together(outputs: Path) -> None:
+    ctx = RequestContext("t", hints=INLINE)
+
+    half = bytes(MAX_INLINE_BYTES // 2)
+    saved = [ctx.save_bytes(name, half) for name in ("a", "b", "c")]
+    small = ctx.save_bytes("d", b"")
+
+    assert [asset.inline_bytes is not None for asset in (*saved, small)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
 def test_an_inline_ref_is_checked_too(outputs: Path) -> None:
     with pytest.raises(ValueError, match="leaves its directory"):
         RequestContext("t", hints=INLINE).save_bytes("../x", b"")

@@ -56,10 +56,12 @@ class Hub:
     async def abort(self, session: object) -> None:
         self.calls.append(("abort", session))
 
-    async def read_metadata(self, repo: str) -> Mapping[str, Any] | None:
+    async def read_metadata(self, repo: str, *, request_id: str) -> Mapping[str, Any] | None:
         return self.metadata.get(repo)
 
-    async def write_metadata(self, repo: str, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def write_metadata(
+        self, repo: str, metadata: Mapping[str, Any], *, request_id: str
+    ) -> Mapping[str, Any]:
         self.metadata[repo] = metadata
         return {"revision": 2}
 

@@ -28,6 +28,7 @@ __all__ = [
     "Events",
     "FileLimits",
     "Files",
+    "InputLimits",
     "ModelRequest",
     "Models",
     "OutputStream",
@@ -125,6 +126,13 @@ class Directories(Protocol):
     async def find_directory(self, ref: str, *, request_id: str) -> str | None:
         """Return the local directory of a job's source or dataset; None when it is not here."""
         ...
+
+
+class InputLimits(Protocol):
+    """What a `Files` port may offer besides: limits for inputs whose annotation says nothing."""
+
+    @property
+    def input_limits(self) -> FileLimits: ...
 
 
 class Events(Protocol):
@@ -252,11 +260,13 @@ class Publisher(Protocol):
 class RepoMetadata(Protocol):
     """What a `Publisher` may offer besides: the free-form metadata of a repository."""
 
-    async def read_metadata(self, repo: str) -> Mapping[str, Any] | None:
+    async def read_metadata(self, repo: str, *, request_id: str) -> Mapping[str, Any] | None:
         """Return the metadata; None when there is no such repository."""
         ...
 
-    async def write_metadata(self, repo: str, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def write_metadata(
+        self, repo: str, metadata: Mapping[str, Any], *, request_id: str
+    ) -> Mapping[str, Any]:
         """Replace the metadata and return what the hub answers."""
         ...
 

@@ -16,6 +16,7 @@ from gen_worker.ports import drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from gen_worker.context.local_stream import Digest, LocalStream
@@ -65,12 +66,21 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
         _thread.is_blocking = was_blocking
 
 
-async def off_loop(function: Callable[..., T], *args: Any) -> T:
-    """Call a blocking function: in a thread if an event loop would wait for it, else right here."""
+async def off_loop(function: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
+    """Call a blocking function: in a thread if an event loop would wait for it, else right here.
+
+    Args:
+        function: What is called.
+        *args: What it is given.
+        executor: Whose thread; None: the loop's own.
+    """
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or _thread.is_blocking or asyncio._get_running_loop() is None:
         return function(*args)
-    result: T = await asyncio.to_thread(function, *args)
+    if executor is None:
+        result: T = await asyncio.to_thread(function, *args)
+    else:
+        result = await asyncio.get_running_loop().run_in_executor(executor, function, *args)
     return result
 
 

@@ -39,8 +39,9 @@ Data = bytes | bytearray | memoryview
 MAX_OUTPUT_BYTES = 20 * 1024**3
 """Limit of one output file, whatever the host."""
 
-MAX_INLINE_BYTES = 4 * 1024 * 1024
-"""Up to here an output travels in the answer itself when the caller asked for that."""
+MAX_INLINE_BYTES = 3 * 1024 * 1024
+"""Most bytes of one call's outputs that travel in the answer itself when the caller asked for that:
+as base64 they just fit into a message of 4 MiB, which is what peers take unless told otherwise."""
 
 
 class CheckpointFields(TypedDict, total=False):
@@ -99,7 +100,7 @@ class OutputContext(CallContext):
     ) -> Asset:
         """Await `save_file`, or `save_file_create` with `create`."""
         size_bytes = file_size(local_path)
-        if self._wants_inline(size_bytes):
+        if self._goes_inline(size_bytes):
             with open(local_path, "rb") as file:
                 return self._inline(ref, file.read(), None)
         options = _options(must_create=create, expected_size_bytes=size_bytes)
@@ -113,7 +114,7 @@ class OutputContext(CallContext):
         self, ref: str, data: Data, *, create: bool = False, mime_type: str | None = None
     ) -> Asset:
         content = _bytes(data)
-        if self._wants_inline(len(content)):
+        if self._goes_inline(len(content)):
             return self._inline(ref, content, mime_type)
         options = _options(
             must_create=create, expected_size_bytes=len(content), mime_type=mime_type
@@ -289,10 +290,15 @@ class OutputContext(CallContext):
         check_size(options.expected_size_bytes or 0)
         return await self._files.save(self._ref(ref), source, options, request_id=self.request_id)
 
-    def _wants_inline(self, size_bytes: int) -> bool:
-        if self._hints is None or size_bytes > MAX_INLINE_BYTES:
+    def _goes_inline(self, size_bytes: int) -> bool:
+        """Tell whether an output travels in the answer, and count it."""
+        if self._hints is None or self._hints.get("output_format") != "inline":
             return False
-        return bool(self._hints.get("output_format") == "inline")
+        total = self._extra.get("inline_bytes", 0) + size_bytes
+        if total > MAX_INLINE_BYTES:
+            return False
+        self._extra["inline_bytes"] = total
+        return True
 
     def _inline(self, ref: str, content: bytes, mime_type: str | None) -> Asset:
         from hashlib import sha256

@@ -146,7 +146,7 @@ class ConversionContext(ProducerContext):
         metadata = self._repo_metadata
         if metadata is None:
             return skipped(destination_repo=repo)
-        found = self._block(metadata.read_metadata(repo))
+        found = self._block(metadata.read_metadata(repo, request_id=self.request_id))
         return {"ok": True, "exists": found is not None, "metadata": dict(found or {})}
 
     def write_repo_metadata(
@@ -157,7 +157,7 @@ class ConversionContext(ProducerContext):
         port = self._repo_metadata
         if port is None:
             return skipped(destination_repo=repo)
-        answer = self._block(port.write_metadata(repo, dict(metadata)))
+        answer = self._block(port.write_metadata(repo, dict(metadata), request_id=self.request_id))
         owner, _, name = repo.partition("/")
         return {"ok": True, "owner": owner, "name": name, "metadata": dict(metadata), **answer}
 

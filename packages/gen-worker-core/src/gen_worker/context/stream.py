@@ -41,6 +41,8 @@ class OutputWriter(Generic[Stored]):
         self._chunks_written = 0
         self._reported_at = float("-inf")
         self._reported_bytes = 0
+        # A host may want fewer reports; the port does not ask for it.
+        self._interval_s = getattr(stream, "report_interval_s", _REPORT_INTERVAL_S)
 
     def __repr__(self) -> str:
         return f"<OutputWriter {self.ref!r} {self._state} {self.bytes_written} bytes>"
@@ -152,7 +154,7 @@ class OutputWriter(Generic[Stored]):
     def _report(self, stage: Stage, *, is_last: bool = False, **facts: Any) -> None:
         now = self._context._clock()
         since_s = now - self._reported_at
-        if not is_last and 0 <= since_s < _REPORT_INTERVAL_S:
+        if not is_last and 0 <= since_s < self._interval_s:
             return
         fresh_bytes = self.bytes_uploaded - self._reported_bytes
         self._reported_at, self._reported_bytes = now, self.bytes_uploaded

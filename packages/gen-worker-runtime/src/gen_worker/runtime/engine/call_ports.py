@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.ports import FileLimits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from gen_worker.events import Telemetry
-    from gen_worker.ports import Events, FileLimits, Files, OutputStream, Ports, SaveOptions
+    from gen_worker.ports import Events, Files, OutputStream, Ports, SaveOptions
     from gen_worker.types import Asset, Tensors
 
 __all__ = ["CallEvents", "CallFiles", "ports_for_calls"]
+
+_USUAL_LIMITS = FileLimits()
 
 
 def ports_for_calls(ports: Ports, tell: Callable[[Telemetry], None]) -> tuple[Ports, CallFiles]:
@@ -50,6 +54,7 @@ class CallFiles:
         self._files: Any = files
         self.users: set[str] = set()
         """Ids of the requests."""
+        self.input_limits: FileLimits = getattr(files, "input_limits", _USUAL_LIMITS)
 
     async def materialize(
         self, value: Asset | Tensors, limits: FileLimits, *, request_id: str

@@ -57,7 +57,7 @@ class Core:
         self.counters = Counters()
         self.admission = Admission(limits.max_queue)
         self.deadlines = Deadlines(clock, self.timers, self.admission.calls)
-        self.ports, self._files = ports_for_calls(ports, self._tell)
+        self.ports, self.files = ports_for_calls(ports, self._tell)
         self._publishes = ports.publisher is not None
         self.events = ports.events
         """Where the engine's own events go: transports are shown only what the author reports."""
@@ -157,7 +157,7 @@ class Core:
         return (
             call.instance is not None
             or not call.plan.is_inference
-            or call.request_id in self._files.users
+            or call.request_id in self.files.users
             or (self._publishes and ctx is not None and ctx.has_open_revisions)
         )
 
@@ -169,8 +169,8 @@ class Core:
                 await endpoint.leave(call.instance, runner)
             if ctx is not None:
                 await runner.port(ctx.release())
-            if call.request_id in self._files.users:
-                await runner.port(self._files.release(call.request_id))
+            if call.request_id in self.files.users:
+                await runner.port(self.files.release(call.request_id))
         except Exception:
             import logging
 

@@ -19,9 +19,9 @@ _URL_SCHEMES = ("http://", "https://", "file://")
 
 async def fetch_inputs(call: RunningCall, plan: FilePlan, payload: Any) -> Any:
     """Return the payload with every file on this machine, fetched one after the other."""
-    files = call.core.ports.files
+    files = call.core.files
     fetched: dict[int, StoredFile] = {}
-    for found in plan.find(payload):
+    for found in plan.find(payload, host=files.input_limits):
         call.token.raise_if_canceled()
         file = fetched[id(found.file)] = await _fetch(files, found, call.request_id)
         call.input_paths = call.input_paths | {file.local_path}

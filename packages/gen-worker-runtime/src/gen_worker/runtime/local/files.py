@@ -81,8 +81,8 @@ class LocalFiles(LocalOutputs):
 
     def _materialize(self, value: F, limits: FileLimits, request_id: str) -> F:
         # Late: only some payloads name files.
-        from gen_worker.runtime.local.input_checks import check_size
-        from gen_worker.runtime.local.inputs import described
+        from gen_worker.runtime.files.input_checks import check_size
+        from gen_worker.runtime.files.described import described
 
         inline = getattr(value, "inline_bytes", None)
         if not value.ref and inline is None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
 from gen_worker.context.media import HEAD_BYTES, weights_format
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.local.input_checks import (
+from gen_worker.runtime.files.input_checks import (
     check_image_size,
     check_size,
     checked_media_type,
@@ -22,39 +22,71 @@ from gen_worker.runtime.local.input_checks import (
 from gen_worker.types import Asset
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gen_worker.ports import FileLimits
     from gen_worker.types import Tensors
 
     F = TypeVar("F", Asset, Tensors)
 
-__all__ = ["described"]
+__all__ = ["Known", "described"]
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-def described(value: F, path: str, limits: FileLimits) -> F:
+class Known(NamedTuple):
+    """What whoever brought a file knows of it."""
+
+    name: str = ""
+    """What it is called in errors, and whose suffix counts; empty is the value's ref."""
+    media_type: str | None = None
+    """What its server calls it."""
+    digests: Mapping[str, str] | None = None
+    """`sha256` and `blake3`, computed while it came; None has it read once more."""
+    usual_pixels: int = 0
+    """Most pixels of an image whose annotation says nothing; 0 is no limit."""
+
+
+_NOTHING = Known()
+
+
+def described(value: F, path: str, limits: FileLimits, known: Known = _NOTHING) -> F:
     """Return a copy of `value` that says where its file is and what it is.
 
     Raises:
         ValidationError: It cannot be read, is no file, or not what `limits` or `value` itself say.
         InputTooLargeError: It is larger than `limits` allow.
     """
-    name = value.ref or "inline file"
+    name = known.name or value.ref or "inline file"
     facts: dict[str, Any] = {"local_path": path}
     try:
         with _opened(path, name) as file:
-            check_size(os.fstat(file.fileno()).st_size, limits, "input file")
+            size_bytes = os.fstat(file.fileno()).st_size
+            check_size(size_bytes, limits, "input file")
             head = file.read(HEAD_BYTES)
             if isinstance(value, Asset):
-                facts["mime_type"] = checked_media_type(head, name, value.mime_type, limits)
-                check_image_size(file, name, limits)
+                facts["mime_type"] = _media_type(head, name, value, limits, known)
+                check_image_size(file, name, limits, known.usual_pixels)
             elif value.format is None:
                 facts["format"] = weights_format(name) or "unknown"
-            facts |= _measured(file, limits, with_blake3=bool(value.blake3))
+            if known.digests is None:
+                facts |= _measured(file, limits, with_blake3=bool(value.blake3))
+            else:
+                facts |= {"size_bytes": size_bytes, **known.digests}
     except OSError as error:
         raise _unreadable(name, error) from error
     _check_promises(value, name, facts)
     return msgspec.structs.replace(value, **facts)
+
+
+def _media_type(
+    head: bytes, name: str, value: Asset, limits: FileLimits, known: Known
+) -> str | None:
+    """Return what the content is, which must be neither the caller's nor the server's lie."""
+    found = checked_media_type(head, name, value.mime_type or known.media_type, limits)
+    if value.mime_type and known.media_type:
+        checked_media_type(head, name, known.media_type, limits)
+    return found
 
 
 def _opened(path: str, name: str) -> BinaryIO:

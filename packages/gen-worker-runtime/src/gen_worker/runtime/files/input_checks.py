@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gen_worker.context.media import ALWAYS_SHOWN, media_type, sniffed_media_type
 from gen_worker.errors import InputTooLargeError, ValidationError
-from gen_worker.runtime.local.image_size import image_size
+from gen_worker.runtime.files.image_size import image_size
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -53,24 +53,36 @@ def checked_media_type(
     return found
 
 
-def check_image_size(file: BinaryIO, name: str, limits: FileLimits) -> None:
+def check_image_size(file: BinaryIO, name: str, limits: FileLimits, usual_pixels: int = 0) -> None:
     """Check the dimensions of an image against limits, if there are any; the file is left anywhere.
+
+    Args:
+        file: The image, or anything else.
+        name: For errors.
+        limits: What its annotation allows.
+        usual_pixels: Limit where the annotation has none; 0 is none. What is no image, or shows
+            no dimensions, has to keep to the annotation's only.
 
     Raises:
         InputTooLargeError: It is wider, higher or has more pixels than allowed.
-        ValidationError: There are limits, and its dimensions cannot be read.
+        ValidationError: The annotation has limits, and its dimensions cannot be read.
     """
-    if limits.max_width is limits.max_height is limits.max_pixels is None:
+    own = (limits.max_width, limits.max_height, limits.max_pixels)
+    is_limited = any(limit is not None for limit in own)
+    if not is_limited and not usual_pixels:
         return
     file.seek(0)
     size = image_size(file)
     if size is None:
-        raise ValidationError(f"the width and height of {name!r} cannot be read")
+        if is_limited:
+            raise ValidationError(f"the width and height of {name!r} cannot be read")
+        return
     width, height = size
+    max_pixels = limits.max_pixels or usual_pixels or None
     facts = {
         "wide": (width, limits.max_width),
         "high": (height, limits.max_height),
-        "pixels large": (width * height, limits.max_pixels),
+        "pixels large": (width * height, max_pixels),
     }
     wrong = [
         f"{value} {what} where {limit} is allowed"
@@ -81,8 +93,7 @@ def check_image_size(file: BinaryIO, name: str, limits: FileLimits) -> None:
         raise InputTooLargeError(
             f"{name!r} is {width} x {height} pixels: {', '.join(wrong)}",
             size_bytes=width * height,
-            max_bytes=limits.max_pixels
-            or (limits.max_width or width) * (limits.max_height or height),
+            max_bytes=max_pixels or (limits.max_width or width) * (limits.max_height or height),
             source="image",
         )
 

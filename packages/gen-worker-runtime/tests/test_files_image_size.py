@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_worker.runtime.local.image_size import image_size
+from gen_worker.runtime.files.image_size import image_size
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF0000WEBPVP8 ", b"\xff\xd8\xff\xc0")
 
