@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from typing import Any
@@ -272,6 +273,34 @@ def test_a_slot_queue_is_fair_and_never_over_its_limit(limit: int, steps: list[s
         assert slots.waiting == len(waiting)
         assert not waiting or slots.taken == limit
         assert not any(waiter.is_woken for waiter in waiting)
+
+
+def test_no_slot_is_lost_or_given_twice_by_threads_that_hurry() -> None:
+    from gen_worker.ports import drive
+    from gen_worker.runtime.engine.slots import take
+
+    slots, holders, most = SlotQueue("s", 2), [0] * 2, []
+    interval = sys.getswitchinterval()
+
+    def hurry() -> None:
+        for _ in range(300):
+            drive(take(slots, ThreadWaiter, CancelToken()))
+            mine = holders.pop()  # raises when more than two are here
+            most.append(len(holders))
+            holders.append(mine)
+            slots.give_back()
+
+    threads = [threading.Thread(target=hurry) for _ in range(5)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60.0)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(most) == 5 * 300, "everybody had a turn each time, and never more than two at once"
+    assert (slots.taken, slots.waiting) == (0, 0)
 
 
 def test_a_canceled_wait_in_a_thread_leaves_no_slot_behind() -> None:

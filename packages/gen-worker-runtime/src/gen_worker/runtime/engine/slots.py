@@ -18,17 +18,24 @@ __all__ = ["SlotQueue", "take"]
 class SlotQueue:
     """At most `limit` holders; the others wait in the order they came. Usable from any thread."""
 
-    __slots__ = ("_lock", "_waiting", "limit", "name", "taken")
+    __slots__ = ("_free", "_lock", "_waiting", "limit", "name")
+
+    # Taking a free slot and giving it back need no lock, as long as nobody waits: adding to a list
+    # and popping from it are atomic. Only those who wait are handled one at a time.
 
     def __init__(self, name: str, limit: int = 1) -> None:
         self.name = name
         self.limit = limit
-        self.taken = 0
+        self._free = [None] * limit
         self._lock = threading.Lock()
         self._waiting: deque[Waiter] = deque()
 
     def __repr__(self) -> str:
         return f"<SlotQueue {self.name}: {self.taken}/{self.limit}, {self.waiting} waiting>"
+
+    @property
+    def taken(self) -> int:
+        return self.limit - len(self._free)
 
     @property
     def waiting(self) -> int:
@@ -41,20 +48,21 @@ class SlotQueue:
 
     def try_take(self) -> bool:
         """Take a slot if one is free; nobody waits then."""
-        with self._lock:
-            if self.taken < self.limit:
-                self.taken += 1
-                return True
+        if self._waiting:
             return False
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
     def join(self, waiter: Waiter) -> bool:
         """Take a slot and return True, or queue up: `waiter` is woken when it has one."""
-        with self._lock:
-            if self.taken < self.limit:
-                self.taken += 1
-                return True
-            self._waiting.append(waiter)
-            return False
+        if self.try_take():
+            return True
+        self._waiting.append(waiter)
+        self._pass_on()  # what was given back before anybody waited
+        return False
 
     def leave(self, waiter: Waiter) -> bool:
         """Stop waiting; False when the slot was given already and has to be given back."""
@@ -66,12 +74,22 @@ class SlotQueue:
             return True
 
     def give_back(self) -> None:
+        self._free.append(None)
+        if self._waiting:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give what is free to those who wait."""
+        successors: list[Waiter] = []
         with self._lock:
-            if not self._waiting:
-                self.taken -= 1
-                return
-            successor = self._waiting.popleft()
-        successor.wake()
+            while self._waiting and self._free:
+                try:
+                    self._free.pop()
+                except IndexError:  # by somebody who came before anybody waited
+                    break
+                successors.append(self._waiting.popleft())
+        for successor in successors:
+            successor.wake()
 
 
 async def take(slot: SlotQueue, make_waiter: Callable[[], Waiter], token: CancelToken) -> None:
