@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.resources import ResourceRequirements, Resources
 
@@ -47,6 +47,8 @@ class HostGap(NamedTuple):
 
     reason: HostGapReason
     detail: str
+    axes: Mapping[str, str] = {}
+    """What there is and what it would take, by the names that orchestrators know."""
 
 
 def is_importable(library: str) -> bool:
@@ -86,7 +88,8 @@ def missing_host_requirements(
     missing = [name for name in resources.required_libraries if not has_library(name)]
     if missing:
         detail = f"not importable: {', '.join(missing)}"
-        gaps.append(HostGap("missing_optional_library", detail))
+        axes = {"missing_libraries": ",".join(missing)}
+        gaps.append(HostGap("missing_optional_library", detail, axes))
     return tuple(gaps)
 
 
@@ -94,18 +97,25 @@ def _gpu_gap(resources: Resources | ResourceRequirements, gpus: Sequence[Gpu]) -
     if not resources.needs_gpu:
         return None
     if not gpus:
-        return HostGap("cuda_unavailable", "a CUDA GPU is needed, none was found")
+        axes = {"accelerator": "cuda", "gpu_count": "0"}
+        return HostGap("cuda_unavailable", "a CUDA GPU is needed, none was found", axes)
     capability = resources.min_compute_capability
     if capability is not None:
         found = [gpu.compute_capability for gpu in gpus]
         gpus = [gpu for gpu in gpus if (gpu.compute_capability or 0.0) >= capability]
         if not gpus:
-            best = max((value for value in found if value is not None), default="unknown")
-            detail = f"compute capability {capability} is needed, the best found is {best}"
-            return HostGap("compute_capability_unmet", detail)
+            best = max((value for value in found if value is not None), default=None)
+            shown = "unknown" if best is None else f"{best:.1f}"
+            detail = f"compute capability {capability} is needed, the best found is {shown}"
+            axes = {
+                "required_compute_capability": f"{capability:.1f}",
+                "detected_compute_capability": shown,
+            }
+            return HostGap("compute_capability_unmet", detail, axes)
     vram_gb = resources.min_vram_gb
     largest_gb = max(gpu.vram_gb for gpu in gpus)
     if vram_gb is not None and largest_gb < vram_gb:
         detail = f"{vram_gb:g} GiB of VRAM are needed, the largest fitting GPU has {largest_gb:g}"
-        return HostGap("insufficient_vram", detail)
+        axes = {"required_vram_gb": f"{vram_gb:.3f}", "detected_vram_gb": f"{largest_gb:.3f}"}
+        return HostGap("insufficient_vram", detail, axes)
     return None

@@ -10,6 +10,7 @@ from gen_worker.models.settings import load_model_settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gen_worker.models.library import Describe
     from gen_worker.models.residency import TierChange
     from gen_worker.models.settings import ModelSettings
     from gen_worker.models.store import ContentStore, LocalModelCache
@@ -53,6 +54,7 @@ def open_library(
     tell: Callable[[str, dict[str, Any]], None] | None = None,
     observe: Callable[[TierChange], None] | None = None,
     on_step: Callable[[ModelRequest, int, int], None] | None = None,
+    describe: Describe | None = None,
 ) -> ModelLibrary:
     """Put together the model library of this process, from the settings.
 
@@ -64,6 +66,7 @@ def open_library(
         tell: Takes events that belong to no request.
         observe: Told of each model that came to another tier.
         on_step: Told of the steps done and their total while a call's pipeline computes.
+        describe: Says what a model means to whoever asks for it; see `ModelLibrary`.
     """
     from gen_worker.models.residency import Budgets, Residency
     from gen_worker.models.sources import open_sources
@@ -78,4 +81,5 @@ def open_library(
         copies=open_local_copies(settings),
         tell=tell,
         on_step=on_step,
+        describe=describe,
     )

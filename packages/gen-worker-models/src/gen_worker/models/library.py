@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from gen_worker.models.residency import Residency
     from gen_worker.models.shared import Variant
     from gen_worker.models.sources import LocalModel, Sources
+    from gen_worker.models.sources.values import Described
     from gen_worker.models.store import LocalModelCache
     from gen_worker.ports import ModelRequest
     from gen_worker.spec import Binding
 
     Tell = Callable[[str, dict[str, Any]], None]
+    Describe = Callable[[ModelChoice | LoraChoice, ModelRequest], Described | None]
 
 __all__ = ["ModelLibrary"]
 
@@ -60,6 +62,7 @@ class ModelLibrary:
         copies: LocalModelCache | None = None,
         tell: Tell | None = None,
         on_step: Callable[[ModelRequest, int, int], None] | None = None,
+        describe: Describe | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put the rooms together.
@@ -71,6 +74,8 @@ class ModelLibrary:
             copies: Where models that are on NFS are read from, once they were copied.
             tell: Takes events that belong to no request, such as `low_vram_mode_applied`.
             on_step: Told of the steps done and their total while a call's pipeline computes.
+            describe: Says what a model means to whoever asks for it, where that is known: a job
+                describes its models. Any thread; must not block.
             clock: Seconds.
         """
         self.sources = sources
@@ -79,6 +84,7 @@ class ModelLibrary:
         self._copies = copies
         self._tell = tell
         self._on_step = on_step
+        self._describe = describe
         self._clock = clock
         self._lock = threading.Lock()
         self._fresh: dict[Any, tuple[PreparedModel, float]] = {}
@@ -106,7 +112,8 @@ class ModelLibrary:
         """Have the model's files here; see `gen_worker.ports.Models`."""
         chosen = ModelChoice.from_record(choice)
         variant = variant_of(binding, chosen)
-        key = (_key(chosen, annotation, request), variant)
+        meant = self._meant(chosen, variant, request)
+        key = (_key(chosen, annotation, request), variant, meant)
         with self._lock:
             found = self._fresh.get(key)
         if found is not None and self._clock() < found[1]:
@@ -167,6 +174,16 @@ class ModelLibrary:
             self._fresh[key] = (prepared, self._clock() + _FRESH_S)
         return prepared
 
+    def _meant(
+        self, choice: ModelChoice, variant: Variant | None, request: ModelRequest
+    ) -> tuple[str, ...]:
+        """Return the digests that whoever asks says the model and its companions have."""
+        if self._describe is None:
+            return ()
+        parts = [repo.choice for repos, _ in _repos_of(variant) for repo in repos.values()]
+        described = [self._describe(one, request) for one in (choice, *choice.loras, *parts)]
+        return tuple(one.snapshot.digest if one is not None else "" for one in described)
+
     def _forget_stale(self, key: Any) -> PreparedModel | None:
         """Let go of what was prepared a while ago; return what was for `key`."""
         now = self._clock()
@@ -183,8 +200,14 @@ class ModelLibrary:
         self, choice: ModelChoice | LoraChoice, request: ModelRequest, stack: ExitStack
     ) -> LocalModel:
         """Have one model's files here, on the local disk, until `stack` is closed."""
+        described = self._describe(choice, request) if self._describe is not None else None
         held = self.sources.hold(
-            choice, token=request.token, tell=self._tell, request_id=request.request_id
+            choice,
+            resolved=described.snapshot if described is not None else None,
+            renew=described.renew if described is not None else None,
+            token=request.token,
+            tell=self._tell,
+            request_id=request.request_id,
         )
         return self._localized(stack.enter_context(held), request, stack)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gen_worker.models.sources.telling import DownloadReport
 
 __all__ = [
+    "Described",
     "FetchPlan",
     "LocalModel",
     "PlannedFile",
@@ -33,6 +34,14 @@ __all__ = [
 
 Tell = Callable[[str, dict[str, Any]], None]
 Renew = Callable[[], "Snapshot | None"]
+
+
+class Described(NamedTuple):
+    """What a job says that a ref means."""
+
+    snapshot: Snapshot
+    renew: Renew | None = None
+    """Asks for new URLs when those of the snapshot are refused."""
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -249,6 +249,12 @@ class Outbox:
         unsent = (*self._held.values(), *self._results, *self._results_in_doubt)
         return tuple(dict.fromkeys(outgoing.request_id for outgoing in unsent))
 
+    def has_result(self, request_id: str) -> bool:
+        """Tell whether a request's result waits to be written."""
+        return request_id in self._held or any(
+            outgoing.request_id == request_id for outgoing in self._results
+        )
+
     @property
     def is_empty(self) -> bool:
         """Whether everything is written."""

@@ -1,0 +1,294 @@
+"""The worker put together: one connection, one engine, and what is between them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gen_worker.ports import Ports
+from gen_worker.runtime.engine import SYSTEM_CLOCK, Engine, EngineLimits
+from gen_worker.runtime.wire import (
+    Drain,
+    EndpointConfig,
+    FunctionUnavailable,
+    InterruptJob,
+    JobRequest,
+    WorkerEvent,
+)
+from gen_worker.runtime.worker.availability import Availability, Gate
+from gen_worker.runtime.worker.endpoint_config import apply, initial_state
+from gen_worker.runtime.worker.gpus import GpuFacts, host_facts
+from gen_worker.runtime.worker.identity import identity_of
+from gen_worker.runtime.worker.inventory import Inventory
+from gen_worker.runtime.worker.jobs import JobLimits, Jobs
+from gen_worker.runtime.worker.leaving import Leaving, LeavingTimes
+from gen_worker.runtime.worker.link import Link
+from gen_worker.runtime.worker.models import WorkerModels
+from gen_worker.runtime.worker.phases import Phases
+from gen_worker.runtime.worker.reporting import ContextEvents, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gen_worker.errors import Failure
+    from gen_worker.manifest import Manifest
+    from gen_worker.ports import Events
+    from gen_worker.runtime.engine import Clock
+    from gen_worker.runtime.wire import Message, Registration, ResolvedRepo
+    from gen_worker.runtime.worker.jobs import Job, JobObserver
+    from gen_worker.runtime.worker.outbox import Outbox, OutboxLimits, Role
+    from gen_worker.runtime.worker.states import Exit, LinkPolicy
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["Seams", "Worker", "WorkerOptions", "worker_ports"]
+
+_log = logging.getLogger("gen_worker.worker")
+
+_ROTATIONS = ("worker.jwt.rotate", "worker_jwt.rotate")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker works; where it connects to is its `LinkPolicy`."""
+
+    token: str = ""
+    worker_id: str = ""
+    """For a token that names none."""
+    runpod_pod_id: str = ""
+    splits: bool = True
+    heartbeat_s: float = 10.0
+    max_concurrency: int = 0
+    times: LeavingTimes = LeavingTimes()
+    limits: EngineLimits = EngineLimits()
+    gpus: tuple[GpuFacts, ...] = ()
+    ready_on_connect: bool = False
+
+
+class Seams(NamedTuple):
+    """What the ports of a worker are made of."""
+
+    outbox: Outbox
+    events: Events
+    models: WorkerModels
+    find: Callable[[str], Job | None]
+    """Returns a job that is under way: its token, its owner, what its refs mean. Any thread."""
+
+
+def worker_ports(seams: Seams) -> Ports:
+    """Return the ports of a worker."""
+    from gen_worker.context.local import run_blocking
+    from gen_worker.runtime.local.files import LocalFiles
+
+    return Ports(
+        files=LocalFiles(allow_local_files=False),
+        events=seams.events,
+        models=seams.models,
+        run=run_blocking,
+    )
+
+
+class Worker:
+    """Runs the functions of an image for an orchestrator; the handler of its connection.
+
+    For the thread of the loop it was made on, like everything it is made of.
+    """
+
+    def __init__(
+        self,
+        functions: Iterable[FunctionSpec],
+        policy: LinkPolicy,
+        options: WorkerOptions,
+        *,
+        manifest: Manifest | None = None,
+        make_ports: Callable[[Seams], Ports] = worker_ports,
+        observer: JobObserver | None = None,
+        outbox_limits: OutboxLimits | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Put a worker together; nothing is dialed yet.
+
+        Args:
+            functions: What it runs.
+            policy: How it connects.
+            options: How it works.
+            manifest: What its image was built with; None knows no keys of models.
+            make_ports: Makes the host that functions see.
+            observer: Reports on jobs besides their results.
+            outbox_limits: Of what waits to be written.
+            clock: For every timer.
+        """
+        self.options = options
+        self.identity = identity_of(
+            options.token, worker_id=options.worker_id, runpod_pod_id=options.runpod_pod_id
+        )
+        self._token = options.token
+        self.link = Link(
+            policy,
+            self,
+            heartbeat_s=options.heartbeat_s,
+            splits=options.splits,
+            limits=outbox_limits,
+            clock=clock,
+        )
+        outbox = self.link.outbox
+        self.phases = Phases(outbox, self.identity.worker_id)
+        self.state = initial_state(manifest)
+        events = ContextEvents(outbox)
+        self.models = WorkerModels(events, self._find_repo)
+        ports = make_ports(Seams(outbox, events, self.models, self._find_job))
+        devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
+        self.engine = Engine(functions, ports, limits=options.limits, devices=devices, clock=clock)
+        self.availability = Availability(self.engine.functions, host_facts(options.gpus))
+        self.jobs = Jobs(
+            self.engine,
+            outbox,
+            lambda: self.identity,
+            self.availability,
+            lambda: self.state,
+            devices=devices,
+            limits=JobLimits(
+                max_input_bytes=options.limits.max_input_bytes,
+                max_concurrency=options.max_concurrency,
+                max_queue=options.limits.max_queue,
+            ),
+            observer=observer,
+            unix_time=clock.time,
+        )
+        self.jobs.hardware_unmet = self._disable
+        self.inventory = Inventory(
+            lambda: self.identity,
+            self.availability,
+            self.jobs,
+            gpus=options.gpus,
+            models=self.models.places,
+            splits=options.splits,
+        )
+        self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
+        self._clock = clock
+
+    async def run(self) -> Exit:
+        """Work until there is a reason to end; return it. What is owed then is written."""
+        self.phases.log("boot")
+        if not self.engine.functions:
+            _log.error("this image has no functions: every job will be refused")
+        try:
+            exit = await self.link.run()
+        finally:
+            await self.leaving.finish()
+        if exit.code:
+            self.phases.log(exit.phase, "error", detail=exit.detail)
+        return exit
+
+    def stop(self, reason: str) -> None:
+        """End because the machine wants it; see `Leaving.stop`."""
+        self.leaving.stop(reason, self.identity.worker_id)
+
+    # The connection's handler.
+
+    def token(self) -> str:
+        """Return the token to connect with next."""
+        return self._token
+
+    def dialing(self, address: str) -> None:
+        """Note that an orchestrator is dialed."""
+        self.phases.address = address
+        self.phases.log("scheduler_connecting")
+
+    def registration(
+        self, *, role: Role, is_heartbeat: bool, stream_started_unix_ms: int
+    ) -> Registration:
+        """Return the first message of a stream, or a heartbeat."""
+        return self.inventory.registration(
+            role=role,
+            is_heartbeat=is_heartbeat,
+            stream_started_unix_ms=stream_started_unix_ms,
+            unsent=self.link.outbox.unsent_request_ids(),
+        )
+
+    def opened(self, address: str) -> None:
+        """Tell a new orchestrator everything it cannot know."""
+        self.phases.address = address
+        self._tell_capabilities()
+        for function, gate in self.availability.disabled_here.items():
+            self._tell_unavailable(function, gate)
+        self.phases.say("registered")
+        if self.options.ready_on_connect:
+            tell(self.link.outbox, "model.ready", {})
+        self.phases.say("models_downloading")
+        self.phases.say("ready")
+
+    def lost(self, reason: str) -> None:
+        """Note that the connection is gone; jobs go on."""
+        _log.info("connection lost: %s", reason)
+
+    def receive(self, message: Message) -> None:
+        """Take what the orchestrator says; nothing here waits."""
+        match message:
+            case JobRequest():
+                self.jobs.submit(message)
+            case InterruptJob():
+                self.jobs.interrupt(message)
+            case EndpointConfig():
+                self._configure(message)
+            case Drain():
+                self.leaving.drain(message)
+            case WorkerEvent() if message.event_type in _ROTATIONS:
+                self._rotate(message)
+            case _:
+                _log.info("%r is not for a worker and is ignored", message)
+
+    # Inside.
+
+    def _configure(self, config: EndpointConfig) -> None:
+        self.state = apply(self.state, config)
+        self.availability.configure(self.state.disabled)
+        self.models.news()
+        self._changed()
+
+    def _changed(self) -> None:
+        """Tell that other functions run than before, or other models are here."""
+        self._tell_capabilities()
+        self.link.heartbeat()
+
+    def _tell_capabilities(self) -> None:
+        self.link.outbox.control(self.availability.capabilities(), replaces="capabilities")
+
+    def _disable(self, function: str, failure: Failure) -> None:
+        """Keep a function from running here, because its own code said that it cannot."""
+        gate = Gate(failure.code or "hardware_unmet", failure.message, is_hardware=True)
+        if self.availability.disable(function, gate):
+            self._tell_unavailable(function, gate)
+            self._changed()
+
+    def _tell_unavailable(self, function: str, gate: Gate) -> None:
+        signal = FunctionUnavailable(
+            worker_id=self.identity.worker_id,
+            release_id=self.identity.release_id,
+            function=function,
+            reason=gate.reason,
+            detail=gate.detail,
+            detected_at_unix=int(self._clock.time()),
+            axes=gate.axes,
+        )
+        self.link.outbox.control(signal, replaces=("unavailable", function))
+
+    def _rotate(self, event: WorkerEvent) -> None:
+        """Take a token for the next connection."""
+        try:
+            payload = _decode(event.payload_json)
+        except msgspec.DecodeError:
+            return
+        token = payload.get("worker_jwt") or payload.get("token")
+        if isinstance(token, str) and token:
+            self._token = token
+
+    def _find_job(self, request_id: str) -> Job | None:
+        return self.jobs.find(request_id)
+
+    def _find_repo(self, request_id: str, ref: str) -> ResolvedRepo | None:
+        """Return what a ref means to a request; what the request says comes first. Any thread."""
+        job = self.jobs.find(request_id) if request_id else None
+        found = job.repos.get(ref) if job is not None else None
+        return found or self.state.repos.get(ref)
