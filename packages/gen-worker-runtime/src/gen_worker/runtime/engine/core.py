@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.errors import classify
 from gen_worker.events import Emitted, Log, Progress
-from gen_worker.ports import drive
 from gen_worker.runtime.engine.admission import Admission
 from gen_worker.runtime.engine.call_ports import ports_for_calls
 from gen_worker.runtime.engine.deadlines import Deadlines, Timers
 from gen_worker.runtime.engine.devices import Devices
 from gen_worker.runtime.engine.errors import is_canceling
 from gen_worker.runtime.engine.interrupt import Interrupter
-from gen_worker.runtime.engine.pipeline import perform
+from gen_worker.runtime.engine.pipeline import perform_now
 from gen_worker.runtime.engine.runners import InlineRunner
 from gen_worker.runtime.engine.slots import SlotQueue
 from gen_worker.runtime.engine.statistics import Counters
@@ -131,7 +130,7 @@ class Core:
         if runner is None:
             runner = InlineRunner(worker.region, self.ports.run, self.run_coroutine)
             worker.runner = runner
-        copy_context().run(drive, perform(call, runner))
+        copy_context().run(perform_now, call, runner)
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run an author's coroutine in a thread that has no event loop; one at a time."""

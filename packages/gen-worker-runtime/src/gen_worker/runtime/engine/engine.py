@@ -14,7 +14,7 @@ from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
 from gen_worker.runtime.engine.handoff import LoopPort
 from gen_worker.runtime.engine.interrupt import Region
 from gen_worker.runtime.engine.invocation import EngineLimits
-from gen_worker.runtime.engine.pipeline import perform
+from gen_worker.runtime.engine.pipeline import perform, perform_now
 from gen_worker.runtime.engine.refused import RefusedCall
 from gen_worker.runtime.engine.registry import Registry
 from gen_worker.runtime.engine.runners import InlineRunner, LoopRunner
@@ -285,7 +285,7 @@ class Engine:
         self._foreground[call] = region
         try:
             self._watch(call)
-            drive(perform(call, runner))
+            perform_now(call, runner)
         finally:
             del self._foreground[call]
             self._inline_runners[region.ident] = runner

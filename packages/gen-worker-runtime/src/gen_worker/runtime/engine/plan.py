@@ -113,6 +113,8 @@ class Plan:
         self, ctx: RequestContext, payload: Any, models: Mapping[str, Any], instance: Any
     ) -> Callable[[], Any]:
         """Return the author's function together with all it is called with."""
+        if self._is_positional and instance is None:
+            return partial(self.function, ctx, payload)
         head = (ctx,) if instance is None else (instance, ctx)
         if self._is_positional:
             return partial(self.function, *head, payload)
