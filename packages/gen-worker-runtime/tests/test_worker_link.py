@@ -177,8 +177,8 @@ async def test_a_result_that_may_be_lost_is_sent_again() -> None:
 async def test_a_handler_that_fails_and_bytes_that_mean_nothing_leave_the_connection() -> None:
     async with Orchestrator() as orchestrator, linked(orchestrator) as (handler, _):
         worker = await orchestrator.connected()
-        worker._commands.append(b"\xff\xff\xff")
-        worker._commands.append(b"")
+        worker.send(b"\xff\xff\xff")
+        worker.send(b"")
         worker.send(DownloadModel(model_id="m"))
         job = worker.submit("echo")
         await job.result()

@@ -1,9 +1,10 @@
 """The other end of the worker protocol, in this process and over real gRPC on loopback.
 
-async with Orchestrator() as orchestrator:
-worker = await orchestrator.connected()
-job = worker.submit("marco-polo", {"text": "marco"})
-result = await job.result()
+Example:
+    async with Orchestrator() as orchestrator:
+        worker = await orchestrator.connected()
+        job = worker.submit("marco-polo", {"text": "marco"})
+        result = await job.result()
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import itertools
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,16 +35,39 @@ from gen_worker.runtime.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
     from gen_worker.runtime.wire import Inbound, Message, StreamRole
 
-__all__ = ["Job", "Orchestrator", "WorkerSession"]
+__all__ = ["Crossing", "Job", "Orchestrator", "Passage", "WorkerSession"]
 
 M = TypeVar("M")
 
 _ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()}
+
+
+class Crossing(NamedTuple):
+    """One message on its way over a stream."""
+
+    orchestrator: Orchestrator
+    worker: WorkerSession
+    role: StreamRole
+    message: Message
+
+
+class Passage(Protocol):
+    """Stands between the streams and the orchestrator, and decides what comes through and when.
+
+    Every message goes through it, in either direction and in the order of its stream, which waits.
+    `gen_worker.testing.faults.StreamFaults` is one.
+    """
+
+    async def cross(
+        self, crossing: Crossing, deliver: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Await `deliver` once, or twice, or not at all."""
+        ...
 
 
 class Orchestrator:
@@ -53,13 +77,16 @@ class Orchestrator:
     know of it any more, as an orchestrator does that cares for its clients.
     """
 
-    def __init__(self, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, listen: str = "127.0.0.1:0", *, faults: Passage | None = None) -> None:
         """Prepare a server.
 
         Args:
-            listen: `host:port`; port 0 takes a free one, and keeps it through `restart`.
+            listen: `host:port`; port 0 takes a free one, and keeps it through `stop` and `start`.
+            faults: What goes wrong on the way.
         """
         self._listen = listen
+        self._faults = faults
+        self._drops: dict[asyncio.Task[None], str] = {}
         self._server: grpc.aio.Server | None = None
         self._news = asyncio.Condition()
         self._numbers = itertools.count(1)
@@ -106,6 +133,12 @@ class Orchestrator:
         for reader in self._readers.get(role, ()):
             reader.cancel()
 
+    def drop(self, worker: WorkerSession, reason: str = "dropped") -> None:
+        """Break all streams of one worker, as a network does: nothing under way arrives."""
+        for reader in worker._readers:
+            self._drops[reader] = reason
+            reader.cancel()
+
     async def connected(self, *, timeout_s: float = 10.0) -> WorkerSession:
         """Wait until some worker is connected and return it."""
 
@@ -150,34 +183,53 @@ class Orchestrator:
         worker = self.workers.get(worker_id)
         if worker is None:
             worker = self.workers[worker_id] = WorkerSession(worker_id, self)
-        writer: asyncio.Task[None] | None = None
+        worker.streams[role] = worker.streams.get(role, 0) + 1
         if role == "control":
             worker.metadata = dict(context.invocation_metadata() or ())
-            writer = asyncio.create_task(worker._write(context))
-        worker.streams[role] = worker.streams.get(role, 0) + 1
-        await self._heard(worker, role, registration)
-        reader = asyncio.create_task(self._read(worker, role, context))
+            worker.peer = context.peer()
+        reader = asyncio.create_task(self._read(worker, role, context, registration))
         self._readers.setdefault(role, set()).add(reader)
+        worker._readers.add(reader)
         try:
             await asyncio.wait([reader])
         finally:
             reader.cancel()
             self._readers[role].discard(reader)
+            worker._readers.discard(reader)
             worker.streams[role] -= 1
-            if writer is not None:
-                writer.cancel()
+            if role == "control":
+                worker._end_writing(context)
             await self._tell()
+        if reason := self._drops.pop(reader, ""):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
 
     async def _read(
         self,
         worker: WorkerSession,
         role: StreamRole,
         context: grpc.aio.ServicerContext[bytes, bytes],
+        first: Registration,
     ) -> None:
+        await self._hear(worker, role, first)
+        if role == "control":
+            worker._begin_writing(context)
+            await self._tell()
         while isinstance(data := await context.read(), bytes):
             message = decode(data)
             if message is not None:
-                await self._heard(worker, role, message)
+                await self._hear(worker, role, message)
+
+    async def _hear(self, worker: WorkerSession, role: StreamRole, message: Message) -> None:
+        crossing = Crossing(self, worker, role, message)
+        await self._pass(crossing, partial(self._heard, worker, role, message))
+
+    async def _pass(
+        self, crossing: Crossing, deliver: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        if self._faults is None:
+            await deliver()
+        else:
+            await self._faults.cross(crossing, deliver)
 
     async def _heard(self, worker: WorkerSession, role: StreamRole, message: Message) -> None:
         worker._heard(role, message)
@@ -203,18 +255,28 @@ class WorkerSession:
         """Those that were no heartbeats."""
         self.metadata: dict[str, Any] = {}
         """Of its last control stream: `authorization` and so on."""
+        self.peer = ""
+        """Of its last control stream, such as `ipv4:127.0.0.1:43210`."""
         self.streams: dict[StreamRole, int] = {}
         """How many of each are open."""
         self.messages: list[tuple[StreamRole, Message]] = []
         """Everything it said, with the stream that carried it."""
         self.assigned: dict[str, Job] = {}
         """Jobs it has and has not answered."""
-        self._commands: deque[bytes] = deque()
+        self._commands: deque[Inbound | bytes] = deque()
         self._has_commands = asyncio.Event()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._context: Any = None
+        self._writer: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "connected" if self.is_connected else "gone"
+        return f"<WorkerSession {self.worker_id!r} {state}, {len(self.assigned)} assigned>"
 
     @property
     def is_connected(self) -> bool:
-        return self.streams.get("control", 0) > 0
+        """Whether it is registered and takes commands."""
+        return self._context is not None
 
     def heard(self, kind: type[M]) -> list[M]:
         """Return everything of one kind that it said."""
@@ -224,9 +286,9 @@ class WorkerSession:
         """Return its events of one type, or all."""
         return [event for event in self.heard(WorkerEvent) if event_type in ("", event.event_type)]
 
-    def send(self, command: Inbound) -> None:
-        """Send anything; it waits while the worker is not connected."""
-        self._commands.append(encode(command))
+    def send(self, command: Inbound | bytes) -> None:
+        """Send anything, also bytes that mean nothing; it waits while there is no connection."""
+        self._commands.append(command)
         self._has_commands.set()
 
     def submit(self, function: str, payload: Mapping[str, Any] | None = None, **fields: Any) -> Job:
@@ -255,20 +317,52 @@ class WorkerSession:
             self.registration = message
             if not message.is_heartbeat:
                 self.registrations.append(message)
-                known = {*message.in_flight_request_ids}
+                known = {*message.in_flight_request_ids, *self._waiting_ids()}
                 for request_id in [one for one in self.assigned if one not in known]:
                     self.assign(self.assigned[request_id])
         elif isinstance(message, JobResult):
             self.assigned.pop(message.request_id, None)
 
+    def _waiting_ids(self) -> set[str]:
+        """Return the jobs that are not written yet."""
+        return {one.request_id for one in self._commands if isinstance(one, JobRequest)}
+
+    def _begin_writing(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+        self._context = context
+        self._writer = asyncio.create_task(self._write(context))
+
+    def _end_writing(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        if self._writer is not None and self._context is context:
+            self._writer.cancel()
+            self._context = self._writer = None
+
     async def _write(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while True:
             while self._commands:
                 command = self._commands[0]
-                await context.write(command)
-                self._commands.popleft()
+                await self._send(context, command)
+                if self._commands and self._commands[0] is command:
+                    self._commands.popleft()
             self._has_commands.clear()
             await self._has_commands.wait()
+
+    async def _send(
+        self, context: grpc.aio.ServicerContext[bytes, bytes], command: Inbound | bytes
+    ) -> None:
+        """Write a command; one that was written is not written again to another connection."""
+
+        async def write() -> None:
+            await context.write(command if isinstance(command, bytes) else encode(command))
+            if self._commands and self._commands[0] is command:
+                self._commands.popleft()
+
+        if isinstance(command, bytes):
+            await write()
+        else:
+            crossing = Crossing(self._orchestrator, self, "control", command)
+            await self._orchestrator._pass(crossing, write)
 
 
 class Job:

@@ -8,12 +8,13 @@ import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gen_worker.cancel import CancelToken
 from gen_worker.runtime import Engine, EngineLimits, Invocation
 from gen_worker.spec import FunctionSpec, specs_of
 from gen_worker.testing.clock import VirtualClock
+from gen_worker.testing.loop_thread import LoopThread
 from gen_worker.testing.ports import (
     FakeFiles,
     FakeModels,
@@ -25,15 +26,13 @@ from gen_worker.testing.ports import (
 from gen_worker.testing.results import TesterCall, TesterResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from gen_worker.ports import Models
     from gen_worker.runtime import EngineStatistics
 
-__all__ = ["EndpointTester"]
-
-T = TypeVar("T")
+__all__ = ["EndpointTester", "functions_in"]
 
 _LIMITS = EngineLimits()
 
@@ -72,7 +71,7 @@ class EndpointTester:
         Raises:
             ValueError: There is no function in `target`.
         """
-        functions = _functions_in(target)
+        functions = functions_in(target)
         if not functions:
             raise ValueError(f"{target!r} defines no function: decorate one first")
         self._directory = tempfile.TemporaryDirectory(prefix="gen-worker-test-")
@@ -84,7 +83,7 @@ class EndpointTester:
         )
         self._is_inline = is_inline
         self._ids = itertools.count(1)
-        self._loop: _LoopThread | None = None
+        self._loop: LoopThread | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -217,12 +216,12 @@ class EndpointTester:
     # Inside
 
     @property
-    def _looping(self) -> _LoopThread:
+    def _looping(self) -> LoopThread:
         with self._lock:
             if self._is_inline:
                 raise RuntimeError("an inline tester has no event loop: leave is_inline out")
             if self._loop is None:
-                self._loop = _LoopThread()
+                self._loop = LoopThread("endpoint-tester")
             return self._loop
 
     def _invocation(
@@ -237,33 +236,8 @@ class EndpointTester:
         return Invocation(function=name, payload={} if payload is None else payload, **fields)
 
 
-class _LoopThread:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="endpoint-tester", daemon=True
-        )
-        self._thread.start()
-
-    def call(self, function: Callable[[], T]) -> T:
-        async def on_loop() -> T:
-            return function()
-
-        return self.wait(on_loop())
-
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def close(self) -> None:
-        self.wait(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def _functions_in(target: Any) -> list[FunctionSpec]:
+def functions_in(target: Any) -> list[FunctionSpec]:
+    """Return the functions of a module, of something decorated, or of several of them."""
     if isinstance(target, FunctionSpec):
         return [target]
     if isinstance(target, ModuleType):
@@ -274,7 +248,7 @@ def _functions_in(target: Any) -> list[FunctionSpec]:
         return []
     else:
         members = list(target)
-    return list(dict.fromkeys(spec for member in members for spec in _functions_in(member)))
+    return list(dict.fromkeys(spec for member in members for spec in functions_in(member)))
 
 
 def _is_defined_in(member: Any, module: ModuleType) -> bool:
