@@ -84,8 +84,8 @@ class Connection(asyncio.Protocol):
             return
         lines = self._lines
         if (
-            not self._turns
-            and lines.is_empty
+            lines.is_empty
+            and not self._turns.waiting
             and data.find(b"\n") == len(data) - 1
             and len(data) <= self._max_frame_bytes
         ):
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             return
         request = Request(server, self, frame, size_bytes)
         server.requests[request.request_id] = request
-        if self._current is None and not self._turns:
+        if self._current is None and not self._turns.waiting:
             self._start(request)
         else:
             self._turns.push(request)
@@ -216,11 +216,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def finished(self, request: Request) -> None:
-        """The answer of the current request is written."""
+    def finish(self, request: Request, data: bytes) -> None:
+        """Write the end of the current request's answer, and go on to the next."""
+        if self._transport is not None:
+            self._transport.write(data)
         self._server.ended(request)
         self._current = None
-        if self._turns:
+        if self._turns.waiting:
             # Not now: the engine is still busy with the one that ended.
             self._loop.call_soon(self._advance)
         elif self._is_deaf or self._has_eof or self._server.is_closing:
@@ -228,7 +230,7 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Go on to the next turn, and to frames there was no room for."""
-        while self._current is None and self._turns and not self._is_paused:
+        while self._current is None and self._turns.waiting and not self._is_paused:
             turn = self._turns.pop()
             if isinstance(turn, bytes):
                 self.write(turn)
@@ -240,7 +242,7 @@ class Connection(asyncio.Protocol):
     @property
     def has_answered(self) -> bool:
         """Whether every frame that was read has its answer."""
-        return self._current is None and not self._turns
+        return self._current is None and not self._turns.waiting
 
     def _settle(self) -> None:
         """Close once everything is answered and nothing can follow."""

@@ -139,6 +139,7 @@ _RESULT = b'{"event":"result","value":'
 _CONTEXT = b'{"event":"context","value":'
 _ANSWER = b'{"ok":true,"events":['
 _ONE_RESULT = _ANSWER + _RESULT
+_ONE_RESULT_END = b"}]}\n"
 _LINE_END = 10
 
 
@@ -189,9 +190,13 @@ def done_line(request_id: str | None) -> bytes:
 
 def result_line(result: Result, request_id: str | None) -> bytes:
     """The whole answer of a function that is no stream."""
-    tail = _tail(request_id)
-    line = b"".join((_ONE_RESULT, result.value, tail, b"]", tail, b"\n"))
-    if line.count(b"\n") != 1:
+    if request_id is None:
+        end = _ONE_RESULT_END
+    else:
+        tail = _tail(request_id)
+        end = b"%b]%b\n" % (tail, tail)
+    line = b"".join((_ONE_RESULT, result.value, end))
+    if line.find(b"\n") != len(line) - 1:
         line = answer_line([event_items([result], request_id)], request_id)
     return line
 

@@ -15,7 +15,7 @@ class LineBuffer:
     It holds as much as was fed and not yet taken; a line that is too long is never kept.
     """
 
-    __slots__ = ("_bytes", "_has_ended", "_is_skipping", "_max_bytes", "_scanned")
+    __slots__ = ("_bytes", "_has_ended", "_is_skipping", "_max_bytes", "_scanned", "is_empty")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -23,14 +23,12 @@ class LineBuffer:
         self._scanned = 0
         self._is_skipping = False
         self._has_ended = False
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether whatever comes next begins a line."""
-        return not self._bytes and not self._is_skipping
+        self.is_empty = True
+        """Whether whatever comes next begins a line; known once `take` has found no more."""
 
     def feed(self, data: bytes) -> None:
         self._bytes += data
+        self.is_empty = False
 
     def end(self) -> None:
         """Make what is left the last line."""
@@ -64,6 +62,7 @@ class LineBuffer:
             self._bytes.clear()
             self._check(self._max_bytes + 1)
         if not self._has_ended or not self._bytes:
+            self.is_empty = not self._bytes and not self._is_skipping
             return None
         line = bytes(self._bytes)
         self._bytes.clear()

@@ -134,5 +134,4 @@ class Request:
 
     def _end(self, data: bytes) -> None:
         self._call = None  # which holds this: a cycle would keep both until the collector comes
-        self._connection.write(data)
-        self._connection.finished(self)
+        self._connection.finish(self, data)

@@ -7,6 +7,7 @@ idle clock. A `Connection` takes the lines of one client, a `Request` answers on
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import time
@@ -80,7 +81,7 @@ class Server:
         self._last_busy = time.monotonic()
         self._changed = asyncio.Event()
         self._id_prefix = f"local-{os.urandom(4).hex()}"
-        self._next_id = 0
+        self._next_number = itertools.count(1).__next__
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections on a bound, listening socket. The idle clock begins now."""
@@ -134,8 +135,7 @@ class Server:
     # -- what connections ask ----------------------------------------------------------------------
 
     def next_request_id(self) -> str:
-        self._next_id += 1
-        return f"{self._id_prefix}-{self._next_id}"
+        return f"{self._id_prefix}-{self._next_number()}"
 
     @property
     def has_token(self) -> bool:

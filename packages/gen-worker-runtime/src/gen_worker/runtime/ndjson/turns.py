@@ -16,36 +16,34 @@ __all__ = ["Turns"]
 class Turns:
     """Requests that wait, and ready answers to frames that became none."""
 
-    __slots__ = ("_bytes", "_items", "_max_bytes", "_max_count")
+    __slots__ = ("_bytes", "_max_bytes", "_max_count", "waiting")
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
-        self._items: deque[Request | bytes] = deque()
+        self.waiting: deque[Request | bytes] = deque()
+        """To look at; nearly always empty, which costs nothing to find out here."""
         self._bytes = 0
         self._max_count = max_count
         self._max_bytes = max_bytes
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     @property
     def is_full(self) -> bool:
         """Whether nothing more is to be read for now; what was read is taken all the same."""
-        return len(self._items) >= self._max_count or self._bytes >= self._max_bytes
+        return len(self.waiting) >= self._max_count or self._bytes >= self._max_bytes
 
     def push(self, turn: Request | bytes) -> None:
-        self._items.append(turn)
+        self.waiting.append(turn)
         self._bytes += _size_of(turn)
 
     def pop(self) -> Request | bytes:
-        turn = self._items.popleft()
+        turn = self.waiting.popleft()
         self._bytes -= _size_of(turn)
         return turn
 
     def keep_detached(self) -> Iterable[Request]:
         """Forget all but detached requests, and return the other requests."""
-        requests = [turn for turn in self._items if not isinstance(turn, bytes)]
-        self._items = deque(request for request in requests if request.is_detached)
-        self._bytes = sum(map(_size_of, self._items))
+        requests = [turn for turn in self.waiting if not isinstance(turn, bytes)]
+        self.waiting = deque(request for request in requests if request.is_detached)
+        self._bytes = sum(map(_size_of, self.waiting))
         return [request for request in requests if not request.is_detached]
 
 
