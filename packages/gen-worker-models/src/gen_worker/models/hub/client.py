@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
     from gen_worker.models.hub.revision import Revision
-    from gen_worker.models.hub.uploading import Tell
+    from gen_worker.models.hub.uploading import FileFacts, Tell
     from gen_worker.models.hub.wire import Uploaded
     from gen_worker.models.refs import TensorhubRef
 
@@ -211,12 +211,13 @@ class HubClient(RepositoryCalls, BlobCalls):
         content_type: str = "",
         request_id: str = "",
         job_id: str = "",
+        facts: FileFacts | None = None,
         tell: Tell | None = None,
         cancel: CancelToken | None = None,
     ) -> Uploaded:
-        """Upload a file that belongs to no repository."""
+        """Upload a file that belongs to no repository; `facts` are those of the file, if known."""
         owner = owner or self.connection.owner
         collection = f"/api/v1/media/{segment(owner)}" if owner else "/api/v1/media"
         uploader = Uploader(self.connection, self.capability, tell=tell, cancel=cancel)
         extra = {"request_id": request_id, "job_id": job_id, "content_type": content_type}
-        return uploader.send(collection, path, identity=("ref", ref), extra=extra)
+        return uploader.send(collection, path, identity=("ref", ref), extra=extra, facts=facts)

@@ -31,6 +31,9 @@ _CREATE_TIMEOUT_S = 60.0
 _COMPLETE_TIMEOUT_S = 600.0
 _ABORT_TIMEOUT_S = 15.0
 _ATTEMPTS = 5
+_TICKETS = 5
+"""How often one file's URLs may expire; every ticket lets the upload go on where it was."""
+_EXPIRED = frozenset({401, 403, 410})
 _PLAIN = "application/octet-stream"
 
 
@@ -110,10 +113,16 @@ class Uploader:
                 "size_bytes": facts.size_bytes,
                 **{key: value for key, value in extra.items() if value and value != _PLAIN},
             }
-            record = self._create(collection, body)
-            if record.get("dedup") is True:
-                return _uploaded(record, identity[1], facts, dedup=True)
-            return self._transfer(collection, record, identity[1], facts)
+            for left in reversed(range(_TICKETS)):
+                record = self._create(collection, body)
+                if record.get("dedup") is True:
+                    return _uploaded(record, identity[1], facts, dedup=True)
+                try:
+                    return self._transfer(collection, record, identity[1], facts)
+                except ArtifactTransferError as error:
+                    if not left or not _has_expired(error):
+                        raise
+            raise AssertionError("the last ticket returns or raises")
 
     def _create(self, collection: str, body: dict[str, Any]) -> dict[str, Any]:
         # Safe to repeat: a hub that took the first one in has one more upload nobody completes.
@@ -150,7 +159,9 @@ class Uploader:
         except BaseException as error:
             progress.aborted(error)
             # What is only interrupted stays, so that the next attempt goes on from there.
-            if isinstance(error, ArtifactTransferError) and not error.retryable:
+            if isinstance(error, ArtifactTransferError) and not (
+                error.retryable or _has_expired(error)
+            ):
                 self._abort(one)
             raise
         progress.finalized(self._connection.clock.now() - began)
@@ -210,6 +221,11 @@ class Uploader:
             self._connection.call("DELETE", upload, phase="abort", timeout_s=_ABORT_TIMEOUT_S)
         except ArtifactTransferError:  # the hub drops it by itself in time
             return
+
+
+def _has_expired(error: ArtifactTransferError) -> bool:
+    """Tell whether a part's URL is refused, which was good when the hub gave it."""
+    return error.phase == "put" and error.status_code in _EXPIRED
 
 
 class _Budget:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -53,6 +55,21 @@ class JobScope(msgspec.Struct, frozen=True, kw_only=True):
         """`owner/repo` that checkpoints of the job go to; empty when there is none."""
         return self._hinted(_DESTINATIONS) if self.job else ""
 
+    @property
+    def credentials(self) -> tuple[tuple[str, str], ...]:
+        """Headers that show the hub who asks."""
+        owner = (("X-Cozy-Owner", self.owner),) if self.owner else ()
+        return (("Authorization", f"Bearer {self.capability_token}"), *owner)
+
+    def file_url(self, path: str) -> str:
+        """Return where the hub has a file, by its relative path."""
+        segments = path.replace(os.sep, "/").split("/")
+        return self._route("file", *segments)
+
+    def blob_url(self, name: str) -> str:
+        """Return where the hub has a blob, `<algorithm>:<hex>`."""
+        return self._route("blobs", name, "content")
+
     def over(self, default: JobScope) -> JobScope:
         """Return this scope with the hub of another one where it names none itself.
 
@@ -62,6 +79,10 @@ class JobScope(msgspec.Struct, frozen=True, kw_only=True):
             return self
         token = self.capability_token or default.capability_token
         return msgspec.structs.replace(self, base_url=default.base_url, capability_token=token)
+
+    def _route(self, *segments: str) -> str:
+        path = "/".join(quote(segment, safe=":") for segment in segments)
+        return f"{self.base_url.rstrip('/')}/api/v1/{path}"
 
     def _hinted(self, names: tuple[str, ...]) -> str:
         found = (self.hints.get(name) for name in names)
