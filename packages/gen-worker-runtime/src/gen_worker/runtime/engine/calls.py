@@ -207,9 +207,13 @@ class RunningCall(_Rarities):
         stream, result_format = self.stream, self.invocation.result_format
         if stream is None or result_format == "object":
             return self._put(stream, item, 0)
+        data = encode(item, result_format, 0)
+        max_bytes = self.core.limits.max_output_delta_bytes
+        if not 0 < max_bytes < len(data):
+            return self._put(stream, msgspec.Raw(data), len(data))
         is_full = False
-        for data in encode_item(item, result_format, self.core.limits.max_output_delta_bytes):
-            is_full = self._put(stream, msgspec.Raw(data), len(data))
+        for piece in encode_item(item, result_format, max_bytes):
+            is_full = self._put(stream, msgspec.Raw(piece), len(piece))
         return is_full
 
     def _put(self, stream: Stream | None, value: Any, size_bytes: int) -> bool:

@@ -11,19 +11,20 @@ from gen_worker.runtime.engine.calls import COMPUTE, QUEUE
 from gen_worker.runtime.engine.handoff import ThreadWaiter
 from gen_worker.runtime.engine.outputs import has_local_files, save_outputs
 from gen_worker.runtime.engine.streams import BufferedStream
-from gen_worker.streaming import Error
+from gen_worker.streaming import Done, Error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gen_worker.runtime.engine.calls import RunningCall
     from gen_worker.runtime.engine.interrupt import Region
+    from gen_worker.runtime.engine.plan import Plan
     from gen_worker.runtime.engine.runners import Runner
 
 __all__ = ["begin", "call_async", "call_blocking", "call_in_thread"]
 
 _END = object()
-_ITEMS_PER_TURN = 32
+_ITEMS_PER_TURN = 64
 """Items an async generator may yield before other tasks get the loop."""
 
 
@@ -67,24 +68,24 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
 
 def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
     items = iter(produced)
-    kept: list[Any] | None = None if call.plan.is_streamed else []
+    plan, token = call.plan, call.token
+    plain, files = plan.item_type, plan.output_files
+    kept: list[Any] | None = None if plan.is_streamed else []
     count = 0
     try:
         while (item := region.next(call, items, _END)) is not _END:
-            call.token.raise_if_canceled()
-            if call.plan.is_end(item):
-                _raise_error(item)
+            if token.reason is not None:
+                raise token.error()
+            if type(item) is not plain and _is_end(plan, item):
                 break
-            call.plan.check_item(item)
             count += 1
             if kept is not None:
                 kept.append(item)
                 continue
-            files = call.plan.output_files
             if files is not None and has_local_files(files, item):
                 item = call.core.ports.run(save_outputs(call, files, item))
             if call.put(item) and isinstance(call.stream, BufferedStream):
-                drive(call.stream.wait_for_room(ThreadWaiter, call.token))
+                drive(call.stream.wait_for_room(ThreadWaiter, token))
     finally:
         # The author's `finally` blocks run now, outside the region: cleaning up is not interrupted.
         close = getattr(items, "close", None)
@@ -93,9 +94,19 @@ def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
     return {"yielded": count} if kept is None else kept
 
 
-def _raise_error(item: Any) -> None:
+def _is_end(plan: Plan, item: Any) -> bool:
+    """Look at an item that is not of the declared type itself; tell whether it ends the stream.
+
+    Raises:
+        FatalError: It says that the stream ended with an error.
+        TypeError: It is not what the function declares.
+    """
     if isinstance(item, Error):
         raise FatalError(item.message or "the stream ended with an error")
+    if isinstance(item, Done):
+        return True
+    plan.check_item(item)
+    return False
 
 
 async def call_async(call: RunningCall, runner: Runner) -> Any:
@@ -119,19 +130,19 @@ async def _consume_async(call: RunningCall, runner: Runner, items: AsyncIterator
     from asyncio import sleep
 
     count = 0
+    plan, token = call.plan, call.token
+    plain, files = plan.item_type, plan.output_files
     try:
         async for item in items:
-            call.token.raise_if_canceled()
-            if call.plan.is_end(item):
-                _raise_error(item)
+            if token.reason is not None:
+                raise token.error()
+            if type(item) is not plain and _is_end(plan, item):
                 break
-            call.plan.check_item(item)
             count += 1
-            files = call.plan.output_files
             if files is not None and has_local_files(files, item):
                 item = await save_outputs(call, files, item)
             if call.put(item) and isinstance(call.stream, BufferedStream):
-                await call.stream.wait_for_room(runner.waiter, call.token)
+                await call.stream.wait_for_room(runner.waiter, token)
             elif count % _ITEMS_PER_TURN == 0:
                 await sleep(0)
     finally:

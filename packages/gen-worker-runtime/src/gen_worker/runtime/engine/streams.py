@@ -46,7 +46,9 @@ class BufferedStream:
         "_events_taken",
         "_is_announced",
         "_items",
-        "_limits",
+        "_max_bytes",
+        "_max_events",
+        "_max_items",
         "_put",
         "_taken",
         "_waiter",
@@ -59,7 +61,9 @@ class BufferedStream:
             limits: How much may wait here.
             announce: Called from the handler's side, once per burst: something is to be taken.
         """
-        self._limits = limits
+        self._max_items = limits.max_buffered_deltas
+        self._max_bytes = limits.max_buffered_bytes
+        self._max_events = limits.max_buffered_events
         self._announce = announce
         self._items: deque[tuple[Event, int]] = deque()
         self._put = self._taken = 0
@@ -71,31 +75,33 @@ class BufferedStream:
     @property
     def is_full(self) -> bool:
         return (
-            self._put - self._taken >= self._limits.max_buffered_deltas
-            or self._bytes_put - self._bytes_taken >= self._limits.max_buffered_bytes
+            self._put - self._taken >= self._max_items
+            or self._bytes_put - self._bytes_taken >= self._max_bytes
         )
 
     @property
     def is_roomy(self) -> bool:
         """Whether a handler that waits may go on."""
         return (
-            self._put - self._taken <= self._limits.max_buffered_deltas // 2
-            and self._bytes_put - self._bytes_taken <= self._limits.max_buffered_bytes // 2
+            self._put - self._taken <= self._max_items // 2
+            and self._bytes_put - self._bytes_taken <= self._max_bytes // 2
         )
 
     def put(self, delta: Delta, size_bytes: int) -> bool:
         self._put += 1
         self._bytes_put += size_bytes
         self._items.append((delta, size_bytes))
-        self._notify()
+        if not self._is_announced:
+            self._notify()
         return self.is_full
 
     def tell(self, event: Telemetry) -> bool:
-        if self._events_put - self._events_taken >= self._limits.max_buffered_events:
+        if self._events_put - self._events_taken >= self._max_events:
             return False
         self._events_put += 1  # helper threads may race here; the bound is not exact
         self._items.append((event, -1))
-        self._notify()
+        if not self._is_announced:
+            self._notify()
         return True
 
     def take(self) -> list[Event]:
@@ -103,14 +109,18 @@ class BufferedStream:
         self._is_announced = False
         items = self._items
         batch: list[Event] = []
+        put = size = told = 0
         for _ in range(len(items)):
             event, size_bytes = items.popleft()
             batch.append(event)
             if size_bytes < 0:
-                self._events_taken += 1
+                told += 1
             else:
-                self._taken += 1
-                self._bytes_taken += size_bytes
+                put += 1
+                size += size_bytes
+        self._taken += put
+        self._bytes_taken += size
+        self._events_taken += told
         waiter = self._waiter
         if waiter is not None and self.is_roomy:
             waiter.wake()
@@ -132,9 +142,8 @@ class BufferedStream:
                 self._waiter = None
 
     def _notify(self) -> None:
-        if not self._is_announced:
-            self._is_announced = True
-            self._announce()
+        self._is_announced = True
+        self._announce()
 
 
 class DirectStream:
