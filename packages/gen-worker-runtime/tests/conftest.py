@@ -5,9 +5,10 @@ import inspect
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 import pytest
@@ -22,6 +23,10 @@ from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
 from gen_worker.runtime.ndjson.claim import Claim, claim
 from gen_worker.runtime.ndjson.server import Server, ServerLimits
 from gen_worker.spec import specs_of
+
+if TYPE_CHECKING:
+    from gen_worker.runtime.worker.worker import Worker
+    from gen_worker.testing.orchestrator import Orchestrator
 
 TIMEOUT_S = 20.0
 
@@ -274,3 +279,43 @@ def serve(
     stage.go.set()
     for server in running:
         server.stop()
+
+
+class Work(Protocol):
+    """Runs a worker until the block ends; keywords are `WorkerOptions`' and `Worker`'s own."""
+
+    def __call__(
+        self, orchestrator: "Orchestrator", *endpoints: object, **options: Any
+    ) -> "AbstractAsyncContextManager[Worker]": ...
+
+
+@pytest.fixture
+def work() -> Work:
+    from gen_worker.runtime.worker.addresses import parse_address
+    from gen_worker.runtime.worker.backoff import Backoff
+    from gen_worker.runtime.worker.states import LinkPolicy
+    from gen_worker.runtime.worker.worker import Worker, WorkerOptions
+
+    parts = ("manifest", "make_ports", "observer", "outbox_limits", "clock")
+
+    @asynccontextmanager
+    async def start(
+        orchestrator: "Orchestrator", *endpoints: object, **options: Any
+    ) -> AsyncIterator[Worker]:
+        policy = LinkPolicy(
+            seeds=(parse_address(orchestrator.address),),
+            backoff=Backoff(0.01, 0.05, 0.0),
+            grace_s=0.05,
+        )
+        specs = [spec for endpoint in endpoints for spec in specs_of(endpoint)]
+        own = {name: options.pop(name) for name in parts if name in options}
+        options = {"token": "a-token", "heartbeat_s": 0.05, **options}
+        worker = Worker(specs, policy, WorkerOptions(**options), **own)
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            await worker.link.leave(0.0)
+            await task
+
+    return start

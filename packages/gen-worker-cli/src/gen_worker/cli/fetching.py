@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gen_worker.cli.keyspaces import KeyedBinding
 from gen_worker.errors import ModelResolutionError, ValidationError
-from gen_worker.models import Dispatch, ModelRef, ModelRefSource
+from gen_worker.models import ModelRef, ModelRefSource
 from gen_worker.models.choice import ModelChoice
+from gen_worker.models.keyed import declared_binding, declared_choices
 from gen_worker.models.shared import variant_of
 
 if TYPE_CHECKING:
@@ -65,19 +65,14 @@ def _choices(
     endpoint: Endpoint, spec: FunctionSpec, name: str, *, all_variants: bool
 ) -> Iterator[dict[str, Any]]:
     binding = spec.bindings[name].binding
-    declared = binding.declared if isinstance(binding, KeyedBinding) else binding
-    if not binding.is_per_call:
-        yield binding.choose(name, {}, None)
-    elif isinstance(declared, ModelRef) and declared.source is ModelRefSource.PAYLOAD_REF:
+    declared = declared_binding(binding)
+    if isinstance(declared, ModelRef) and declared.source is ModelRefSource.PAYLOAD_REF:
         raise _LeftOutError("callers choose it freely")
-    elif not all_variants:
+    if binding.is_per_call and not all_variants:
         raise _LeftOutError("the payload chooses it; --all-variants fetches every choice")
-    elif isinstance(declared, Dispatch):
-        for key in declared.table:
-            yield binding.choose(name, {declared.field: key}, None)
-    elif isinstance(declared, ModelRef) and endpoint.project is not None:
-        for key in endpoint.project.models_by_function.get(spec.name, {}):
-            yield binding.choose(name, {declared.key: key}, None)
+    project = endpoint.project
+    keys = project.models_by_function.get(spec.name, {}) if project is not None else ()
+    yield from declared_choices(name, binding, keys)
 
 
 def _files_of(binding: Binding, record: Mapping[str, Any]) -> Iterator[ModelChoice]:

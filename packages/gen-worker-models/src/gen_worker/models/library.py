@@ -120,6 +120,14 @@ class ModelLibrary:
             return found[0]
         return await off_loop(self._prepare, key, variant, chosen, annotation, request)
 
+    async def fetch(self, choice: ModelChoice, request: ModelRequest = NOBODY) -> LocalModel:
+        """Have a model's files here although nobody said what they are for.
+
+        Raises:
+            ModelResolutionError: There is no such model, or it cannot be had here.
+        """
+        return await off_loop(self._fetch, choice, request)
+
     def lease(
         self, prepared: object, *, device: str, request: ModelRequest = NOBODY
     ) -> AbstractAsyncContextManager[object]:
@@ -174,14 +182,21 @@ class ModelLibrary:
             self._fresh[key] = (prepared, self._clock() + _FRESH_S)
         return prepared
 
+    def _fetch(self, choice: ModelChoice, request: ModelRequest) -> LocalModel:
+        with ExitStack() as stack:
+            model = self._hold(choice, request, stack)
+            self.residency.know(model.ref, path=model.path, size_bytes=model.size_bytes)
+        return model
+
     def _meant(
         self, choice: ModelChoice, variant: Variant | None, request: ModelRequest
     ) -> tuple[str, ...]:
         """Return the digests that whoever asks says the model and its companions have."""
         if self._describe is None:
             return ()
-        parts = [repo.choice for repos, _ in _repos_of(variant) for repo in repos.values()]
-        described = [self._describe(one, request) for one in (choice, *choice.loras, *parts)]
+        wanted: list[ModelChoice | LoraChoice] = [choice, *choice.loras]
+        wanted += [repo.choice for repos, _ in _repos_of(variant) for repo in repos.values()]
+        described = [self._describe(one, request) for one in wanted]
         return tuple(one.snapshot.digest if one is not None else "" for one in described)
 
     def _forget_stale(self, key: Any) -> PreparedModel | None:

@@ -15,7 +15,7 @@ from gen_worker.ports import NOBODY
 from gen_worker.runtime.worker.inventory import ModelPlaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from gen_worker.models.choice import LoraChoice, ModelChoice
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gen_worker.models.prepared import PreparedModel
     from gen_worker.models.refs import Ref
     from gen_worker.models.residency import TierChange
+    from gen_worker.models.sources import LocalModel
     from gen_worker.ports import Events, ModelRequest
     from gen_worker.runtime.wire import ResolvedRepo
     from gen_worker.spec import Binding
@@ -99,6 +100,10 @@ class WorkerModels:
         """Have the model's files here; see `gen_worker.ports.Models`."""
         return await self.library.prepare(binding, choice, annotation, request)
 
+    async def fetch(self, choice: ModelChoice, request: ModelRequest = NOBODY) -> LocalModel:
+        """Have a model's files here that no function is bound to."""
+        return await self.library.fetch(choice, request)
+
     def lease(
         self, prepared: object, *, device: str, request: ModelRequest = NOBODY
     ) -> AbstractAsyncContextManager[object]:
@@ -120,7 +125,32 @@ class WorkerModels:
         if self._library is None:
             return ModelPlaces()
         found = self._library.residency.inventory()
-        return ModelPlaces(found.vram_models, found.ram_models, found.disk_models)
+        return ModelPlaces(*map(_refs, (found.vram_models, found.ram_models, found.disk_models)))
+
+    def size_bytes(self, ref: str) -> int:
+        """Return what a loaded model takes, as measured; 0 when it is not loaded."""
+        if self._library is None or self._library.residency.tier(ref) not in ("vram", "ram"):
+            return 0
+        return self._library.residency.inventory().sizes_bytes.get(ref, 0)
+
+    def has_room(self, ref: str, place: str) -> bool:
+        """Tell whether a model fits beside those that are at a place; a guess from its files."""
+        residency = self.library.residency
+        limit, record = residency.limit_bytes(place), residency.find(ref)
+        if limit is None or record is None:
+            return True
+        return residency.used_bytes(place) + record.size_bytes <= limit
+
+    async def unload(self, ref: str) -> None:
+        """Give a model's memory back; its files stay.
+
+        Raises:
+            ModelInUseError: A request uses it.
+        """
+        if self._library is not None:
+            from gen_worker.context.local import off_loop
+
+            await off_loop(self._library.residency.unload, ref)
 
     # What refs mean.
 
@@ -174,6 +204,11 @@ class WorkerModels:
                 stage=f"step {done} of {total}",
             )
         )
+
+
+def _refs(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the refs behind the residency's names; a second object of a ref has a number."""
+    return tuple(dict.fromkeys(name.partition("~")[0] for name in names))
 
 
 def snapshot_of_repo(repo: ResolvedRepo) -> Snapshot | None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gen_worker.models.keyed import with_keyspaces
 from gen_worker.ports import Ports
 from gen_worker.runtime.engine import SYSTEM_CLOCK, Engine, EngineLimits
 from gen_worker.runtime.wire import (
+    DownloadModel,
     Drain,
     EndpointConfig,
     FunctionUnavailable,
     InterruptJob,
     JobRequest,
+    LoadModel,
+    UnloadModel,
     WorkerEvent,
 )
 from gen_worker.runtime.worker.availability import Availability, Gate
+from gen_worker.runtime.worker.catalog import bound_models
 from gen_worker.runtime.worker.endpoint_config import apply, initial_state
 from gen_worker.runtime.worker.gpus import GpuFacts, host_facts
 from gen_worker.runtime.worker.identity import identity_of
@@ -25,6 +32,7 @@ from gen_worker.runtime.worker.inventory import Inventory
 from gen_worker.runtime.worker.jobs import JobLimits, Jobs
 from gen_worker.runtime.worker.leaving import Leaving, LeavingTimes
 from gen_worker.runtime.worker.link import Link
+from gen_worker.runtime.worker.model_room import ModelRoom
 from gen_worker.runtime.worker.models import WorkerModels
 from gen_worker.runtime.worker.phases import Phases
 from gen_worker.runtime.worker.reporting import ContextEvents, tell
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
 
     from gen_worker.errors import Failure
     from gen_worker.manifest import Manifest
+    from gen_worker.models.injection import Keyspaces
+    from gen_worker.models.residency import TierChange
     from gen_worker.ports import Events
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.wire import Message, Registration, ResolvedRepo
@@ -64,6 +74,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     limits: EngineLimits = EngineLimits()
     gpus: tuple[GpuFacts, ...] = ()
     ready_on_connect: bool = False
+    parallel_downloads: int = 2
+    config_grace_s: float = 5.0
+    """That an orchestrator may take to say what refs mean, before models are fetched without."""
 
 
 class Seams(NamedTuple):
@@ -135,11 +148,20 @@ class Worker:
         outbox = self.link.outbox
         self.phases = Phases(outbox, self.identity.worker_id)
         self.state = initial_state(manifest)
+        keyed = [with_keyspaces(one, partial(self._keyspaces, one.name)) for one in functions]
+        self.state = initial_state(
+            manifest, [model.choice.target for model in bound_models(keyed, self.state)]
+        )
+        loop = asyncio.get_running_loop()
         events = ContextEvents(outbox)
-        self.models = WorkerModels(events, self._find_repo)
+
+        def moved(change: TierChange) -> None:  # in the thread that moved the model
+            loop.call_soon_threadsafe(self._moved, change)
+
+        self.models = WorkerModels(events, self._find_repo, observe=moved)
         ports = make_ports(Seams(outbox, events, self.models, self._find_job))
         devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
-        self.engine = Engine(functions, ports, limits=options.limits, devices=devices, clock=clock)
+        self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
         self.availability = Availability(self.engine.functions, host_facts(options.gpus))
         self.jobs = Jobs(
             self.engine,
@@ -157,6 +179,20 @@ class Worker:
             unix_time=clock.time,
         )
         self.jobs.hardware_unmet = self._disable
+        self.room = ModelRoom(
+            self.engine,
+            self.jobs,
+            self.availability,
+            self.models,
+            outbox,
+            lambda: self.state,
+            devices=devices,
+            parallel=options.parallel_downloads,
+            config_grace_s=options.config_grace_s,
+            changed=self._changed,
+            hardware_unmet=self._disable,
+            clock=clock,
+        )
         self.inventory = Inventory(
             lambda: self.identity,
             self.availability,
@@ -167,6 +203,9 @@ class Worker:
         )
         self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
         self._clock = clock
+        self._signature = ""
+        self._is_ready = False
+        """Whether this connection was told so."""
 
     async def run(self) -> Exit:
         """Work until there is a reason to end; return it. What is owed then is written."""
@@ -176,6 +215,7 @@ class Worker:
         try:
             exit = await self.link.run()
         finally:
+            await self.room.close()
             await self.leaving.finish()
         if exit.code:
             self.phases.log(exit.phase, "error", detail=exit.detail)
@@ -210,6 +250,7 @@ class Worker:
     def opened(self, address: str) -> None:
         """Tell a new orchestrator everything it cannot know."""
         self.phases.address = address
+        self._signature, self._is_ready = "", False
         self._tell_capabilities()
         for function, gate in self.availability.disabled_here.items():
             self._tell_unavailable(function, gate)
@@ -217,7 +258,8 @@ class Worker:
         if self.options.ready_on_connect:
             tell(self.link.outbox, "model.ready", {})
         self.phases.say("models_downloading")
-        self.phases.say("ready")
+        self.room.begin()
+        self._tell_ready()
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone; jobs go on."""
@@ -230,6 +272,12 @@ class Worker:
                 self.jobs.submit(message)
             case InterruptJob():
                 self.jobs.interrupt(message)
+            case LoadModel():
+                self.room.commands.load(message)
+            case UnloadModel():
+                self.room.commands.unload(message)
+            case DownloadModel():
+                self.room.commands.download(message)
             case EndpointConfig():
                 self._configure(message)
             case Drain():
@@ -242,18 +290,37 @@ class Worker:
     # Inside.
 
     def _configure(self, config: EndpointConfig) -> None:
-        self.state = apply(self.state, config)
+        before, self.state = self.state, apply(self.state, config)
         self.availability.configure(self.state.disabled)
         self.models.news()
+        self.room.configure(before)
+        self._changed()
+
+    def _moved(self, change: TierChange) -> None:
+        """Note that a model came to another place."""
         self._changed()
 
     def _changed(self) -> None:
-        """Tell that other functions run than before, or other models are here."""
+        """Tell that other functions run than before, or that models are elsewhere."""
         self._tell_capabilities()
         self.link.heartbeat()
+        self._tell_ready()
 
     def _tell_capabilities(self) -> None:
-        self.link.outbox.control(self.availability.capabilities(), replaces="capabilities")
+        """Say what functions need and which run, unless this orchestrator knows."""
+        capabilities = self.availability.capabilities()
+        if capabilities.signature != self._signature:
+            self._signature = capabilities.signature
+            self.link.outbox.control(capabilities, replaces="capabilities")
+
+    def _tell_ready(self) -> None:
+        if self.link.is_connected and not self._is_ready and self.room.is_settled:
+            self._is_ready = True
+            self.phases.say("ready")
+
+    def _keyspaces(self, function: str) -> Keyspaces:
+        state = self.state
+        return {"fixed": state.models, "payload": state.models_by_function.get(function, {})}
 
     def _disable(self, function: str, failure: Failure) -> None:
         """Keep a function from running here, because its own code said that it cannot."""
