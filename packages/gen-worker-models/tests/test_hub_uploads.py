@@ -380,8 +380,31 @@ def test_a_part_that_is_refused_ends_the_upload_and_is_aborted(
         403,
         False,
     )
-    assert [line.split()[0] for line in wire.asked] == ["POST", "POST", "DELETE", "DELETE"]
+    # A revision, the upload, twice new URLs: the second ones brought it on, the third did not.
+    assert [line.split()[0] for line in wire.asked] == ["POST"] * 4 + ["DELETE"] * 2
     assert "sig" not in str(refused.value)
+
+
+def test_urls_that_expire_meanwhile_are_asked_for_again(
+    module_hub: RunningHub, tmp_path: Path
+) -> None:
+    data = os.urandom(6 * PART)
+    (tmp_path / "w").write_bytes(data)
+    known: list[int] = []
+
+    def let_one_expire(path: str, answer: dict[str, Any]) -> None:
+        if path.endswith("/uploads"):
+            known.append(len(answer["parts"]))
+            if len(known) == 1:
+                answer["part_urls"][5] = answer["part_urls"][5].replace("sig=", "sig=0")
+
+    token = module_hub.hub.issue_token("write")
+    with HubClient(module_hub.url, token, transport=Wire(let_one_expire)) as client:
+        sent = send(client, tmp_path / "w")
+    assert sent.blake3 == blake3(data).hexdigest()
+    assert known[0] == 0
+    assert known[1] > 0
+    assert len(known) == 2
 
 
 def test_a_canceled_upload_is_gone_on_with(module_hub: RunningHub, tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from gen_worker.events import Emitted, Telemetry
 from gen_worker.models.hub import HubOptions, LocalHub
 from gen_worker.runtime.files import FilePolicy, JobScope, WorkerFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PART = 64 * 1024
 PNG = (

@@ -31,8 +31,6 @@ _CREATE_TIMEOUT_S = 60.0
 _COMPLETE_TIMEOUT_S = 600.0
 _ABORT_TIMEOUT_S = 15.0
 _ATTEMPTS = 5
-_TICKETS = 5
-"""How often one file's URLs may expire; every ticket lets the upload go on where it was."""
 _EXPIRED = frozenset({401, 403, 410})
 _PLAIN = "application/octet-stream"
 
@@ -113,16 +111,29 @@ class Uploader:
                 "size_bytes": facts.size_bytes,
                 **{key: value for key, value in extra.items() if value and value != _PLAIN},
             }
-            for left in reversed(range(_TICKETS)):
-                record = self._create(collection, body)
-                if record.get("dedup") is True:
-                    return _uploaded(record, identity[1], facts, dedup=True)
-                try:
-                    return self._transfer(collection, record, identity[1], facts)
-                except ArtifactTransferError as error:
-                    if not left or not _has_expired(error):
-                        raise
-            raise AssertionError("the last ticket returns or raises")
+            return self._send_all(collection, body, identity[1], facts)
+
+    def _send_all(
+        self, collection: str, body: dict[str, Any], ref: str, facts: FileFacts
+    ) -> Uploaded:
+        """Send a file, with new URLs when old ones expire, for as long as that brings it on."""
+        known_parts = -1
+        while True:
+            record = self._create(collection, body)
+            if record.get("dedup") is True:
+                return _uploaded(record, ref, facts, dedup=True)
+            ticket = _ticket(record)
+            is_last = len(ticket.parts) <= known_parts
+            known_parts = len(ticket.parts)
+            try:
+                return self._transfer(collection, ticket, ref, facts)
+            except ArtifactTransferError as error:
+                if _has_expired(error) and not is_last:
+                    continue
+                # What is only interrupted stays, so that the next attempt goes on from there.
+                if not error.retryable:
+                    self._abort(_upload_path(collection, ticket))
+                raise
 
     def _create(self, collection: str, body: dict[str, Any]) -> dict[str, Any]:
         # Safe to repeat: a hub that took the first one in has one more upload nobody completes.
@@ -147,22 +158,15 @@ class Uploader:
         return reply.record("create")
 
     def _transfer(
-        self, collection: str, record: dict[str, Any], ref: str, facts: FileFacts
+        self, collection: str, ticket: UploadTicket, ref: str, facts: FileFacts
     ) -> Uploaded:
-        ticket = _ticket(record)
         progress = UploadProgress(self._tell, ref, facts.size_bytes, self._connection.clock)
-        one = f"{collection}/uploads/{segment(ticket.upload_id)}"
         try:
             body = self._send_bytes(ticket, facts, progress)
             began = self._connection.clock.now()
-            answer = self._complete(one, body)
+            answer = self._complete(_upload_path(collection, ticket), body)
         except BaseException as error:
             progress.aborted(error)
-            # What is only interrupted stays, so that the next attempt goes on from there.
-            if isinstance(error, ArtifactTransferError) and not (
-                error.retryable or _has_expired(error)
-            ):
-                self._abort(one)
             raise
         progress.finalized(self._connection.clock.now() - began)
         return _uploaded(answer, ref, facts, dedup=False)
@@ -221,6 +225,10 @@ class Uploader:
             self._connection.call("DELETE", upload, phase="abort", timeout_s=_ABORT_TIMEOUT_S)
         except ArtifactTransferError:  # the hub drops it by itself in time
             return
+
+
+def _upload_path(collection: str, ticket: UploadTicket) -> str:
+    return f"{collection}/uploads/{segment(ticket.upload_id)}"
 
 
 def _has_expired(error: ArtifactTransferError) -> bool:
