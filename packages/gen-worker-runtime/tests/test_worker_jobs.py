@@ -198,6 +198,7 @@ async def test_a_stream_that_fails_says_so_behind_its_last_item(work: "Work") ->
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
         worker = await orchestrator.connected()
         job = worker.submit("spell", {"text": "abc"})
+        await orchestrator.until(lambda: job.end)
         result = await job.result()
         assert (result.error_type, result.success, result.payload) == ("validation", False, b"")
         assert job.text == "abc"

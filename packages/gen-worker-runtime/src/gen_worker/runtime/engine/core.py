@@ -57,6 +57,8 @@ class Core:
         self.admission = Admission(limits.max_queue)
         self.deadlines = Deadlines(clock, self.timers, self.admission.calls)
         self.ports, self.files = ports_for_calls(ports, self._tell)
+        self.notice_warmup: Callable[[str], object] = _ignore
+        """Called with the name of a class before its `warmup`, in any thread."""
         self._publishes = ports.publisher is not None
         self.events = ports.events
         """Where the engine's own events go: transports are shown only what the author reports."""
@@ -267,3 +269,7 @@ class Core:
         """Note that a handler has ended after all."""
         with self._lock:
             self._stuck.discard(traveler)
+
+
+def _ignore(name: str) -> None:
+    """Notice nothing."""

@@ -18,11 +18,12 @@ from gen_worker.runtime.engine.pipeline import perform, perform_now
 from gen_worker.runtime.engine.refused import RefusedCall
 from gen_worker.runtime.engine.registry import Registry
 from gen_worker.runtime.engine.runners import InlineRunner, LoopRunner
+from gen_worker.runtime.engine.slots import Holding
 from gen_worker.runtime.engine.statistics import EngineStatistics
 from gen_worker.runtime.engine.streams import BufferedStream, DirectStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import FrameType
 
     from gen_worker.ports import Ports
@@ -157,6 +158,34 @@ class Engine:
             Exception: What the one failed `setup` raised; an `ExceptionGroup` of several.
         """
         await self._set_up(names, self._runner_here())
+
+    async def retire(self, names: Iterable[str]) -> None:
+        """Shut class endpoints down until their next call, which has them set up anew.
+
+        Args:
+            names: Functions whose classes are meant. None of their calls may be running.
+
+        Raises:
+            UnknownFunctionError: There is no such function.
+        """
+        runner = self._runner_here()
+        endpoints = dict.fromkeys(self._registry.endpoint(self.lookup(name)) for name in names)
+        for endpoint in endpoints:
+            if endpoint is not None:
+                await endpoint.retire(runner)
+
+    def holding(self, device: str) -> Holding:
+        """Return a context that keeps calls off a device; entering waits for the one there."""
+        return Holding(self._core.devices.by_name[device].slot, self._runner_here().waiter)
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for files, models, a slot or a thread."""
+        return self._core.admission.queued
+
+    def on_warmup(self, notice: Callable[[str], object]) -> None:
+        """Call `notice` with the name of each class before its `warmup`, in any thread."""
+        self._core.notice_warmup = notice
 
     def setup_now(self, names: Iterable[str] | None = None) -> None:
         """Do what `setup` does, in this thread."""

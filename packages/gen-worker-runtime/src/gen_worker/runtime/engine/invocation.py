@@ -33,6 +33,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     whichever is shorter."""
     overrides: Mapping[str, Any] | None = None
     """A `_models` envelope. One inside the payload is taken out too; an entry here wins."""
+    models: Mapping[str, Any] | None = None
+    """Models by parameter that the host chose or checked itself, as records of choices; each says
+    whose wish it is in `source`. An envelope's entry comes before them."""
     owner: str | None = None
     invoker_id: str | None = None
     job_id: str | None = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Leases",
     "choose_models",
+    "is_callers",
     "read_overrides",
     "request_for",
     "retries_without_memory",
@@ -43,6 +44,11 @@ async def read_overrides(call: RunningCall, runner: Runner, envelope: Any) -> di
     if overrides and hasattr(models, "look_up"):
         await runner.port(check_overrides(overrides, parameters, models))
     return dict(overrides)
+
+
+def is_callers(choice: Mapping[str, Any]) -> bool:
+    """Tell whether a model that the host passes on was chosen by the function's caller."""
+    return choice.get("source") != "default"
 
 
 def choose_models(

@@ -36,7 +36,10 @@ _MAX_VARIANTS = 2
 
 
 class Endpoint:
-    """One class and its instances: the author's, and some for callers who override its models."""
+    """One class and its instances: the author's, and some for callers who override its models.
+
+    The author's has twins on other devices, where calls are meant for those.
+    """
 
     def __init__(self, spec: ClassSpec, core: Core) -> None:
         self.spec = spec
@@ -45,6 +48,8 @@ class Endpoint:
         self.default = Instance(self, core, {})
         self._core = core
         self._variants: dict[bytes, Instance] = {}
+        self._twins: dict[str, Instance] = {}
+        """By device."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -55,13 +60,15 @@ class Endpoint:
         """Whether calls need nothing from here but the instance itself."""
         return self.default.state == "ready" and not self.setup_models
 
-    def pick(self, overrides: Mapping[str, Any]) -> Instance:
+    def pick(self, overrides: Mapping[str, Any], device: str | None = None) -> Instance:
         """Return the instance for one call, set up or not. `leave` it when the call has ended."""
         wanted = {name: overrides[name] for name in self.setup_models if name in overrides}
+        if not self.needs_gpu:
+            device = None
         if not wanted:
-            return self.default
+            return self.default if device is None else self._on(device)
         choices = choose_models(self.setup_models, None, wanted)
-        key = msgspec.json.encode(choices, order="sorted")
+        key = msgspec.json.encode((choices, device), order="sorted")
         with self._lock:
             instance = self._variants.pop(key, None)
             if instance is None or instance.state == "failed":
@@ -70,9 +77,30 @@ class Endpoint:
             instance.users += 1
             return instance
 
+    def _on(self, device: str) -> Instance:
+        """Return the author's instance on a device."""
+        with self._lock:
+            if self.default.place is None:
+                self.default.place = device
+            if self.default.place == device or device not in self._core.devices.by_name:
+                return self.default
+            if device not in self._twins:
+                twin = self._twins[device] = Instance(self, self._core, {})
+                twin.place = device
+            return self._twins[device]
+
+    async def retire(self, runner: Runner) -> None:
+        """Shut every instance down; the next call has one set up anew."""
+        with self._lock:
+            retired = self.instances
+            self.default = Instance(self, self._core, {})
+            self._variants, self._twins = {}, {}
+        for instance in retired:
+            await instance.shut_down(runner)
+
     async def leave(self, instance: Instance, runner: Runner) -> None:
         """Say that a call no longer uses its instance; superfluous ones are shut down."""
-        if instance is self.default:
+        if not instance.is_variant:
             return
         with self._lock:
             instance.users -= 1
@@ -84,7 +112,7 @@ class Endpoint:
 
     @property
     def instances(self) -> list[Instance]:
-        return [self.default, *self._variants.values()]
+        return [self.default, *self._twins.values(), *self._variants.values()]
 
 
 class Instance:
@@ -99,6 +127,10 @@ class Instance:
         self.object: Any = None
         self.state: State = "new"
         self.users = 0
+        self.is_variant = bool(overrides)
+        """Whether it is for callers with models of their own, and given up when there are many."""
+        self.place: str | None = None
+        """Where it is to be set up; None leaves that to who asks first."""
         self.device: str | None = None
         """Where it was set up; None when it needs no device."""
         self.prepared: dict[str, object] = {}
@@ -197,7 +229,10 @@ class Instance:
         asks = request_for(endpoint.spec, self.token, is_setup=True)
         leases = Leases(self._core.ports.models, runner, asks)
         await leases.prepare(endpoint.setup_models, self.choices)
-        place = self._core.devices.pick(device) if endpoint.needs_gpu else None
+        place = None
+        if endpoint.needs_gpu:
+            place = self._core.devices.pick(self.place or device)
+            self.place = place.name
         if place is not None:
             await take(place.slot, runner.waiter, self.token)
         try:
@@ -217,6 +252,7 @@ class Instance:
         self.device = None if place is None else place.name
 
     async def _warm_up(self, runner: Runner, made: Any, place: Device | None) -> None:
+        self._core.notice_warmup(self._endpoint.spec.name)
         try:
             await self._author(runner, made.warmup, place)
         except Exception as error:  # a cold first call is better than none

@@ -16,6 +16,7 @@ from gen_worker.runtime.engine.handlers import call_async, call_blocking, call_i
 from gen_worker.runtime.engine.leasing import (
     Leases,
     choose_models,
+    is_callers,
     read_overrides,
     request_for,
     retries_without_memory,
@@ -121,15 +122,19 @@ async def _call_directly(call: RunningCall, runner: Runner) -> Any:
 async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message) -> Any:
     plan = call.plan
     overrides: dict[str, Any] = {}
+    if call.invocation.models:
+        overrides = dict(call.invocation.models)
+        call.has_own_models = any(map(is_callers, overrides.values()))
     if message.envelope is not None:
-        overrides = await read_overrides(call, runner, message.envelope)
-        call.has_own_models = bool(overrides)
+        callers = await read_overrides(call, runner, message.envelope)
+        call.has_own_models |= bool(callers)
+        overrides |= callers
     payload = plan.read(message)
     instance: Instance | None = None
     if plan.endpoint is not None:
         call.spend(INPUT)
         call.phase = "model_load"
-        instance = call.instance = plan.endpoint.pick(overrides)
+        instance = call.instance = plan.endpoint.pick(overrides, call.invocation.device)
         if instance.state != "ready":
             await instance.set_up(call.token, runner, call.invocation.device)
         call.spend(LOAD)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
     from gen_worker.runtime.engine.handoff import Waiter
 
-__all__ = ["SlotQueue", "take"]
+__all__ = ["Holding", "SlotQueue", "take"]
 
 
 class SlotQueue:
@@ -105,3 +105,19 @@ async def take(slot: SlotQueue, make_waiter: Callable[[], Waiter], token: Cancel
         if not slot.leave(waiter):
             slot.give_back()
         raise
+
+
+class Holding:
+    """A slot for the time of a block, for what is no call."""
+
+    def __init__(self, slot: SlotQueue, make_waiter: Callable[[], Waiter]) -> None:
+        self._slot = slot
+        self._make_waiter = make_waiter
+
+    async def __aenter__(self) -> None:
+        from gen_worker.cancel import CancelToken
+
+        await take(self._slot, self._make_waiter, CancelToken())
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._slot.give_back()

@@ -75,16 +75,18 @@ class Job:
     """Why it fails although its handler did not."""
     _repos: Mapping[str, ResolvedRepo] | None = None
 
-    def __init__(self, jobs: Jobs, request: JobRequest, served: Served, others: int) -> None:
+    def __init__(
+        self, jobs: Jobs, request: JobRequest, served: Served, others: int, queued: int
+    ) -> None:
         self.request = request
         self.served = served
         self.began_at = perf_counter()
         """Seconds of `time.perf_counter`."""
         self.others = others
-        """Jobs that were under way when it came."""
+        """Jobs that were under way when it came; `queued` of all of them waited."""
         self.pace = Pace(self.began_at) if served.is_streamed else None
         self.stopped_items: frozenset[str] = frozenset()
-        self.queued = 0
+        self.queued = queued
         self._jobs = jobs
 
     def __repr__(self) -> str:
@@ -202,7 +204,7 @@ class Jobs:
         if refusal is not None:
             self._refuse(request, refusal)
             return
-        job = Job(self, request, served, len(self.active))
+        job = Job(self, request, served, len(self.active), self._engine.queued)
         self.active[request_id] = job
         job.call = self._engine.submit(self._invocation(request, served), job)
         if self._observer is not None:
@@ -238,7 +240,7 @@ class Jobs:
         limits, count = self._limits, len(self.active)
         if 0 < limits.max_concurrency <= count:
             return admission.busy()
-        if count >= limits.max_queue and self._engine.statistics().queued >= limits.max_queue:
+        if count >= limits.max_queue and self._engine.queued >= limits.max_queue:
             return admission.overloaded()
         return None
 
@@ -250,6 +252,7 @@ class Jobs:
             payload_format="msgpack",
             result_format="msgpack",
             request_id=request.request_id,
+            models=served.models_of(request) if request.models else None,
             timeout_ms=request.timeout_ms if request.timeout_ms > 0 else None,
             owner=request.owner or None,
             invoker_id=request.invoker_id or None,

@@ -99,6 +99,8 @@ class Loading:
         used_by = [job for job in self._jobs.active.values() if job.served.spec.name in functions]
         if used_by:
             raise ModelInUseError(ref, len(used_by))
+        # What `setup` was given lives as long as its object: without it no memory comes back.
+        await self._engine.retire(functions)
         await self._models.unload(ref)
 
     @property
@@ -127,5 +129,9 @@ class Loading:
         prepared = await self._models.prepare(
             model.binding, model.choice.to_dict(), model.annotation, request
         )
-        async with self._models.lease(prepared, device=device, request=request):
+        lease = self._models.lease(prepared, device=device, request=request)
+        if not needs_gpu:
+            async with lease:
+                return
+        async with self._engine.holding(device), lease:
             return

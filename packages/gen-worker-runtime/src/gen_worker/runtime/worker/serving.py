@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.errors import ModelResolutionError
+from gen_worker.models.choice import ModelChoice
 from gen_worker.runtime.wire import DeltaForm
 from gen_worker.runtime.worker.observing import ScalingFactors
 from gen_worker.spec import payload_type_of
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.runtime.wire import JobRequest, ResolvedModel
-    from gen_worker.spec import FunctionSpec
+    from gen_worker.spec import FunctionSpec, ModelParameter
 
 __all__ = ["Served", "served_functions"]
 
@@ -67,13 +69,20 @@ class Served:
         return keys
 
     def models_of(self, request: JobRequest) -> dict[str, Any]:
-        """Return what the orchestrator resolved, by parameter."""
+        """Return what the orchestrator resolved, by parameter.
+
+        What says the same as the function's own binding is left out, so that a class is not set
+        up once more for it.
+        """
         found = {}
         for name, parameter in self.spec.bindings.items():
             slot = parameter.binding.slot_name or name
             resolved = request.models.get(slot) or request.models.get(name)
-            if resolved is not None:
-                found[name] = _record(resolved)
+            if resolved is None:
+                continue
+            record = _record(resolved)
+            if parameter.binding.is_per_call or not _is_declared(parameter, record):
+                found[name] = record
         return found
 
 
@@ -93,6 +102,17 @@ def _destination_in(payload: bytes) -> str:
     ref = destination.get("ref") if isinstance(destination, dict) else None
     legacy = table.get("destination_repo")
     return next((text for text in (ref, legacy) if isinstance(text, str) and text), "")
+
+
+def _is_declared(parameter: ModelParameter, record: Mapping[str, Any]) -> bool:
+    """Tell whether a model is the one its binding names, as nobody but its owner chose it."""
+    try:
+        chosen = ModelChoice.from_record(record)
+        declared = ModelChoice.from_record(parameter.binding.choose(parameter.name, {}, None))
+        is_same = chosen.target == declared.target
+    except (ValueError, ModelResolutionError):
+        return False  # the engine says what is wrong with it
+    return is_same and not chosen.is_callers and not chosen.loras
 
 
 def _record(resolved: ResolvedModel) -> dict[str, Any]:

@@ -162,6 +162,11 @@ class Worker:
         ports = make_ports(Seams(outbox, events, self.models, self._find_job))
         devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
         self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
+        self.engine.on_warmup(
+            lambda name: loop.call_soon_threadsafe(
+                partial(self.phases.say, "warming", "starting", class_name=name)
+            )
+        )
         self.availability = Availability(self.engine.functions, host_facts(options.gpus))
         self.jobs = Jobs(
             self.engine,
