@@ -46,6 +46,9 @@ M = TypeVar("M")
 
 _ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()}
 
+_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0))
+"""Without sharing the port: two orchestrators on one would each get some of the streams."""
+
 
 class Crossing(NamedTuple):
     """One message on its way over a stream."""
@@ -116,7 +119,7 @@ class Orchestrator:
 
     async def start(self) -> None:
         """Listen, on the same port as before if there was one."""
-        self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((_Methods(self._serve),))
         port = self._server.add_insecure_port(self._listen)
         self._listen = f"{self._listen.rpartition(':')[0]}:{port}"
@@ -248,7 +251,7 @@ class WorkerSession:
 
     def __init__(self, worker_id: str, orchestrator: Orchestrator) -> None:
         self.worker_id = worker_id
-        self._orchestrator = orchestrator
+        self.orchestrator = orchestrator
         self.registration = Registration()
         """What it said last of itself, heartbeats included."""
         self.registrations: list[Registration] = []
@@ -299,7 +302,7 @@ class WorkerSession:
             payload: Of the function; sent as MessagePack.
             **fields: More of `JobRequest`, such as `request_id` and `timeout_ms`.
         """
-        job = self._orchestrator.job(function, payload, **fields)
+        job = self.orchestrator.job(function, payload, **fields)
         self.assign(job)
         return job
 
@@ -361,8 +364,8 @@ class WorkerSession:
         if isinstance(command, bytes):
             await write()
         else:
-            crossing = Crossing(self._orchestrator, self, "control", command)
-            await self._orchestrator._pass(crossing, write)
+            crossing = Crossing(self.orchestrator, self, "control", command)
+            await self.orchestrator._pass(crossing, write)
 
 
 class Job:

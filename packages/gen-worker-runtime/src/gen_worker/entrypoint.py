@@ -1,0 +1,95 @@
+"""`python -m gen_worker.entrypoint`: what the container of a worker runs.
+
+With arguments it becomes that command instead, so that an image whose entry point it is can run
+anything else that it contains.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from gen_worker.runtime.entry.settings import EntrySettings
+from gen_worker.settings import CoreSettings, SettingsError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+OUTPUTS = "/outputs"
+"""Where images have their outputs mounted."""
+
+_MODES = {"inference": "gen_worker.runtime.entry.inference:run"}
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Become a command, or run as `WORKER_MODE` says; return the exit code."""
+    problems: list[str] = []
+    entry = load(EntrySettings, on_problem=problems.append)
+    _set_up(entry, problems)
+    if arguments:
+        return _become_command(arguments)
+    _set_up_logging()
+    from gen_worker.runtime.entry.fatal import log_fatal
+    from gen_worker.runtime.worker.phases import log_phase
+
+    log_phase("boot", mode=entry.mode)
+    try:
+        if problems:
+            raise SettingsError(tuple(problems))
+        from gen_worker.modes import mode_named
+
+        settings = load(CoreSettings)
+        mode = mode_named(entry.mode, known=_MODES)
+    except (ImportError, SettingsError) as error:
+        return log_fatal("settings_load", error)
+    try:
+        return mode(settings)
+    except Exception as error:
+        return log_fatal("runtime", error)
+
+
+def _set_up(entry: EntrySettings, problems: list[str]) -> None:
+    """Prepare the process for any of an author's code: its user, and what torch looks for."""
+    from gen_worker.runtime.entry.directories import inductor_cache_dir
+
+    if entry.user and os.geteuid() == 0:
+        from gen_worker.runtime.entry.privileges import become, find_user, owner_or
+
+        try:
+            user = owner_or(OUTPUTS, find_user(entry.user))
+        except SettingsError as error:
+            problems.extend(error.problems)
+        else:
+            os.environ["HOME"] = user.home
+            cache_dir = load(CoreSettings, on_problem=problems.append).cache_dir
+            become(user, (OUTPUTS, user.home, cache_dir))
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = entry.cuda_allocator
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = entry.inductor_cache_dir or inductor_cache_dir()
+
+
+def _become_command(arguments: Sequence[str]) -> int:
+    try:
+        os.execvp(arguments[0], list(arguments))
+    except OSError as error:
+        print(
+            f"gen_worker.entrypoint: cannot run {arguments[0]!r}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""`WORKER_MODE=inference`: a worker that runs the functions of its image."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from gen_worker.errors import SettingsError
+from gen_worker.manifest import IMAGE_LOCK_PATH, LockError, load_lock
+from gen_worker.runtime.entry.directories import check_writable
+from gen_worker.runtime.entry.fatal import log_fatal
+from gen_worker.runtime.worker.phases import log_phase
+from gen_worker.settings import load
+
+if TYPE_CHECKING:
+    from gen_worker.manifest import Manifest
+    from gen_worker.runtime.worker.settings import WorkerSettings
+    from gen_worker.settings import CoreSettings
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["run"]
+
+
+def run(settings: CoreSettings) -> int:
+    """Work until there is a reason to end; return the exit code."""
+    from gen_worker.runtime.worker.settings import WorkerSettings
+
+    path = settings.lock_path or IMAGE_LOCK_PATH
+    manifest = _read_manifest(path)
+    if not _can_cache(settings.cas_dir):
+        return 1
+    try:
+        own = load(WorkerSettings)
+        _check(own, manifest, path)
+    except SettingsError as error:
+        return log_fatal("settings_load", error)
+    assert manifest is not None, "one without modules is refused above"
+    try:
+        functions = _import_functions(manifest, _root_of(path))
+    except Exception as error:
+        return log_fatal("import", error)
+    from gen_worker.runtime.loop import run as run_loop
+
+    try:
+        return run_loop(_work(own, settings, manifest, functions))
+    except Exception as error:
+        return log_fatal("runtime", error)
+
+
+def _read_manifest(path: str) -> Manifest | None:
+    try:
+        manifest = load_lock(path)
+    except LockError as error:
+        reason = "missing_or_invalid_manifest"
+        log_phase("manifest_loaded", "error", reason=reason, detail=str(error))
+        return None
+    log_phase(
+        "manifest_loaded",
+        path=path,
+        functions=len(manifest.functions),
+        modules=len(manifest.modules),
+        models=len(manifest.models),
+    )
+    return manifest
+
+
+def _can_cache(directory: str) -> bool:
+    """Tell whether models can be kept, and log it either way."""
+    facts = {"label": "TENSORHUB_CAS_DIR", "path": directory}
+    log_phase("cache_preflight_started", **facts)
+    try:
+        check_writable(directory)
+    except OSError as error:
+        log_phase("cache_preflight_failed", "error", reason=str(error), **facts)
+        return False
+    log_phase("cache_preflight_ok", **facts)
+    return True
+
+
+def _check(own: WorkerSettings, manifest: Manifest | None, path: str) -> None:
+    """Refuse to start without what a worker cannot do without.
+
+    Raises:
+        SettingsError: All that is missing.
+    """
+    problems = []
+    if not own.address and not own.more_addresses:
+        problems.append(
+            "there is no orchestrator to connect to: set PUBLIC_ORCHESTRATOR_GRPC_ADDR to its "
+            "host:port"
+        )
+    if not own.token:
+        problems.append("there is no token to connect with: set WORKER_JWT")
+    if manifest is None or not manifest.modules:
+        problems.append(
+            f"{path!r} names no functions: build it with `python -m gen_worker.discover`, "
+            "or set GEN_WORKER_LOCK to where it is"
+        )
+    if problems:
+        raise SettingsError(tuple(problems))
+
+
+def _root_of(path: str) -> str:
+    """Return the project's directory: the one that has `.tensorhub/endpoint.lock`, or this one."""
+    folder = os.path.dirname(os.path.abspath(path))
+    is_usual = os.path.basename(folder) == os.path.basename(os.path.dirname(IMAGE_LOCK_PATH))
+    return os.path.dirname(folder) if is_usual else os.getcwd()
+
+
+def _import_functions(manifest: Manifest, root: str) -> tuple[FunctionSpec, ...]:
+    """Import what the lock names; a broken module that it does not name only warns.
+
+    Raises:
+        DiscoveryError: One that it names is broken, or a function is wrong.
+    """
+    from gen_worker.discovery.walk import DiscoveryError, discover
+
+    discovery = discover(root, manifest.modules, skip_broken=True)
+    for warning in discovery.warnings:
+        log_phase("module_skipped", "error", detail=str(warning))
+    # Without any function the worker still connects, and refuses every job.
+    grave = [problem for problem in discovery.problems if problem.code != "nothing_found"]
+    if grave:
+        raise DiscoveryError(grave)
+    return discovery.functions
+
+
+async def _work(
+    own: WorkerSettings,
+    settings: CoreSettings,
+    manifest: Manifest,
+    functions: tuple[FunctionSpec, ...],
+) -> int:
+    from gen_worker.runtime.worker.identity import check_token
+    from gen_worker.runtime.worker.worker import Worker, WorkerOptions
+
+    identity = check_token(own)
+    options = WorkerOptions(
+        token=own.token,
+        worker_id=identity.worker_id,
+        runpod_pod_id=own.runpod_pod_id,
+        splits=own.split_streams,
+        max_concurrency=own.max_concurrency,
+        ready_on_connect=own.ready_on_connect,
+    )
+    worker = Worker(functions, own.policy(), options, manifest=manifest)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop, "sigterm")
+    return (await worker.run()).code

@@ -1,0 +1,193 @@
+"""The container's command, as a real process: how it starts, refuses to start, and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_worker import entrypoint
+from gen_worker.errors import SettingsError
+from gen_worker.modes import mode_named
+from gen_worker.runtime.entry import inference
+from gen_worker.runtime.entry.directories import check_writable, inductor_cache_dir
+from gen_worker.runtime.entry.privileges import User, find_user, owner_or
+from gen_worker.testing.pool import Pool
+
+TOML = 'schema_version = 1\nname = "shop"\nmain = "shop"\n'
+CODE = """
+import msgspec
+from gen_worker import RequestContext, inference_function
+
+class Order(msgspec.Struct):
+    text: str = ""
+
+@inference_function
+def sell(ctx: RequestContext, payload: Order) -> Order:
+    return Order(payload.text.upper())
+"""
+LOCK = 'lock_version = 1\n[[functions]]\nname = "sell"\nmodule = "shop"\n'
+READY = {"WORKER_JWT": "dev-worker-jwt", "PUBLIC_ORCHESTRATOR_GRPC_ADDR": "127.0.0.1:1"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    (folder / ".tensorhub").mkdir(parents=True)
+    (folder / "endpoint.toml").write_text(TOML)
+    (folder / "shop.py").write_text(CODE)
+    (folder / ".tensorhub" / "endpoint.lock").write_text(LOCK)
+    return folder
+
+
+def start(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gen_worker.entrypoint", *arguments],
+        cwd=project,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(project.parent),
+            "GEN_WORKER_LOCK": ".tensorhub/endpoint.lock",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def logged(text: str, kind: str) -> list[dict[str, Any]]:
+    lines = [line.partition(f"worker.{kind} ")[2] for line in text.splitlines()]
+    return [json.loads(line) for line in lines if line]
+
+
+@pytest.mark.claims("WORKER_MODE")
+def test_a_container_serves_its_functions_and_ends_when_it_is_told_to(project: Path) -> None:
+    with Pool() as pool:
+        process = pool.start(project, environment={"WORKER_MODE": "inference"})
+        assert pool.submit("sell", {"text": "tea"}).output() == {"text": "TEA"}
+        assert process.terminate() == 0
+        phases = [line["phase"] for line in logged(process.log, "startup.phase")]
+    starting = ["boot", "manifest_loaded", "cache_preflight_started", "cache_preflight_ok"]
+    assert phases[:4] == starting
+    assert phases[-1] == "ready"
+
+
+def test_everything_that_is_missing_is_named_at_once(project: Path) -> None:
+    ended = start(project, GEN_WORKER_LOCK="nowhere.lock")
+    (fatal,) = logged(ended.stderr, "fatal")
+    assert ended.returncode == fatal["exit_code"] == 1
+    assert fatal["phase_context"] == "settings_load"
+    for word in ("PUBLIC_ORCHESTRATOR_GRPC_ADDR", "WORKER_JWT", "'nowhere.lock'"):
+        assert word in fatal["exception_message"]
+    errors = [line for line in logged(ended.stderr, "startup.phase") if line["status"] == "error"]
+    assert [line["reason"] for line in errors] == ["missing_or_invalid_manifest"]
+
+
+def test_a_module_that_cannot_be_imported_is_fatal(project: Path) -> None:
+    (project / "shop.py").write_text("raise RuntimeError('closed')")
+    ended = start(project, **READY)
+    (fatal,) = logged(ended.stderr, "fatal")
+    assert (ended.returncode, fatal["phase_context"]) == (1, "import")
+    assert "closed" in fatal["exception_message"]
+
+
+def test_a_cache_nobody_can_write_to_is_fatal(project: Path) -> None:
+    (project / "file").write_text("")
+    ended = start(project, TENSORHUB_CACHE_DIR="file", **READY)
+    last = logged(ended.stderr, "startup.phase")[-1]
+    assert ended.returncode == 1
+    assert (last["phase"], last["label"]) == ("cache_preflight_failed", "TENSORHUB_CAS_DIR")
+
+
+def test_nobody_there_ends_the_container(project: Path) -> None:
+    ended = start(project, **READY, WORKER_REGISTER_TIMEOUT_S="0.2")
+    last = logged(ended.stderr, "startup.phase")[-1]
+    assert (ended.returncode, last["phase"]) == (1, "startup_timeout_unregistered")
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("trainer", "install 'gen-worker-trainer'"), ("dancer", "must be inference or trainer")],
+)
+def test_a_mode_nobody_has(project: Path, mode: str, words: str) -> None:
+    ended = start(project, WORKER_MODE=mode, **READY)
+    (fatal,) = logged(ended.stderr, "fatal")
+    assert ended.returncode == 1
+    assert words in fatal["exception_message"]
+
+
+@pytest.mark.claims("PYTORCH_CUDA_ALLOC_CONF", "TORCHINDUCTOR_CACHE_DIR")
+def test_arguments_take_the_worker_s_place(project: Path) -> None:
+    script = 'echo "$PYTORCH_CUDA_ALLOC_CONF $TORCHINDUCTOR_CACHE_DIR $0"; exit 3'
+    ended = start(project, "sh", "-c", script, TORCHINDUCTOR_CACHE_DIR="/elsewhere")
+    assert ended.stdout == "expandable_segments:True /elsewhere sh\n"
+    assert ended.returncode == 3
+    own = start(project, "sh", "-c", script, PYTORCH_CUDA_ALLOC_CONF="backend:native")
+    assert own.stdout.startswith("backend:native /")
+
+
+def test_a_command_that_does_not_exist(project: Path) -> None:
+    ended = start(project, "no-such-command", "--flag")
+    assert ended.returncode == 127
+    assert ended.stderr == (
+        "gen_worker.entrypoint: cannot run 'no-such-command': No such file or directory\n"
+    )
+
+
+@pytest.mark.claims("GEN_WORKER_USER")
+def test_root_becomes_an_ordinary_user(project: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    nobody = pwd.getpwnam("nobody")
+    script = 'id -u; id -g; id -G; echo "$HOME"'
+    # Nothing is imported any more once this Python may be out of the user's reach.
+    own = {"GEN_WORKER_USER": "nobody", "TORCHINDUCTOR_CACHE_DIR": "/nowhere"}
+    ended = start(project, "sh", "-c", script, **own)
+    assert ended.stdout.split() == [
+        str(nobody.pw_uid),
+        str(nobody.pw_gid),
+        str(nobody.pw_gid),
+        nobody.pw_dir,
+    ]
+
+
+def test_a_user_that_the_image_does_not_have(project: Path) -> None:
+    with pytest.raises(SettingsError, match="'no-such-user' is no user of this image"):
+        find_user("no-such-user")
+    assert find_user("0").home == pwd.getpwuid(0).pw_dir
+
+
+def test_somebody_s_own_directory_is_filled_as_its_owner(tmp_path: Path) -> None:
+    worker = User(10001, 10001, "/home/worker")
+    here = tmp_path.stat()
+    found = owner_or(str(tmp_path), worker)
+    assert found == (worker if here.st_uid == 0 else (here.st_uid, here.st_gid, worker.home))
+    assert owner_or(str(tmp_path / "missing"), worker) == worker
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 4242, 4243)
+        assert owner_or(str(tmp_path), worker) == (4242, 4243, worker.home)
+
+
+def test_directories_for_what_is_kept(tmp_path: Path) -> None:
+    check_writable(str(tmp_path / "new" / "cas"))
+    assert list((tmp_path / "new" / "cas").iterdir()) == []
+    assert inductor_cache_dir(str(tmp_path / "inductor")) == str(tmp_path / "inductor")
+    (tmp_path / "file").write_text("")
+    fallback = inductor_cache_dir(str(tmp_path / "file" / "inductor"))
+    assert os.path.basename(fallback) == "gen-worker-inductor"
+
+
+def test_the_mode_of_this_package_is_published_as_it_is_known() -> None:
+    with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
+        groups = tomllib.load(file)["project"]["entry-points"]
+    assert groups["gen_worker.modes"] == entrypoint._MODES
+    assert mode_named("inference", known=entrypoint._MODES) is inference.run
