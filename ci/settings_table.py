@@ -17,6 +17,8 @@ HEADINGS = {
     "local": "Running on your own machine",
     "models": "Models",
     "memory": "Memory",
+    "orchestrator": "Given by the orchestrator",
+    "worker": "Workers",
     "tuning": "Tuning",
 }
 HEAD = "| variable | default | meaning |\n|---|---|---|\n"

@@ -58,7 +58,7 @@ class JobObserver(Protocol):
     """Whoever reports on jobs besides their results. On the loop; must not block or raise."""
 
     def began(self, job: Job) -> None:
-        """Take note of a job that was admitted."""
+        """Take note of a job that was admitted; it has no call yet."""
         ...
 
     def ended(self, job: Job, outcome: Result | Failed, observation: Observation) -> None:
@@ -206,9 +206,9 @@ class Jobs:
             return
         job = Job(self, request, served, len(self.active), self._engine.queued)
         self.active[request_id] = job
-        job.call = self._engine.submit(self._invocation(request, served), job)
         if self._observer is not None:
             self._observer.began(job)
+        job.call = self._engine.submit(self._invocation(request, served), job)
 
     def stop_admitting(self) -> None:
         """Refuse whatever comes from now on."""

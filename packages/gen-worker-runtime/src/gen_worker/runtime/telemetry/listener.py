@@ -1,0 +1,90 @@
+"""A listener for whoever watches a worker: `/metrics`, `/healthz` and `/readyz`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.runtime.telemetry.metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gen_worker.runtime.http import HttpServer
+
+    Answer = tuple[int, bytes, str]
+
+__all__ = ["Probes", "open_metrics_server"]
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Probes:
+    """The ASGI application. Its callables are called on the loop and must not block."""
+
+    def __init__(
+        self,
+        exposition: Callable[[], bytes],
+        *,
+        is_healthy: Callable[[], bool],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        """Serve what these say.
+
+        Args:
+            exposition: All figures, in the text format of Prometheus.
+            is_healthy: Whether the process can still do its work; only a new one mends it if not.
+            is_ready: Whether requests had better come here now.
+        """
+        self._exposition = exposition
+        self._is_healthy = is_healthy
+        self._is_ready = is_ready
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        status, body, content_type = self._answer(scope["method"], scope["path"])
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        shown = b"" if scope["method"] == "HEAD" else body
+        await send({"type": "http.response.body", "body": shown})
+
+    def _answer(self, method: str, path: str) -> Answer:
+        if path not in ("/metrics", "/healthz", "/readyz"):
+            return 404, b"there are /metrics, /healthz and /readyz\n", _TEXT
+        if method not in ("GET", "HEAD"):
+            return 405, b"use GET\n", _TEXT
+        if path == "/metrics":
+            return 200, self._exposition(), CONTENT_TYPE
+        if path == "/healthz":
+            return _state(self._is_healthy(), b"broken\n")
+        return _state(self._is_ready(), b"not ready\n")
+
+
+def _state(is_good: bool, trouble: bytes) -> Answer:
+    return (200, b"ok\n", _TEXT) if is_good else (503, trouble, _TEXT)
+
+
+def open_metrics_server(address: str, probes: Probes) -> HttpServer:
+    """Listen; the server answers once its `serve` runs.
+
+    Args:
+        address: `host:port` or `:port`, which means this machine alone; `unix:///path` too.
+        probes: The application.
+
+    Raises:
+        ValidationError: It is no address.
+        ListenError: It is taken or out of reach.
+    """
+    from gen_worker.runtime.http import HttpServer, open_listener
+    from gen_worker.runtime.ndjson.address import parse_address
+
+    text = address if "://" in address or address.startswith("/") else f"tcp://{address}"
+    return HttpServer(probes, open_listener(parse_address(text)), grace_s=1.0)

@@ -1,0 +1,114 @@
+"""Events on their way to whoever passes them on, and word of those that were lost there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gen_worker.runtime.telemetry.payloads import Payload, TelemetryShed, encode_payload
+from gen_worker.runtime.wire import WorkerEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gen_worker.runtime.engine import Clock
+    from gen_worker.runtime.engine.deadlines import Timers
+    from gen_worker.runtime.wire import DiagnosticLog
+
+__all__ = ["Sender", "Teller"]
+
+_REPORT_S = 1.0
+_MAX_SHOWN_CHARS = 2000
+
+_log = logging.getLogger("gen_worker.telemetry")
+
+
+class Teller(Protocol):
+    """Where telemetry goes: a worker's outbox. Any thread."""
+
+    def tell(self, event: WorkerEvent | DiagnosticLog) -> bool:
+        """Take it, or let something older go for it and return False."""
+        ...
+
+
+class Sender:
+    """Encodes events and hands them on. Any thread; never blocks, never raises."""
+
+    def __init__(
+        self, teller: Teller, clock: Clock, timers: Timers, shed: Callable[[], int] | None = None
+    ) -> None:
+        """Prepare to send.
+
+        Args:
+            teller: Takes the events.
+            clock: For timestamps.
+            timers: For the report on lost events.
+            shed: Says how many events were dropped, ever; by default those that `teller` refused.
+        """
+        self.unix_time = clock.time
+        self._teller = teller
+        self._timers = timers
+        self._shed = shed or self._own_count
+        self._refused = 0
+        self._reported = 0
+        self._is_reporting = False
+        self._lock = threading.Lock()
+
+    @property
+    def shed(self) -> int:
+        """Events that were dropped, ever."""
+        return self._shed()
+
+    def send(self, name: str, payload: Payload | Mapping[str, Any], request_id: str = "") -> None:
+        """Send an event.
+
+        Args:
+            name: Of the catalog, or the author's own.
+            payload: A mapping is given the present time as `timestamp`, unless it has one.
+            request_id: Empty when it is about the worker.
+        """
+        try:
+            if not isinstance(payload, Payload):
+                payload = {"timestamp": self.unix_time(), **payload}
+            data = _encoded(payload)
+            self.pass_on(WorkerEvent(request_id=request_id, event_type=name, payload_json=data))
+        except Exception:  # a report must not break what it reports on
+            _log.exception("event %r is left out", name)
+
+    def pass_on(self, event: WorkerEvent | DiagnosticLog) -> None:
+        """Hand a message on as it is."""
+        if not self._teller.tell(event):
+            self._note_shed()
+
+    def _note_shed(self) -> None:
+        """Have it reported soon, however many more are shed until then."""
+        with self._lock:
+            self._refused += 1
+            if self._is_reporting:
+                return
+            self._is_reporting = True
+        self._timers.add(_REPORT_S, self._report_shed)
+
+    def _report_shed(self) -> None:
+        with self._lock:
+            self._is_reporting = False
+            total = self._shed()
+            shed, self._reported = total - self._reported, total
+        now = self.unix_time()
+        _log.warning("%d events were dropped for want of room", shed)
+        self.send("worker.telemetry.shed", TelemetryShed(timestamp=now, shed=shed, total=total))
+
+    def _own_count(self) -> int:
+        return self._refused
+
+
+def _encoded(payload: Payload | Mapping[str, Any]) -> bytes:
+    try:
+        return encode_payload(payload)
+    except (TypeError, ValueError, RecursionError):
+        if isinstance(payload, Payload):
+            raise
+        # What JSON cannot say, such as keys that are objects, is shown the way Python shows it.
+        shown = {str(key): ascii(value)[:_MAX_SHOWN_CHARS] for key, value in payload.items()}
+        return encode_payload(shown)
