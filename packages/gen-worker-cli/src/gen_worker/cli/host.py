@@ -11,11 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.ports import Events
+    from gen_worker.ports import Events, Ports
     from gen_worker.runtime import Engine, EngineLimits, Invocation
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["chosen_device", "local_owner", "new_invocation", "open_engine", "tell_gaps"]
+__all__ = [
+    "chosen_device",
+    "local_owner",
+    "new_invocation",
+    "open_engine",
+    "open_ports",
+    "tell_gaps",
+]
 
 
 def open_engine(
@@ -24,6 +31,7 @@ def open_engine(
     *,
     events: Events | None = None,
     allow_local_files: bool = True,
+    ports: Ports | None = None,
 ) -> Engine:
     """Build the engine behind `run`, `serve` and `repl`; nothing is set up yet.
 
@@ -33,19 +41,28 @@ def open_engine(
         events: Where context events go; stderr when None.
         allow_local_files: Whether payloads may name files of this machine; False where callers
             may sit at another one.
+        ports: The host, where it was opened already.
     """
-    from gen_worker.cli.reports import open_reports
     from gen_worker.runtime import Engine
+
+    ports = ports or open_ports(args, events=events, allow_local_files=allow_local_files)
+    return Engine(endpoint.functions, ports, limits=_limits(), devices=_devices(endpoint, args))
+
+
+def open_ports(
+    args: argparse.Namespace, *, events: Events | None = None, allow_local_files: bool = True
+) -> Ports:
+    """Return this machine as a host; see `open_engine`."""
+    from gen_worker.cli.reports import open_reports
     from gen_worker.runtime.local import local_ports
 
-    ports = local_ports(
+    return local_ports(
         offline=args.offline,
         allow_publish=args.allow_publish,
         output_dir=getattr(args, "output", None),
         events=events or open_reports(),
         allow_local_files=allow_local_files,
     )
-    return Engine(endpoint.functions, ports, limits=_limits(), devices=_devices(endpoint, args))
 
 
 def _limits() -> EngineLimits:

@@ -1,7 +1,8 @@
-"""Keep an endpoint loaded and answer requests over a socket.
+"""Keep an endpoint loaded and answer requests over a socket, or over HTTP.
 
 Listens on ./.gen-worker.sock unless told otherwise; `gen-worker invoke` talks to it. Frames on
-standard input are answered on standard output, and the server then ends with its input.
+standard input are answered on standard output, and the server then ends with its input. With
+--http it answers HTTP and nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         help="the same, and stronger: tcp://host:port, unix:///path or a path; an empty TCP host "
         "means loopback, and beyond it every frame needs a token",
+    )
+    parser.add_argument(
+        "--http",
+        metavar="ADDR",
+        help="answer HTTP there instead: host:port, :port, or the path of a unix socket; beyond "
+        "loopback every request needs a token",
     )
     parser.add_argument("--no-stdin", action="store_true", help="never read frames from stdin")
     parser.add_argument(
@@ -77,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.json and not args.list_functions:
         raise UsageError("--json says how --list-functions prints: give both")
+    if args.http and (args.socket or args.listen):
+        raise UsageError("--http takes the place of --socket and --listen: give one of them")
     if args.list_functions:
         return _list_functions(args)
     if args.reload:
@@ -102,8 +111,13 @@ def _serve(args: argparse.Namespace) -> int:
                 # The socket comes first: whoever else wants it is refused before anything is
                 # loaded, and clients wait instead of being refused.
                 endpoint = _open_endpoint(args)
-                from gen_worker.cli.serving import Serving
                 from gen_worker.runtime.loop import run
+
+                if args.http:
+                    from gen_worker.cli.serving_http import HttpServing
+
+                    return run(HttpServing(args, endpoint, claim, signals).run())
+                from gen_worker.cli.serving import Serving
 
                 serving = Serving(args, endpoint, claim, signals, stdout=results.fileno())
                 return run(serving.run())
@@ -122,6 +136,10 @@ def open_claim(args: argparse.Namespace) -> Claim:
         ListenError: It is not to be had.
         ValidationError: It is no address.
     """
+    if args.http:
+        from gen_worker.cli.serving_http import open_http_claim
+
+        return open_http_claim(args.http, args.listen_fd)
     from gen_worker.runtime.ndjson.address import parse_address
     from gen_worker.runtime.ndjson.claim import claim, inherit
 

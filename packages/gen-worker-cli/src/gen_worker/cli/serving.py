@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from gen_worker.cli.project import Endpoint
     from gen_worker.cli.stopping import StopSignals
     from gen_worker.errors import Failure
+    from gen_worker.runtime import Engine
+    from gen_worker.runtime.ndjson.address import TcpAddress
     from gen_worker.runtime.ndjson.claim import Claim
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "choose_token", "report_failure", "say", "set_up"]
 
 _GRACE_S = 10.0
 _LOG_PATIENCE_S = 0.05
@@ -51,7 +53,10 @@ class Serving:
         self._signals = signals
         self._stdout = stdout
         self._exit_code = 0
-        self._token = _token(claim)
+        self._token = choose_token(
+            claim.address,
+            "frames need the token in .gen-worker.serve.json",
+        )
 
     async def run(self) -> int:
         """Serve, and return the exit code."""
@@ -65,7 +70,7 @@ class Serving:
             token=self._token,
             owner=local_owner(),
             device=chosen_device(self._endpoint, self._args),
-            report=_report,
+            report=report_failure,
         )
         for spec in self._endpoint.functions:
             tell_gaps(spec)
@@ -75,35 +80,20 @@ class Serving:
         finally:
             await self._server.close(_GRACE_S)
             await self._engine.close(_GRACE_S)
-        _say("stopped")
+        say("stopped")
         return self._exit_code
 
     async def _set_up(self) -> bool:
         """Run every `setup`; return whether to go on."""
-        setup = asyncio.ensure_future(self._engine.setup())
-        stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait((setup, stop), return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not setup.done():
-            setup.cancel()
-            return False
-        error = setup.exception()
-        if error is None:
-            return True
-        if not isinstance(error, WorkerError):
-            import traceback
-
-            traceback.print_exception(error)
-        _say(f"setup failed: {type(error).__name__}: {error}")
-        self._exit_code = classify(error).exit_code
-        return False
+        self._exit_code = await set_up(self._engine, self._stop)
+        return self._exit_code == 0 and not self._stop.is_set()
 
     async def _answer(self) -> None:
         await self._server.listen(self._claim.listener)
         functions = sorted(spec.registered_name for spec in self._endpoint.functions)
-        _say(f"listening on {self._claim.address} (functions: {', '.join(functions)})")
+        say(f"listening on {self._claim.address} (functions: {', '.join(functions)})")
         self._claim.announce(self._sidecar(functions))
-        _say("ready")
+        say("ready")
         if not self._args.no_stdin and _is_stdin_for_frames():
             from gen_worker.runtime.ndjson.stdio import attach_stdio
 
@@ -127,7 +117,7 @@ class Serving:
                 await asyncio.wait_for(self._stop.wait(), timeout)
             except TimeoutError:
                 if self._server.idle_s >= limit:
-                    _say(f"no request for {limit:g} s")
+                    say(f"no request for {limit:g} s")
                     return
 
     def _sidecar(self, functions: list[str]) -> dict[str, object]:
@@ -147,6 +137,26 @@ class Serving:
         return document | ({"token": self._token} if self._token else {})
 
 
+async def set_up(engine: Engine, stop: asyncio.Event) -> int:
+    """Run every `setup` unless told to stop; return the exit code."""
+    setup = asyncio.ensure_future(engine.setup())
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((setup, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not setup.done():
+        setup.cancel()
+        return 0
+    error = setup.exception()
+    if error is None:
+        return 0
+    if not isinstance(error, WorkerError):
+        import traceback
+
+        traceback.print_exception(error)
+    say(f"setup failed: {type(error).__name__}: {error}")
+    return classify(error).exit_code
+
+
 def _is_stdin_for_frames() -> bool:
     """Terminals, pipes and files are read; /dev/null and a closed stdin mean a service."""
     if sys.stdin is None:  # closed: descriptor 0 may be anything by now
@@ -158,23 +168,28 @@ def _is_stdin_for_frames() -> bool:
     return os.isatty(0) or not stat.S_ISCHR(mode)
 
 
-def _token(claim: Claim) -> str:
-    """Return what frames must carry: nothing where only this machine can connect."""
-    if claim.address.is_private:
+def choose_token(address: TcpAddress | UnixAddress, where: str) -> str:
+    """Return what clients must bring: nothing where only this machine can connect.
+
+    Args:
+        address: Where the server listens.
+        where: What is said of a token that nobody chose.
+    """
+    if address.is_private:
         return ""
     token = serve_token()
     if not token:
         import secrets
 
         token = secrets.token_urlsafe(24)
-        _say(
-            f"{claim.address} is reachable from other machines: frames need the token in "
-            ".gen-worker.serve.json, or set GEN_WORKER_SERVE_TOKEN to choose it"
+        say(
+            f"{address} is reachable from other machines: {where}, "
+            "or set GEN_WORKER_SERVE_TOKEN to choose it"
         )
     return token
 
 
-def _report(failure: Failure) -> None:
+def report_failure(failure: Failure) -> None:
     """Show what broke, with its traceback. A reader of stderr that stalls stalls nobody."""
     if failure.error_type == "canceled" or not failure.detail:
         return
@@ -182,5 +197,5 @@ def _report(failure: Failure) -> None:
         print(failure.detail.rstrip("\n"), file=sys.stderr, flush=True)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"gen-worker serve: {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,75 @@
-"""Serving plain ASGI applications: uvicorn with uvloop and httptools, on TCP or a unix socket."""
+"""HTTP: one application for every host, and the server it runs on (uvicorn, uvloop, httptools)."""
 
 from __future__ import annotations
 
-from gen_worker.runtime.http.listener import open_listener, url_of
-from gen_worker.runtime.http.server import HttpServer
+from typing import TYPE_CHECKING
 
-__all__ = ["HttpServer", "open_listener", "url_of"]
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.runtime.http.app import HttpApp, HttpOptions
+    from gen_worker.runtime.http.backend import (
+        Backend,
+        FileRoom,
+        Handle,
+        Health,
+        ModelRoom,
+        ServedFunction,
+        Target,
+    )
+    from gen_worker.runtime.http.jobs import Job, JobLimits, Jobs, MemoryJobs, Reader
+    from gen_worker.runtime.http.listener import open_listener, parse_http_address, url_of
+    from gen_worker.runtime.http.local import LocalBackend, LocalFileRoom
+    from gen_worker.runtime.http.local_models import LocalModelRoom
+    from gen_worker.runtime.http.openapi import openapi_of
+    from gen_worker.runtime.http.server import HttpServer
+    from gen_worker.runtime.http.serving import serve_app
+
+# Loaded at first use: a hub that listens needs no engine, and a worker's metrics no routes.
+_MODULES = {
+    "app": ("HttpApp", "HttpOptions"),
+    "backend": (
+        "Backend",
+        "FileRoom",
+        "Handle",
+        "Health",
+        "ModelRoom",
+        "ServedFunction",
+        "Target",
+    ),
+    "jobs": ("Job", "JobLimits", "Jobs", "MemoryJobs", "Reader"),
+    "listener": ("open_listener", "parse_http_address", "url_of"),
+    "local": ("LocalBackend", "LocalFileRoom"),
+    "local_models": ("LocalModelRoom",),
+    "openapi": ("openapi_of",),
+    "server": ("HttpServer",),
+    "serving": ("serve_app",),
+}
+
+__all__ = [  # noqa: RUF022  # in the order of the table
+    "HttpApp",
+    "HttpOptions",
+    "Backend",
+    "FileRoom",
+    "Handle",
+    "Health",
+    "ModelRoom",
+    "ServedFunction",
+    "Target",
+    "Job",
+    "JobLimits",
+    "Jobs",
+    "MemoryJobs",
+    "Reader",
+    "open_listener",
+    "parse_http_address",
+    "url_of",
+    "LocalBackend",
+    "LocalFileRoom",
+    "LocalModelRoom",
+    "openapi_of",
+    "HttpServer",
+    "serve_app",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 
-from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
+from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress, parse_address
 from gen_worker.runtime.ndjson.claim import ListenError
 
-__all__ = ["open_listener", "url_of"]
+__all__ = ["open_listener", "parse_http_address", "url_of"]
 
 _BACKLOG = 1024
 _PROBE_TIMEOUT_S = 1.0
+
+
+def parse_http_address(text: str) -> UnixAddress | TcpAddress:
+    """Read `host:port`, `:port`, `http://host:port`, or what `parse_address` reads.
+
+    Raises:
+        ValidationError: The text is none of these.
+    """
+    if text.startswith("http://"):
+        text = "tcp://" + text.removeprefix("http://").rstrip("/")
+    elif re.fullmatch(r"(?a)(\[[^\]/]+\]|[\w.-]*):[0-9]+", text):
+        text = f"tcp://{text}"
+    return parse_address(text)
 
 
 def open_listener(address: TcpAddress | UnixAddress) -> socket.socket:

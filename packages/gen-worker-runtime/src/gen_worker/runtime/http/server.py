@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -9,39 +10,51 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from gen_worker.runtime.http.connection import protocol_class
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["HttpServer"]
 
 _BACKLOG = 1024
+_TICK_S = 1.0
 
 
 class HttpServer:
     """Serves until it is told to stop. Signals are its caller's business."""
 
-    def __init__(self, app: Any, listener: socket.socket, *, grace_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listener: socket.socket,
+        *,
+        grace_s: float = 10.0,
+        patience_s: float = 30.0,
+    ) -> None:
         """Prepare to serve.
 
         Args:
             app: A plain ASGI callable; it needs no lifespan.
             listener: From `open_listener`; closed when the server ends, with its socket file.
             grace_s: How long a stop waits for requests under way.
+            patience_s: How long a client may leave a request unfinished without sending more of it.
         """
         self._listener = listener
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=protocol_class(),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
+            log_level="error",  # what hostile clients send is not worth a line each
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # passed on to wait_for
         )
-        self._server = _Server(config)
+        self._server = _Server(config, patience_s)
 
     async def serve(self, ready: Callable[[], object] | None = None) -> None:
         """Accept and answer until `stop`; call it on a loop of `gen_worker.runtime.loop.run`.
@@ -62,16 +75,39 @@ class HttpServer:
 
     def stop(self) -> None:
         """Accept nothing more, let requests under way end, then end. From any thread."""
-        self._server.should_exit = True
+        self._server.stop()
 
 
 class _Server(uvicorn.Server):
     ready: Callable[[], object] | None = None
 
+    def __init__(self, config: uvicorn.Config, patience_s: float) -> None:
+        super().__init__(config)
+        self._patience_s = patience_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         if self.ready is not None:
             self.ready()
+
+    async def main_loop(self) -> None:
+        """Tick once a second, not ten times: an idle worker is to take no CPU."""
+        ticks = 0
+        while not await self.on_tick(ticks * 10):
+            for connection in tuple(self.server_state.connections):
+                connection.close_if_stalled(self._patience_s)  # type: ignore[union-attr]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _TICK_S)
+            ticks += 1
+
+    def stop(self) -> None:
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the server with it
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

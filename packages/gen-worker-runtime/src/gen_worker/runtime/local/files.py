@@ -81,8 +81,8 @@ class LocalFiles(LocalOutputs):
 
     def _materialize(self, value: F, limits: FileLimits, request_id: str) -> F:
         # Late: only some payloads name files.
-        from gen_worker.runtime.files.input_checks import check_size
         from gen_worker.runtime.files.described import described
+        from gen_worker.runtime.files.input_checks import check_size
 
         inline = getattr(value, "inline_bytes", None)
         if not value.ref and inline is None:
@@ -101,15 +101,23 @@ class LocalFiles(LocalOutputs):
             from gen_worker.models.assembly import open_store
 
             return open_store(self._cas_dir).blob(digest)
-        if not self._allow_local_files:
+        stored = self._stored_output(value.ref)
+        if stored is None and not self._allow_local_files:
             raise ValidationError(f"file {value.ref!r} is refused: send the content inline instead")
-        return self._stored_output(value.ref) or _path_of(value.ref)
+        return stored or _path_of(value.ref)
 
     def _stored_output(self, ref: str) -> str | None:
-        """Return the file of an earlier call's output, so that calls can be chained."""
+        """Return the file of an earlier call's output or upload, so that calls can be chained.
+
+        Of callers who may name no files of this machine, a link among the outputs leads nowhere.
+        """
         if not ref.startswith("jobs/"):
             return None
         path = self.path_of(ref)
+        if not self._allow_local_files and os.path.realpath(path) != os.path.join(
+            os.path.realpath(self.root), os.path.relpath(path, self.root)
+        ):
+            return None
         return path if os.path.isfile(path) else None
 
     def _write_inline(self, ref: str, content: bytes, request_id: str) -> str:

@@ -45,6 +45,11 @@ class LocalModels:
         return f"<LocalModels {self._library or 'unused'}>"
 
     @property
+    def is_used(self) -> bool:
+        """Whether anybody has asked for a model yet."""
+        return self._library is not None
+
+    @property
     def library(self) -> ModelLibrary:
         """What holds the models.
 

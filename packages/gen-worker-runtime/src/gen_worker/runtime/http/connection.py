@@ -1,0 +1,114 @@
+"""What one connection may do to the server: how much head it sends, and how slowly."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.runtime.http.exchange import CONNECTION
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gen_worker.runtime.http.exchange import Leaver
+
+__all__ = ["protocol_class"]
+
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_HEADERS = 100
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
+_END = b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def protocol_class() -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with limits, for the parser that this system has."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:  # h11 has limits of its own
+        from uvicorn.protocols.http.h11_impl import H11Protocol
+
+        class Unwatched(H11Protocol):
+            def close_if_stalled(self, _patience_s: float) -> None:
+                return
+
+        return Unwatched
+
+    class Limited(HttpToolsProtocol):
+        """A connection whose heads are bounded, and whose requests have to keep coming."""
+
+        # The first request is due with the connection.
+        _is_unfinished = True
+        _is_in_head = True
+        _has_begun = False
+        _has_too_many = False
+        _head_bytes = 0
+
+        leaver: Leaver | None = None
+        """Whose client this is; see `exchange.Departures`."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._heard_at = time.monotonic()
+            self._extensions: dict[str, dict[object, object]] = {CONNECTION: {CONNECTION: self}}
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._extensions.clear()  # which lead back here
+            leaver, self.leaver = self.leaver, None
+            if leaver is not None and not leaver.is_over:
+                leaver.left()
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
+            self._has_begun = False
+            super().data_received(data)
+            if self._is_unfinished:
+                self._heard_at = time.monotonic()
+                # The parser keeps what belongs to no whole header, and would keep any amount.
+                if self._is_in_head and not self._has_begun:
+                    self._head_bytes += len(data)
+                    if self._head_bytes > _MAX_HEAD_BYTES:
+                        self._refuse(_TOO_LARGE)
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._is_unfinished = self._is_in_head = self._has_begun = True
+            self._head_bytes = 0
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            if len(self.headers) > _MAX_HEADERS:
+                self._has_too_many = True
+                raise ValueError  # the parser then refuses the whole request
+
+        def on_headers_complete(self) -> None:
+            self._is_in_head = False
+            self.scope["extensions"] = self._extensions
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._is_unfinished = False
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            if self._has_too_many:
+                self._refuse(_TOO_LARGE)
+            else:
+                super().send_400_response(msg)
+
+        def close_if_stalled(self, patience_s: float) -> None:
+            """Close the connection if its request has stopped coming."""
+            is_silent = time.monotonic() - self._heard_at > patience_s
+            if self._is_unfinished and is_silent and not self.flow.read_paused:
+                self._refuse(_TOO_SLOW)
+
+        def _refuse(self, status: bytes) -> None:
+            if not self.transport.is_closing():
+                if self.cycle is None or self.cycle.response_complete:
+                    self.transport.write(status + _END)
+                self.transport.close()
+
+    return Limited

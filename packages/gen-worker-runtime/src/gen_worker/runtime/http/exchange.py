@@ -1,0 +1,149 @@
+"""One request and its answer over plain ASGI, for the routes that have to be quick."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gen_worker.models.hub.local.refusals import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    Scope = Mapping[str, Any]
+    Headers = dict[bytes, bytes]
+
+__all__ = [
+    "CONNECTION",
+    "ClientGoneError",
+    "Departures",
+    "Leaver",
+    "read_body",
+    "respond",
+    "send_events",
+    "start_events",
+]
+
+CONNECTION = "gen_worker.connection"
+"""Extension of a scope: the connection itself, which tells its `leaver` when it is lost."""
+
+_JSON = (b"content-type", b"application/json")
+_EVENTS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+_LOOK_S = 0.001
+_SHORT = 6  # digits of a length that is within every limit
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for an answer any more."""
+
+
+async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        Refusal: 413, it is too long; it is then not read to its end.
+        ClientGoneError: It was not sent to its end.
+    """
+    length = headers.get(b"content-length", b"")
+    if len(length) > _SHORT and (not length.isdigit() or int(length) > max_bytes):
+        raise _too_long(max_bytes)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_long(max_bytes)
+        return body
+    parts = bytearray()
+    while message["type"] == "http.request":
+        parts += message.get("body", b"")
+        if len(parts) > max_bytes:
+            raise _too_long(max_bytes)
+        if not message.get("more_body"):
+            return bytes(parts)
+        message = await receive()
+    raise ClientGoneError
+
+
+def _too_long(max_bytes: int) -> Refusal:
+    return Refusal(413, "body_too_large", f"the body has more than {max_bytes} bytes")
+
+
+async def respond(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    """Answer with JSON."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *more]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def start_events(send: Send) -> None:
+    """Begin an answer that is a stream of events."""
+    await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+
+
+async def send_events(send: Send, data: bytes, *, is_last: bool = False) -> None:
+    """Send some events; waits while the client is behind."""
+    await send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+
+class Leaver(Protocol):
+    """Somebody whose client may leave."""
+
+    receive: Receive
+    is_over: bool
+    """Whether there is nothing left to cancel."""
+
+    def left(self) -> None:
+        """Take note that the client has gone."""
+        ...
+
+
+class Departures:
+    """Tells calls that their client has gone.
+
+    Our own server says so itself (`CONNECTION`). Elsewhere each call has a task that watches, but
+    not at once: most are over before anybody could leave.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fresh: list[Leaver] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watch(self, leaver: Leaver, scope: Scope) -> None:
+        """Call `leaver.left` when the client of this scope goes."""
+        extension = (scope.get("extensions") or {}).get(CONNECTION)
+        if extension is not None:
+            extension[CONNECTION].leaver = leaver
+            return
+        self._fresh.append(leaver)
+        if len(self._fresh) == 1:
+            self._loop.call_later(_LOOK_S, self._look)
+
+    def forget(self, scope: Scope) -> None:
+        """Note that nothing is under way for this client any more."""
+        extension = (scope.get("extensions") or {}).get(CONNECTION)
+        if extension is not None:
+            extension[CONNECTION].leaver = None
+
+    def _look(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for leaver in fresh:
+            if not leaver.is_over:
+                task = self._loop.create_task(_wait_for_departure(leaver))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+
+async def _wait_for_departure(leaver: Leaver) -> None:
+    # A server also says this when the answer was sent, so the task always ends.
+    while (await leaver.receive())["type"] != "http.disconnect":
+        pass
+    if not leaver.is_over:
+        leaver.left()

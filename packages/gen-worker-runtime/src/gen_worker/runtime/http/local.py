@@ -1,0 +1,166 @@
+"""The engine of this process behind the HTTP app, with the files and models of this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.errors import UnknownFunctionError, ValidationError
+from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.names import slugify_name
+from gen_worker.paths import safe_join
+from gen_worker.runtime.engine import EngineLimits
+from gen_worker.runtime.http.backend import Health, ServedFunction
+from gen_worker.runtime.http.jobs import JobLimits, MemoryJobs
+from gen_worker.runtime.http.plain_metrics import engine_metrics
+from gen_worker.schema import SchemaError, json_schema
+from gen_worker.spec import payload_type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gen_worker.context.local import LocalOutputs
+    from gen_worker.runtime.engine import Engine, Invocation, RunningCall, Sink
+    from gen_worker.runtime.http.backend import FileRoom, ModelRoom, Target
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["LocalBackend", "LocalFileRoom"]
+
+_ROOM = "jobs/"
+
+
+class LocalBackend:
+    """Calls run in this process, which has one copy of one endpoint, whatever a tag says."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        endpoint: str = "",
+        files: FileRoom | None = None,
+        models: ModelRoom | None = None,
+        device: str | None = None,
+        metrics: Callable[[], bytes] | None = None,
+        jobs: JobLimits | None = None,
+        max_queue: int = EngineLimits().max_queue,
+    ) -> None:
+        """Answer for an engine; made on the loop it runs on.
+
+        Args:
+            engine: Runs the calls.
+            endpoint: The project's name; callers may put it before a function's.
+            files: Where outputs are.
+            models: Of this machine.
+            device: Where every call runs; None leaves it to the engine.
+            metrics: Makes the text of `/metrics`; by default the engine's own figures.
+            jobs: What is kept of submitted requests.
+            max_queue: Of the engine's limits: with as many calls waiting, this host is not ready.
+        """
+        self.jobs = MemoryJobs(self.submit, jobs)
+        self.files = files
+        self.models = models
+        self.is_starting = False
+        """Whether setups are still to be run before anybody should call."""
+        self._engine = engine
+        self._endpoint = endpoint
+        self._device = device
+        self._max_queue = max_queue
+        self._metrics = metrics
+        self._served: tuple[ServedFunction, ...] | None = None
+
+    def find(self, target: Target) -> str:
+        if target.endpoint and slugify_name(target.endpoint) != slugify_name(self._endpoint):
+            raise UnknownFunctionError(
+                f"there is no endpoint {target.endpoint!r} here: it is {self._endpoint!r}"
+            )
+        return self._engine.lookup(target.function).name
+
+    def functions(self) -> Sequence[ServedFunction]:
+        if self._served is None:
+            specs = self._engine.functions.values()
+            self._served = tuple(_served(spec, self._endpoint) for spec in specs)
+        return self._served
+
+    def submit(self, invocation: Invocation, sink: Sink) -> RunningCall:
+        if self._device is not None:
+            invocation = msgspec.structs.replace(invocation, device=self._device)
+        return self._engine.submit(invocation, sink)
+
+    async def warm_up(self, function: str) -> None:
+        await self._engine.setup([function])
+
+    def health(self) -> Health:
+        figures = self._engine.statistics()
+        broken, unready = [], []
+        if figures.stuck_threads:
+            broken.append(f"{figures.stuck_threads} handler(s) do not stop")
+        if self.is_starting:
+            unready.append("setup is under way")
+        if figures.queued >= self._max_queue:
+            unready.append(f"{figures.queued} calls are waiting")
+        return Health(broken=tuple(broken), unready=tuple(unready))
+
+    def status(self) -> dict[str, Any]:
+        return {"endpoint": self._endpoint, "engine": self._engine.statistics()}
+
+    def metrics(self) -> bytes:
+        if self._metrics is not None:
+            return self._metrics()
+        return engine_metrics(self._engine.statistics())
+
+
+def _served(spec: FunctionSpec, endpoint: str) -> ServedFunction:
+    output = spec.delta_type if spec.is_streamed else spec.result_type
+    return ServedFunction(
+        name=spec.name,
+        registered_name=spec.registered_name,
+        python_name=spec.python_name,
+        endpoint=endpoint,
+        kind=spec.kind,
+        output_mode=spec.output_mode,
+        input_schema=_schema(payload_type_of(spec)),
+        output_schema=_schema(output),
+        label=spec.label,
+        description=spec.description,
+        timeout_ms=spec.timeout_ms,
+    )
+
+
+def _schema(annotation: Any) -> dict[str, Any] | None:
+    if annotation is None:
+        return None
+    try:
+        return json_schema(annotation)
+    except SchemaError:  # discovery told the author; a caller can do without
+        return None
+
+
+class LocalFileRoom:
+    """Outputs below one directory, and what callers upload beside them."""
+
+    def __init__(self, outputs: LocalOutputs) -> None:
+        self._outputs = outputs
+
+    def path_of(self, ref: str) -> str:
+        root = os.path.realpath(self._outputs.root)
+        try:
+            path = os.path.realpath(safe_join(root, ref)) if ref.startswith(_ROOM) else ""
+        except ValidationError:
+            path = ""
+        # A link among the outputs must not lead out of them.
+        if not path.startswith(os.path.join(root, _ROOM)) or not os.path.isfile(path):
+            raise Refusal(404, "file_not_found", "there is no such file")
+        return path
+
+    def new_upload(self, name: str) -> tuple[str, str]:
+        ref = f"{_ROOM}upload-{os.urandom(8).hex()}/inputs/{name}"
+        try:
+            path = safe_join(self._outputs.root, ref)
+        except ValidationError as error:
+            raise Refusal(400, "invalid_name", f"the file's name is refused: {error}") from error
+        if "/" in name or name in ("", "."):
+            raise Refusal(400, "invalid_name", f"{name!r} is no name of one file")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return ref, path

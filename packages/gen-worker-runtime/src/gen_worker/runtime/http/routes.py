@@ -1,0 +1,257 @@
+"""Everything but the calls themselves: submitted requests, files, models, facts about this host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from gen_worker.errors import WorkerError, classify
+from gen_worker.models.hub.local.asgi import Answer, FileAnswer, receive_file
+from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.models.hub.local.routing import Route
+from gen_worker.runtime.http.openapi import openapi_of
+from gen_worker.version import sdk_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
+
+    from gen_worker.models.hub.local.asgi import Call
+    from gen_worker.runtime.http.backend import Backend, FileRoom, ModelRoom
+    from gen_worker.runtime.http.jobs import Job
+
+__all__ = ["FactRoutes", "FileRoutes", "JobRoutes", "ModelRoutes"]
+
+T = TypeVar("T")
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+_SANDBOX = {
+    # What an author's function wrote is nobody's web page.
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "sandbox; default-src 'none'",
+    "cache-control": "no-cache",
+}
+
+
+class FactRoutes:
+    """What this host serves and how it is."""
+
+    def __init__(self, backend: Backend, is_draining: Callable[[], bool]) -> None:
+        self._backend = backend
+        self._is_draining = is_draining
+        self._started_at = time.time()
+
+    def table(self) -> Iterator[Route]:
+        yield Route("GET HEAD", "/healthz", "nothing", self.health, is_stream=True)
+        yield Route("GET HEAD", "/readyz", "nothing", self.readiness, is_stream=True)
+        yield Route("GET HEAD", "/metrics", "read", self.metrics, is_stream=True)
+        yield Route("GET HEAD", "/openapi.json", "read", self.openapi, is_stream=True)
+        yield Route("GET HEAD", "/v1/functions", "read", self.functions, is_stream=True)
+        yield Route("GET HEAD", "/v1/status", "read", self.status, is_stream=True)
+
+    async def health(self, _call: Call) -> Answer:
+        broken = list(self._backend.health().broken)
+        return Answer({"ok": not broken, "reasons": broken}, status=503 if broken else 200)
+
+    async def readiness(self, _call: Call) -> Answer:
+        health = self._backend.health()
+        reasons = [*health.broken, *health.unready, *(["draining"] if self._is_draining() else [])]
+        headers = {"retry-after": "1"} if reasons else {}
+        status = 503 if reasons else 200
+        return Answer({"ready": not reasons, "reasons": reasons}, status=status, headers=headers)
+
+    async def metrics(self, _call: Call) -> Answer:
+        return Answer(self._backend.metrics(), content_type=_PROMETHEUS)
+
+    async def openapi(self, _call: Call) -> Answer:
+        return Answer(openapi_of(self._backend.functions()))
+
+    async def functions(self, _call: Call) -> Answer:
+        return Answer({"functions": self._backend.functions()})
+
+    async def status(self, _call: Call) -> Answer:
+        backend = self._backend
+        models = backend.models
+        return Answer(
+            {
+                "ok": True,
+                "functions": sorted(served.name for served in backend.functions()),
+                "model_cache": {} if models is None else models.statistics(),
+                "gen_worker_version": sdk_version(),
+                "started_at": self._started_at,
+                "draining": self._is_draining(),
+                **backend.status(),
+            }
+        )
+
+
+class JobRoutes:
+    """Requests that were submitted. `POST /v1/requests` itself is a call, and elsewhere."""
+
+    def __init__(self, backend: Backend, cancel_waiting: Callable[[str], bool | None]) -> None:
+        """Answer for what `backend.jobs` keeps.
+
+        Args:
+            backend: Keeps the jobs.
+            cancel_waiting: Cancels a call whose caller waits for it; None when there is none.
+        """
+        self._backend = backend
+        self._cancel_waiting = cancel_waiting
+
+    def table(self) -> Iterator[Route]:
+        yield Route("GET HEAD", "/v1/requests/{id}", "read", self.show, is_stream=True)
+        yield Route("DELETE", "/v1/requests/{id}", "write", self.cancel, is_stream=True)
+
+    async def show(self, call: Call) -> Answer:
+        job = self.job(call.params["id"])
+        return Answer(job.answer(), content_type="application/json")
+
+    async def cancel(self, call: Call) -> Answer:
+        request_id = call.params["id"]
+        is_canceled = self._cancel_waiting(request_id)
+        status = "running"
+        if is_canceled is None:
+            job = self.job(request_id)
+            is_canceled, status = job.cancel("caller"), job.status
+        return Answer({"request_id": request_id, "canceled": is_canceled, "status": status})
+
+    def job(self, request_id: str) -> Job:
+        job = self._backend.jobs.find(request_id)
+        if job is None:
+            raise Refusal(
+                404,
+                "unknown_request",
+                f"there is no request {request_id[:130]!r} here; those that have ended are kept "
+                "for a while",
+            )
+        return job
+
+
+class FileRoutes:
+    """Files in, for payloads to refer to; outputs out."""
+
+    def __init__(self, room: FileRoom, executor: Executor, max_bytes: int) -> None:
+        self._room = room
+        self._executor = executor
+        self._max_bytes = max_bytes
+
+    def table(self) -> Iterator[Route]:
+        yield Route("POST", "/v1/files", "write", self.upload, is_stream=True)
+        yield Route("GET HEAD", "/v1/files/{ref*}", "read", self.download, is_stream=True)
+
+    async def upload(self, call: Call) -> Answer:
+        loop = asyncio.get_running_loop()
+        name = call.query.get("name", "file")
+        ref, path = await loop.run_in_executor(self._executor, self._room.new_upload, name)
+        length = call.headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdecimal() else None
+        if size is not None and size > self._max_bytes:
+            raise Refusal(413, "body_too_large", f"the body has more than {self._max_bytes} bytes")
+        try:
+            total = await receive_file(
+                call, path, self._executor, size_bytes=size, max_bytes=self._max_bytes, hashers=()
+            )
+        except BaseException:
+            await loop.run_in_executor(self._executor, _discard, path)
+            raise
+        location = {"location": f"/v1/files/{ref}"}
+        return Answer({"ref": ref, "size_bytes": total}, status=201, headers=location)
+
+    async def download(self, call: Call) -> FileAnswer:
+        loop = asyncio.get_running_loop()
+        ref = call.params["ref"]
+        path, etag = await loop.run_in_executor(self._executor, self._found, ref)
+        import mimetypes  # its table is read at first use
+
+        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        return FileAnswer(path, etag=etag, content_type=kind, headers=_SANDBOX)
+
+    def _found(self, ref: str) -> tuple[str, str]:
+        path = self._room.path_of(ref)
+        status = os.stat(path)
+        return path, f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _discard(path: str) -> None:
+    try:
+        os.unlink(path)
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        return  # it was never made
+
+
+class _Model(msgspec.Struct, frozen=True):
+    ref: str = ""
+    model_ref: str = ""
+    model_id: str = ""
+    dtypes: tuple[str, ...] = ()
+    file_type: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.ref or self.model_ref or self.model_id
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: tuple[_Model | str, ...] = ()
+
+
+class _ModelId(msgspec.Struct, frozen=True):
+    model_id: str = ""
+
+
+class ModelRoutes:
+    """What is kept of models here. Runs in threads: loading blocks."""
+
+    def __init__(self, room: ModelRoom) -> None:
+        self._room = room
+
+    def table(self) -> Iterator[Route]:
+        yield Route("GET HEAD", "/v1/models/status", "read", self.status)
+        yield Route("POST", "/v1/models/prefetch", "write", self.prefetch)
+        yield Route("POST", "/v1/models/load", "write", self.load)
+        yield Route("POST", "/v1/models/unload", "write", self.unload)
+
+    def status(self, _call: Call) -> Answer:
+        return Answer({"ok": True, "model_cache": self._room.statistics()})
+
+    def prefetch(self, call: Call) -> Answer:
+        wanted = [
+            model if isinstance(model, _Model) else _Model(ref=model)
+            for model in call.read(_Models).models
+        ]
+        if not wanted or not all(model.name for model in wanted):
+            raise Refusal(400, "missing_models", "say which: `models` with a `ref` each")
+        return Answer({"results": [self._fetched(model) for model in wanted]})
+
+    def _fetched(self, model: _Model) -> dict[str, Any]:
+        began = time.perf_counter()
+        result: dict[str, Any] = {"model_id": model.name, "ok": True}
+        try:
+            self._room.prefetch(model.name, model.dtypes)
+        except WorkerError as error:
+            failure = classify(error, origin="input")
+            result |= {"ok": False, "error_type": failure.error_type, "error": failure.message}
+        result["duration_ms"] = round((time.perf_counter() - began) * 1e3, 3)
+        return result
+
+    def load(self, call: Call) -> Answer:
+        return self._done(call, self._room.load)
+
+    def unload(self, call: Call) -> Answer:
+        return self._done(call, self._room.unload)
+
+    def _done(self, call: Call, act: Callable[[str], object]) -> Answer:
+        model_id = call.read(_ModelId).model_id
+        if not model_id:
+            raise Refusal(400, "missing_model_id", "say which: `model_id`")
+        try:
+            found = act(model_id)
+        except WorkerError as error:
+            return Answer({"ok": False, "error_message": classify(error, origin="input").message})
+        text = f"the model {model_id!r} is not loaded" if found is False else None
+        return Answer({"ok": text is None, "error_message": text})

@@ -1,0 +1,202 @@
+"""`python -m gen_worker.testing.http_runner`: an endpoint on a laptop, answering over HTTP.
+
+No token is asked for on any address. Statuses are 200, 400, 404 and 500; everything else is as in
+`gen-worker serve --http`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gen_worker.errors import WorkerError
+from gen_worker.manifest import IMAGE_LOCK_PATH, load_lock
+from gen_worker.names import slugify_name
+from gen_worker.runtime.engine import Engine, EngineLimits
+from gen_worker.runtime.http import (
+    HttpApp,
+    HttpOptions,
+    LocalBackend,
+    LocalFileRoom,
+    LocalModelRoom,
+    open_listener,
+    parse_http_address,
+    serve_app,
+    url_of,
+)
+from gen_worker.runtime.http.settings import HttpRunnerSettings
+from gen_worker.runtime.local import JsonLineEvents, local_ports
+from gen_worker.runtime.loop import run
+from gen_worker.settings import load, load_settings
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from gen_worker.errors import Failure
+    from gen_worker.settings import CoreSettings
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["main"]
+
+_ENDPOINT = "endpoint.toml"
+_OWNER = "local-dev"
+_GRACE_S = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal says stop; return the exit code."""
+    try:
+        settings = load_settings()
+        args = _parser(load(HttpRunnerSettings), settings).parse_args(arguments)
+        address = parse_http_address(args.listen)
+        listener = open_listener(address)
+        try:
+            name, functions = _import_endpoint(args.manifest, args.endpoint_root)
+            if not address.is_private:
+                _say(f"{address} is reachable from other machines, and no token is asked for")
+            return run(_serve(args, settings, listener, name, functions))
+        finally:
+            listener.close()
+    except WorkerError as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(defaults: HttpRunnerSettings, settings: CoreSettings) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m gen_worker.testing.http_runner",
+        description="Run an endpoint's functions on this machine, for requests over HTTP.",
+    )
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", default=defaults.listen, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--manifest",
+        metavar="PATH",
+        default=settings.lock_path or IMAGE_LOCK_PATH,
+        help="endpoint.lock; without one the project's endpoint.toml counts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--endpoint-root",
+        metavar="DIR",
+        default=defaults.endpoint_root,
+        help="the project; it and its src are put on the import path (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--outputs",
+        metavar="DIR",
+        default=defaults.outputs,
+        help="where outputs go, as jobs/<request_id>/outputs/... (default: %(default)s)",
+    )
+    return parser
+
+
+def _import_endpoint(manifest: str, root: str) -> tuple[str, tuple[FunctionSpec, ...]]:
+    """Return the endpoint's name and its functions.
+
+    Raises:
+        LockError: There is neither a lock nor a project.
+        ProblemsError: The lock or the project is wrong.
+    """
+    from gen_worker.discovery import discover
+
+    project = os.path.join(root, _ENDPOINT)
+    if not os.path.exists(manifest) and os.path.exists(project):
+        from gen_worker.project import load_project
+
+        loaded = load_project(project)
+        return loaded.endpoint_name, discover(root, loaded.main).raise_if_wrong().functions
+    modules = load_lock(manifest).modules
+    functions = discover(root, modules, skip_broken=True).raise_if_wrong().functions
+    name = ""
+    if os.path.exists(project):
+        from gen_worker.project import load_project
+
+        name = load_project(project).endpoint_name
+    return name or slugify_name(modules[0].partition(".")[0]), functions
+
+
+async def _serve(
+    args: argparse.Namespace,
+    settings: CoreSettings,
+    listener: socket.socket,
+    name: str,
+    functions: tuple[FunctionSpec, ...],
+) -> int:
+    events = JsonLineEvents(sys.stderr)
+    ports = local_ports(events=events, output_dir=args.outputs, allow_local_files=False)
+    limits = EngineLimits(
+        max_input_bytes=settings.max_input_bytes,
+        max_output_bytes=settings.max_output_bytes,
+        max_output_delta_bytes=settings.max_output_delta_bytes,
+    )
+    devices = _devices(functions, settings.local_device)
+    engine = Engine(functions, ports, limits=limits, devices=devices)
+    backend = LocalBackend(
+        engine,
+        endpoint=name,
+        files=LocalFileRoom(ports.files),  # type: ignore[arg-type]  # of a laptop
+        models=LocalModelRoom(ports.models, functions, devices[0]),  # type: ignore[arg-type]
+        device=settings.local_device or None,
+    )
+    app = HttpApp(backend, HttpOptions(owner=_OWNER, is_plain=True), report=_report)
+    stop = _stop_signals()
+
+    def ready() -> None:
+        names = ", ".join(sorted(engine.functions))
+        _say(f"listening on {url_of(listener)} (functions: {names})")
+
+    try:
+        await serve_app(app, listener, stop, ready=ready)
+    finally:
+        await engine.close(_GRACE_S)
+    return 0
+
+
+def _devices(functions: Sequence[FunctionSpec], chosen: str) -> tuple[str, ...]:
+    """Return the chosen device, else every GPU when a function needs one, else the CPU."""
+    if chosen:
+        return (chosen,)
+    if any(spec.resources.needs_gpu for spec in functions):
+        try:
+            torch = import_module("torch")
+        except ImportError:
+            return ("cpu",)
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
+    return ("cpu",)
+
+
+def _stop_signals() -> asyncio.Event:
+    """Return what the first SIGINT or SIGTERM sets; the second ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _report(failure: Failure) -> None:
+    if failure.error_type != "canceled" and failure.detail:
+        print(failure.detail.rstrip("\n"), file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    print(f"http_runner: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
