@@ -99,11 +99,15 @@ def apply(state: EndpointState, config: EndpointConfig) -> EndpointState:
             for function, refs in config.models_by_function.items()
         }
     has_new_keys = state.has_new_keys or has_update
+    if has_new_keys:
+        allowed = _widened(state, config.supported_refs, _refs_of(models, *by_function.values()))
+    else:
+        allowed = _narrowed(state, config.supported_refs)
     return msgspec.structs.replace(
         state,
         models=models,
         models_by_function=by_function,
-        allowed=_allowed(state, config.supported_refs, has_new_keys),
+        allowed=allowed,
         repos=ref_index(config.repos),
         required=_canonical(state, config.required_refs),
         disabled={one.function: _gate(one) for one in config.disabled_functions},
@@ -158,16 +162,26 @@ def _keyspace(
     }
 
 
-def _allowed(
-    state: EndpointState, supported: tuple[str, ...], has_new_keys: bool
-) -> tuple[str, ...]:
-    """Return what may be used; the orchestrator narrows what was built, unless it sent keys."""
+def _narrowed(state: EndpointState, supported: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what of the image may be used, in the orchestrator's order."""
     wanted = _canonical(state, supported)
     if not wanted or _ALL in wanted:
         return state.scope
-    if has_new_keys or not state.scope:
-        return wanted
     return tuple(ref for ref in wanted if ref in state.scope)
+
+
+def _widened(
+    state: EndpointState, supported: tuple[str, ...], keyed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return what may be used where the orchestrator sent keys: then it may also widen."""
+    wanted = _canonical(state, supported)
+    if not wanted or _ALL in wanted:
+        return tuple(dict.fromkeys((*state.scope, *keyed)))
+    return wanted
+
+
+def _refs_of(*keyspaces: Keyspace) -> tuple[str, ...]:
+    return tuple(model.ref for keyspace in keyspaces for model in keyspace.values())
 
 
 def _gate(disabled: DisabledFunction) -> Gate:

@@ -12,6 +12,7 @@ import msgspec
 from gen_worker.errors import UnknownFunctionError, classify
 from gen_worker.events import Delta, Failed, Result
 from gen_worker.runtime.engine import Invocation
+from gen_worker.runtime.telemetry.memory import MemoryGauge
 from gen_worker.runtime.wire import (
     DEFAULT_ITEM_ID,
     JobResult,
@@ -23,8 +24,7 @@ from gen_worker.runtime.wire import (
 from gen_worker.runtime.wire.refs import ref_index
 from gen_worker.runtime.worker import admission
 from gen_worker.runtime.worker.endpoint_config import terminal_gate
-from gen_worker.runtime.worker.observing import MemoryGauge, Pace
-from gen_worker.runtime.worker.reporting import tell
+from gen_worker.runtime.worker.observing import Pace
 from gen_worker.runtime.worker.serving import Served, served_functions
 from gen_worker.types import Compute
 
@@ -61,6 +61,10 @@ class JobObserver(Protocol):
         """Take note of a job that was admitted; it has no call yet."""
         ...
 
+    def refused(self, request: JobRequest, refusal: Refusal) -> None:
+        """Take note of a request that is not let in."""
+        ...
+
     def ended(self, job: Job, outcome: Result | Failed, observation: Observation) -> None:
         """Take note of its end, right after its result went to the outbox."""
         ...
@@ -87,6 +91,7 @@ class Job:
         self.pace = Pace(self.began_at) if served.is_streamed else None
         self.stopped_items: frozenset[str] = frozenset()
         self.queued = queued
+        self.memory = jobs.gauge.begin()
         self._jobs = jobs
 
     def __repr__(self) -> str:
@@ -142,6 +147,7 @@ class Jobs:
         devices: Collection[str] = ("cpu",),
         limits: JobLimits | None = None,
         observer: JobObserver | None = None,
+        gauge: MemoryGauge | None = None,
         unix_time: Callable[[], float],
     ) -> None:
         """Take jobs for an engine.
@@ -155,6 +161,7 @@ class Jobs:
             devices: Of the engine.
             limits: Of what is taken in.
             observer: Reports on jobs besides their results.
+            gauge: Measures the memory of jobs.
             unix_time: Seconds.
         """
         self.outbox = outbox
@@ -169,7 +176,7 @@ class Jobs:
         self._observer = observer
         self._unix_time = unix_time
         self._served = served_functions(engine.functions)
-        self._gauge = MemoryGauge()
+        self.gauge = MemoryGauge() if gauge is None else gauge
         self._is_draining = False
         self._idle: asyncio.Event | None = None
 
@@ -356,7 +363,7 @@ class Jobs:
     def _observe(self, job: Job, timings: Timings, failure: Failure | None) -> Observation:
         identity, pace, served = self._identity(), job.pace, job.served
         took_ms = (perf_counter() - job.began_at) * 1000
-        device = job.call.device
+        ram_bytes, vram_bytes = self.gauge.end(job.memory)
         return Observation(
             release_id=identity.release_id,
             function=served.spec.name,
@@ -366,8 +373,8 @@ class Jobs:
             error_type="" if failure is None else failure.error_type,
             runtime_ms=round(max(0.0, took_ms - timings.queue_ms)),
             local_queue_ms=round(timings.queue_ms),
-            peak_memory_bytes=self._gauge.resident_bytes(),
-            peak_vram_bytes=0 if device is None else self._gauge.take_vram_peak(device),
+            peak_memory_bytes=ram_bytes,
+            peak_vram_bytes=vram_bytes,
             active_count_at_start=job.others,
             local_queued_count_at_start=job.queued,
             ttft_ms=0 if pace is None or pace.first_s is None else _at_least_1_ms(pace.first_s),
@@ -376,7 +383,8 @@ class Jobs:
         )
 
     def _refuse(self, request: JobRequest, refusal: Refusal) -> None:
-        tell(self.outbox, "request.rejected", refusal.event, request.request_id)
+        if self._observer is not None:
+            self._observer.refused(request, refusal)
         identity = self._identity()
         self.outbox.result(
             JobResult(

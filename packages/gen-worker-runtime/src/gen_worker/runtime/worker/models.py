@@ -35,7 +35,6 @@ __all__ = ["WorkerModels", "snapshot_of_repo"]
 
 _log = logging.getLogger("gen_worker.worker")
 
-_RENEWAL_S = 30.0
 _LOOK_S = 0.2
 _MAX_STEP_REPORTS = 20
 
@@ -49,6 +48,7 @@ class WorkerModels:
         find_repo: FindRepo,
         *,
         observe: Callable[[TierChange], None] | None = None,
+        renewal_s: float = 30.0,
         library: Callable[..., ModelLibrary] | None = None,
     ) -> None:
         """Prepare.
@@ -57,11 +57,13 @@ class WorkerModels:
             events: Where downloads, loads and steps are reported.
             find_repo: Says what a ref means to a request, by its id; with no id, to the worker.
             observe: Told of each model that came to another tier, in the thread that moved it.
+            renewal_s: How long an orchestrator may take to send new URLs for those that expired.
             library: Makes the library, with the keywords of `open_library`.
         """
         self._events = events
         self._find_repo = find_repo
         self._observe = observe
+        self._renewal_s = renewal_s
         self._open = library
         self._library: ModelLibrary | None = None
         self._lock = threading.Lock()
@@ -127,6 +129,16 @@ class WorkerModels:
         found = self._library.residency.inventory()
         return ModelPlaces(*map(_refs, (found.vram_models, found.ram_models, found.disk_models)))
 
+    def memory_bytes(self) -> dict[tuple[str, str], int]:
+        """Return what models take of each device that has some, and what they may take."""
+        if self._library is None:
+            return {}
+        residency = self._library.residency
+        places = ("cpu", *residency.gpus())
+        used = {(place, "used"): residency.used_bytes(place) for place in places}
+        limits = {(place, "limit"): residency.limit_bytes(place) for place in places}
+        return used | {key: limit for key, limit in limits.items() if limit is not None}
+
     def size_bytes(self, ref: str) -> int:
         """Return what a loaded model takes, as measured; 0 when it is not loaded."""
         if self._library is None or self._library.residency.tier(ref) not in ("vram", "ram"):
@@ -152,6 +164,13 @@ class WorkerModels:
 
             await off_loop(self._library.residency.unload, ref)
 
+    async def close(self) -> None:
+        """Close connections; nothing is fetched any more."""
+        if self._library is not None:
+            from gen_worker.context.local import off_loop
+
+            await off_loop(self._library.sources.close)
+
     # What refs mean.
 
     def describe(self, choice: ModelChoice | LoraChoice, request: ModelRequest) -> Described | None:
@@ -175,7 +194,7 @@ class WorkerModels:
     def _renewed(self, ref: str, repo: ResolvedRepo, request: ModelRequest) -> Snapshot | None:
         """Ask the orchestrator for new URLs, and wait a while for its answer: a configuration."""
         self.tell("model.url_refresh", {"model_id": ref})
-        ends_at = time.monotonic() + _RENEWAL_S
+        ends_at = time.monotonic() + self._renewal_s
         with self._news:
             while time.monotonic() < ends_at:
                 found = self._find_repo("", ref)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["MemoryGauge", "Pace", "ScalingFactors"]
+__all__ = ["Pace", "ScalingFactors"]
 
-_STALE_S = 0.05
 _MAX_GAPS = 1024
 
 
@@ -59,42 +55,6 @@ class Pace:
             if seen >= half:
                 return gap_s
         return 0.0
-
-
-class MemoryGauge:
-    """How much memory this process takes, and how much of its GPUs its tensors took."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._read_at = -_STALE_S
-        self._resident = 0
-
-    def resident_bytes(self) -> int:
-        """Return what the process has in RAM, as of the last 50 ms; 0 where that is not known."""
-        now = self._clock()
-        if now - self._read_at >= _STALE_S:
-            self._read_at, self._resident = now, self._read()
-        return self._resident
-
-    def _read(self) -> int:
-        try:
-            with open("/proc/self/statm", "rb", buffering=0) as file:
-                pages = int(file.read(128).split()[1])
-        except (OSError, ValueError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def take_vram_peak(self, device: str) -> int:
-        """Return what tensors took of a GPU at most since this was last asked; 0 without torch.
-
-        A device runs one call at a time, so asked after each call this is the call's own peak.
-        """
-        torch = sys.modules.get("torch")
-        if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
-            return 0
-        peak = int(torch.cuda.max_memory_allocated(device))
-        torch.cuda.reset_peak_memory_stats(device)
-        return peak
 
 
 class ScalingFactors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,11 @@ import msgspec
 from gen_worker.models.keyed import with_keyspaces
 from gen_worker.ports import Ports
 from gen_worker.runtime.engine import SYSTEM_CLOCK, Engine, EngineLimits
+from gen_worker.runtime.telemetry.diagnostics import WorkerIdentity
+from gen_worker.runtime.telemetry.memory import MemoryGauge
+from gen_worker.runtime.telemetry.metrics import WorkerFigures
+from gen_worker.runtime.telemetry.telemetry import Telemetry, TelemetryPolicy
+from gen_worker.runtime.telemetry.tracing import open_tracer
 from gen_worker.runtime.wire import (
     DownloadModel,
     Drain,
@@ -20,14 +26,15 @@ from gen_worker.runtime.wire import (
     InterruptJob,
     JobRequest,
     LoadModel,
+    ModelReady,
     UnloadModel,
     WorkerEvent,
 )
 from gen_worker.runtime.worker.availability import Availability, Gate
 from gen_worker.runtime.worker.catalog import bound_models
 from gen_worker.runtime.worker.endpoint_config import apply, initial_state
-from gen_worker.runtime.worker.gpus import GpuFacts, host_facts
-from gen_worker.runtime.worker.identity import identity_of
+from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, find_gpus, host_facts
+from gen_worker.runtime.worker.identity import check_token, identity_of
 from gen_worker.runtime.worker.inventory import Inventory
 from gen_worker.runtime.worker.jobs import JobLimits, Jobs
 from gen_worker.runtime.worker.leaving import Leaving, LeavingTimes
@@ -35,7 +42,8 @@ from gen_worker.runtime.worker.link import Link
 from gen_worker.runtime.worker.model_room import ModelRoom
 from gen_worker.runtime.worker.models import WorkerModels
 from gen_worker.runtime.worker.phases import Phases
-from gen_worker.runtime.worker.reporting import ContextEvents, tell
+from gen_worker.runtime.worker.reporting import tell
+from gen_worker.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,12 +55,13 @@ if TYPE_CHECKING:
     from gen_worker.ports import Events
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.wire import Message, Registration, ResolvedRepo
-    from gen_worker.runtime.worker.jobs import Job, JobObserver
+    from gen_worker.runtime.worker.jobs import Job
     from gen_worker.runtime.worker.outbox import Outbox, OutboxLimits, Role
+    from gen_worker.runtime.worker.settings import WorkerSettings
     from gen_worker.runtime.worker.states import Exit, LinkPolicy
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["Seams", "Worker", "WorkerOptions", "worker_ports"]
+__all__ = ["Seams", "Worker", "WorkerOptions", "options_of", "run_worker", "worker_ports"]
 
 _log = logging.getLogger("gen_worker.worker")
 
@@ -73,10 +82,17 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     times: LeavingTimes = LeavingTimes()
     limits: EngineLimits = EngineLimits()
     gpus: tuple[GpuFacts, ...] = ()
+    emits_tiers: bool = False
+    """Whether the orchestrator is told which memory a model came to."""
     ready_on_connect: bool = False
+    telemetry: TelemetryPolicy = TelemetryPolicy()
+    traces_endpoint: str = ""
+    """Base URL of the collector that spans go to."""
     parallel_downloads: int = 2
     config_grace_s: float = 5.0
     """That an orchestrator may take to say what refs mean, before models are fetched without."""
+    renewal_s: float = 30.0
+    """That it may take to send new URLs of a model."""
 
 
 class Seams(NamedTuple):
@@ -116,7 +132,6 @@ class Worker:
         *,
         manifest: Manifest | None = None,
         make_ports: Callable[[Seams], Ports] = worker_ports,
-        observer: JobObserver | None = None,
         outbox_limits: OutboxLimits | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -128,7 +143,6 @@ class Worker:
             options: How it works.
             manifest: What its image was built with; None knows no keys of models.
             make_ports: Makes the host that functions see.
-            observer: Reports on jobs besides their results.
             outbox_limits: Of what waits to be written.
             clock: For every timer.
         """
@@ -153,13 +167,25 @@ class Worker:
             manifest, [model.choice.target for model in bound_models(keyed, self.state)]
         )
         loop = asyncio.get_running_loop()
-        events = ContextEvents(outbox)
+        gauge = MemoryGauge()
+        self.telemetry = telemetry = Telemetry(
+            outbox,
+            policy=options.telemetry,
+            identity=lambda: WorkerIdentity(*self.identity),
+            shed=lambda: outbox.statistics().shed,
+            gauge=gauge,
+            tracer=open_tracer(options.traces_endpoint),
+            clock=clock,
+        )
 
         def moved(change: TierChange) -> None:  # in the thread that moved the model
             loop.call_soon_threadsafe(self._moved, change)
 
-        self.models = WorkerModels(events, self._find_repo, observe=moved)
-        ports = make_ports(Seams(outbox, events, self.models, self._find_job))
+        self.models = WorkerModels(
+            telemetry, self._find_repo, observe=moved, renewal_s=options.renewal_s
+        )
+        seams = Seams(outbox, telemetry, self.models, self._find_job)
+        ports = telemetry.watch(make_ports(seams))
         devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
         self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
         self.engine.on_warmup(
@@ -180,7 +206,8 @@ class Worker:
                 max_concurrency=options.max_concurrency,
                 max_queue=options.limits.max_queue,
             ),
-            observer=observer,
+            observer=telemetry,
+            gauge=gauge,
             unix_time=clock.time,
         )
         self.jobs.hardware_unmet = self._disable
@@ -207,10 +234,12 @@ class Worker:
             splits=options.splits,
         )
         self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
+        telemetry.metrics.gather(self.engine.statistics, self._figures)
         self._clock = clock
         self._signature = ""
         self._is_ready = False
         """Whether this connection was told so."""
+        self._connections = 0
 
     async def run(self) -> Exit:
         """Work until there is a reason to end; return it. What is owed then is written."""
@@ -222,6 +251,8 @@ class Worker:
         finally:
             await self.room.close()
             await self.leaving.finish()
+            self.telemetry.close()
+            await self.models.close()
         if exit.code:
             self.phases.log(exit.phase, "error", detail=exit.detail)
         return exit
@@ -254,6 +285,7 @@ class Worker:
 
     def opened(self, address: str) -> None:
         """Tell a new orchestrator everything it cannot know."""
+        self._connections += 1
         self.phases.address = address
         self._signature, self._is_ready = "", False
         self._tell_capabilities()
@@ -303,6 +335,14 @@ class Worker:
 
     def _moved(self, change: TierChange) -> None:
         """Note that a model came to another place."""
+        if self.options.emits_tiers and change.now != "cold":
+            self.link.outbox.control(
+                ModelReady(
+                    model_id=f"{change.model_id}\ttier={change.now.upper()}",
+                    kind="ready" if change.now == "vram" else "cached",
+                ),
+                replaces=("tier", change.model_id),
+            )
         self._changed()
 
     def _changed(self) -> None:
@@ -356,6 +396,17 @@ class Worker:
         if isinstance(token, str) and token:
             self._token = token
 
+    def _figures(self) -> WorkerFigures:
+        """Return what Prometheus is told besides the engine's figures."""
+        places = self.models.places()
+        return WorkerFigures(
+            outbox=self.link.outbox.statistics(),
+            connections=self._connections,
+            is_connected=self.link.is_connected,
+            models={"vram": places.vram, "ram": places.ram, "disk": places.disk},
+            model_bytes=self.models.memory_bytes(),
+        )
+
     def _find_job(self, request_id: str) -> Job | None:
         return self.jobs.find(request_id)
 
@@ -364,3 +415,74 @@ class Worker:
         job = self.jobs.find(request_id) if request_id else None
         found = job.repos.get(ref) if job is not None else None
         return found or self.state.repos.get(ref)
+
+
+def run_worker(
+    settings: WorkerSettings,
+    functions: Iterable[FunctionSpec],
+    *,
+    manifest: Manifest | None = None,
+    make_ports: Callable[[Seams], Ports] = worker_ports,
+) -> int:
+    """Be a worker until a signal, a command or the loss of every orchestrator ends it.
+
+    Args:
+        settings: Where it connects to and how it works.
+        functions: What it runs.
+        manifest: What its image was built with.
+        make_ports: Makes the host that functions see.
+
+    Returns:
+        Exit code of the process.
+
+    Raises:
+        SettingsError: There is no orchestrator to connect to, or a setting is not understood.
+        AuthError: There is no token, or it is not good by the keys it is to be checked with.
+    """
+    from gen_worker.models.settings import load_model_settings
+    from gen_worker.runtime.loop import run
+
+    policy = settings.policy()
+    check_token(settings)
+    options = options_of(settings, parallel_downloads=load_model_settings().max_downloads)
+
+    async def main() -> int:
+        worker = Worker(functions, policy, options, manifest=manifest, make_ports=make_ports)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop, number.name.lower())
+        return (await worker.run()).code
+
+    return run(main())
+
+
+def options_of(settings: WorkerSettings, **more: Any) -> WorkerOptions:
+    """Return how a worker works as its operator says; `more` are fields of the options.
+
+    Raises:
+        SettingsError: A setting is not understood.
+    """
+    limits = load_settings()
+    if settings.fake_gpu_count:
+        gpus = fake_gpus(
+            settings.fake_gpu_count, settings.fake_gpu_memory_bytes, settings.fake_gpu_name
+        )
+    else:
+        gpus = find_gpus()
+    return WorkerOptions(
+        token=settings.token,
+        worker_id=settings.worker_id,
+        runpod_pod_id=settings.runpod_pod_id,
+        splits=settings.split_streams,
+        max_concurrency=settings.max_concurrency,
+        times=LeavingTimes(drain_s=settings.drain_timeout_s),
+        limits=EngineLimits(
+            max_input_bytes=limits.max_input_bytes,
+            max_output_bytes=limits.max_output_bytes,
+            max_output_delta_bytes=limits.max_output_delta_bytes,
+        ),
+        gpus=gpus,
+        emits_tiers=settings.emit_residency_tier,
+        ready_on_connect=settings.ready_on_connect,
+        **more,
+    )
