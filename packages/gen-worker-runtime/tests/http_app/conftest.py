@@ -82,6 +82,7 @@ class Stage:
     def __init__(self) -> None:
         self.said: SimpleQueue[str] = SimpleQueue()
         self.go = threading.Event()
+        self.gate = threading.Event()
         self.failures: list[Failure] = []
         self.yielded = 0
         self.setup_fails = False
@@ -131,6 +132,12 @@ def functions_of(stage: Stage) -> list[Any]:
         stage.said.put("blocking")
         ctx.cancel_token.wait()
         stage.said.put(str(ctx.cancel_token.reason))
+        return payload
+
+    @inference_function
+    def gate(ctx: RequestContext, payload: Text) -> Text:
+        stage.said.put("at the gate")
+        stage.gate.wait(TIMEOUT_S)
         return payload
 
     @inference_function
@@ -282,6 +289,7 @@ def running_host(
         yield host
     finally:
         stage.go.set()
+        stage.gate.set()
         host.stop()
 
 

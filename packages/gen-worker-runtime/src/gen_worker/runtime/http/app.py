@@ -147,6 +147,11 @@ class HttpApp:
             yield from ModelRoutes(backend.models).table()
 
     @property
+    def active_calls(self) -> int:
+        """Calls whose callers wait."""
+        return len(self._calls)
+
+    @property
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0 while one runs."""
         return 0.0 if self._calls else time.monotonic() - self._last_busy

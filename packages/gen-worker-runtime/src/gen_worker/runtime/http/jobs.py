@@ -163,7 +163,7 @@ class MemoryJobs:
         if key:
             digest = hashlib.sha256(b"%b\0%b" % (invocation.function.encode(), body)).digest()
             known = self._keys.get(key)
-            if known is not None:
+            if known is not None and not known[1].may_be_tried_again:
                 return _same(known, digest)
         if invocation.request_id in self._jobs:
             raise Refusal(
@@ -201,7 +201,8 @@ class MemoryJobs:
             if not job.readers:
                 self._ended_bytes -= size_bytes
                 del self._jobs[request_id], self._ended[request_id]
-                self._keys.pop(job.key, None)
+                if self._keys.get(job.key, (b"", None))[1] is job:
+                    del self._keys[job.key]
 
 
 def _same(known: tuple[bytes, MemoryJob], digest: bytes) -> MemoryJob:
@@ -250,6 +251,10 @@ class MemoryJob:
     @property
     def first_id(self) -> int:
         return self._first
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        return isinstance(self.outcome, Failed) and self.outcome.failure.retryable
 
     @property
     def status(self) -> Status:
@@ -352,7 +357,7 @@ class MemoryJob:
         limit = self._jobs.limits.max_job_bytes
         error = OutputTooLargeError(
             f"the request has produced more than {limit} bytes, and nobody reads them: "
-            f"follow it at /v1/requests/{self.request_id}/events",
+            "follow its events",
             size_bytes=self.size_bytes,
             max_bytes=limit,
         )

@@ -1,0 +1,194 @@
+"""What nobody should send: it is refused, and the host goes on."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from gen_worker.runtime.http import HttpOptions, HttpServer, open_listener
+from gen_worker.runtime.http.origins import is_local_host
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Host, RunHost
+
+MIB = 1024 * 1024
+
+
+def status_of(peer: socket.socket) -> int:
+    with peer, peer.makefile("rb") as file:
+        line = file.readline()
+        return int(line.split(b" ")[1]) if line else 0
+
+
+def works(host: Host) -> bool:
+    with host.client() as client:
+        return client.post("/v1/request/echo", json={"text": "a"}).status_code == 200
+
+
+# -- heads -----------------------------------------------------------------------------------------
+
+
+def test_a_flood_of_headers_is_refused(host: Host) -> None:
+    many = b"".join(b"x-%d: y\r\n" % index for index in range(200))
+    assert status_of(host.talk(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + many)) == 431
+    assert works(host)
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /healthz HTTP/1.1\r\nx: ", b"GET /", b"GET /healthz HTTP/1.1\r\n"]
+)
+def test_a_head_without_end_is_refused(host: Host, start: bytes) -> None:
+    peer = host.talk(start)
+    try:
+        for _ in range(64):
+            peer.sendall(b"y" * MIB)
+    except OSError:  # closed meanwhile, as it should be
+        peer.close()
+    else:
+        pytest.fail("64 MiB of head were taken")
+    assert works(host)
+
+
+def test_bytes_that_are_no_http_are_refused(host: Host) -> None:
+    assert status_of(host.talk(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")) == 400
+    assert (
+        status_of(host.talk(b"POST /v1/request/echo HTTP/1.1\r\ncontent-length: x\r\n\r\n")) == 400
+    )
+    assert works(host)
+
+
+def test_a_request_that_stops_coming_is_closed() -> None:
+    import asyncio
+    import threading
+
+    from gen_worker.runtime.loop import run
+    from gen_worker.runtime.ndjson.address import TcpAddress
+
+    heard: list[str] = []
+
+    async def app(scope: dict[str, object], receive: object, send: object) -> None:
+        message = await receive()  # type: ignore[operator]
+        while message.get("more_body"):
+            message = await receive()  # type: ignore[operator]
+        heard.append(message["type"])
+
+    listener = open_listener(TcpAddress("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ready = threading.Event()
+    server = HttpServer(app, listener, patience_s=0.05)
+
+    async def main() -> None:
+        await asyncio.wait_for(server.serve(ready.set), 20)
+
+    thread = threading.Thread(target=lambda: run(main()))
+    thread.start()
+    assert ready.wait(10)
+    peers = []
+    for start in (b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"):
+        peers.append(socket.create_connection(("127.0.0.1", port), 20))
+        peers[-1].sendall(start)
+    assert [status_of(peer) for peer in peers] == [408, 408, 0]
+    server.stop()
+    thread.join(20)
+    assert heard == ["http.disconnect"]
+
+
+# -- bodies ----------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_is_read(host: Host) -> None:
+    for size in (256 * MIB + 1, 10**30):
+        head = (
+            f"POST /v1/request/echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n"
+        )
+        assert status_of(host.talk(head.encode())) in (400, 413)
+    assert works(host)
+
+
+def test_a_body_that_turns_out_too_long_is_refused(tmp_path: Path, run_host: RunHost) -> None:
+    options = HttpOptions(max_body_bytes=MIB)
+    with run_host(tmp_path, options) as host, host.client() as client:
+
+        def endless() -> object:
+            for _ in range(64):
+                yield b"x" * MIB
+
+        for path in ("/v1/request/echo", "/v1/requests", "/v1/models/prefetch", "/v1/files"):
+            for content in (b"x" * (MIB + 1), endless()):
+                try:
+                    found = client.post(path, content=content)  # type: ignore[arg-type]
+                except httpx.WriteError:  # refused while it was still being sent
+                    continue
+                assert (found.status_code, found.json()["error"]) == (413, "body_too_large")
+        assert works(host)
+        assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_large_body_within_the_limit_arrives(host: Host) -> None:
+    with host.client() as client:
+        text = "x" * (8 * MIB)
+        assert client.post("/v1/request/echo", json={"text": text}).json()["output"]["text"] == text
+
+
+# -- who may ask -----------------------------------------------------------------------------------
+
+
+def test_every_request_needs_the_token(tmp_path: Path, run_host: RunHost) -> None:
+    with run_host(tmp_path, HttpOptions(token="let me in")) as host, host.client() as client:
+        for given in ("", "Bearer", "Bearer wrong", "Basic let me in", "Bearer \xff"):
+            headers = [(b"authorization", given.encode("latin-1"))] if given else []
+            for method, path in (
+                ("POST", "/v1/request/echo"),
+                ("POST", "/v1/requests"),
+                ("GET", "/v1/functions"),
+                ("GET", "/metrics"),
+                ("GET", "/v1/files/jobs/x"),
+                ("GET", "/v1/requests/x/events"),
+                ("GET", "/nowhere"),
+            ):
+                found = client.request(method, path, headers=headers)
+                assert found.status_code == 401, path
+                assert found.headers["www-authenticate"] == "Bearer"
+                assert "let me in" not in found.text
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        right = {"authorization": "bearer let me in", "origin": "http://elsewhere"}
+        assert client.post("/v1/request/echo", headers=right).status_code == 200
+
+
+def test_web_pages_of_others_are_not_answered(host: Host) -> None:
+    own = f"http://127.0.0.1:{host.port}"
+    with host.client() as client:
+        for origin in ("http://elsewhere", "null", "http://127.0.0.1", f"{own}.evil", "http://["):
+            found = client.post("/v1/request/echo", headers={"origin": origin})
+            assert (found.status_code, found.json()["error"]) == (403, "forbidden_origin")
+        assert client.post("/v1/request/echo", headers={"origin": own}).status_code == 200
+        for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example"):
+            found = client.get("/v1/functions", headers={"host": f"{name}:{host.port}"})
+            assert (found.status_code, found.json()["error"]) == (403, "forbidden_host")
+        for name in ("localhost", "[::1]:80", "a.localhost:1"):
+            assert client.get("/v1/functions", headers={"host": name}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "is_local"),
+    [
+        (b"localhost", True),
+        (b"LOCALHOST.:80", True),
+        (b"127.1.2.3", True),
+        (b"[::1]", True),
+        (b"", True),
+        (b"10.0.0.1", False),
+        (b"user@localhost", False),
+        (b"localhost/x", False),
+        (b"[::ffff:8.8.8.8]", False),
+        (b"\xff", False),
+    ],
+)
+def test_which_names_are_this_machine(name: bytes, is_local: bool) -> None:
+    assert is_local_host(name) is is_local

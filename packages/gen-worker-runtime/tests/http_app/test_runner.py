@@ -1,0 +1,172 @@
+"""`python -m gen_worker.testing.http_runner` as the product documents start it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Start = Callable[..., "Runner"]
+
+TIMEOUT_S = 30.0
+TOML = 'schema_version = 1\nname = "dev"\nmain = "app.main"\n'
+SOURCE = """
+import time
+import msgspec
+from collections.abc import Iterator
+from gen_worker import RequestContext, inference_function
+
+class In(msgspec.Struct):
+    text: str = ""
+
+@inference_function
+def upper(ctx: RequestContext, payload: In) -> In:
+    ctx.save_bytes("out.txt", payload.text.encode())
+    return In(payload.text.upper())
+
+@inference_function
+def crash(ctx: RequestContext, payload: In) -> In:
+    raise RuntimeError("boom")
+
+@inference_function
+def slowly(ctx: RequestContext, payload: In) -> Iterator[In]:
+    for _ in range(3):
+        time.sleep(0.05)
+        yield payload
+"""
+
+
+class Runner:
+    """A runner that is ready."""
+
+    def __init__(self, words: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gen_worker.testing.http_runner", *words],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said = ""
+        self.url = ""
+        assert self.process.stderr is not None
+        guard = threading.Timer(TIMEOUT_S, self.process.kill)
+        guard.start()
+        for line in self.process.stderr:
+            self.said += line
+            if "listening on " in line:
+                self.url = line.partition("listening on ")[2].split(" ")[0]
+                break
+        guard.cancel()
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.said += self.process.communicate(timeout=TIMEOUT_S)[1]
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    (tmp_path / "src/app").mkdir(parents=True)
+    (tmp_path / "src/app/__init__.py").touch()
+    (tmp_path / "src/app/main.py").write_text(SOURCE)
+    (tmp_path / "endpoint.toml").write_text(TOML)
+    runners: list[Runner] = []
+
+    def begin(*words: str, listen: str = "127.0.0.1:0", **environment: str) -> Runner:
+        settings = {
+            "GEN_WORKER_HTTP_LISTEN": listen,
+            "GEN_WORKER_ENDPOINT_ROOT": str(tmp_path),
+            "GEN_WORKER_OUTPUT_DIR": str(tmp_path / "outputs"),
+        }
+        runners.append(Runner([*words], tmp_path, {**settings, **environment}))
+        return runners[-1]
+
+    yield begin
+    for runner in runners:
+        runner.process.kill()
+        runner.process.communicate()
+
+
+@pytest.mark.claims("GEN_WORKER_HTTP_LISTEN", "GEN_WORKER_ENDPOINT_ROOT", "GEN_WORKER_OUTPUT_DIR")
+def test_a_project_answers(start: Start, tmp_path: Path) -> None:
+    runner = start()
+    assert "(functions: crash, slowly, upper)" in runner.said
+    with runner.client() as client:
+        body: dict[str, Any] = {"payload": {"text": "a"}, "request_id": "r1"}
+        answer = client.post("/v1/request/upper", json=body)
+        assert (answer.status_code, answer.json()["output"]) == (200, {"text": "A"})
+        assert (tmp_path / "outputs/jobs/r1/outputs/out.txt").read_bytes() == b"a"
+        assert client.get("/v1/files/jobs/r1/outputs/out.txt").text == "a"
+        failed = client.post("/v1/request/dev/crash", json={})
+        assert (failed.status_code, failed.json()["success"]) == (400, False)
+        missing = client.post("/v1/request/nope", json={})
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "text/plain")
+        assert client.post("/v1/request/upper", content=b"{").json()["error"] == "invalid_json"
+        assert client.get("/v1/status").json()["functions"] == ["crash", "slowly", "upper"]
+        found = client.post("/v1/models/prefetch", json={})
+        assert (found.status_code, found.json()["error"]) == (400, "missing_models")
+    assert runner.end() == 0
+    assert "RuntimeError: boom" in runner.said
+    assert "reachable from other machines" not in runner.said
+
+
+def test_options_are_stronger_and_a_lock_names_the_modules(start: Start, tmp_path: Path) -> None:
+    lock = tmp_path / "lock/endpoint.lock"
+    lock.parent.mkdir()
+    discover = [sys.executable, "-m", "gen_worker.discover"]
+    table = subprocess.run(discover, cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
+    lock.write_bytes(table)
+    words = ["--listen", "0.0.0.0:0", "--manifest", str(lock), "--outputs", str(tmp_path / "mine")]
+    runner = start(*words, "--endpoint-root", str(tmp_path), listen="127.0.0.1:1")
+    warning = "tcp://0.0.0.0:0 is reachable from other machines, and no token is asked for"
+    assert runner.said.count(warning) == 1
+    port = runner.url.rpartition(":")[2]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert client.post("/v1/request/upper", json={"text": "b"}).json()["success"]
+    assert list((tmp_path / "mine/jobs").iterdir())
+    assert runner.end(signal.SIGINT) == 0
+
+
+def test_a_stop_lets_a_stream_end(start: Start) -> None:
+    runner = start()
+    with (
+        runner.client() as client,
+        client.stream(
+            "POST", "/v1/request/slowly", json={}, headers={"Accept": "text/event-stream"}
+        ) as found,
+    ):
+        lines = found.iter_lines()
+        assert next(lines) == "event: delta"
+        runner.process.send_signal(signal.SIGTERM)
+        assert list(lines).count("event: delta") == 2
+    assert runner.process.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--listen", "nonsense://"], "no address"),
+        (["--listen", "203.0.113.7:80"], "cannot listen on"),
+        (["--endpoint-root", "/nowhere"], "endpoint.lock"),
+    ],
+)
+def test_mistakes_are_one_line(start: Start, words: list[str], text: str) -> None:
+    runner = start(*words)
+    assert runner.end() == 1
+    assert text in runner.said
+    assert "Traceback" not in runner.said
