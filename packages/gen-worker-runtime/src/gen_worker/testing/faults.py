@@ -154,6 +154,12 @@ class StreamFaults:
         name = "after" if after else "before"
         self._rules.append(msgspec.structs.replace(rule, **{name: action}))
 
+    def reset(self) -> None:
+        """Forget the script, and count from 1 again."""
+        self._rules.clear()
+        self._counts.clear()
+        self.happened.clear()
+
     async def settle(self) -> None:
         """Wait until an orchestrator that was killed is back."""
         while self._restarts:

@@ -76,8 +76,8 @@ class Passage(Protocol):
 class Orchestrator:
     """Serves the protocol, remembers all it hears, and hands jobs to workers.
 
-    A job that a worker was given is given to it again when the worker registers anew and does not
-    know of it any more, as an orchestrator does that cares for its clients.
+    A job that a worker was given is given to it again, from its beginning, when the worker
+    registers anew and does not know of it any more, as orchestrators do that care for their clients.
     """
 
     def __init__(self, listen: str = "127.0.0.1:0", *, faults: Passage | None = None) -> None:
@@ -136,6 +136,14 @@ class Orchestrator:
         for reader in self._readers.get(role, ()):
             reader.cancel()
 
+    def forget(self) -> None:
+        """Forget every job, and what the workers said."""
+        self.jobs.clear()
+        for worker in self.workers.values():
+            worker.messages.clear()
+            worker.registrations.clear()
+            worker.assigned.clear()
+
     def drop(self, worker: WorkerSession, reason: str = "dropped") -> None:
         """Break all streams of one worker, as a network does: nothing under way arrives."""
         for reader in worker._readers:
@@ -180,7 +188,10 @@ class Orchestrator:
     ) -> None:
         if self.refusal is not None:
             await context.abort(*self.refusal)
-        registration = decode(await context.read())
+        data = await context.read()
+        if not isinstance(data, bytes):
+            return  # it left before it said a word
+        registration = decode(data)
         assert isinstance(registration, Registration), "every stream begins with a registration"
         worker_id = registration.resources.worker_id
         worker = self.workers.get(worker_id)
@@ -225,6 +236,7 @@ class Orchestrator:
     async def _hear(self, worker: WorkerSession, role: StreamRole, message: Message) -> None:
         crossing = Crossing(self, worker, role, message)
         await self._pass(crossing, partial(self._heard, worker, role, message))
+        await asyncio.sleep(0)  # a fault may have ended this stream: gRPC must not be reading then
 
     async def _pass(
         self, crossing: Crossing, deliver: Callable[[], Coroutine[Any, Any, None]]
@@ -307,8 +319,9 @@ class WorkerSession:
         return job
 
     def assign(self, job: Job) -> None:
-        """Give a job to this worker, for the first time or again."""
+        """Give a job to this worker, for the first time or again, and then from its beginning."""
         job.attempts += 1
+        job._begin()
         self.assigned[job.request.request_id] = job
         self.send(job.request)
 
@@ -383,6 +396,8 @@ class Job:
         self.events: list[WorkerEvent] = []
         self.contradictions: list[TokenDelta] = []
         """Deltas that came under a sequence that had said something else."""
+        self.late = 0
+        """Deltas and ends that came once it was finished."""
 
     @property
     def text(self) -> str:
@@ -394,9 +409,10 @@ class Job:
         """Whether the result is here, and the whole stream if there is one."""
         if not self.results:
             return False
-        if not self.deltas and self.end is None:
-            return True
-        return self.end is not None and len(self.deltas) == self.end.sequence - 1
+        if self.end is not None:
+            return len(self.deltas) == self.end.sequence - 1
+        # The result of a stream says nothing itself, and may come before the stream does.
+        return not self.deltas and (bool(self.results[0].payload) or not self.results[0].success)
 
     async def result(self, *, timeout_s: float = 10.0) -> JobResult:
         """Wait until the job is finished and return its result."""
@@ -409,10 +425,16 @@ class Job:
         assert result.success, f"{result.error_type}: {result.safe_message}"
         return msgspec.msgpack.decode(result.payload) if result.payload else None
 
+    def _begin(self) -> None:
+        self.deltas.clear()
+        self.end = None
+
     def _heard(self, message: Message) -> None:
         match message:
             case JobResult():
                 self.results.append(message)
+            case TokenDelta() | StreamDone() | StreamError() if self.is_finished:
+                self.late += 1
             case TokenDelta():
                 known = self.deltas.setdefault(message.sequence, message)
                 if known != message:

@@ -6,6 +6,7 @@ An object for each attempt: whatever goes wrong with one cannot touch its succes
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,7 @@ __all__ = ["Connection", "Registrar"]
 
 _REGISTRATION = "registration"
 AUXILIARY: tuple[Role, Role] = ("results", "events")
+_numbers = itertools.count(1)
 
 
 class Registrar(Protocol):
@@ -62,6 +64,7 @@ class Connection:
             heard: Called with each message of the control stream; None for one nobody here knows.
         """
         self._address = address
+        self._number = next(_numbers)
         self._outbox = outbox
         self._registrar = registrar
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -127,7 +130,7 @@ class Connection:
         )
         stream = self._streams[role] = Stream(role, self._outbox, opened=opened, received=received)
         try:
-            async with open_channel(self._address) as channel:
+            async with open_channel(self._address, self._number) as channel:
                 return await stream.run(
                     channel, METHODS[role], self._metadata, encode(registration)
                 )
@@ -178,10 +181,17 @@ class Connection:
             self._outbox.split(True)
 
 
-def open_channel(address: Address) -> grpc.aio.Channel:
-    """Return a channel to an orchestrator; encrypted ones trust what this machine trusts."""
+def open_channel(address: Address, number: int) -> grpc.aio.Channel:
+    """Return a channel to an orchestrator; encrypted ones trust what this machine trusts.
+
+    Args:
+        address: Where to.
+        number: Channels of another number share no TCP connection with it. gRPC would let a new
+            one go on over the old one's, which is the very thing that fell silent.
+    """
+    options = (*CHANNEL_OPTIONS, ("gen_worker.connection", number))
     if not address.uses_tls:
-        return grpc.aio.insecure_channel(address.target, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address.target, options=options)
     import ssl  # some megabytes that a worker without TLS does without
 
     bundle = ssl.get_default_verify_paths().cafile
@@ -190,7 +200,7 @@ def open_channel(address: Address) -> grpc.aio.Channel:
         with open(bundle, "rb") as file:
             roots = file.read()
     credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-    return grpc.aio.secure_channel(address.target, credentials, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address.target, credentials, options=options)
 
 
 def _ignored(data: bytes) -> None:
