@@ -77,7 +77,7 @@ class Orchestrator:
     """Serves the protocol, remembers all it hears, and hands jobs to workers.
 
     A job that a worker was given is given to it again, from its beginning, when the worker
-    registers anew and does not know of it any more, as orchestrators do that care for their clients.
+    registers anew and does not know of it any more: so do orchestrators that care for clients.
     """
 
     def __init__(self, listen: str = "127.0.0.1:0", *, faults: Passage | None = None) -> None:
