@@ -181,7 +181,7 @@ import sys
 import msgspec
 from gen_worker import RequestContext, inference, inference_function
 from gen_worker.runtime.worker.settings import WorkerSettings
-from gen_worker.runtime.worker.worker import run_worker
+from gen_worker.runtime.worker.process import run_worker
 from gen_worker.settings import load
 from gen_worker.spec import specs_of
 

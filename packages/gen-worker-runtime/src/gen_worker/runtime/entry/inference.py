@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import SettingsError
@@ -41,10 +39,10 @@ def run(settings: CoreSettings) -> int:
         functions = _import_functions(manifest, _root_of(path))
     except Exception as error:
         return log_fatal("import", error)
-    from gen_worker.runtime.loop import run as run_loop
+    from gen_worker.runtime.worker.process import run_worker
 
     try:
-        return run_loop(_work(own, settings, manifest, functions))
+        return run_worker(own, functions, manifest=manifest)
     except Exception as error:
         return log_fatal("runtime", error)
 
@@ -125,28 +123,3 @@ def _import_functions(manifest: Manifest, root: str) -> tuple[FunctionSpec, ...]
     if grave:
         raise DiscoveryError(grave)
     return discovery.functions
-
-
-async def _work(
-    own: WorkerSettings,
-    settings: CoreSettings,
-    manifest: Manifest,
-    functions: tuple[FunctionSpec, ...],
-) -> int:
-    from gen_worker.runtime.worker.identity import check_token
-    from gen_worker.runtime.worker.worker import Worker, WorkerOptions
-
-    identity = check_token(own)
-    options = WorkerOptions(
-        token=own.token,
-        worker_id=identity.worker_id,
-        runpod_pod_id=own.runpod_pod_id,
-        splits=own.split_streams,
-        max_concurrency=own.max_concurrency,
-        ready_on_connect=own.ready_on_connect,
-    )
-    worker = Worker(functions, own.policy(), options, manifest=manifest)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop, "sigterm")
-    return (await worker.run()).code

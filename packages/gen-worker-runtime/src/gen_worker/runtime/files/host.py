@@ -35,7 +35,12 @@ class WorkerFiles:
     """
 
     def __init__(
-        self, policy: FilePolicy, events: Events, *, default: JobScope | None = None
+        self,
+        policy: FilePolicy,
+        events: Events,
+        *,
+        default: JobScope | None = None,
+        find: Callable[[str], tuple[JobScope, CancelToken] | None] | None = None,
     ) -> None:
         """Nothing is read, made or opened before it is needed.
 
@@ -43,12 +48,13 @@ class WorkerFiles:
             policy: Limits and places.
             events: Gets the progress of uploads.
             default: The hub of requests that name none.
+            find: Says what belongs to a request that was not entered, when it first needs files.
         """
         self.policy = policy
         self.events = events
         self.input_limits: FileLimits = policy.input_limits
         self._workplace = Workplace(policy.job_dir)
-        self.requests = Requests(default or JobScope(), self._workplace)
+        self.requests = Requests(default or JobScope(), self._workplace, find)
         self._kept = None if policy.output_dir is None else LocalOutputs(policy.output_dir)
         self._lock = threading.Lock()
         self._executor: Executor | None = None

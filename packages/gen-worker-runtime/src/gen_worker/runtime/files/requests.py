@@ -137,14 +137,21 @@ class Request:
 class Requests:
     """The requests that are under way. Thread-safe; nothing here blocks."""
 
-    def __init__(self, default: JobScope, workplace: Workplace) -> None:
+    def __init__(
+        self,
+        default: JobScope,
+        workplace: Workplace,
+        find: Callable[[str], tuple[JobScope, CancelToken] | None] | None = None,
+    ) -> None:
         """Begin without any.
 
         Args:
             default: Of requests that nobody entered, and the hub of those that name none.
             workplace: Makes their directories.
+            find: Says what belongs to a request that nobody entered; any thread. None: nothing.
         """
         self._default = default
+        self._find = find
         self._workplace = workplace
         self._lock = threading.Lock()
         self._known: dict[str, Request] = {}
@@ -164,7 +171,15 @@ class Requests:
     def get(self, request_id: str) -> Request:
         """Return a request; one that nobody entered begins now."""
         known = self._known.get(request_id)
-        return self.enter(request_id, self._default) if known is None else known
+        if known is not None:
+            return known
+        found = self._find(request_id) if self._find is not None else None
+        if found is None:
+            return self.enter(request_id, self._default)
+        scope, token = found
+        known = self.enter(request_id, scope)
+        known.follow(token)
+        return known
 
     def find(self, request_id: str) -> Request | None:
         return self._known.get(request_id)

@@ -29,7 +29,7 @@ from gen_worker.runtime.worker.serving import Served, served_functions
 from gen_worker.types import Compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from gen_worker.errors import Failure
     from gen_worker.events import Event, Timings
@@ -148,6 +148,7 @@ class Jobs:
         limits: JobLimits | None = None,
         observer: JobObserver | None = None,
         gauge: MemoryGauge | None = None,
+        ended: Iterable[Callable[[str], object]] = (),
         unix_time: Callable[[], float],
     ) -> None:
         """Take jobs for an engine.
@@ -162,6 +163,7 @@ class Jobs:
             limits: Of what is taken in.
             observer: Reports on jobs besides their results.
             gauge: Measures the memory of jobs.
+            ended: Called with the id of each job that was answered.
             unix_time: Seconds.
         """
         self.outbox = outbox
@@ -174,6 +176,7 @@ class Jobs:
         self._devices = frozenset(devices)
         self._limits = limits or JobLimits()
         self._observer = observer
+        self._ended = tuple(ended)
         self._unix_time = unix_time
         self._served = served_functions(engine.functions)
         self.gauge = MemoryGauge() if gauge is None else gauge
@@ -330,6 +333,8 @@ class Jobs:
             self._note_failure(job, failure)
         if self._observer is not None:
             self._observer.ended(job, outcome, observation)
+        for ended in self._ended:
+            ended(request.request_id)
         if self._idle is not None and not self.active:
             self._idle.set()
             self._idle = None

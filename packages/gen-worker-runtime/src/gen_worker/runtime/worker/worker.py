@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.context.local import off_loop
 from gen_worker.models.keyed import with_keyspaces
-from gen_worker.ports import Ports
-from gen_worker.runtime.engine import SYSTEM_CLOCK, Engine, EngineLimits
+from gen_worker.runtime.engine import SYSTEM_CLOCK, Engine
 from gen_worker.runtime.telemetry.diagnostics import WorkerIdentity
 from gen_worker.runtime.telemetry.memory import MemoryGauge
 from gen_worker.runtime.telemetry.metrics import WorkerFigures
-from gen_worker.runtime.telemetry.telemetry import Telemetry, TelemetryPolicy
+from gen_worker.runtime.telemetry.telemetry import Telemetry
 from gen_worker.runtime.telemetry.tracing import open_tracer
 from gen_worker.runtime.wire import (
     DownloadModel,
@@ -33,17 +32,18 @@ from gen_worker.runtime.wire import (
 from gen_worker.runtime.worker.availability import Availability, Gate
 from gen_worker.runtime.worker.catalog import bound_models
 from gen_worker.runtime.worker.endpoint_config import apply, initial_state
-from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, find_gpus, host_facts
-from gen_worker.runtime.worker.identity import check_token, identity_of
+from gen_worker.runtime.worker.gpus import host_facts
+from gen_worker.runtime.worker.hosting import Seams, worker_ports
+from gen_worker.runtime.worker.identity import identity_of
 from gen_worker.runtime.worker.inventory import Inventory
 from gen_worker.runtime.worker.jobs import JobLimits, Jobs
-from gen_worker.runtime.worker.leaving import Leaving, LeavingTimes
+from gen_worker.runtime.worker.leaving import Leaving
 from gen_worker.runtime.worker.link import Link
 from gen_worker.runtime.worker.model_room import ModelRoom
 from gen_worker.runtime.worker.models import WorkerModels
+from gen_worker.runtime.worker.options import WorkerOptions
 from gen_worker.runtime.worker.phases import Phases
 from gen_worker.runtime.worker.reporting import tell
-from gen_worker.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,70 +52,20 @@ if TYPE_CHECKING:
     from gen_worker.manifest import Manifest
     from gen_worker.models.injection import Keyspaces
     from gen_worker.models.residency import TierChange
-    from gen_worker.ports import Events
+    from gen_worker.ports import Ports
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.wire import Message, Registration, ResolvedRepo
     from gen_worker.runtime.worker.jobs import Job
-    from gen_worker.runtime.worker.outbox import Outbox, OutboxLimits, Role
-    from gen_worker.runtime.worker.settings import WorkerSettings
+    from gen_worker.runtime.worker.outbox import OutboxLimits, Role
     from gen_worker.runtime.worker.states import Exit, LinkPolicy
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["Seams", "Worker", "WorkerOptions", "options_of", "run_worker", "worker_ports"]
+__all__ = ["Worker", "WorkerOptions"]
 
 _log = logging.getLogger("gen_worker.worker")
 
 _ROTATIONS = ("worker.jwt.rotate", "worker_jwt.rotate")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker works; where it connects to is its `LinkPolicy`."""
-
-    token: str = ""
-    worker_id: str = ""
-    """For a token that names none."""
-    runpod_pod_id: str = ""
-    splits: bool = True
-    heartbeat_s: float = 10.0
-    max_concurrency: int = 0
-    times: LeavingTimes = LeavingTimes()
-    limits: EngineLimits = EngineLimits()
-    gpus: tuple[GpuFacts, ...] = ()
-    emits_tiers: bool = False
-    """Whether the orchestrator is told which memory a model came to."""
-    ready_on_connect: bool = False
-    telemetry: TelemetryPolicy = TelemetryPolicy()
-    traces_endpoint: str = ""
-    """Base URL of the collector that spans go to."""
-    parallel_downloads: int = 2
-    config_grace_s: float = 5.0
-    """That an orchestrator may take to say what refs mean, before models are fetched without."""
-    renewal_s: float = 30.0
-    """That it may take to send new URLs of a model."""
-
-
-class Seams(NamedTuple):
-    """What the ports of a worker are made of."""
-
-    outbox: Outbox
-    events: Events
-    models: WorkerModels
-    find: Callable[[str], Job | None]
-    """Returns a job that is under way: its token, its owner, what its refs mean. Any thread."""
-
-
-def worker_ports(seams: Seams) -> Ports:
-    """Return the ports of a worker."""
-    from gen_worker.context.local import run_blocking
-    from gen_worker.runtime.local.files import LocalFiles
-
-    return Ports(
-        files=LocalFiles(allow_local_files=False),
-        events=seams.events,
-        models=seams.models,
-        run=run_blocking,
-    )
 
 
 class Worker:
@@ -184,8 +134,8 @@ class Worker:
         self.models = WorkerModels(
             telemetry, self._find_repo, observe=moved, renewal_s=options.renewal_s
         )
-        seams = Seams(outbox, telemetry, self.models, self._find_job)
-        ports = telemetry.watch(make_ports(seams))
+        self._seams = Seams(telemetry, self.models, self._find_job, [], [])
+        ports = telemetry.watch(make_ports(self._seams))
         devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
         self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
         self.engine.on_warmup(
@@ -208,6 +158,7 @@ class Worker:
             ),
             observer=telemetry,
             gauge=gauge,
+            ended=self._seams.ended,
             unix_time=clock.time,
         )
         self.jobs.hardware_unmet = self._disable
@@ -253,9 +204,16 @@ class Worker:
             await self.leaving.finish()
             self.telemetry.close()
             await self.models.close()
+            for close in self._seams.closes:
+                await off_loop(close)
         if exit.code:
             self.phases.log(exit.phase, "error", detail=exit.detail)
         return exit
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an orchestrator had better send its requests here now."""
+        return self.link.is_connected and self.room.is_settled and not self.leaving.has_begun
 
     def stop(self, reason: str) -> None:
         """End because the machine wants it; see `Leaving.stop`."""
@@ -415,74 +373,3 @@ class Worker:
         job = self.jobs.find(request_id) if request_id else None
         found = job.repos.get(ref) if job is not None else None
         return found or self.state.repos.get(ref)
-
-
-def run_worker(
-    settings: WorkerSettings,
-    functions: Iterable[FunctionSpec],
-    *,
-    manifest: Manifest | None = None,
-    make_ports: Callable[[Seams], Ports] = worker_ports,
-) -> int:
-    """Be a worker until a signal, a command or the loss of every orchestrator ends it.
-
-    Args:
-        settings: Where it connects to and how it works.
-        functions: What it runs.
-        manifest: What its image was built with.
-        make_ports: Makes the host that functions see.
-
-    Returns:
-        Exit code of the process.
-
-    Raises:
-        SettingsError: There is no orchestrator to connect to, or a setting is not understood.
-        AuthError: There is no token, or it is not good by the keys it is to be checked with.
-    """
-    from gen_worker.models.settings import load_model_settings
-    from gen_worker.runtime.loop import run
-
-    policy = settings.policy()
-    check_token(settings)
-    options = options_of(settings, parallel_downloads=load_model_settings().max_downloads)
-
-    async def main() -> int:
-        worker = Worker(functions, policy, options, manifest=manifest, make_ports=make_ports)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop, number.name.lower())
-        return (await worker.run()).code
-
-    return run(main())
-
-
-def options_of(settings: WorkerSettings, **more: Any) -> WorkerOptions:
-    """Return how a worker works as its operator says; `more` are fields of the options.
-
-    Raises:
-        SettingsError: A setting is not understood.
-    """
-    limits = load_settings()
-    if settings.fake_gpu_count:
-        gpus = fake_gpus(
-            settings.fake_gpu_count, settings.fake_gpu_memory_bytes, settings.fake_gpu_name
-        )
-    else:
-        gpus = find_gpus()
-    return WorkerOptions(
-        token=settings.token,
-        worker_id=settings.worker_id,
-        runpod_pod_id=settings.runpod_pod_id,
-        splits=settings.split_streams,
-        max_concurrency=settings.max_concurrency,
-        times=LeavingTimes(drain_s=settings.drain_timeout_s),
-        limits=EngineLimits(
-            max_input_bytes=limits.max_input_bytes,
-            max_output_bytes=limits.max_output_bytes,
-            max_output_delta_bytes=limits.max_output_delta_bytes,
-        ),
-        gpus=gpus,
-        emits_tiers=settings.emit_residency_tier,
-        ready_on_connect=settings.ready_on_connect,
-        **more,
-    )

@@ -1,0 +1,86 @@
+"""How a worker works, as one value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gen_worker.runtime.engine import EngineLimits
+from gen_worker.runtime.telemetry.telemetry import TelemetryPolicy
+from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, find_gpus
+from gen_worker.runtime.worker.leaving import LeavingTimes
+
+if TYPE_CHECKING:
+    from gen_worker.runtime.worker.settings import WorkerSettings
+
+__all__ = ["WorkerOptions", "options_of"]
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker works; where it connects to is its `LinkPolicy`."""
+
+    token: str = ""
+    worker_id: str = ""
+    """For a token that names none."""
+    runpod_pod_id: str = ""
+    splits: bool = True
+    """Whether results and events may have streams of their own."""
+    heartbeat_s: float = 10.0
+    max_concurrency: int = 0
+    """Requests at the same time; 0 is no limit."""
+    times: LeavingTimes = LeavingTimes()
+    limits: EngineLimits = EngineLimits()
+    gpus: tuple[GpuFacts, ...] = ()
+    telemetry: TelemetryPolicy = TelemetryPolicy()
+    traces_endpoint: str = ""
+    """Base URL of the collector that spans go to."""
+    emits_tiers: bool = False
+    """Whether the orchestrator is told which memory a model came to."""
+    ready_on_connect: bool = False
+    """Whether the event `model.ready` follows each connect."""
+    parallel_downloads: int = 2
+    config_grace_s: float = 5.0
+    """That an orchestrator may take to say what refs mean, before models are fetched without."""
+    renewal_s: float = 30.0
+    """That it may take to send new URLs of a model."""
+
+
+def options_of(settings: WorkerSettings) -> WorkerOptions:
+    """Return how a worker works as its operator says.
+
+    Raises:
+        SettingsError: A setting is not understood.
+    """
+    from gen_worker.models.settings import load_model_settings
+    from gen_worker.runtime.telemetry.settings import load_telemetry_settings
+    from gen_worker.settings import load_settings
+
+    core, telemetry = load_settings(), load_telemetry_settings()
+    return WorkerOptions(
+        token=settings.token,
+        worker_id=settings.worker_id,
+        runpod_pod_id=settings.runpod_pod_id,
+        splits=settings.split_streams,
+        max_concurrency=settings.max_concurrency,
+        times=LeavingTimes(drain_s=settings.drain_timeout_s),
+        limits=EngineLimits(
+            max_input_bytes=core.max_input_bytes,
+            max_output_bytes=core.max_output_bytes,
+            max_output_delta_bytes=core.max_output_delta_bytes,
+        ),
+        gpus=_gpus(settings),
+        telemetry=TelemetryPolicy.of(telemetry),
+        traces_endpoint=telemetry.traces_endpoint,
+        emits_tiers=settings.emit_residency_tier,
+        ready_on_connect=settings.ready_on_connect,
+        parallel_downloads=load_model_settings().max_downloads,
+    )
+
+
+def _gpus(settings: WorkerSettings) -> tuple[GpuFacts, ...]:
+    if not settings.fake_gpu_count:
+        return find_gpus()
+    return fake_gpus(
+        settings.fake_gpu_count, settings.fake_gpu_memory_bytes, settings.fake_gpu_name
+    )

@@ -1,0 +1,92 @@
+"""A worker as a process: signals end it, its exit code says how."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from gen_worker.runtime.worker.identity import check_token
+from gen_worker.runtime.worker.options import options_of
+from gen_worker.runtime.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from gen_worker.manifest import Manifest
+    from gen_worker.runtime.worker.settings import WorkerSettings
+    from gen_worker.spec import FunctionSpec
+
+__all__ = ["metrics_served", "run_worker"]
+
+
+def run_worker(
+    settings: WorkerSettings,
+    functions: Iterable[FunctionSpec],
+    *,
+    manifest: Manifest | None = None,
+) -> int:
+    """Be a worker until a signal, a command or the loss of every orchestrator ends it.
+
+    Args:
+        settings: Where it connects to and how it works.
+        functions: What it runs.
+        manifest: What its image was built with.
+
+    Returns:
+        Exit code of the process.
+
+    Raises:
+        SettingsError: There is no orchestrator to connect to, or a setting is not understood.
+        AuthError: There is no token, or it is not good by the keys it is to be checked with.
+    """
+    from gen_worker.runtime.loop import run
+    from gen_worker.runtime.telemetry.settings import load_telemetry_settings
+
+    policy = settings.policy()
+    check_token(settings)
+    options = options_of(settings)
+    metrics_address = load_telemetry_settings().metrics_addr
+
+    async def main() -> int:
+        worker = Worker(functions, policy, options, manifest=manifest)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop, number.name.lower())
+        async with AsyncExitStack() as stack:
+            if metrics_address:
+                await stack.enter_async_context(metrics_served(worker, metrics_address))
+            return (await worker.run()).code
+
+    return run(main())
+
+
+@asynccontextmanager
+async def metrics_served(worker: Worker, address: str) -> AsyncIterator[None]:
+    """Answer `/metrics`, `/healthz` and `/readyz` until the block ends.
+
+    Args:
+        worker: Whose.
+        address: `host:port` or `:port`.
+
+    Raises:
+        ValidationError: It is no address.
+        ListenError: It is taken or out of reach.
+    """
+    from gen_worker.runtime.telemetry.listener import Probes, open_metrics_server
+
+    probes = Probes(
+        worker.telemetry.metrics.exposition,
+        is_healthy=lambda: not worker.engine.statistics().stuck_threads,
+        is_ready=lambda: worker.is_ready,
+    )
+    server = open_metrics_server(address, probes)
+    is_serving = asyncio.Event()
+    task = asyncio.create_task(server.serve(is_serving.set))
+    try:
+        await is_serving.wait()
+        yield
+    finally:
+        server.stop()
+        await task
