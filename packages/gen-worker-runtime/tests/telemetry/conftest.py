@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from gen_worker.events import Delta, Failed, Result
+from gen_worker.events import Failed, Result
 from gen_worker.runtime import Engine, Invocation
 from gen_worker.runtime.telemetry import Telemetry
 from gen_worker.runtime.telemetry.catalog import find, problems_of
+from gen_worker.runtime.telemetry.memory import MemoryGauge
 from gen_worker.runtime.wire import DiagnosticLog, JobRequest, Observation, WorkerEvent
 from gen_worker.spec import specs_of
 from gen_worker.testing.ports import fake_ports
@@ -101,19 +102,17 @@ class Job:
         self.request = request
         self.served = Served(room.engine.lookup(request.function))
         self._room = room
+        self.memory = room.gauge.begin()
         self._ended: asyncio.Future[Result | Failed] = asyncio.get_running_loop().create_future()
 
     def deliver(self, batch: Sequence[Event]) -> None:
         last = batch[-1]
-        deltas = sum(isinstance(item, Delta) for item in batch)
-        if deltas:
-            self._room.telemetry.metrics.count_deltas(self.served.spec.name, deltas)
         if isinstance(last, (Result, Failed)):
             is_good = isinstance(last, Result)
             observation = Observation(
                 status="succeeded" if is_good else "failed",
                 error_type=last.failure.error_type if isinstance(last, Failed) else "",
-                peak_memory_bytes=1024,
+                peak_memory_bytes=self._room.gauge.end(self.memory)[0],
             )
             self._room.telemetry.ended(self, last, observation)
             self._ended.set_result(last)
@@ -129,6 +128,7 @@ class Room:
         self.engine = engine
         self.telemetry = telemetry
         self.heard = heard
+        self.gauge = MemoryGauge()
 
     def submit(self, function: str, payload: dict[str, Any] | None = None, **fields: Any) -> Job:
         fields.setdefault("request_id", "r1")

@@ -97,7 +97,7 @@ async def test_a_request_that_ends_at_once_sends_one_event(watched: Any, functio
         metrics = room.heard.payload("metrics.job")
         assert metrics["schema_version"] == 1
         assert metrics["function_name"] == function
-        assert metrics["peak_ram_bytes"] == 1024
+        assert metrics["peak_ram_bytes"] > 1 << 20
         assert "steps" not in metrics
 
 
@@ -234,4 +234,4 @@ async def test_what_a_payload_says_of_its_cost(watched: Any) -> None:
         assert metrics["iters_per_s"] > 0
         assert "height" not in metrics
         await room.run("paint", {"num_inference_steps": "many"}, request_id="r2")
-        assert "steps" not in room.heard.payloads("metrics.job")[1]
+        assert room.heard.names("r2") == [], "it was never called, and cost nothing"

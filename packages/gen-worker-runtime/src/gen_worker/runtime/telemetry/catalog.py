@@ -173,6 +173,7 @@ CATALOG: tuple[Event, ...] = (
         "the hub is silent, and a tag means what it meant last",
         "model.resolve.last_known",
     ),
+    _worker(Payload, "a connection is open, if `WORKER_MODELS_READY_ON_CONNECT`", "model.ready"),
     _worker(OfModel, "a model's files become an object", "model.load.started"),
     _worker(
         ModelDone,
@@ -203,7 +204,6 @@ CATALOG: tuple[Event, ...] = (
 )
 
 REPLACED: Mapping[str, str] = {
-    "model.ready": "ModelReady",
     "model.cached": "ModelReady",
     "worker.startup.phase": "StartupPhase",
     "worker.function_capabilities": "FunctionCapabilities",

@@ -48,11 +48,18 @@ class DiagnosticSink:
         """
         self._pass_on = pass_on
         self._identity = identity
+        self._is_closed = False
         self._previous = install_diagnostics(self)
 
     def close(self) -> None:
-        """Put back what was installed before."""
-        install_diagnostics(self._previous)
+        """Put back what was installed before, unless somebody else came after this."""
+        self._is_closed = True
+        previous = self._previous
+        while isinstance(previous, DiagnosticSink) and previous._is_closed:
+            previous = previous._previous
+        current = install_diagnostics(previous)
+        if current is not self:
+            install_diagnostics(current)
 
     def __call__(self, report: Diagnostic) -> None:
         worker_id, release_id, runpod_pod_id = self._identity()

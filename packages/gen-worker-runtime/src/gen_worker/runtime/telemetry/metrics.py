@@ -97,6 +97,14 @@ class Metrics:
         self._functions: dict[str, _Function] = {}
         self._registry: Any = None
 
+    def gather(
+        self,
+        statistics: Callable[[], EngineStatistics],
+        worker: Callable[[], WorkerFigures] | None = None,
+    ) -> None:
+        """Read these, too; for whoever has them later than the figures."""
+        self._statistics, self._worker = statistics, worker
+
     def count(self, function: str, outcome: Result | Failed) -> None:
         """Count a call that has ended.
 

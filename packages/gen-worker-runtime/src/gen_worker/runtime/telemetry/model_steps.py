@@ -98,7 +98,7 @@ class ReportedModels:
         if track is None:
             entered: AbstractAsyncContextManager[object] = lease
             return entered
-        return _ReportedLease(self, lease, track, request.parameter, prepared)
+        return _ReportedLease(self, lease, track, request.parameter, prepared, device)
 
     async def escalate(
         self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
@@ -162,6 +162,7 @@ class _ReportedLease:
         track: Track,
         parameter: str,
         prepared: object,
+        device: str,
     ) -> None:
         self.model_id = _name_of(prepared, getattr(prepared, "choice", {}))
         self.loaded_ms: int | None = None
@@ -170,6 +171,7 @@ class _ReportedLease:
         self._track = track
         self._parameter = parameter
         self._prepared = prepared
+        self._device = device
 
     async def __aenter__(self) -> object:
         models, track, since = self._models, self._track, perf_counter()
@@ -179,6 +181,7 @@ class _ReportedLease:
             "param_name": self._parameter,
             "model_id": self.model_id,
         }
+        requests.occupy(track, self._device)
         requests.begin(track, "model_load", LoadStarted(timestamp=now(), **facts))
         models._enter(self)
         try:

@@ -85,6 +85,7 @@ class RequestRejected(Payload, frozen=True, kw_only=True):
     reason: str
     function_name: str = ""
     input_bytes: int = 0
+    gpu_index: int | None = None
 
 
 class ResolveStarted(OfFunction, frozen=True, kw_only=True):

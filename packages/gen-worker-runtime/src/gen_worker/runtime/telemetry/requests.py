@@ -29,11 +29,10 @@ from gen_worker.runtime.telemetry.tracks import Step, Track
 from gen_worker.runtime.telemetry.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gen_worker.events import Started
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.engine.deadlines import Timers
+    from gen_worker.runtime.telemetry.memory import MemoryGauge
     from gen_worker.runtime.telemetry.payloads import ModelMetrics, Payload
     from gen_worker.runtime.telemetry.sending import Sender
     from gen_worker.runtime.telemetry.tracks import ObservedJob
@@ -70,7 +69,7 @@ class Requests:
         *,
         tells_all: bool = False,
         warn_after: WarnAfter | None = None,
-        sample: Callable[[], object] | None = None,
+        gauge: MemoryGauge | None = None,
     ) -> None:
         """Prepare to report.
 
@@ -80,14 +79,14 @@ class Requests:
             timers: On that clock.
             tells_all: Whether requests that end at once are told of like all others.
             warn_after: When a step counts as stuck.
-            sample: Called ten times a second while requests run that take their time.
+            gauge: Measures the memory of requests.
         """
         self._sender = sender
         self._now = clock.now
         self._unix_time = clock.time
         self._tells_all = tells_all
         self._warn_after = warn_after or WarnAfter()
-        self._sample = sample
+        self._gauge = gauge
         self._tracks: dict[str, Track] = {}
         self._facts: dict[str, PayloadFacts] = {}
         self._watch: Watch[Track] = Watch(clock, timers, announce=self._announce, look=self._look)
@@ -147,6 +146,8 @@ class Requests:
         track = self._tracks.get(started.request_id)
         if track is not None:
             track.called_unix, track.called_at = started.at, self._now()
+            if track.uses_gpu:
+                self.occupy(track, track.job.call.device or "")
             if track.is_told:
                 with self._lock:
                     self._notice_call(track)
@@ -194,14 +195,19 @@ class Requests:
             else:
                 track.pending.append((event, payload))
 
+    def occupy(self, track: Track, device: str) -> None:
+        """Take note that a request has a device for itself now."""
+        if self._gauge is not None:
+            self._gauge.occupy(track.job.memory, device)
+
     def unix_time(self) -> float:
         return self._unix_time()
 
     # While it runs.
 
     def _look(self, track: Track) -> None:
-        if self._sample is not None:
-            self._sample()
+        if self._gauge is not None:
+            self._gauge.note(track.job.memory)
         step = track.step
         if step is None or track.is_warned:
             return
@@ -233,7 +239,7 @@ class Requests:
         metrics = self._metrics(track, outcome, observation)
         if track.is_told:
             self._tell_end(track, outcome, observation, metrics)
-        else:
+        elif track.called_at is not None or track.models:
             self._send(track, "metrics.job", metrics)
         return track
 

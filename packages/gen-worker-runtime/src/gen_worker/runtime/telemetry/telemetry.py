@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -29,15 +29,23 @@ if TYPE_CHECKING:
     from gen_worker.events import Telemetry as TelemetryEvent
     from gen_worker.ports import Ports
     from gen_worker.runtime.engine import Clock
+    from gen_worker.runtime.telemetry.memory import MemoryGauge
     from gen_worker.runtime.telemetry.sending import Teller
     from gen_worker.runtime.telemetry.settings import TelemetrySettings
     from gen_worker.runtime.telemetry.tracing import Tracer
     from gen_worker.runtime.telemetry.tracks import ObservedJob
-    from gen_worker.runtime.wire import Observation
+    from gen_worker.runtime.wire import JobRequest, Observation
 
 __all__ = ["Telemetry", "TelemetryPolicy"]
 
 _log = logging.getLogger("gen_worker.telemetry")
+
+
+class Refusal(Protocol):
+    """Why a request is not let in."""
+
+    @property
+    def event(self) -> Mapping[str, Any]: ...
 
 
 class TelemetryPolicy(NamedTuple):
@@ -70,7 +78,7 @@ class Telemetry:
         policy: TelemetryPolicy | None = None,
         identity: Callable[[], WorkerIdentity] = WorkerIdentity,
         shed: Callable[[], int] | None = None,
-        sample: Callable[[], object] | None = None,
+        gauge: MemoryGauge | None = None,
         tracer: Tracer | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -81,7 +89,7 @@ class Telemetry:
             policy: How much is reported.
             identity: Says who the worker is.
             shed: Says how many messages `teller` dropped, ever.
-            sample: Called ten times a second while requests run that take their time.
+            gauge: Measures the memory of requests.
             tracer: Makes spans of requests.
             clock: What times and timers are measured with.
         """
@@ -95,7 +103,7 @@ class Telemetry:
             self._timers,
             tells_all=policy.tells_all,
             warn_after=policy.warn_after,
-            sample=sample,
+            gauge=gauge,
         )
         self._tracer = tracer
         self._models: ReportedModels | None = None
@@ -181,12 +189,19 @@ class Telemetry:
         except Exception:
             _log.exception("%r is not reported on", job)
 
+    def refused(self, request: JobRequest, refusal: Refusal) -> None:
+        """Take note of a request that is not let in."""
+        self._sender.send("request.rejected", refusal.event, request.request_id)
+        self.metrics.count_refused(request.function, str(refusal.event["reason"]))
+
     def ended(self, job: ObservedJob, outcome: Result | Failed, observation: Observation) -> None:
         """Take note of its end, right after its result went to the outbox."""
         try:
             track = self._requests.ended(job, outcome, observation)
             function, error_type = job.served.spec.name, observation.error_type
             self.metrics.count_timings(function, error_type or "succeeded", outcome.timings)
+            if job.call.sequence:
+                self.metrics.count_deltas(function, job.call.sequence)
             if error_type:
                 self._report_failure(job, outcome)
             if track is not None and self._tracer is not None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.runtime.engine import RunningCall
+    from gen_worker.runtime.telemetry.memory import MemoryUse
     from gen_worker.runtime.telemetry.payloads import ModelMetrics, Payload
     from gen_worker.runtime.telemetry.tracing import Trace
     from gen_worker.runtime.wire import JobRequest
@@ -32,6 +33,8 @@ class ObservedJob(Protocol):
     def served(self) -> Served: ...
     @property
     def call(self) -> RunningCall: ...
+    @property
+    def memory(self) -> MemoryUse: ...
 
 
 class Step(NamedTuple):
@@ -99,6 +102,10 @@ class Track:
     @property
     def function(self) -> str:
         return self.job.served.spec.name
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.job.served.spec.resources.needs_gpu
 
     @property
     def phase(self) -> str:
