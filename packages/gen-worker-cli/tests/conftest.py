@@ -304,11 +304,13 @@ def warm(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[C
 
 @pytest.fixture
 def serve(cli: Cli) -> Callable[..., Server]:
-    """Start a server that reads no stdin, and wait until it is ready."""
+    """Start a server that reads no stdin, and wait until it is ready, or says something else."""
 
-    def start(*words: str, project: str | Path = "shapes", **environment: str) -> Server:
+    def start(
+        *words: str, project: str | Path = "shapes", until: str = "ready", **environment: str
+    ) -> Server:
         server = Server(cli.start("serve", "--no-stdin", *words, project=project, **environment))
-        server.expect("gen-worker serve: ready")
+        server.expect(f"gen-worker serve: {until}")
         return server
 
     return start
