@@ -172,7 +172,8 @@ class HttpApp:
             name: value for name, value in scope["headers"] if name in _READ_HEADERS
         }
         try:
-            self._admit(scope, headers)
+            if self._token or self.options.is_loopback or b"origin" in headers:
+                self._admit(scope, headers)
             if scope["method"] == "POST" and scope["path"].startswith(_CALL):
                 await self._call(scope, headers, receive, send)
             else:

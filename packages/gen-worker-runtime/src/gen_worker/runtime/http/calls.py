@@ -32,12 +32,13 @@ _HIGH_BYTES = 256 * 1024
 class _Call:
     """The `Sink` of one call, and its client's presence."""
 
+    # Class attributes, so that a short call stores only what it needs.
     wants_events = True
     handle: Handle | None = None
+    is_over = False
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.is_over = False
         self.started_at = perf_counter()
 
     def left(self) -> None:
@@ -61,21 +62,26 @@ class WholeCall(_Call):
     refusal: Failure | None = None
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
-        super().__init__(receive)
+        self.receive = receive
+        self.started_at = perf_counter()
         self._max_bytes = max_bytes
-        self._ended: asyncio.Future[Result | Failed] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[Result | Failed] = asyncio.get_running_loop().create_future()
 
     def deliver(self, batch: Sequence[Event]) -> None:
         last = batch[-1]
-        if len(batch) > 1 or not isinstance(last, (Result, Failed)):
+        # `isinstance` is quick only when it is true: it asks the metaclass of a struct otherwise.
+        if isinstance(last, Result):
+            if len(batch) > 1:
+                self._collect(batch)
+        elif not isinstance(last, Failed):
             self._collect(batch)
-        if isinstance(last, (Result, Failed)):
-            self.is_over = True
-            self.handle = (
-                None  # which holds this: a cycle would keep both until the collector comes
-            )
-            if not self._ended.done():
-                self._ended.set_result(last)
+            return
+        elif len(batch) > 1:
+            self._collect(batch)
+        self.is_over = True
+        self.handle = None  # which holds this: a cycle would keep both until the collector comes
+        if not self.ended.done():
+            self.ended.set_result(last)
 
     def _collect(self, batch: Sequence[Event]) -> None:
         """Keep what a function streams to a client that waits for the whole answer."""
@@ -104,7 +110,7 @@ class WholeCall(_Call):
     async def outcome(self) -> Result | Failed:
         """Wait for the end; a server that gives up waiting cancels the call."""
         try:
-            outcome = await self._ended
+            outcome = await self.ended
         except asyncio.CancelledError:
             self.cancel("shutdown")
             raise

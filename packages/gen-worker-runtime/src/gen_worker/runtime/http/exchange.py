@@ -54,21 +54,17 @@ async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes
     length = headers.get(b"content-length", b"")
     if len(length) > _SHORT and (not length.isdigit() or int(length) > max_bytes):
         raise _too_long(max_bytes)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_bytes:
-            raise _too_long(max_bytes)
-        return body
     parts = bytearray()
-    while message["type"] == "http.request":
-        parts += message.get("body", b"")
-        if len(parts) > max_bytes:
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        body: bytes = message.get("body", b"")
+        if len(parts) + len(body) > max_bytes:
             raise _too_long(max_bytes)
         if not message.get("more_body"):
-            return bytes(parts)
-        message = await receive()
-    raise ClientGoneError
+            return bytes(parts + body) if parts else body  # nearly always there at once
+        parts += body
 
 
 def _too_long(max_bytes: int) -> Refusal:

@@ -1,0 +1,418 @@
+"""`gen-worker serve --http` against a bare ASGI application on the same server, and FastAPI.
+
+All run at once, each in its own process; one driver loads two of them in alternating blocks. The
+rows with FastAPI need it installed, and are left out where it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from importlib.util import find_spec
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import uvloop
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import BLOCKS, Row, paired, paired_latencies, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BARE = "bench/peers/http_bare.py"
+FASTAPI = "bench/peers/http_fastapi.py"
+BLOCK_S = 0.3
+STREAM_ITEMS = 20_000
+BODY = b'{"text":"hello world"}'
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+HOP_ROUNDS = 2000
+
+
+class Site(NamedTuple):
+    port: int
+    path: str
+
+
+class _Client(asyncio.Protocol):
+    """Sends a request, waits for the whole answer, sends the next."""
+
+    def __init__(self, load: _Load) -> None:
+        self.load = load
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._send()
+
+    def _send(self) -> None:
+        self.sent_at = time.perf_counter()
+        self.transport.write(self.load.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head = self.buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        length = LENGTH.search(self.buffer)
+        assert length is not None, self.buffer
+        if len(self.buffer) < head + 4 + int(length[1]):
+            return
+        if not self.buffer.startswith(b"HTTP/1.1 200"):
+            self.load.rejected += 1
+        self.buffer = b""
+        now = time.perf_counter()
+        self.load.latencies.append(now - self.sent_at)
+        if now >= self.load.end:
+            self.transport.close()
+            self.load.left()
+        else:
+            self._send()
+
+
+class _Load:
+    """One block of requests over `clients` kept connections."""
+
+    def __init__(self, site: Site, clients: int) -> None:
+        self.request = (
+            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (site.path.encode(), site.port, len(BODY), BODY)
+        )
+        self.site, self.clients = site, clients
+        self.active = clients
+        self.latencies: list[float] = []
+        self.rejected = 0
+
+    def left(self) -> None:
+        self.active -= 1
+        if self.active == 0:
+            self.done.set_result(None)
+
+    async def run(self) -> float:
+        """Return the requests per second."""
+        loop = asyncio.get_running_loop()
+        self.done = loop.create_future()
+        start = time.perf_counter()
+        self.end = start + BLOCK_S
+        for _ in range(self.clients):
+            await loop.create_connection(lambda: _Client(self), "127.0.0.1", self.site.port)
+        await self.done
+        return len(self.latencies) / (time.perf_counter() - start)
+
+
+def _rate(site: Site, clients: int, rejections: list[int]) -> float:
+    load = _Load(site, clients)
+    rate = uvloop.run(load.run())
+    rejections.append(load.rejected)
+    return rate
+
+
+def _p50_us(site: Site) -> float:
+    load = _Load(site, 1)
+    uvloop.run(load.run())
+    return statistics.median(load.latencies) * 1e6
+
+
+def _hop_us() -> float:
+    """Return what a hop to a thread and back takes at the least, in microseconds."""
+    there: SimpleQueue[asyncio.Future[None] | None] = SimpleQueue()
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            while (future := there.get()) is not None:
+                loop.call_soon_threadsafe(future.set_result, None)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        spent = []
+        for _ in range(HOP_ROUNDS):
+            future = loop.create_future()
+            start = time.perf_counter()
+            there.put(future)
+            await future
+            spent.append(time.perf_counter() - start)
+        there.put(None)
+        thread.join()
+        return statistics.median(spent) * 1e6
+
+    return uvloop.run(main())
+
+
+def _bare_and_hop_us(site: Site) -> float:
+    return _p50_us(site) + _hop_us()
+
+
+def _items_per_s(site: Site, accept: bytes = b"") -> float:
+    body = b'{"text":"tok ","count":%d}' % STREAM_ITEMS
+    request = b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        site.path.encode(),
+        site.port,
+        accept,
+        len(body),
+        body,
+    )
+    with socket.create_connection(("127.0.0.1", site.port)) as peer:
+        start = time.perf_counter()
+        peer.sendall(request)
+        items, tail = 0, b""
+        while not tail.endswith(b"0\r\n\r\n"):
+            data = peer.recv(1 << 20)
+            assert data, tail
+            whole = tail[-11:] + data
+            items += whole.count(b"event: delta") - tail[-11:].count(b"event: delta")
+            tail = (tail + data)[-64:]
+        elapsed = time.perf_counter() - start
+    assert items == STREAM_ITEMS, items
+    return items / elapsed
+
+
+# -- clients that leave ----------------------------------------------------------------------------
+
+
+async def _disconnect_ms(port: int, _number: int) -> float:
+    """Return how long after its client left a held call was canceled, by the server's own clock.
+
+    Both processes read the same monotonic clock.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /hold HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
+        % (len(BODY), BODY)
+        if port == _PORTS["bare"]
+        else b"POST /v1/request/hold HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
+        % (len(BODY), BODY)
+    )
+    await writer.drain()
+    log = _LOGS[port]
+    assert (await asyncio.to_thread(log.get, True, 10.0)).startswith("holding")
+    left_at = time.monotonic()
+    writer.transport.abort()
+    line = await asyncio.to_thread(log.get, True, 10.0)
+    del reader
+    return (float(line.rpartition(" ")[2]) - left_at) * 1e3
+
+
+_PORTS: dict[str, int] = {}
+_LOGS: dict[int, SimpleQueue[str]] = {}
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def _drain_s(folder: str, number: int) -> float:
+    """Return how long a server lives on after the last stream that was under way at SIGTERM."""
+    port = _free_port()
+    with _ours(port, folder, f"drain{number}") as server:
+        body = b'{"text":"tok ","count":20}'
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.sendall(
+                b"POST /v1/request/slowly HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+                b"accept: text/event-stream\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            data = peer.recv(65536)
+            server.send_signal(signal.SIGTERM)
+            while chunk := peer.recv(65536):
+                data += chunk
+        ended = time.perf_counter()
+        server.wait(30)
+        assert data.count(b"event: delta") == 20, data
+        return time.perf_counter() - ended
+
+
+# -- servers ---------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(words: list[str], port: int, folder: str) -> Iterator[subprocess.Popen[str]]:
+    log: SimpleQueue[str] = SimpleQueue()
+    _LOGS[port] = log
+    with subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        stderr = process.stderr
+        assert stderr is not None
+
+        def read() -> None:
+            for line in stderr:
+                if line.startswith(("holding", "left")):
+                    log.put(line)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            _wait_for(port, process)
+            yield process
+        finally:
+            process.kill()
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.02)
+    raise SystemExit(f"no server came up on port {port}")
+
+
+def _ours(
+    port: int, folder: str, name: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    own = os.path.join(folder, name)
+    os.makedirs(own, exist_ok=True)
+    config = os.path.join(HERE, "echo", "endpoint.toml")
+    words = [sys.executable, "-m", "gen_worker.cli", "serve", "--config", config]
+    return _running([*words, "--http", f"127.0.0.1:{port}"], port, own)
+
+
+def _peer(
+    file: str, port: int, folder: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    words = [sys.executable, os.path.join(os.path.dirname(HERE), file), str(port)]
+    return _running(words, port, folder)
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def _latency_rows(ours: int, bare: int) -> Iterator[Row]:
+    for name, goal, stretch in (("echo-async", 1.4, 1.2), ("echo-sync", 2.2, 1.8)):
+        yield _latency_row(
+            f"http {name} p50 c1",
+            partial(_p50_us, Site(ours, f"/v1/request/{name}")),
+            partial(_p50_us, Site(bare, "/echo")),
+            f"at most {goal}x (stretch {stretch})",
+            lambda _a, _b, ratio, goal=goal: ratio <= goal,
+        )
+    yield _latency_row(
+        "http echo-sync p50 c1, peer + thread hop",
+        partial(_p50_us, Site(ours, "/v1/request/echo-sync")),
+        partial(_bare_and_hop_us, Site(bare, "/echo")),
+        "at most 20 us more",
+        lambda a, b, _ratio: a <= b + 20,
+    )
+
+
+def _latency_row(
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    goal: str,
+    passes: Callable[[float, float, float], bool],
+) -> Row:
+    return paired(name, ours, peer, unit="us", peer_source=BARE, goal=goal, passes=passes)
+
+
+def _throughput_rows(ours: int, fastapi: int) -> Iterator[Row]:
+    for name, path, bars in (
+        ("echo-async", "/async", (2.0, 3.0)),
+        ("echo-sync", "/def", (4.0, 8.0)),
+    ):
+        for clients in (16, 64):
+            rejected: list[int] = []
+            row = paired(
+                f"http {name} c{clients}, FastAPI",
+                partial(_rate, Site(ours, f"/v1/request/{name}"), clients, rejected),
+                partial(_rate, Site(fastapi, path), clients, []),
+                unit="1/s",
+                peer_source=FASTAPI,
+                goal=f"at least {bars[0]:g}x (stretch {bars[1]:g}), none rejected",
+                passes=lambda _a, _b, ratio, bar=bars[0], rejected=rejected: (  # type: ignore[misc]
+                    ratio >= bar and not sum(rejected)
+                ),
+            )
+            yield row
+
+
+def _bare_rows(ours: int, bare: int) -> Iterator[Row]:
+    for name in ("echo-async", "echo-sync"):
+        for clients in (16, 64):
+            yield paired(
+                f"http {name} c{clients}",
+                partial(_rate, Site(ours, f"/v1/request/{name}"), clients, []),
+                partial(_rate, Site(bare, "/echo"), clients, []),
+                unit="1/s",
+                peer_source=BARE,
+            )
+    accept = b"accept: text/event-stream\r\n"
+    for name in ("stream-async", "stream-sync"):
+        yield paired(
+            f"http {name} 1 client, items",
+            partial(_items_per_s, Site(ours, f"/v1/request/{name}"), accept),
+            partial(_items_per_s, Site(bare, f"/stream/{STREAM_ITEMS}")),
+            unit="1/s",
+            peer_source=BARE,
+            goal="at least 0.9x (stretch 3)",
+            passes=lambda _a, _b, ratio: ratio >= 0.9,
+        )
+
+
+def _leaving_row(ours: int, bare: int) -> Row:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return paired_latencies(
+            "http disconnect to token",
+            runner.get_loop(),
+            partial(_disconnect_ms, ours),
+            partial(_disconnect_ms, bare),
+            peer_source=BARE,
+            per_block=10,
+            most_ms=5.0,
+            stretch_ms=2.0,
+        )
+
+
+def _drain_row(folder: str) -> Row:
+    spent = [_drain_s(folder, number) for number in range(BLOCKS)]
+    low, middle, high = statistics.quantiles(spent, n=4)
+    worst = max(spent)
+    name, goal = "http exit after the last stream, worst", "at most 0.5 s"
+    return Row(name, "s", worst, 0.5, middle, low, high, BLOCKS, "-", goal, worst <= 0.5)
+
+
+def main() -> None:
+    """Print one row per load, and with `--save` keep them."""
+    wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        ours, bare = _free_port(), _free_port()
+        _PORTS["bare"] = bare
+        stack.enter_context(_ours(ours, folder, "ours"))
+        stack.enter_context(_peer(BARE, bare, folder))
+
+        def add(name: str, make: Callable[[], object]) -> None:
+            if not wanted or name in wanted:
+                made = make()
+                rows.extend([made] if isinstance(made, Row) else cast("Iterator[Row]", made))
+
+        add("latency", lambda: _latency_rows(ours, bare))
+        add("bare", lambda: _bare_rows(ours, bare))
+        add("leaving", lambda: _leaving_row(ours, bare))
+        if find_spec("fastapi") is not None:
+            fastapi = _free_port()
+            stack.enter_context(_peer(FASTAPI, fastapi, folder))
+            add("fastapi", lambda: _throughput_rows(ours, fastapi))
+        add("drain", lambda: _drain_row(folder))
+    save("http", rows)
+
+
+if __name__ == "__main__":
+    main()
