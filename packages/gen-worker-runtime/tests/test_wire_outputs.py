@@ -87,6 +87,18 @@ def test_a_result_is_one_map_of_plain_values(passed: Pass) -> None:
     }
 
 
+_PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(st.dictionaries(st.text(), _PLAIN, max_size=4))
+def test_a_result_is_the_same_whichever_way_it_is_written(value: dict[str, Any]) -> None:
+    raw = msgspec.Raw(msgspec.msgpack.encode(value))
+    assert msgspec.msgpack.decode(output_payload(raw)) == msgspec.to_builtins(value)
+
+
 @pytest.mark.parametrize(
     ("kind", "is_streamed", "payload"),
     [

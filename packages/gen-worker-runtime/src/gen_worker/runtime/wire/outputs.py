@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,8 @@ __all__ = ["DEFAULT_ITEM_ID", "DeltaForm", "merge_deltas", "output_payload", "su
 DEFAULT_ITEM_ID = "item-0"
 
 _EMPTY_MAP = b"\x80"
+_may_be_foreign = re.compile(rb"[\xc4-\xc9\xd4-\xd8]").search
+"""Finds the heads of MessagePack's binary and extension types, or what only looks like them."""
 _to_msgpack = msgspec.msgpack.Encoder().encode
 _from_msgpack = msgspec.msgpack.Decoder().decode
 _to_json = msgspec.json.Encoder(order="sorted").encode
@@ -48,8 +51,12 @@ def output_payload(value: Any) -> bytes:
     Raises:
         TypeError: It holds something MessagePack has no word for.
     """
-    plain = _from_msgpack(value) if isinstance(value, msgspec.Raw) else value
-    return _to_msgpack(msgspec.to_builtins(plain))
+    if isinstance(value, msgspec.Raw):
+        data = bytes(value)
+        if _may_be_foreign(data) is None:
+            return data
+        value = _from_msgpack(data)
+    return _to_msgpack(msgspec.to_builtins(value))
 
 
 class DeltaForm:

@@ -251,6 +251,8 @@ class Outbox:
 
     def has_result(self, request_id: str) -> bool:
         """Tell whether a request's result waits to be written."""
+        if not self._held and not self._results:  # as for nearly every request
+            return False
         return request_id in self._held or any(
             outgoing.request_id == request_id for outgoing in self._results
         )
