@@ -175,6 +175,7 @@ def api(session: nox.Session) -> None:
 def settings(session: nox.Session) -> None:
     """The tables of docs/environment.md against the code; `-- --update` rewrites them."""
     in_workspace(session, "python", "-m", "ci.settings_table", *session.posargs)
+    in_workspace(session, "python", "-m", "ci.events_table", *session.posargs)
 
 
 @nox.session

@@ -22,7 +22,6 @@ from gen_worker.runtime.telemetry.payloads import (
     Draining,
     DrainStatus,
     Duration,
-    Fatal,
     InferenceCompleted,
     InferenceFailed,
     InferenceStarted,
@@ -50,7 +49,6 @@ from gen_worker.runtime.telemetry.payloads import (
     ResolveStarted,
     Stuck,
     TelemetryShed,
-    Unregistered,
     UploadProgress,
 )
 
@@ -194,10 +192,6 @@ CATALOG: tuple[Event, ...] = (
         "worker.function_unavailable",
         "worker.warmup_failed",
     ),
-    _worker(
-        Unregistered, "no orchestrator was reached in time", "worker.startup_timeout_unregistered"
-    ),
-    _worker(Fatal, "the worker ends for a reason of its own", "worker.fatal"),
     _worker(Draining, "it was told to stop", "worker.draining"),
     _worker(DrainStatus, "how draining goes", "worker.drain.status"),
     _worker(TelemetryShed, "events were dropped for want of room", "worker.telemetry.shed"),

@@ -21,7 +21,6 @@ __all__ = [
     "DrainStatus",
     "Draining",
     "Duration",
-    "Fatal",
     "InferenceCompleted",
     "InferenceFailed",
     "InferenceStarted",
@@ -51,7 +50,6 @@ __all__ = [
     "ResolveStarted",
     "Stuck",
     "TelemetryShed",
-    "Unregistered",
     "UploadProgress",
     "encode_payload",
 ]
@@ -299,25 +297,6 @@ class ClassFailed(Payload, frozen=True, kw_only=True):
     error_type: str
     message: str
     attempt: int
-
-
-class Unregistered(Payload, frozen=True, kw_only=True):
-    phase: str
-    timeout_s: float
-    worker_id: str
-    scheduler_addr: str
-    elapsed_ms: int
-
-
-class Fatal(Payload, frozen=True, kw_only=True):
-    phase: str
-    exception_class: str
-    exception_message: str
-    traceback: str
-    exit_code: int
-    worker_id: str = ""
-    scheduler_addr: str = ""
-    elapsed_ms: int = 0
 
 
 class Draining(Payload, frozen=True, kw_only=True):
