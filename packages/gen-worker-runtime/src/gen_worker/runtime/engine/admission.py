@@ -22,7 +22,8 @@ class Admission:
     def __init__(self, max_queue: int) -> None:
         self.calls: dict[str, RunningCall] = {}
         self._max_queue = max_queue
-        self._begun: set[RunningCall] = set()
+        self.begun: set[RunningCall] = set()
+        """Those whose handler was called."""
         self._batches: set[Holder] = set()
         self._is_closed = False
         self._when_empty: Callable[[], object] | None = None
@@ -32,11 +33,11 @@ class Admission:
     @property
     def running(self) -> int:
         """Calls whose handler was called and that are not answered yet."""
-        return len(self._begun)
+        return len(self.begun)
 
     @property
     def queued(self) -> int:
-        return max(0, len(self.calls) - len(self._begun))
+        return max(0, len(self.calls) - len(self.begun))
 
     def close(self, when_empty: Callable[[], object]) -> None:
         """Let nobody in any more, and call `when_empty` once everything here has ended."""
@@ -80,14 +81,9 @@ class Admission:
                 )
             self._rates[key] = running + 1
 
-    def begin(self, call: RunningCall) -> None:
-        """Note that the handler is called; out of memory calls it again."""
-        call.has_begun = True
-        self._begun.add(call)
-
     def answer(self, call: RunningCall) -> None:
         """Forget a call that has its outcome, so that its id may be used again."""
-        self._begun.discard(call)
+        self.begun.discard(call)
         if self.calls.get(call.request_id) is call:
             del self.calls[call.request_id]
         if self._when_empty is not None:

@@ -230,16 +230,13 @@ class RunningCall(_Rarities):
             return True
         return stream.tell(event)
 
-    def encoded(self, value: Any) -> Any:
-        """Return a result in the form the transport asked for."""
-        result_format = self.invocation.result_format
-        if result_format == "object":
-            return value
-        return msgspec.Raw(encode(value, result_format, self.core.limits.max_output_bytes))
-
     # The end
 
     def succeed(self, value: Any) -> None:
+        """Set the result, in the form the transport asked for; raises what `encode` does."""
+        result_format = self.invocation.result_format
+        if result_format != "object":
+            value = msgspec.Raw(encode(value, result_format, self.core.limits.max_output_bytes))
         self.spend(OUTPUT)
         self.outcome = Result(
             request_id=self.request_id,

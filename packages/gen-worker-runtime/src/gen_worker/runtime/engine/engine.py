@@ -11,7 +11,6 @@ from gen_worker.ports import drive
 from gen_worker.runtime.engine.calls import RunningCall
 from gen_worker.runtime.engine.core import Core
 from gen_worker.runtime.engine.deadlines import SYSTEM_CLOCK
-from gen_worker.runtime.engine.handoff import LoopPort
 from gen_worker.runtime.engine.interrupt import Region
 from gen_worker.runtime.engine.invocation import EngineLimits
 from gen_worker.runtime.engine.pipeline import perform, perform_now
@@ -137,7 +136,7 @@ class Engine:
         """
         runner = self._runner_here()
         call = self._submit(runner, invocation, sink, token)
-        ended = call.ended = runner.port_to_loop.loop.create_future()
+        ended = call.ended = runner.loop.create_future()
         try:
             outcome: Outcome = await ended
             return outcome
@@ -286,14 +285,13 @@ class Engine:
         call.port = port
         if sink is not None and (plan.is_streamed or sink.wants_events):
             call.stream = BufferedStream(self._core.limits, call.announce)
+        self._watch(call)
         is_ready = plan.endpoint is None or plan.endpoint.is_open
         if is_ready and plan.runs_directly and not plan.is_async:
             call.ticket = [None]
-            self._watch(call)
             self._core.threads.submit(call)
         else:
-            call.task = port.loop.create_task(perform(call, runner))
-            self._watch(call)
+            runner.start(call, perform(call, runner))
         return call
 
     def _watch(self, call: RunningCall) -> None:
@@ -336,14 +334,11 @@ class Engine:
         return runner or InlineRunner(Region(), self._core.ports.run, self._core.run_coroutine)
 
     def _runner_here(self) -> LoopRunner:
-        # Where a loop runs, asyncio is imported; an import statement would cost each call more.
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is None:
-            raise RuntimeError("no event loop is running here: use `run`")
-        loop = asyncio.get_running_loop()
         runner = self._runner
-        if runner is None or runner.port_to_loop.loop is not loop:
-            runner = self._runner = LoopRunner(LoopPort(loop))
+        if runner is None or runner.running_loop() is not runner.loop:
+            if "asyncio" not in sys.modules:
+                raise RuntimeError("no event loop is running here: use `run`")
+            runner = self._runner = LoopRunner()
         return runner
 
     async def _set_up(self, names: Iterable[str] | None, runner: Runner) -> None:

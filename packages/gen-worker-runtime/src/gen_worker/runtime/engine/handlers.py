@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.interrupt import Region
     from gen_worker.runtime.engine.plan import Plan
     from gen_worker.runtime.engine.runners import Runner
+    from gen_worker.runtime.engine.slots import SlotQueue
 
 __all__ = ["begin", "call_async", "call_blocking", "call_in_thread"]
 
@@ -30,11 +31,12 @@ _ITEMS_PER_TURN = 64
 
 def begin(call: RunningCall) -> None:
     """Say that the author's function is about to be called."""
-    call.phase = "handler"
     core = call.core
-    core.admission.begin(call)
+    call.phase = "handler"
+    call.has_begun = True
+    core.admission.begun.add(call)  # a set, because out of memory calls the function again
     core.events.emit(
-        Started(request_id=call.request_id, function=call.plan.spec.name, at=core.clock.time())
+        Started(request_id=call.request_id, function=call.plan.name, at=core.unix_time())
     )
 
 
@@ -109,13 +111,19 @@ def _is_end(plan: Plan, item: Any) -> bool:
     return False
 
 
-async def call_async(call: RunningCall, runner: Runner) -> Any:
-    """Run an async handler in this task; returns what `call_blocking` does."""
+async def call_async(call: RunningCall, runner: Runner, slot: SlotQueue | None = None) -> Any:
+    """Run an async handler in this task; returns what `call_blocking` does.
+
+    Args:
+        call: The call.
+        runner: Where it runs.
+        slot: Was taken for it, and is given back at the end.
+    """
     plan = call.plan
-    if call.token.reason is not None:
-        raise call.token.error()
-    begin(call)
     try:
+        if call.token.reason is not None:
+            raise call.token.error()
+        begin(call)
         produced = call.handler()
         if not plan.is_generator:
             return await produced
@@ -124,6 +132,8 @@ async def call_async(call: RunningCall, runner: Runner) -> Any:
         return await _consume_async(call, runner, aiter(produced))
     finally:
         call.spend(COMPUTE)
+        if slot is not None:
+            slot.give_back()
 
 
 async def _consume_async(call: RunningCall, runner: Runner, items: AsyncIterator[Any]) -> Any:

@@ -92,14 +92,12 @@ class Region:
         a thrower sets this before it reads `occupant`: one of them sees the other, so that leaving
         needs the lock only then."""
 
-    def call(
-        self, occupant: Occupant, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def call(self, occupant: Occupant, function: Callable[[], Any]) -> Any:
         """Call the author's function; `Interrupted` may come out of it."""
         try:
             try:
                 self.occupant = occupant
-                return function(*args, **kwargs)
+                return function()
             finally:
                 self.occupant = None
                 if self._is_disputed:

@@ -11,6 +11,7 @@ import msgspec
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import FunctionUnavailableError, classify, safe_text
 from gen_worker.events import Emitted
+from gen_worker.runtime.engine.errors import traceback_of
 from gen_worker.runtime.engine.leasing import Leases, choose_models, request_for
 from gen_worker.runtime.engine.slots import take
 
@@ -301,4 +302,13 @@ class Instance:
                 },
                 at=self._core.clock.time(),
             )
+        )
+        from gen_worker.diagnostics import emit_diagnostic_log  # late: its patterns cost 3 ms
+
+        emit_diagnostic_log(
+            f"serial_{reason.removesuffix('_failed')}",
+            f"{type(error).__name__}: {error}",
+            {"exception_class": type(error).__name__, "traceback": traceback_of(error)},
+            severity="error",
+            endpoint_class=spec.name,
         )

@@ -64,19 +64,15 @@ def read_message(invocation: Invocation, max_bytes: int) -> Message:
     if 0 < max_bytes < len(data):
         raise InputTooLargeError(size_bytes=len(data), max_bytes=max_bytes, source="payload")
     envelope = None
-    if _may_have_envelope(data, is_json):
+    # A look for a few bytes is all that most calls pay for the envelope; `find` rather than `in`,
+    # which for bytes first raises and catches a TypeError.
+    if data.find(_ENVELOPE_BYTES) >= 0 or (
+        is_json and _BACKSLASH in data and _ESCAPED_ENVELOPE.search(data) is not None
+    ):
         data, envelope = _split(data, is_json)
     if invocation.overrides is not None and (envelope is None or isinstance(envelope, Mapping)):
         envelope = {**(envelope or {}), **invocation.overrides}
     return Message(data, is_json, envelope)
-
-
-def _may_have_envelope(data: bytes, is_json: bool) -> bool:
-    """Look for a few bytes, which is all that most calls pay for the envelope."""
-    # `find` rather than `in`, which for bytes first raises and catches a TypeError.
-    return data.find(_ENVELOPE_BYTES) >= 0 or (
-        is_json and _BACKSLASH in data and _ESCAPED_ENVELOPE.search(data) is not None
-    )
 
 
 def _encode_object(payload: Any) -> bytes:

@@ -71,7 +71,7 @@ async def perform(call: RunningCall, runner: Runner) -> None:
             payload = plan.read(message)
             call.handler = plan.bind(core.context_of(call, None), payload, {}, this)
             call.spend(INPUT)
-            if isinstance(runner, InlineRunner) and not plan.is_async:
+            if type(runner) is InlineRunner and not plan.is_async:
                 value = call_blocking(call, runner.region)
             else:
                 value = await _call_directly(call, runner)
@@ -85,7 +85,7 @@ async def perform(call: RunningCall, runner: Runner) -> None:
                 plan.check(value)
         else:
             value = await _store(call, runner, message, value)
-        call.succeed(call.encoded(value))
+        call.succeed(value)
     except BaseException as error:
         core.note_interrupt(call, error)
         call.fail(failure_of(error, call))
@@ -105,18 +105,21 @@ def perform_now(call: RunningCall, runner: InlineRunner) -> None:
     assert not is_suspended, "inline, whatever waits blocks"
 
 
-async def _call_directly(call: RunningCall, runner: Runner) -> Any:
+def _call_directly(call: RunningCall, runner: Runner) -> Coroutine[Any, Any, Any]:
     """Call a function that needs no model, no file and no device, from a task."""
     core = call.core
     if not call.plan.is_async:
-        return await runner.blocking(call, partial(call_in_thread, call), core.threads)
-    if not core.tasks.try_take():
-        await take(core.tasks, runner.waiter, call.token)
-        call.spend(QUEUE)
-    try:
-        return await call_async(call, runner)
-    finally:
-        core.tasks.give_back()
+        return runner.blocking(call, partial(call_in_thread, call), core.threads)
+    if core.tasks.try_take():
+        return call_async(call, runner, core.tasks)
+    return _wait_and_call(call, runner)
+
+
+async def _wait_and_call(call: RunningCall, runner: Runner) -> Any:
+    tasks = call.core.tasks
+    await take(tasks, runner.waiter, call.token)
+    call.spend(QUEUE)
+    return await call_async(call, runner, tasks)
 
 
 async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message) -> Any:

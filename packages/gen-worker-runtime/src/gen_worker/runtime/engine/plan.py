@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.constraints import compile_clamps
-from gen_worker.context import RequestContext
 from gen_worker.file_values import file_plan
 from gen_worker.kinds import InferenceKind, kind_named
 from gen_worker.runtime.engine.payloads import decoder
@@ -24,12 +23,10 @@ from gen_worker.streaming import Done, Error, IncrementalTokenDelta
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gen_worker.cancel import CancelToken
-    from gen_worker.ports import Ports
+    from gen_worker.context import RequestContext
     from gen_worker.runtime.engine.lifecycle import Endpoint
     from gen_worker.runtime.engine.payloads import Message
     from gen_worker.spec import FunctionSpec
-    from gen_worker.types import Compute
 
 __all__ = ["Plan"]
 
@@ -51,6 +48,7 @@ class Plan:
             TypeError: A marker in its payload sits where it means nothing.
         """
         self.spec = spec
+        self.name = spec.name
         self.endpoint = endpoint
         self.kind = kind_named(spec.kind)
         self.is_inference = isinstance(self.kind, InferenceKind)
@@ -99,9 +97,6 @@ class Plan:
         )
         """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
         encode."""
-        self.make_context: Callable[..., RequestContext] = (
-            _request_context if self.is_inference else self.kind.context
-        )
 
     def _read(self, message: Message) -> Any:
         payload = self._decode(message)
@@ -153,46 +148,6 @@ class Plan:
         """Check a yielded item; text signals are always allowed."""
         if not isinstance(item, IncrementalTokenDelta):
             self.check(item)
-
-
-def _request_context(
-    *,
-    request_id: str,
-    ports: Ports,
-    token: CancelToken,
-    job_id: str | None,
-    owner: str | None,
-    invoker_id: str | None,
-    timeout_ms: int | None,
-    deadline: float | None,
-    device: str | None,
-    compute: Compute | None,
-    models: Mapping[str, Any] | None,
-    hints: Mapping[str, Any],
-    clock: Callable[[], float],
-) -> RequestContext:
-    """Make a context in two steps: a class that is called makes a dict of the keywords first.
-
-    That takes longer than everything else here, and is on every call's way.
-    """
-    ctx = RequestContext.__new__(RequestContext)
-    RequestContext.__init__(
-        ctx,
-        request_id,
-        ports=ports,
-        token=token,
-        job_id=job_id,
-        owner=owner,
-        invoker_id=invoker_id,
-        timeout_ms=timeout_ms,
-        deadline=deadline,
-        device=device,
-        compute=compute,
-        models=models,
-        hints=hints,
-        clock=clock,
-    )
-    return ctx
 
 
 def _checkable(expected: Any) -> Any:

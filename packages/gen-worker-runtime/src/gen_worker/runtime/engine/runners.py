@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from gen_worker.runtime.engine.handoff import LoopWaiter, ThreadWaiter
+from gen_worker.runtime.engine.handoff import LoopPort, LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from gen_worker.runtime.engine.handoff import LoopPort, Waiter
+    from gen_worker.runtime.engine.calls import RunningCall
+    from gen_worker.runtime.engine.handoff import Waiter
     from gen_worker.runtime.engine.interrupt import Region
     from gen_worker.runtime.engine.threads import ThreadPool, Worker
 
 __all__ = ["Hop", "InlineRunner", "LoopRunner", "Runner", "Traveler"]
 
 T = TypeVar("T")
+
+_EAGERLY: Any = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+"""Take a task's first steps at once, which spares most calls a turn of the loop."""
 
 
 class Traveler(Protocol):
@@ -93,12 +99,18 @@ class InlineRunner:
 class LoopRunner:
     """A task on the loop; whatever blocks goes to a thread."""
 
-    __slots__ = ("_apart", "port_to_loop")
+    __slots__ = ("_apart", "_make_task", "loop", "port_to_loop", "running_loop")
 
     is_inline = False
 
-    def __init__(self, port: LoopPort) -> None:
-        self.port_to_loop = port
+    def __init__(self) -> None:
+        """Stand on the running loop."""
+        import asyncio
+
+        self.running_loop = asyncio.get_running_loop
+        self.loop = asyncio.get_running_loop()
+        self.port_to_loop = LoopPort(self.loop)
+        self._make_task: Any = partial(asyncio.Task, loop=self.loop, **_EAGERLY)
         self._apart: set[asyncio.Task[None]] = set()
 
     def waiter(self) -> Waiter:
@@ -124,9 +136,17 @@ class LoopRunner:
     async def apart(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.spawn(coroutine)
 
+    def start(self, call: RunningCall, steps: Coroutine[Any, Any, None]) -> None:
+        """Begin a call's task; what it ends with is delivered later, even if it ends at once."""
+        task: asyncio.Task[None] = self._make_task(steps, name=call.request_id)
+        if task.done():
+            self.loop.call_soon(call.arrive)
+        else:
+            call.task = task
+
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task of its own; only on the loop."""
-        task = self.port_to_loop.loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine)
         self._apart.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self._apart.discard)
         return task
