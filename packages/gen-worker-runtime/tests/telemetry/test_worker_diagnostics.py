@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gen_worker import RequestContext, inference_function
+from gen_worker import RequestContext, inference, inference_function
 from gen_worker.diagnostics import emit_diagnostic_log
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.telemetry import WorkerIdentity
@@ -89,3 +89,28 @@ def test_the_end_of_a_traceback_is_kept() -> None:
     assert tail_of("short") == "short"
     assert tail_of("a" * 5000 + "the end").endswith("the end")
     assert len(tail_of("a" * 5000)) == 2001
+
+
+@pytest.mark.parametrize("what", ["setup", "warmup"])
+async def test_a_class_that_cannot_start_says_why(watched: Any, what: str) -> None:
+    class Broken:
+        def setup(self) -> None:
+            if what == "setup":
+                raise RuntimeError(f"no weights, token={SECRET}")
+
+        def warmup(self) -> None:
+            raise RuntimeError(f"no weights, token={SECRET}")
+
+        @inference.function
+        def ask(self, ctx: RequestContext, payload: Text) -> Text:
+            return payload
+
+    async with watched(inference()(Broken)) as room:
+        await room.run("ask")
+        report = room.heard.diagnostics[0]
+        assert (report.category, report.severity) == (f"serial_{what}", "error")
+        assert report.message == "RuntimeError: no weights, token=<redacted>"
+        facts = msgspec.json.decode(report.payload_json)
+        assert facts["endpoint_class"] == "Broken"
+        assert f"in {what}" in facts["traceback"]
+        assert SECRET not in report.payload_json.decode()

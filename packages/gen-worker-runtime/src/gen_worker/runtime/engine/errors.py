@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure, Origin
     from gen_worker.runtime.engine.calls import RunningCall
 
-__all__ = ["failure_of", "is_canceling"]
+__all__ = ["failure_of", "is_canceling", "traceback_of"]
 
 
 def failure_of(error: BaseException, call: RunningCall) -> Failure:
@@ -31,11 +31,11 @@ def failure_of(error: BaseException, call: RunningCall) -> Failure:
         return classify(token.error(), origin=origin)
     if call.has_own_models and _is_surprise(error):
         surprise = RefCompatibilitySurprise(str(error)[:_MAX_SURPRISE_CHARS])
-        return classify(surprise, origin="input", detail=_text(error))
+        return classify(surprise, origin="input", detail=traceback_of(error))
     failure = _judged(error, origin)
     if origin == "input" and failure.error_type != "internal":
         return failure  # the message says it all
-    return msgspec.structs.replace(failure, detail=_text(error))
+    return msgspec.structs.replace(failure, detail=traceback_of(error))
 
 
 def _judged(error: BaseException, origin: Origin) -> Failure:
@@ -92,7 +92,7 @@ def is_canceling(error: BaseException) -> bool:
     )
 
 
-def _text(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Return the operator's text: the traceback from the author's first frame on."""
     if isinstance(error, SettingsError):
         return "\n".join(error.problems)  # they name files and lines; no code is at fault

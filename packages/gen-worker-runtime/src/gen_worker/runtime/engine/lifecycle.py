@@ -32,6 +32,8 @@ __all__ = ["Endpoint", "Instance"]
 State = Literal["new", "starting", "ready", "failed", "closed"]
 
 _MAX_RETRY_S = 60.0
+_SHOWN_CHARS = 2000
+"""Of a traceback, whose end says the most."""
 _MAX_VARIANTS = 2
 """Instances kept for callers who bring their own `setup` models, besides the author's."""
 
@@ -308,7 +310,10 @@ class Instance:
         emit_diagnostic_log(
             f"serial_{reason.removesuffix('_failed')}",
             f"{type(error).__name__}: {error}",
-            {"exception_class": type(error).__name__, "traceback": traceback_of(error)},
+            {
+                "exception_class": type(error).__name__,
+                "traceback": traceback_of(error)[-_SHOWN_CHARS:],
+            },
             severity="error",
             endpoint_class=spec.name,
         )
