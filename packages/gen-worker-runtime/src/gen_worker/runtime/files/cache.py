@@ -27,6 +27,8 @@ _CONTENT = ".data"
 _RECORD = ".json"
 _TEMPORARY = ".tmp"
 _ORPHAN_AGE_S = 3600.0
+_LOOKS_PER_CACHE = 8
+"""How often a process looks what is there while it adds as much as there may be."""
 _READ_ONLY = 0o444
 
 
@@ -79,8 +81,8 @@ class InputCache:
         self._directory = os.path.abspath(directory)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._used_bytes: int | None = None
-        """About what is here; None when nobody looked yet."""
+        self._room_bytes = 0
+        """What this process may add before it looks again, as others add, too."""
 
     def find(self, key: str) -> Entry | None:
         """Return what is kept under a key."""
@@ -159,10 +161,9 @@ class InputCache:
     def _trim(self, more_bytes: int) -> None:
         """Remove what was not used for longest, until all fits again."""
         with self._lock:
-            if self._used_bytes is not None:
-                self._used_bytes += more_bytes
-                if self._used_bytes <= self._max_bytes:
-                    return
+            self._room_bytes -= more_bytes
+            if self._room_bytes >= 0:
+                return
             found = sorted(self._look())
             used = sum(one.size_bytes for one in found)
             for one in found:
@@ -170,7 +171,7 @@ class InputCache:
                     break
                 _remove(one.record, one.content)
                 used -= one.size_bytes
-            self._used_bytes = used
+            self._room_bytes = min(self._max_bytes - used, self._max_bytes // _LOOKS_PER_CACHE)
 
     def _look(self) -> Iterator[_Found]:
         """Yield the entries, and remove what killed processes left half done."""

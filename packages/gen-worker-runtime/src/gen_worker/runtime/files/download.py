@@ -134,7 +134,9 @@ class Downloader:
         raise AssertionError("the last try returns or raises")
 
     def _pause_s(self, failures: int, told_s: float | None) -> float:
-        pause_s = min(_MAX_PAUSE_S, 0.5 * 2.0 ** (failures - 1)) + self._uniform(0.0, 0.2)
+        first_s = self._policy.download_backoff_s
+        pause_s = min(_MAX_PAUSE_S, first_s * 2.0 ** (failures - 1))
+        pause_s += self._uniform(0.0, 0.4 * first_s)
         return max(pause_s, min(told_s or 0.0, _MAX_RETRY_AFTER_S))
 
     def _once(

@@ -36,6 +36,8 @@ class FilePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Of one image, likewise; 0 is no limit. Twice what Pillow warns of, where it refuses."""
     max_upload_bytes: int = MAX_OUTPUT_BYTES
     download_tries: int = 3
+    download_backoff_s: float = 0.5
+    """Before the second try; doubles with each further one."""
     upload_tries: int = 5
     upload_backoff_s: float = 0.5
     progress_interval_s: float = 0.2

@@ -7,8 +7,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import pytest
 import uvicorn
 
 from gen_worker.events import Emitted, Telemetry
@@ -18,10 +19,9 @@ from gen_worker.runtime.files import FilePolicy, JobScope, WorkerFiles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gen_worker.ports import Events
+
 PART = 64 * 1024
-PNG = (
-    b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\x0dIHDR" + b"\x00\x00\x00\x40\x00\x00\x00\x20" + bytes(40)
-)
 
 
 class Asked:
@@ -32,6 +32,7 @@ class Asked:
         self.method, self.target = line.split(" ")[:2]
         self.path = self.target.partition("?")[0]
         self.headers = headers
+        self.body = b""
         self.stays_open = True
 
     def head(self, status: int, **headers: object) -> None:
@@ -127,6 +128,7 @@ class WebServer:
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
         asked = Asked(sock, line, headers)
+        asked.body = file.read(int(headers.get("content-length", 0)))
         with self._lock:
             self.asked.append(asked)
         return asked
@@ -186,16 +188,79 @@ class Told:
         return [event.payload["stage"] for event in self.events]
 
 
+class MakeFiles(Protocol):
+    """Makes the files of a worker; keywords are fields of the policy."""
+
+    def __call__(
+        self, *, told: Events | None = None, default: JobScope | None = None, **policy: Any
+    ) -> WorkerFiles: ...
+
+
 @contextmanager
-def worker_files(
-    folder: Path, *, told: Told | None = None, default: JobScope | None = None, **policy: Any
-) -> Iterator[WorkerFiles]:
-    """Make the files of one worker below `folder`, and check that nothing stays of requests."""
-    chosen = FilePolicy(**{"job_dir": str(folder / "jobs"), **policy})
-    files = WorkerFiles(chosen, told or Told(), default=default)
-    try:
-        yield files
-    finally:
+def making_files(folder: Path) -> Iterator[MakeFiles]:
+    """Give what makes files below `folder`; at the end, nothing is left of any request."""
+    made: list[WorkerFiles] = []
+
+    def make(
+        *, told: Events | None = None, default: JobScope | None = None, **policy: Any
+    ) -> WorkerFiles:
+        chosen = FilePolicy(
+            **{"job_dir": str(folder / "jobs"), "download_backoff_s": 0.01, **policy}
+        )
+        made.append(WorkerFiles(chosen, told or Told(), default=default))
+        return made[-1]
+
+    yield make
+    for files in made:
         files.close()
-        left = [path for path in (folder / "jobs").glob("worker-*")] if folder.exists() else []
-        assert not left
+    assert not list((folder / "jobs").glob("worker-*"))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def every_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub's client report each piece of an upload, so that something can happen then."""
+    monkeypatch.setattr("gen_worker.models.hub.progress._INTERVAL_S", 0.0)
+
+
+@pytest.fixture
+def make_files(tmp_path: Path) -> Iterator[MakeFiles]:
+    with making_files(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_web() -> Iterator[WebServer]:
+    with web_server() as server:
+        yield server
+
+
+@pytest.fixture
+def web(shared_web: WebServer) -> WebServer:
+    """A server that all tests of a module share."""
+    shared_web.asked.clear()
+    return shared_web
+
+
+@pytest.fixture(scope="module")
+def shared_other_web() -> Iterator[WebServer]:
+    with web_server() as server:
+        yield server
+
+
+@pytest.fixture
+def other_web(shared_other_web: WebServer) -> WebServer:
+    """Another one, at an origin of its own."""
+    shared_other_web.asked.clear()
+    return shared_other_web
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub that all tests of a module share."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
