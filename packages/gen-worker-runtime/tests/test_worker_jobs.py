@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gen_worker import RequestContext, Resources, inference_function
+from gen_worker import RequestContext, Resources, inference, inference_function
 from gen_worker.errors import HardwareUnmetError
 from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.wire import (
@@ -24,6 +24,8 @@ from gen_worker.runtime.wire import (
     ResolvedCompute,
     StartupPhase,
     StreamError,
+    WorkerEvent,
+    encode,
 )
 from gen_worker.runtime.worker.gpus import fake_gpus
 from gen_worker.testing import VirtualClock
@@ -109,6 +111,40 @@ def lacking(ctx: RequestContext, payload: Text) -> Text:
     raise HardwareUnmetError("no tensor cores here", reason="compute_capability_unmet")
 
 
+class Part(msgspec.Struct):
+    item_id: str
+    text: str
+
+
+@inference_function
+async def mingle(ctx: RequestContext, payload: Text) -> AsyncIterator[Part]:
+    for index in range(payload.count):
+        for item_id in ("a", "b"):
+            yield Part(item_id=item_id, text=f"{index} ")
+        await asyncio.sleep(0.001)
+
+
+class Odd(msgspec.Struct):
+    table: dict[int | str | None, int]
+
+
+@inference_function
+async def odd(ctx: RequestContext, payload: Text) -> AsyncIterator[Odd]:
+    yield Odd(table={1: 1})
+    yield Odd(table={None: 1})
+    yield Odd(table={2: 2})
+
+
+@inference(resources=Resources(requires_gpu=True))
+class Painter:
+    def setup(self) -> None:
+        self.thread = threading.current_thread().name
+
+    @inference.function
+    def paint(self, ctx: RequestContext, payload: Text) -> Text:
+        return Text(text=f"{self.thread} {threading.current_thread().name}")
+
+
 @inference_function(resources=Resources(requires_gpu=True))
 def render(ctx: RequestContext, payload: Text) -> Text:
     return Text(text=threading.current_thread().name)
@@ -119,7 +155,21 @@ def scaled(ctx: RequestContext, payload: Text) -> Text:
     return payload
 
 
-ALL = (hello, blob, count, spell, hold, block, identify, lacking, render, scaled)
+ALL = (
+    hello,
+    blob,
+    count,
+    spell,
+    hold,
+    block,
+    identify,
+    lacking,
+    mingle,
+    odd,
+    Painter,
+    render,
+    scaled,
+)
 
 
 async def test_a_job_is_run_and_answered(work: "Work") -> None:
@@ -358,6 +408,91 @@ async def test_each_gpu_runs_what_is_meant_for_it(work: "Work") -> None:
         compute = ResolvedCompute(accelerator="cuda", gpu_index=7)
         result = await worker.submit("render", compute=compute).result()
         assert result.error_type == "hardware_unmet"
+
+
+async def test_a_class_has_an_instance_on_each_gpu_it_is_asked_for(work: "Work") -> None:
+    gpus = fake_gpus(2, 24 * 1024**3, "FakeGPU")
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL, gpus=gpus):
+        worker = await orchestrator.connected()
+        for index in (1, 0, 1):
+            compute = ResolvedCompute(accelerator="cuda", gpu_index=index)
+            output = await worker.submit("paint", compute=compute).output()
+            assert output["text"].count(f"cuda:{index}") == 2
+        # Nobody chose one: where it was set up first.
+        assert "cuda:1" in (await worker.submit("paint").output())["text"]
+
+
+async def test_single_items_of_a_stream_may_be_interrupted(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+        job = worker.submit("mingle", {"count": 300})
+        await orchestrator.until(lambda: len(job.deltas) > 20)
+        worker.send(InterruptJob(request_id=job.request.request_id, item_ids=("b",)))
+        assert (await job.result()).success
+        texts = {
+            item_id: "".join(
+                job.deltas[number].delta_text
+                for number in sorted(job.deltas)
+                if job.deltas[number].item_id == item_id
+            ).split()
+            for item_id in ("a", "b")
+        }
+        assert texts["a"] == [str(index) for index in range(300)]
+        assert 0 < len(texts["b"]) < 300
+        assert texts["b"] == texts["a"][: len(texts["b"])]
+
+
+async def test_an_item_that_json_cannot_say_fails_its_request(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+        job = worker.submit("odd")
+        await orchestrator.until(lambda: job.end)
+        result = await job.result()
+        assert (result.success, isinstance(job.end, StreamError)) == (False, True)
+        assert result.error_type != "canceled"
+        assert len(job.deltas) == 1
+        assert (await worker.submit("hello").result()).success
+
+
+async def test_a_token_that_is_sent_is_used_next(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+        assert worker.metadata["authorization"] == "Bearer a-token"
+        for payload in (b"no json", b"{}", b'{"worker_jwt": 5}'):
+            event = WorkerEvent(event_type="worker.jwt.rotate", payload_json=payload)
+            worker._commands.append(encode(event))
+        payload = b'{"worker_jwt": "another"}'
+        worker._commands.append(
+            encode(WorkerEvent(event_type="worker_jwt.rotate", payload_json=payload))
+        )
+        await worker.submit("hello").result()
+        orchestrator.cut()
+        await orchestrator.until(lambda: len(worker.registrations) == 2)
+        assert worker.metadata["authorization"] == "Bearer another"
+
+
+async def test_a_job_that_did_not_arrive_is_run_when_it_comes_again(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+        await orchestrator.stop()
+        await orchestrator.until(lambda: not worker.is_connected)
+        job = worker.submit("hello", {"text": "again"})
+        worker._commands.clear()  # it was lost on its way
+        await orchestrator.start()
+        assert (await job.output())["text"] == "hello again"
+        assert job.attempts == 2
+
+
+async def test_what_is_not_for_a_worker_changes_nothing(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+        worker._commands.append(encode(JobResult(request_id="r", success=True)))
+        job = worker.submit("hello", timeout_ms=-5)
+        job.request = msgspec.structs.replace(job.request, payload=b"\xc1")
+        garbage = worker.submit("hello")
+        worker._commands[-1] = encode(msgspec.structs.replace(garbage.request, payload=b"\xc1\x00"))
+        assert (await garbage.result()).error_type == "validation"
+        assert (await worker.submit("hello").result()).success
 
 
 async def test_capabilities_say_what_is_missing(work: "Work") -> None:

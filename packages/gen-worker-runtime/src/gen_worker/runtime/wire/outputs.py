@@ -98,7 +98,7 @@ class DeltaForm:
             sequence=0,
             timestamp_unix_ms=timestamp_unix_ms,
             delta_text=fields[text_field] if text_field else "",
-            payload_json=_to_json(item),
+            payload_json=_compact(item),
             audio_chunk=chunk or b"",
             audio_codec=codec or "",
             text_field="" if chunk or codec or self._says_more(fields, text_field) else text_field,
@@ -161,6 +161,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         return _from_msgpack(value)
     return msgspec.to_builtins(value, builtin_types=(bytes, bytearray))
+
+
+def _compact(item: Any) -> bytes:
+    """Return an item as JSON with sorted keys; keys that are numbers or the like become text."""
+    try:
+        return _to_json(item)
+    except TypeError:
+        return _to_json(msgspec.to_builtins(item, str_keys=True))
 
 
 def _taken(fields: dict[str, Any], name: str, kind: type) -> Any:
