@@ -41,7 +41,7 @@ class Asked:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
-    def answer(self, data: bytes, status: int = 200, **headers: object) -> None:
+    def answer(self, data: bytes, status: int = 200, **headers: Any) -> None:
         self.head(status, **{"Content_Length": len(data), **headers})
         if self.method != "HEAD":
             self.sock.sendall(data)
@@ -65,7 +65,7 @@ class WebServer:
         self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._spawn(self._accept)
 
-    def page(self, path: str, behaviour: Behaviour | bytes, **headers: object) -> str:
+    def page(self, path: str, behaviour: Behaviour | bytes, **headers: Any) -> str:
         """Serve something at a path, and return its URL."""
         if isinstance(behaviour, bytes):
             data = behaviour
@@ -76,8 +76,12 @@ class WebServer:
 
     def script(self, path: str, *behaviours: Behaviour) -> str:
         """Do one thing after the other at a path; the last one for good."""
-        left = list(behaviours)
-        return self.page(path, lambda asked: (left.pop(0) if len(left) > 1 else left[0])(asked))
+        left: list[Behaviour] = list(behaviours)
+
+        def behave(asked: Asked) -> None:
+            (left.pop(0) if len(left) > 1 else left[0])(asked)
+
+        return self.page(path, behave)
 
     def count(self, method: str = "GET") -> int:
         with self._lock:

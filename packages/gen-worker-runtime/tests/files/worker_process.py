@@ -61,4 +61,5 @@ def cache(folder: str, own: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    {"save": save, "take": take, "cache": cache}[sys.argv[1]](*sys.argv[2:])
+    run: Any = {"save": save, "take": take, "cache": cache}[sys.argv[1]]
+    run(*sys.argv[2:])
