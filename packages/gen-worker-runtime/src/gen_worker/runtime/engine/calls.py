@@ -271,8 +271,9 @@ class RunningCall(_Rarities):
             self.own_token.call = None
         else:
             self.token.discard(self.notice_cancel)
-        for timer in self._timers:
-            timer.cancel()
+        if self._timers:
+            for timer in self._timers:
+                timer.cancel()
         if self.task is not None:  # this is the task, on the loop
             self.task = None
             self._pump()
@@ -365,25 +366,23 @@ class RunningCall(_Rarities):
         if self._is_delivered or (self._is_paused and self.token.reason is None):
             return
         # The outcome before the items: all items are in the buffer by the time it is set.
-        outcome = self.outcome or self.given_up
-        batch: list[Event] = [] if self.stream is None else self.stream.take()
-        if outcome is None:
-            if batch:
-                self._deliver(batch)
-            return
-        batch.append(outcome)
-        self._is_delivered = True
-        self._deliver(batch)
-        self.core.forget(self, outcome)
-        ended = self.ended
-        if ended is not None and not ended.done():
-            ended.set_result(outcome)
+        outcome, stream = self.outcome or self.given_up, self.stream
+        batch: list[Event] = [] if stream is None else stream.take()
+        if outcome is not None:
+            self._is_delivered = True
+            batch.append(outcome)
+        if batch and self.sink is not None:
+            self._deliver(batch, self.sink)
+        if outcome is not None:
+            self.core.forget(self, outcome)
+            ended = self.ended
+            if ended is not None and not ended.done():
+                ended.set_result(outcome)
 
-    def _deliver(self, batch: list[Event]) -> None:
+    def _deliver(self, batch: list[Event], sink: Sink) -> None:
         """Hand a batch to the transport; one that fails loses its call, nothing else."""
         try:
-            if self.sink is not None:
-                self.sink.deliver(batch)
+            sink.deliver(batch)
         except Exception:
             import logging
 
