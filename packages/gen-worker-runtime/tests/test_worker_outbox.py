@@ -44,7 +44,7 @@ class Desk:
         self.outbox = Outbox(OutboxLimits(**limits), clock=lambda: self.now, wake=self._wake)
         self.gate = Gate()
 
-    def _wake(self) -> None:
+    def _wake(self, role: Role) -> None:
         self.wakes += 1
 
     def take(self, role: Role = "control") -> Outgoing | None:

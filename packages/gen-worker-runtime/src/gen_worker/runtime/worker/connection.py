@@ -77,9 +77,10 @@ class Connection:
         self._is_finishing = False
         self.started_unix_ms = 0
 
-    def wake(self) -> None:
+    def wake(self, role: Role) -> None:
         """Write what is new."""
-        for stream in self._streams.values():
+        stream = self._streams.get(role)
+        if stream is not None:
             stream.wake()
 
     def finish(self) -> None:

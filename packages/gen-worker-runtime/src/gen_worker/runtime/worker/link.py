@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.engine.deadlines import Clock, Timer
     from gen_worker.runtime.wire import Message
+    from gen_worker.runtime.worker.outbox import Role
 
 __all__ = ["Link", "LinkHandler"]
 
@@ -99,6 +100,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._ident = get_ident()
         self._is_waking = self._is_leaving = False
+        self._heard_at = 0.0
         self.outbox = Outbox(limits or OutboxLimits(), clock=clock.now, wake=self._wake)
         self.state = LinkState()
         self._connection: Connection | None = None
@@ -145,12 +147,12 @@ class Link:
 
     # Events.
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event, *, at: float | None = None) -> None:
         """Let the state machine decide, and do what it says."""
         self.state, effects = transition(
             self.state,
             event,
-            now=self._clock.now(),
+            now=self._clock.now() if at is None else at,
             policy=self._policy,
             random=random.random,
         )
@@ -209,7 +211,10 @@ class Link:
         self._beat_later()
 
     def _heard(self, number: int, message: Message | None) -> None:
-        self._feed(Heard(number))
+        if self.state.phase == "established" and self.state.connection == number:
+            self._heard_at = self._clock.now()  # for the next tick; a job need not wait for it
+        else:
+            self._feed(Heard(number))
         if message is None:
             _log.info("a message of the orchestrator is not understood and is ignored")
             return
@@ -231,6 +236,8 @@ class Link:
         self._alarm = self._timers.add(max(0.0, due - self._clock.now()), self._on_loop(self._tick))
 
     def _tick(self) -> None:
+        if self._heard_at > self.state.heard_at and self.state.phase == "established":
+            self._feed(Heard(self.state.connection), at=self._heard_at)
         self._feed(Ticked())
 
     def _beat_later(self) -> None:
@@ -250,14 +257,17 @@ class Link:
 
     # Writing.
 
-    def _wake(self) -> None:
+    def _wake(self, role: Role) -> None:
         if get_ident() == self._ident:
-            self._wake_now()
+            if self._connection is not None:
+                self._connection.wake(role)
         elif not self._is_waking:
             self._is_waking = True
-            self._loop.call_soon_threadsafe(self._wake_now)
+            self._loop.call_soon_threadsafe(self._wake_for_telemetry)
 
-    def _wake_now(self) -> None:
+    def _wake_for_telemetry(self) -> None:
+        """Wake whichever stream carries what other threads may tell."""
         self._is_waking = False
         if self._connection is not None:
-            self._connection.wake()
+            self._connection.wake("control")
+            self._connection.wake("events")

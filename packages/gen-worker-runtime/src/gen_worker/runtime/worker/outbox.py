@@ -39,6 +39,7 @@ __all__ = ["Outbox", "OutboxLimits", "OutboxStatistics", "Outgoing", "Role"]
 _log = logging.getLogger("gen_worker.worker")
 
 Role = Literal["control", "results", "events"]
+ROLES: tuple[Role, ...] = ("control", "results", "events")
 Kind = Literal["control", "result", "delta", "end", "telemetry"]
 
 
@@ -88,14 +89,14 @@ class Outbox:
     """
 
     def __init__(
-        self, limits: OutboxLimits, *, clock: Callable[[], float], wake: Callable[[], None]
+        self, limits: OutboxLimits, *, clock: Callable[[], float], wake: Callable[[Role], None]
     ) -> None:
         """Start with nothing to say.
 
         Args:
             limits: Bounds.
             clock: Seconds.
-            wake: Called, from any thread, when there is something new to write.
+            wake: Told which stream has something new to write, in any thread.
         """
         self._limits = limits
         self._clock = clock
@@ -133,7 +134,7 @@ class Outbox:
         key = replaces if replaces is not None else object()
         self._control.pop(key, None)
         self._control[key] = Outgoing(encode(message), "control")
-        self._wake()
+        self._wake("control")
 
     def forget(self, key: object) -> None:
         """Do not send what waits under a key."""
@@ -146,18 +147,18 @@ class Outbox:
             self._held[result.request_id] = outgoing
         else:
             self._results.append(outgoing)
-            self._wake()
+            self._wake("results" if self._is_split else "control")
 
     def delta(self, delta: TokenDelta, gate: Gate) -> None:
         """Take an item of a streamed output; beyond the bound `gate` is paused for a while."""
         self._deltas.put(delta, gate)
-        self._wake()
+        self._wake("events" if self._is_split else "control")
 
     def end(self, marker: StreamDone | StreamError) -> None:
         """Take the end of a streamed output."""
         self._ending.add(marker.request_id)
         self._deltas.end(marker)
-        self._wake()
+        self._wake("events" if self._is_split else "control")
 
     def tell(self, event: WorkerEvent | DiagnosticLog) -> bool:
         """Take telemetry, in any thread; False when something older was shed for it."""
@@ -167,7 +168,7 @@ class Outbox:
                 self._telemetry.popleft()
                 self._shed += 1
             self._telemetry.append(event)
-        self._wake()
+        self._wake("events" if self._is_split else "control")
         return has_room
 
     # What the streams ask.
@@ -175,7 +176,7 @@ class Outbox:
     def split(self, is_split: bool) -> None:
         """Say whether results and events have streams of their own."""
         self._is_split = is_split
-        self._wake()
+        self._wake_all()
 
     def next(self, role: Role) -> Outgoing | None:
         """Return what a stream is to write now; None when there is nothing."""
@@ -202,7 +203,7 @@ class Outbox:
             held = self._held.pop(outgoing.request_id, None)
             if held is not None:
                 self._results.append(held)
-                self._wake()
+                self._wake("results" if self._is_split else "control")
 
     def returned(self, outgoing: Outgoing) -> None:
         """Take a message back that a stream could not write."""
@@ -215,7 +216,7 @@ class Outbox:
                 self._shed += 1
             case _:
                 self._again.appendleft(outgoing)
-        self._wake()
+        self._wake_all()
 
     def arrived(self, role: Role) -> None:
         """Believe in everything that a stream took."""
@@ -235,7 +236,7 @@ class Outbox:
         for outgoing in [one for one in self._results if one.request_id in self._ending]:
             self._results.remove(outgoing)
             self._held[outgoing.request_id] = outgoing
-        self._wake()
+        self._wake_all()
 
     def settle(self) -> None:
         """Believe in what was written long enough ago. Called while the connection is healthy."""
@@ -273,6 +274,10 @@ class Outbox:
             in_doubt=len(self._results_in_doubt) + len(self._output_in_doubt),
             shed=self._shed,
         )
+
+    def _wake_all(self) -> None:
+        for role in ROLES:
+            self._wake(role)
 
     def _doubts_of(self, role: Role) -> tuple[Doubt[Outgoing], ...]:
         match role:

@@ -51,17 +51,19 @@ class Stream:
         self._outbox = outbox
         self._opened = opened
         self._received = received
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
         self._is_finishing = False
 
     def wake(self) -> None:
         """Look into the outbox again. On the loop."""
-        self._news.set()
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
 
     def finish(self) -> None:
         """Write what waits, then say that no more will come. On the loop."""
         self._is_finishing = True
-        self._news.set()
+        self.wake()
 
     async def run(
         self,
@@ -94,15 +96,15 @@ class Stream:
         return End((await call.code()).name, await call.details() or "")
 
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
-        outbox, role, news = self._outbox, self.role, self._news
+        outbox, role, loop = self._outbox, self.role, asyncio.get_running_loop()
         while True:
             outgoing = outbox.next(role)
             if outgoing is None:
                 if self._is_finishing:
                     await call.done_writing()
                     return
-                news.clear()
-                await news.wait()
+                self._news = loop.create_future()
+                await self._news
                 continue
             try:
                 await call.write(outgoing.data)
