@@ -296,7 +296,7 @@ def work() -> Work:
     from gen_worker.runtime.worker.states import LinkPolicy
     from gen_worker.runtime.worker.worker import Worker, WorkerOptions
 
-    parts = ("manifest", "make_ports", "outbox_limits", "clock")
+    parts = ("manifest", "make_ports", "outbox_limits", "read_token", "clock")
 
     @asynccontextmanager
     async def start(

@@ -247,7 +247,7 @@ async def test_a_stream_is_whole_whatever_the_connection_does(work: "Work") -> N
 
 
 async def test_a_stream_that_fails_says_so_behind_its_last_item(work: "Work") -> None:
-    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL, splits=False):
         worker = await orchestrator.connected()
         job = worker.submit("spell", {"text": "abc"})
         await orchestrator.until(lambda: job.end)
@@ -443,7 +443,7 @@ async def test_single_items_of_a_stream_may_be_interrupted(work: "Work") -> None
 
 
 async def test_an_item_that_json_cannot_say_fails_its_request(work: "Work") -> None:
-    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL, splits=False):
         worker = await orchestrator.connected()
         job = worker.submit("odd")
         await orchestrator.until(lambda: job.end)
@@ -469,6 +469,19 @@ async def test_a_token_that_is_sent_is_used_next(work: "Work") -> None:
         orchestrator.cut()
         await orchestrator.until(lambda: len(worker.registrations) == 2)
         assert worker.metadata["authorization"] == "Bearer another"
+
+
+async def test_a_token_that_was_replaced_where_it_is_kept_is_used_next(work: "Work") -> None:
+    kept = ["a-token"]
+    async with (
+        Orchestrator() as orchestrator,
+        work(orchestrator, *ALL, read_token=lambda: kept[0]),
+    ):
+        worker = await orchestrator.connected()
+        kept[0] = "fresh"
+        orchestrator.cut()
+        await orchestrator.until(lambda: len(worker.registrations) == 2)
+        assert worker.metadata["authorization"] == "Bearer fresh"
 
 
 async def test_a_job_that_did_not_arrive_is_run_when_it_comes_again(work: "Work") -> None:

@@ -62,6 +62,7 @@ class Fetching:
         self._settled = settled
         self._pauses_s = tuple(pauses_s)
         self._token = CancelToken()
+        self._news = asyncio.Event()
         self._run: asyncio.Task[None] | None = None
         self._flights: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, list[PreparedModel]] = {}
@@ -69,6 +70,7 @@ class Fetching:
 
     def start(self) -> None:
         """Fetch what waits; a run that is under way takes up what is new."""
+        self._news.set()
         if self._run is None and not self._token.is_canceled:
             self._run = asyncio.get_running_loop().create_task(self._fetch_all())
 
@@ -97,13 +99,17 @@ class Fetching:
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
+                self._news.clear()
                 waiting = self._book.waiting(self._state().allowed)
                 for ref in waiting[: self._parallel - len(running)]:
                     self._book[ref] = "fetching"
                     running.add(asyncio.ensure_future(self._settle(ref)))
                 if not running:
                     break
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                news = asyncio.ensure_future(self._news.wait())
+                await asyncio.wait([*running, news], return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+                running = {one for one in running if not one.done()}
         finally:
             self._run = None
         if not self._token.is_canceled:

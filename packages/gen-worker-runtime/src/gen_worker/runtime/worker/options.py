@@ -33,6 +33,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     limits: EngineLimits = EngineLimits()
     gpus: tuple[GpuFacts, ...] = ()
     telemetry: TelemetryPolicy = TelemetryPolicy()
+    cas_dir: str = ""
+    """Where models are; empty tells nothing of the disk."""
     traces_endpoint: str = ""
     """Base URL of the collector that spans go to."""
     emits_tiers: bool = False
@@ -71,6 +73,7 @@ def options_of(settings: WorkerSettings) -> WorkerOptions:
         ),
         gpus=_gpus(settings),
         telemetry=TelemetryPolicy.of(telemetry),
+        cas_dir=core.cas_dir,
         traces_endpoint=telemetry.traces_endpoint,
         emits_tiers=settings.emit_residency_tier,
         ready_on_connect=settings.ready_on_connect,

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from gen_worker.runtime.worker.identity import check_token
 from gen_worker.runtime.worker.options import options_of
+from gen_worker.runtime.worker.settings import WorkerSettings
 from gen_worker.runtime.worker.worker import Worker
+from gen_worker.settings import SettingsError, load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from gen_worker.manifest import Manifest
-    from gen_worker.runtime.worker.settings import WorkerSettings
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["metrics_served", "run_worker"]
@@ -50,7 +51,7 @@ def run_worker(
     metrics_address = load_telemetry_settings().metrics_addr
 
     async def main() -> int:
-        worker = Worker(functions, policy, options, manifest=manifest)
+        worker = Worker(functions, policy, options, manifest=manifest, read_token=read_token)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop, number.name.lower())
@@ -60,6 +61,18 @@ def run_worker(
             return (await worker.run()).code
 
     return run(main())
+
+
+def read_token() -> str:
+    """Return the token as it is kept now; empty when that cannot be read."""
+    try:
+        return load(WorkerSettings, on_problem=_ignore).token
+    except SettingsError:  # a file that is just being written
+        return ""
+
+
+def _ignore(problem: str) -> None:
+    """Pass over it: every problem was reported when the worker began."""
 
 
 @asynccontextmanager

@@ -83,6 +83,7 @@ class Worker:
         manifest: Manifest | None = None,
         make_ports: Callable[[Seams], Ports] = worker_ports,
         outbox_limits: OutboxLimits | None = None,
+        read_token: Callable[[], str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Put a worker together; nothing is dialed yet.
@@ -94,13 +95,16 @@ class Worker:
             manifest: What its image was built with; None knows no keys of models.
             make_ports: Makes the host that functions see.
             outbox_limits: Of what waits to be written.
+            read_token: Reads the token anew before each connect; it may have been replaced where it
+                is kept.
             clock: For every timer.
         """
         self.options = options
         self.identity = identity_of(
             options.token, worker_id=options.worker_id, runpod_pod_id=options.runpod_pod_id
         )
-        self._token = options.token
+        self._token = self._read = options.token
+        self._read_token = read_token
         self.link = Link(
             policy,
             self,
@@ -222,7 +226,10 @@ class Worker:
     # The connection's handler.
 
     def token(self) -> str:
-        """Return the token to connect with next."""
+        """Return the token to connect with next: the one that came last, however it came."""
+        read = self._read_token() if self._read_token is not None else ""
+        if read and read != self._read:
+            self._token = self._read = read
         return self._token
 
     def dialing(self, address: str) -> None:
@@ -320,6 +327,12 @@ class Worker:
         if self.link.is_connected and not self._is_ready and self.room.is_settled:
             self._is_ready = True
             self.phases.say("ready")
+        self._tell_disk()
+
+    def _tell_disk(self) -> None:
+        """Say which models are on the disk, if they are others than before."""
+        if self.options.cas_dir:
+            self.telemetry.disk_models(self.models.places().disk, self.options.cas_dir)
 
     def _keyspaces(self, function: str) -> Keyspaces:
         state = self.state
