@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     _set_up(entry, problems)
     if arguments:
         return _become_command(arguments)
-    _set_up_logging()
-    from gen_worker.runtime.entry.fatal import log_fatal
+    _set_up_logging(problems)
+    from gen_worker.runtime.telemetry.logs import log_fatal
     from gen_worker.runtime.worker.phases import log_phase
 
     log_phase("boot", mode=entry.mode)
@@ -81,14 +81,11 @@ def _become_command(arguments: Sequence[str]) -> int:
         return 127 if isinstance(error, FileNotFoundError) else 126
 
 
-def _set_up_logging() -> None:
-    import logging
+def _set_up_logging(problems: list[str]) -> None:
+    from gen_worker.runtime.telemetry.logs import install_logging
+    from gen_worker.runtime.telemetry.settings import TelemetrySettings
 
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    install_logging(load(TelemetrySettings, on_problem=problems.append).log_format)
 
 
 if __name__ == "__main__":

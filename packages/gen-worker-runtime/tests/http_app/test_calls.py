@@ -294,7 +294,7 @@ def test_facts_about_the_host(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"ready": True, "reasons": []}
     metrics = client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "# TYPE gen_worker_completed_total counter\n" in metrics.text
+    assert "# TYPE gen_worker_calls_total counter\n" in metrics.text
 
 
 def test_models_that_cannot_be_had_are_told(client: httpx.Client) -> None:

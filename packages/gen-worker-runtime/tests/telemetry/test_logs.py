@@ -89,13 +89,12 @@ def test_structured_lines_are_the_same_in_both(lines: Lines, log_format: LogForm
 
 def test_a_fatal_error_is_one_line(lines: Lines) -> None:
     lines.install("text")
-    log_fatal("settings_load", ValueError(f"api_key={SECRET}"), 1, worker_id="w1")
+    assert log_fatal("settings_load", ValueError(f"api_key={SECRET}"), exit_code=2) == 2
     word, _, text = lines[0].partition(" ")
     record = msgspec.json.decode(text)
     assert word == "worker.fatal"
     assert record["phase_context"] == "settings_load"
     assert record["exception_class"] == "ValueError"
     assert record["exception_message"] == "api_key=<redacted>"
-    assert record["exit_code"] == 1
-    assert record["worker_id"] == "w1"
+    assert record["exit_code"] == 2
     assert "ValueError: api_key=<redacted>" in record["traceback"]

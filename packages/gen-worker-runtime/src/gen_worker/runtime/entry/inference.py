@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gen_worker.errors import SettingsError
 from gen_worker.manifest import IMAGE_LOCK_PATH, LockError, load_lock
 from gen_worker.runtime.entry.directories import check_writable
-from gen_worker.runtime.entry.fatal import log_fatal
+from gen_worker.runtime.telemetry.logs import log_fatal
 from gen_worker.runtime.worker.phases import log_phase
 from gen_worker.settings import load
 

@@ -14,7 +14,7 @@ from gen_worker.paths import safe_join
 from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.http.backend import Health, ServedFunction
 from gen_worker.runtime.http.jobs import JobLimits, MemoryJobs
-from gen_worker.runtime.http.plain_metrics import engine_metrics
+from gen_worker.runtime.telemetry.metrics import Metrics
 from gen_worker.schema import SchemaError, json_schema
 from gen_worker.spec import payload_type_of
 
@@ -67,7 +67,7 @@ class LocalBackend:
         self._endpoint = endpoint
         self._device = device
         self._max_queue = max_queue
-        self._metrics = metrics
+        self._metrics = metrics or Metrics(engine.statistics).exposition
         self._served: tuple[ServedFunction, ...] | None = None
 
     def find(self, target: Target) -> str:
@@ -106,9 +106,7 @@ class LocalBackend:
         return {"endpoint": self._endpoint, "engine": self._engine.statistics()}
 
     def metrics(self) -> bytes:
-        if self._metrics is not None:
-            return self._metrics()
-        return engine_metrics(self._engine.statistics())
+        return self._metrics()
 
 
 def _served(spec: FunctionSpec, endpoint: str) -> ServedFunction:

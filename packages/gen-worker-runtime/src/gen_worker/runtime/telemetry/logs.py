@@ -46,14 +46,13 @@ def install_logging(
     return handler
 
 
-def log_fatal(phase: str, error: BaseException, exit_code: int, **facts: Any) -> dict[str, Any]:
-    """Write the line `worker.fatal {json}` and return what it says, credentials masked.
+def log_fatal(phase: str, error: BaseException, *, exit_code: int = 1) -> int:
+    """Write the line `worker.fatal {json}` and return the exit code.
 
     Args:
-        phase: What the worker was doing, such as `settings_load`.
-        error: Why it ends.
-        exit_code: Of the process.
-        **facts: More to say: `worker_id`, `scheduler_addr`, `elapsed_ms`.
+        phase: What was being done: `settings_load`, `import`, `runtime`, …
+        error: What stopped it.
+        exit_code: That the process will end with.
     """
     import traceback
 
@@ -63,11 +62,9 @@ def log_fatal(phase: str, error: BaseException, exit_code: int, **facts: Any) ->
         "exception_message": str(error),
         "traceback": "".join(traceback.format_exception(error))[-2000:],
         "exit_code": exit_code,
-        **facts,
     }
-    clean = sanitize(record)
-    _log.critical("worker.fatal %s", _encode(clean).decode())
-    return clean
+    _log.critical("worker.fatal %s", _encode(sanitize(record)).decode())
+    return exit_code
 
 
 class TextFormatter(logging.Formatter):

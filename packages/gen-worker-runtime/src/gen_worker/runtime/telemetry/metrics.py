@@ -192,6 +192,12 @@ class _Collector:
 def _collect_engine(statistics: EngineStatistics) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+    calls = CounterMetricFamily(
+        "gen_worker_calls", "Calls that have ended, of all functions.", labels=("outcome",)
+    )
+    for outcome in ("completed", "failed", "canceled"):
+        calls.add_metric((outcome,), getattr(statistics, outcome))
+    yield calls
     yield GaugeMetricFamily(
         "gen_worker_running", "Calls inside their function.", statistics.running
     )
