@@ -79,7 +79,8 @@ class WebServer:
         left: list[Behaviour] = list(behaviours)
 
         def behave(asked: Asked) -> None:
-            (left.pop(0) if len(left) > 1 else left[0])(asked)
+            now = left.pop(0) if len(left) > 1 else left[0]
+            now(asked)
 
         return self.page(path, behave)
 
@@ -117,7 +118,11 @@ class WebServer:
     def _talk(self, sock: socket.socket) -> None:
         with suppress(OSError), sock, sock.makefile("rb") as file:
             while (asked := self._read(sock, file)) is not None:
-                self.pages.get(asked.path, lambda one: one.answer(b"", 404))(asked)
+                page = self.pages.get(asked.path)
+                if page is None:
+                    asked.answer(b"", 404)
+                else:
+                    page(asked)
                 if not asked.stays_open:
                     break
         with self._lock:

@@ -375,3 +375,32 @@ async def test_downloads_do_not_hold_up_the_loop(files: WorkerFiles, web: WebSer
 def test_nothing_is_told_of_inputs(web: WebServer, told: Told, make_files: MakeFiles) -> None:
     take(make_files(told=told, trusted_urls=(web.origin,)), Asset(ref=web.page("/a", b"a")))
     assert told.events == []
+
+
+@pytest.mark.parametrize(
+    ("url", "asked", "is_header"),
+    [
+        ("https://civitai.com/api/download/1", "?token=a%2Fb", False),
+        ("https://www.civitai.com/api/download/1?x=1", "?x=1&token=a%2Fb", False),
+        ("https://notcivitai.com/1", "", True),
+        ("https://civitai.com.example/1", "", True),
+    ],
+)
+def test_one_provider_takes_its_token_in_the_query(
+    files: WorkerFiles, monkeypatch: pytest.MonkeyPatch, url: str, asked: str, is_header: bool
+) -> None:
+    from gen_worker.models.net import Opener, UrlRefusedError
+
+    seen: list[Any] = []
+
+    def note(_opener: Opener, url: str, **options: Any) -> None:
+        seen.append((url, dict(options["headers"])))
+        raise UrlRefusedError("not here")
+
+    monkeypatch.setattr(Opener, "open", note)
+    with pytest.raises(ValidationError) as refused:
+        take(files, Asset(ref=url, download_token="a/b"))
+    headers = {"Authorization": "Bearer a/b"} if is_header else {}
+    assert seen == [(url.partition("?")[0] + asked, headers)]
+    assert "a/b" not in str(refused.value)
+    assert "a%2Fb" not in str(refused.value)

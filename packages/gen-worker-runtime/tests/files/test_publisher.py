@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from gen_worker.context import ConversionContext, DatasetContext
 from gen_worker.context.local import run_blocking
-from gen_worker.errors import AuthError, ValidationError
+from gen_worker.errors import ArtifactTransferError, AuthError, ValidationError
 from gen_worker.models.hub import HubClient
 from gen_worker.ports import Ports
 from gen_worker.runtime.files import HubPublisher, JobScope
@@ -18,7 +19,7 @@ from gen_worker.types import Tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Hub, MakeFiles, Told
+    from conftest import Hub, MakeFiles, Told, WebServer
     from gen_worker.runtime.files import WorkerFiles
 
 
@@ -235,3 +236,60 @@ def test_others_are_refused_by_the_hub(hub: Hub, files: WorkerFiles) -> None:
     ctx = DatasetContext("r", ports=ports_of(files), job_id="job-1")
     with pytest.raises(AuthError):
         ctx.publish_dataset_revision(destination_dataset="ida/rows", features_json={})
+
+
+# And back
+
+
+def test_what_was_published_is_the_source_of_another_job(
+    hub: Hub, files: WorkerFiles, tmp_path: Path
+) -> None:
+    scope = owned(hub, "kim")
+    ctx = conversion(files, scope)
+    put(ctx, "kim/model", "notes.txt", b"weights", tmp_path)
+    ctx.publish_repo_revision(destination_repo="kim/model", destination_repo_tags=["prod"])
+    run_blocking(files.release("r"))
+    files.enter("s", scope)
+
+    found = run_blocking(files.find_directory("kim/model", request_id="s"))
+
+    assert found is not None
+    assert found.startswith(files.requests.get("s").directory)
+    with open(f"{found}/notes.txt", "rb") as file:
+        assert file.read() == b"weights"
+    with pytest.raises(AuthError):
+        run_blocking(files.find_directory("kim/nothing", request_id="s"))
+    with pytest.raises(ArtifactTransferError):
+        run_blocking(files.find_directory("kim/model:none", request_id="s"))
+    files.enter("t", hub.scope(owner="kim", read=["kim/nothing"]))
+    assert run_blocking(files.find_directory("kim/nothing", request_id="t")) is None
+    files.enter("u", JobScope())
+    assert run_blocking(files.find_directory("kim/model", request_id="u")) is None
+
+
+def test_a_dataset_comes_with_its_files(hub: Hub, files: WorkerFiles) -> None:
+    token = hub.local.issue_token("write")
+    files.enter("r", JobScope(base_url=hub.url, capability_token=token, owner="lea", job_id="j"))
+    ctx = DatasetContext("r", ports=ports_of(files), job_id="job-1")
+    saved = ctx.save_bytes("rows.txt", b"rows")
+    entry = {"path": "data/rows.txt", "digest": f"blake3:{saved.blake3}", "size_bytes": 4}
+    ctx.publish_dataset_revision(
+        destination_dataset="lea/rows", features_json={}, snapshot_manifest=[entry]
+    )
+
+    found = ctx.resolve_dataset("lea/rows")
+
+    with open(f"{found}/data/rows.txt", "rb") as file:
+        assert file.read() == b"rows"
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
+def test_a_dataset_stays_in_its_directory(files: WorkerFiles, web: WebServer, path: str) -> None:
+    entry = {"path": path, "digest": "blake3:" + "0" * 64, "size_bytes": 4}
+    items = [{"id": "1", "name": "rows", "schema": {"__cozy_snapshot_manifest__": [entry]}}]
+    web.page("/api/v1/repos/max/rows/resolve", b'{"error": "repo_not_found"}', status=404)
+    web.page("/api/v1/datasets", msgspec.json.encode({"items": items}))
+    files.enter("r", JobScope(base_url=web.origin, capability_token="t"))
+    with pytest.raises(ValidationError, match="give a plain relative path"):
+        run_blocking(files.find_directory("max/rows", request_id="r"))
+    assert web.count() == 1

@@ -133,6 +133,12 @@ class WorkerFiles:
             return stream
         return await self.away(self.outputs.open, request, ref, options)
 
+    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+        """Bring a job's source or a dataset here; see the `Directories` port."""
+        from gen_worker.runtime.files.directories import fetch_directory
+
+        return await self.away(fetch_directory, self.requests.get(request_id), ref)
+
     async def release(self, request_id: str) -> None:
         """Remove what was written for a request, and give up what it did not finish."""
         if self._kept is not None:
