@@ -103,15 +103,16 @@ def test_the_orchestrator_decides_before_the_machine_and_that_before_models() ->
 
 def test_a_function_without_a_model_it_could_run_with_is_unavailable() -> None:
     gates = availability(function())
-    assert gates.available == ("run",)
+    assert list(gates.available) == ["run"]
     gates.await_models(["run"], {})
-    assert (gates.available, gates.loading) == ((), ("run",))
+    assert list(gates.available) == []
+    assert list(gates.loading) == ["run"]
     gates.await_models([], {"run": "acme/gone:prod"})
     gate = gates.gate("run")
     assert gate is not None
     assert (gate.reason, gate.error_type) == ("binding_ref_unavailable", "function_unavailable")
     assert gate.axes == {"ref": "acme/gone:prod"}
-    assert gates.loading == ()
+    assert list(gates.loading) == []
 
 
 def test_capabilities_are_signed_and_change_with_what_runs() -> None:

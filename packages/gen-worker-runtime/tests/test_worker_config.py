@@ -50,7 +50,7 @@ def test_the_list_narrows_and_orders_what_was_built(
 
 
 def test_keys_of_the_orchestrator_replace_those_of_the_image_and_may_widen() -> None:
-    wishes = {"dtype": ("bf16",)}
+    wishes: dict[str, tuple[str, ...]] = {"dtype": ("bf16",)}
     manifest = Manifest(
         functions=(),
         models={"main": LockedModel(ref="acme/a", attributes=wishes)},

@@ -1,0 +1,134 @@
+"""What hosts with GPUs and an orchestrator ask of the engine besides calls."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gen_worker import Repo, RequestContext, Resources, inference, inference_function
+from gen_worker.errors import UnknownFunctionError
+from gen_worker.events import Failed, Result
+from gen_worker.ports import Ports
+from gen_worker.runtime import Engine, Invocation
+from gen_worker.spec import specs_of
+from gen_worker.testing import fake_ports
+
+GPU = Resources(requires_gpu=True)
+GPUS = ("cuda:0", "cuda:1")
+
+
+class Ask(msgspec.Struct):
+    text: str = ""
+
+
+class Answer(msgspec.Struct):
+    text: str
+
+
+@inference_function(models={"brush": Repo("painter", "acme/painter")})
+async def fixed(ctx: RequestContext, brush: str, ask: Ask) -> Answer:
+    return Answer(f"{brush} {ctx.models['brush'].get('source', '')}")
+
+
+@inference_function(models={"brush": Repo("painter", "acme/painter").allow_override("any.Class")})
+async def open_(ctx: RequestContext, brush: str, ask: Ask) -> Answer:
+    return Answer(brush)
+
+
+@inference(models={"brush": Repo("painter", "acme/painter")}, resources=GPU)
+class Studio:
+    made = 0
+    ended: list[int]
+
+    def setup(self, brush: str) -> None:
+        Studio.made += 1
+        self.number, self.brush = Studio.made, brush
+
+    def warmup(self) -> None:
+        pass
+
+    @inference.function
+    def paint(self, ctx: RequestContext, ask: Ask) -> Answer:
+        device = threading.current_thread().name.removeprefix("gen-worker-").rpartition("-")[0]
+        return Answer(f"{self.number} {self.brush} {device}")
+
+    def shutdown(self) -> None:
+        Studio.ended.append(self.number)
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Ports:
+    Studio.made, Studio.ended = 0, []
+    specs = [spec for one in (fixed, open_, Studio) for spec in specs_of(one)]
+    brushes = {"brush": "ours", "acme/other": "theirs"}
+    return fake_ports(tmp_path, specs, brushes)
+
+
+def engine(ports: Ports, *endpoints: object, devices: tuple[str, ...] = ("cpu",)) -> Engine:
+    specs = [spec for endpoint in endpoints for spec in specs_of(endpoint)]
+    return Engine(specs, ports, devices=devices)
+
+
+async def ask(host: Engine, function: str, **fields: Any) -> str:
+    outcome = await host.call(Invocation(function=function, request_id="r", **fields))
+    if isinstance(outcome, Failed):
+        return outcome.failure.error_type
+    assert isinstance(outcome, Result)
+    return str(outcome.value.text)
+
+
+def model(source: str) -> dict[str, Any]:
+    return {"brush": {"ref": "acme/other", "source": source}}
+
+
+async def test_a_model_of_the_host_needs_leave_only_where_it_is_a_callers(ports: Ports) -> None:
+    host = engine(ports, fixed, open_)
+    assert await ask(host, "fixed") == "ours "
+    assert await ask(host, "fixed", models=model("default")) == "theirs default"
+    assert await ask(host, "fixed", models=model("override")) == "validation"
+    assert await ask(host, "open", models=model("override")) == "theirs"
+    await host.close()
+
+
+async def test_each_device_that_is_asked_for_has_an_instance(ports: Ports) -> None:
+    host = engine(ports, Studio, devices=GPUS)
+    assert await ask(host, "paint", device="cuda:1") == "1 ours cuda:1"
+    assert await ask(host, "paint", device="cuda:0") == "2 ours cuda:0"
+    assert await ask(host, "paint", device="cuda:1") == "1 ours cuda:1"
+    assert await ask(host, "paint") == "1 ours cuda:1"
+    assert await ask(host, "paint", device="cuda:9") == "validation"
+    theirs = await ask(host, "paint", device="cuda:0", models=model("default"))
+    assert theirs == "3 theirs cuda:0"
+    await host.close()
+    assert sorted(Studio.ended) == [1, 2, 3]
+
+
+async def test_a_retired_class_is_set_up_anew(ports: Ports) -> None:
+    host = engine(ports, Studio, fixed, devices=GPUS)
+    warmed: list[str] = []
+    host.on_warmup(warmed.append)
+    for device in GPUS:
+        await ask(host, "paint", device=device)
+    await host.retire(["paint", "fixed"])
+    assert Studio.ended == [1, 2]
+    assert await ask(host, "paint", device="cuda:1") == "3 ours cuda:1"
+    assert warmed == ["Studio"] * 3
+    with pytest.raises(UnknownFunctionError):
+        await host.retire(["nothing"])
+    await host.close()
+    assert Studio.ended == [1, 2, 3]
+
+
+async def test_a_device_that_is_held_runs_nothing(ports: Ports) -> None:
+    host = engine(ports, Studio, devices=("cuda:0",))
+    await ask(host, "paint")
+    async with host.holding("cuda:0"):
+        call = asyncio.ensure_future(ask(host, "paint"))
+        while not host.queued:
+            await asyncio.sleep(0)
+        assert not call.done()
+    assert await call == "1 ours cuda:0"
+    await host.close()
