@@ -17,6 +17,7 @@ from gen_worker.testing import VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Text(msgspec.Struct):
@@ -235,3 +236,13 @@ async def test_what_a_payload_says_of_its_cost(watched: Any) -> None:
         assert "height" not in metrics
         await room.run("paint", {"num_inference_steps": "many"}, request_id="r2")
         assert room.heard.names("r2") == [], "it was never called, and cost nothing"
+
+
+async def test_the_disk_is_told_of_when_it_changed(watched: Any, tmp_path: Path) -> None:
+    async with watched(echo) as room:
+        for models in (["b", "a"], ["a", "b"], ["a"]):
+            room.telemetry.disk_models(models, str(tmp_path))
+        first, second = room.heard.payloads("models.disk_inventory")
+        assert (first["disk_models"], second["disk_models"]) == (["a", "b"], ["a"])
+        assert first["disk_backend"] == "local"
+        assert len(first["disk_volume_key"]) == 64

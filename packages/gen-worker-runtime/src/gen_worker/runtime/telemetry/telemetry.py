@@ -192,7 +192,10 @@ class Telemetry:
     def refused(self, request: JobRequest, refusal: Refusal) -> None:
         """Take note of a request that is not let in."""
         self._sender.send("request.rejected", refusal.event, request.request_id)
-        self.metrics.count_refused(request.function, str(refusal.event["reason"]))
+        reason = str(refusal.event["reason"])
+        # A caller can make up any name, but no series of figures for it.
+        function = "" if reason == "unknown_function" else request.function
+        self.metrics.count_refused(function, reason)
 
     def ended(self, job: ObservedJob, outcome: Result | Failed, observation: Observation) -> None:
         """Take note of its end, right after its result went to the outbox."""
