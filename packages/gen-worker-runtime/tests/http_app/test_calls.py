@@ -245,6 +245,9 @@ def test_a_setup_that_fails_is_told(tmp_path: Path, run_host: RunHost) -> None:
         found = client.post("/v1/warmup/use")
         assert (found.status_code, found.json()["ok"]) == (503, False)
         assert client.post("/v1/request/use", json={}).status_code == 503
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["setup of Fragile failed"])
+        assert client.get("/healthz").status_code == 200, "a later call may set it up"
 
 
 def test_too_many_calls_are_429_and_the_rest_are_served(tmp_path: Path, run_host: RunHost) -> None:

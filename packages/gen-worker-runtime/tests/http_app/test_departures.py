@@ -131,7 +131,7 @@ def test_a_stop_lets_streams_end_and_refuses_new_calls(tmp_path: Path, run_host:
 async def test_while_it_drains_a_host_says_so(tmp_path: Path) -> None:
     engine = Engine([], fake_ports(tmp_path))
     app = HttpApp(LocalBackend(engine))
-    app.is_draining = True
+    app.drain()
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         ready = await client.get("/readyz")

@@ -186,6 +186,12 @@ class Engine:
         """Call `notice` with the name of each class before its `warmup`, in any thread."""
         self._core.notice_warmup = notice
 
+    @property
+    def failed_setups(self) -> tuple[str, ...]:
+        """Classes whose last `setup` failed; a later call tries again."""
+        endpoints = self._registry.endpoints
+        return tuple(one.spec.name for one in endpoints if one.default.state == "failed")
+
     def setup_now(self, names: Iterable[str] | None = None) -> None:
         """Do what `setup` does, in this thread."""
         drive(self._set_up(names, self._inline_runner()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gen_worker.runtime.http.app import HttpApp, HttpOptions
+    from gen_worker.runtime.http.app import HttpApp
     from gen_worker.runtime.http.backend import (
         Backend,
         FileRoom,
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from gen_worker.runtime.http.local import LocalBackend, LocalFileRoom
     from gen_worker.runtime.http.local_models import LocalModelRoom
     from gen_worker.runtime.http.openapi import openapi_of
+    from gen_worker.runtime.http.options import HttpOptions
     from gen_worker.runtime.http.server import HttpServer
     from gen_worker.runtime.http.serving import serve_app
 
 # Loaded at first use: a hub that listens needs no engine, and a worker's metrics no routes.
 _MODULES = {
-    "app": ("HttpApp", "HttpOptions"),
+    "app": ("HttpApp",),
     "backend": (
         "Backend",
         "FileRoom",
@@ -42,13 +43,13 @@ _MODULES = {
     "local": ("LocalBackend", "LocalFileRoom"),
     "local_models": ("LocalModelRoom",),
     "openapi": ("openapi_of",),
+    "options": ("HttpOptions",),
     "server": ("HttpServer",),
     "serving": ("serve_app",),
 }
 
 __all__ = [  # noqa: RUF022  # in the order of the table
     "HttpApp",
-    "HttpOptions",
     "Backend",
     "FileRoom",
     "Handle",
@@ -68,6 +69,7 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "LocalFileRoom",
     "LocalModelRoom",
     "openapi_of",
+    "HttpOptions",
     "HttpServer",
     "serve_app",
 ]

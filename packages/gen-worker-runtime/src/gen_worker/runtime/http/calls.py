@@ -15,7 +15,7 @@ from gen_worker.runtime.http.exchange import send_events, start_events
 from gen_worker.runtime.http.sse import COMMENT, delta_frames, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gen_worker.cancel import CancelReason
     from gen_worker.events import Event
@@ -61,11 +61,20 @@ class WholeCall(_Call):
     _records = b""
     refusal: Failure | None = None
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(
+        self, receive: Receive, max_bytes: int, end: Callable[[Result | Failed], object]
+    ) -> None:
+        """Make the sink of a call.
+
+        Args:
+            receive: Of its client.
+            max_bytes: Of an output that is collected.
+            end: Called once, on the loop.
+        """
         self.receive = receive
         self.started_at = perf_counter()
         self._max_bytes = max_bytes
-        self.ended: asyncio.Future[Result | Failed] = asyncio.get_running_loop().create_future()
+        self._tell = end
 
     def deliver(self, batch: Sequence[Event]) -> None:
         last = batch[-1]
@@ -80,8 +89,10 @@ class WholeCall(_Call):
             self._collect(batch)
         self.is_over = True
         self.handle = None  # which holds this: a cycle would keep both until the collector comes
-        if not self.ended.done():
-            self.ended.set_result(last)
+        if self.refusal is not None:
+            last = Failed(request_id=last.request_id, failure=self.refusal, timings=last.timings)
+        tell, self._tell = self._tell, _nobody  # it may lead back here
+        tell(last)
 
     def _collect(self, batch: Sequence[Event]) -> None:
         """Keep what a function streams to a client that waits for the whole answer."""
@@ -107,19 +118,6 @@ class WholeCall(_Call):
         self._items = None
         self.cancel("interrupt")
 
-    async def outcome(self) -> Result | Failed:
-        """Wait for the end; a server that gives up waiting cancels the call."""
-        try:
-            outcome = await self.ended
-        except asyncio.CancelledError:
-            self.cancel("shutdown")
-            raise
-        if self.refusal is not None:
-            return Failed(
-                request_id=outcome.request_id, failure=self.refusal, timings=outcome.timings
-            )
-        return outcome
-
     def answer(self, outcome: Result | Failed, error: str = "") -> bytes:
         """Return the body of the whole answer; `error` is a word for what was wrong with it."""
         output = None
@@ -127,6 +125,10 @@ class WholeCall(_Call):
             output = msgspec.Raw(b"[%b]" % b",".join(self._items or ()))
         total_s = perf_counter() - self.started_at
         return answer_of(outcome, total_s, output=output, events=self._records, error=error)
+
+
+def _nobody(_outcome: Result | Failed) -> None:
+    raise AssertionError("a call ends once")
 
 
 class StreamedCall(_Call):

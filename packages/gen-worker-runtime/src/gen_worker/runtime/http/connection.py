@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.runtime.http.exchange import CONNECTION
@@ -10,7 +11,9 @@ from gen_worker.runtime.http.exchange import CONNECTION
 if TYPE_CHECKING:
     import asyncio
 
-    from gen_worker.runtime.http.exchange import Leaver
+    from gen_worker.runtime.http.exchange import Express, Leaver
+
+    Headers = tuple[tuple[bytes, bytes], ...]
 
 __all__ = ["protocol_class"]
 
@@ -25,7 +28,7 @@ _END = b"content-length: 0\r\nconnection: close\r\n\r\n"
 def protocol_class() -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with limits, for the parser that this system has."""
     try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+        from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
     except ImportError:  # h11 has limits of its own
         from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -43,6 +46,8 @@ def protocol_class() -> type[asyncio.Protocol]:
         _is_in_head = True
         _has_begun = False
         _has_too_many = False
+        _held: Any = None
+        """A request whose body may have come with its head."""
         _head_bytes = 0
 
         leaver: Leaver | None = None
@@ -52,6 +57,7 @@ def protocol_class() -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self._heard_at = time.monotonic()
             self._extensions: dict[str, dict[object, object]] = {CONNECTION: {CONNECTION: self}}
+            self._express: Express | None = getattr(self.app, "express", None)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -65,6 +71,8 @@ def protocol_class() -> type[asyncio.Protocol]:
                 return
             self._has_begun = False
             super().data_received(data)
+            if self._held is not None:  # its body is still on its way
+                self._start_held()
             if self._is_unfinished:
                 self._heard_at = time.monotonic()
                 # The parser keeps what belongs to no whole header, and would keep any amount.
@@ -92,6 +100,51 @@ def protocol_class() -> type[asyncio.Protocol]:
         def on_message_complete(self) -> None:
             self._is_unfinished = False
             super().on_message_complete()
+            if self._held is not None:
+                self._start_held()
+
+        # What came in one piece may be answered without a task; see `exchange.Express`.
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            if self._express is None or self.flow.write_paused or cycle.waiting_for_100_continue:
+                super()._start_asgi_task(cycle, app)
+            elif cycle.more_body:
+                self._held = cycle
+            else:
+                self._begin(cycle)
+
+        def _start_held(self) -> None:
+            cycle, self._held = self._held, None
+            if cycle.more_body:
+                super()._start_asgi_task(cycle, self.app)
+            else:
+                self._begin(cycle)
+
+        def _begin(self, cycle: Any) -> None:
+            assert self._express is not None, "it is asked before"
+            answer = partial(self._answer, cycle)
+            leaver = self._express(cycle.scope, bytes(cycle.body), answer)
+            if leaver is None:
+                super()._start_asgi_task(cycle, self.app)
+            else:
+                self.leaver = leaver
+
+        def _answer(self, cycle: Any, status: int, body: bytes, more: Headers) -> None:
+            """Send a whole answer, as the cycle itself would."""
+            self.leaver = None
+            if cycle.disconnected or self.transport.is_closing():
+                return
+            head = [STATUS_LINE[status]]
+            for name, value in (*self.server_state.default_headers, *more):
+                head += (name, b": ", value, b"\r\n")
+            if not cycle.keep_alive:
+                head.append(b"connection: close\r\n")
+            head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+            self.transport.write(b"".join((*head, body)))
+            cycle.response_started = cycle.response_complete = True
+            if not cycle.keep_alive:
+                self.transport.close()
+            cycle.on_response()
 
         def send_400_response(self, msg: str) -> None:
             if self._has_too_many:

@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     Scope = Mapping[str, Any]
     Headers = dict[bytes, bytes]
+    Answer = Callable[[int, bytes, tuple[tuple[bytes, bytes], ...]], None]
 
 __all__ = [
     "CONNECTION",
     "ClientGoneError",
     "Departures",
+    "Express",
     "Leaver",
     "read_body",
     "respond",
     "send_events",
     "start_events",
+    "unless_gone",
 ]
 
 CONNECTION = "gen_worker.connection"
@@ -100,6 +103,27 @@ class Leaver(Protocol):
         ...
 
 
+class Express(Protocol):
+    """An application's `express`: answers some requests without the task that ASGI needs for each.
+
+    Our own server asks it about every request that came in one piece. An application is complete
+    without it.
+    """
+
+    def __call__(self, scope: Scope, body: bytes, answer: Answer) -> Leaver | None:
+        """Take a request on, or return None to have it called in the usual way.
+
+        Args:
+            scope: As ASGI has it.
+            body: All of it.
+            answer: To be called once, later, on the loop: status, JSON, more headers.
+
+        Returns:
+            Whose client it is.
+        """
+        ...
+
+
 class Departures:
     """Tells calls that their client has gone.
 
@@ -143,3 +167,26 @@ async def _wait_for_departure(leaver: Leaver) -> None:
         pass
     if not leaver.is_over:
         leaver.left()
+
+
+async def unless_gone(wanted: Any, receive: Receive) -> Any:
+    """Wait for something while the client is there.
+
+    Raises:
+        ClientGoneError: It has gone.
+    """
+    task = asyncio.ensure_future(wanted)
+    gone = asyncio.ensure_future(_departure(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        for waiting in (task, gone):
+            waiting.cancel()
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

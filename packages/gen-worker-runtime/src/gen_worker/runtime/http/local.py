@@ -98,6 +98,7 @@ class LocalBackend:
             broken.append(f"{figures.stuck_threads} handler(s) do not stop")
         if self.is_starting:
             unready.append("setup is under way")
+        unready += [f"setup of {name} failed" for name in self._engine.failed_setups]
         if figures.queued >= self._max_queue:
             unready.append(f"{figures.queued} calls are waiting")
         return Health(broken=tuple(broken), unready=tuple(unready))

@@ -6,19 +6,30 @@ It is an envelope exactly when it is an object whose `payload` is an object or a
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.runtime.engine import Invocation
 
-__all__ = ["SubmittedBody", "check_request_id", "invocation_of", "read_submission"]
+if TYPE_CHECKING:
+    from gen_worker.runtime.http.exchange import Headers
+
+__all__ = [
+    "SubmittedBody",
+    "invocation_from",
+    "invocation_of",
+    "is_json",
+    "key_of",
+    "read_submission",
+]
 
 # Thirty years: beyond that the system's clocks cannot wait.
 _MAX_TIMEOUT_MS = 10**12
 _REQUEST_ID = re.compile(r"(?a)[A-Za-z0-9_~=-][A-Za-z0-9._~=-]{0,127}")
 _EMPTY = b"{}"
+_MAX_KEY_CHARS = 256
 
 _Timeout = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIMEOUT_MS)]
 
@@ -119,7 +130,7 @@ def invocation_from(
     """
     request_id = new_id
     if envelope.request_id:
-        check_request_id(envelope.request_id)
+        _check_request_id(envelope.request_id)
         request_id = envelope.request_id
     refs = [*(envelope.required_flavor_refs or ()), *(envelope.required_models or ())]
     return Invocation(
@@ -135,7 +146,7 @@ def invocation_from(
     )
 
 
-def check_request_id(request_id: str) -> None:
+def _check_request_id(request_id: str) -> None:
     """Refuse an id that could not be part of a path.
 
     Raises:
@@ -148,3 +159,26 @@ def check_request_id(request_id: str) -> None:
             f"request_id {request_id[:130]!r} must have 1 to 128 of A-Z a-z 0-9 . _ ~ = - "
             "and not begin with a dot",
         )
+
+
+def key_of(headers: Headers) -> str:
+    """Return the `Idempotency-Key`; empty when there is none.
+
+    Raises:
+        Refusal: 400, it is too long.
+    """
+    key = headers.get(b"idempotency-key", b"").decode("latin-1")
+    if len(key) > _MAX_KEY_CHARS:
+        raise Refusal(
+            400, "invalid_idempotency_key", f"the key has more than {_MAX_KEY_CHARS} characters"
+        )
+    return key
+
+
+def is_json(body: bytes) -> bool:
+    """Tell whether a body is JSON at all."""
+    try:
+        msgspec.json.decode(body or b"{}", type=msgspec.Raw)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -41,7 +41,7 @@ async def serve_app(
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        app.is_draining = True
+        app.drain()
         deadline = time.monotonic() + drain_s
         server.stop()
         await serving
