@@ -63,6 +63,8 @@ class SaveOptions(msgspec.Struct, frozen=True, kw_only=True):
     mime_type: str | None = None
     checkpoint_format: str | None = None
     """Set for model weights; the answer is then a `Tensors` instead of an `Asset`."""
+    destination: str = ""
+    """`owner/repo` that the job's checkpoints go to; empty when it has none."""
     metadata: Mapping[str, Any] | None = None
     """`produced_by_kind`, `step_number`, … as `ctx.save_checkpoint` documents them."""
 

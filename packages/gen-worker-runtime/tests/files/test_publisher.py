@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from gen_worker.context import ConversionContext, DatasetContext
+from gen_worker.context.jobs import describe_job
 from gen_worker.context.local import run_blocking
 from gen_worker.errors import ArtifactTransferError, AuthError, ValidationError
 from gen_worker.models.hub import HubClient
@@ -147,22 +148,26 @@ def test_a_call_that_ends_drops_what_it_did_not_publish(
     assert len(files.requests) == 0
 
 
+@pytest.mark.parametrize("is_hinted", [True, False])
 def test_checkpoints_of_a_job_with_a_destination_are_published_with_it(
-    hub: Hub, files: WorkerFiles
+    hub: Hub, files: WorkerFiles, is_hinted: bool
 ) -> None:
-    scope = owned(hub, "frank", hints={"destination_repo": "frank/model"})
-    ctx = conversion(files, scope)
+    owner = f"frank-{is_hinted}".lower()
+    hints = {"destination_repo": f"{owner}/model"} if is_hinted else {}
+    ctx = conversion(files, owned(hub, owner, hints=hints))
+    if not is_hinted:
+        describe_job(ctx, {"destination": {"ref": f"{owner}/model"}})
     saved = ctx.save_checkpoint_bytes("w.bin", b"weights", produced_by_kind="training")
     assert type(saved) is Tensors
     answer = ctx.publish_repo_revision(
-        destination_repo="frank/model",
+        destination_repo=f"{owner}/model",
         snapshot_manifest=[
             {"path": "notes.txt", "digest": saved.blob_digest, "size_bytes": saved.size_bytes}
         ],
     )
     assert answer["ok"]
     with all_of(hub) as client:
-        (entry,) = client.tree("frank", "model")
+        (entry,) = client.tree(owner, "model")
     assert entry["size_bytes"] == 7
 
 

@@ -257,7 +257,7 @@ class OutputContext(CallContext):
         check_size(options.expected_size_bytes or 0)
         from gen_worker.context.stream import OutputWriter
 
-        target = self._ref(ref)
+        target, options = self._ref(ref), self._with_destination(options)
         opening = self._files.open_output(target, options, request_id=self.request_id)
         return OutputWriter(self, self._block(opening), target)
 
@@ -288,7 +288,17 @@ class OutputContext(CallContext):
 
     async def _store(self, ref: str, source: bytes | Path, options: SaveOptions) -> Asset | Tensors:
         check_size(options.expected_size_bytes or 0)
+        options = self._with_destination(options)
         return await self._files.save(self._ref(ref), source, options, request_id=self.request_id)
+
+    def _with_destination(self, options: SaveOptions) -> SaveOptions:
+        """Add where the job's checkpoints go, which its payload or its hints say."""
+        destination = (self._hints or {}).get("destination_repo")
+        if options.checkpoint_format is None or not isinstance(destination, str) or not self.job_id:
+            return options
+        from msgspec.structs import replace
+
+        return replace(options, destination=destination.strip())
 
     def _goes_inline(self, size_bytes: int) -> bool:
         """Tell whether an output travels in the answer, and count it."""

@@ -174,7 +174,7 @@ def record_of(
 def _revision_for(request: Request, options: SaveOptions) -> Revision | None:
     if options.checkpoint_format is None:
         return None
-    destination = request.scope.destination
+    destination = options.destination or request.scope.destination
     if destination:
         return open_revision(request, destination, {})
     if (options.metadata or {}).get("produced_by_kind") == "training":
