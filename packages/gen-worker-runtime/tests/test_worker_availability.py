@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -13,6 +13,9 @@ from gen_worker.host_requirements import Gpu, HostFacts
 from gen_worker.runtime.worker.availability import Availability, Gate
 from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, free_bytes, host_facts
 from gen_worker.spec import FunctionSpec, specs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Text(msgspec.Struct):
@@ -83,11 +86,12 @@ def test_the_orchestrator_decides_before_the_machine_and_that_before_models() ->
     gates.configure({"run": Gate("repo_deleted")})
     gates.disable("run", Gate("made_up", is_hardware=True))
     reasons = []
-    for undo in (
+    undoes: list[Callable[[], object]] = [
         lambda: gates.configure({}),
         lambda: gates.see(HostFacts(gpus=(LARGE,))),
         lambda: gates.await_models([], {"run": "acme/gone:prod"}),
-    ):
+    ]
+    for undo in undoes:
         gate = gates.gate("run")
         assert gate is not None
         reasons.append((gate.reason, gate.error_type))

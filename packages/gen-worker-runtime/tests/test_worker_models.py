@@ -28,6 +28,7 @@ from gen_worker.runtime.wire import (
     UnloadModel,
     UnloadModelResult,
 )
+from gen_worker.runtime.worker.commands import problem_text
 from gen_worker.testing.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -367,3 +368,16 @@ async def test_without_a_configuration_models_are_fetched_after_a_while(
         worker = await orchestrator.connected()
         await orchestrator.until(lambda: "ready" in phases(worker))
         assert (await worker.submit("read").output())["text"] == "words"
+
+
+def test_a_load_that_did_not_fit_says_so_first_and_no_text_has_credentials() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    assert problem_text(OutOfMemoryError("1 GiB wanted")).startswith(
+        "insufficient_vram: OutOfMemoryError: 1 GiB wanted\n"
+    )
+    assert problem_text(RuntimeError("CUDA out of memory")).startswith("insufficient_vram: ")
+    text = problem_text(ValueError("https://hub/file?signature=abc"), with_traceback=False)
+    assert text.startswith("ValueError: https://hub/file?")
+    assert "abc" not in text
