@@ -121,7 +121,7 @@ async def test_each_stream_begins_with_a_registration_and_carries_its_own() -> N
         outbox.result(JobResult(request_id="r", success=True))
         outbox.control(LoadModelResult(model_id="m", success=True))
         await orchestrator.until(
-            lambda: bool(worker.heard(JobResult)) and bool(worker.heard(LoadModelResult))
+            lambda: all(worker.heard(kind) for kind in (JobResult, LoadModelResult, StreamDone))
         )
         first: dict[str, Any] = {}
         carried: dict[str, set[str]] = {}

@@ -49,6 +49,9 @@ _ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()
 _OPTIONS = (*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0))
 """Without sharing the port: two orchestrators on one would each get some of the streams."""
 
+_WRITE_S = 1.0
+"""That a write under way may take once its stream is to end."""
+
 
 class Crossing(NamedTuple):
     """One message on its way over a stream."""
@@ -212,7 +215,7 @@ class Orchestrator:
             worker._readers.discard(reader)
             worker.streams[role] -= 1
             if role == "control":
-                worker._end_writing(context)
+                await worker._end_writing(context)
             await self._tell()
         if reason := self._drops.pop(reader, ""):
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
@@ -344,25 +347,35 @@ class WorkerSession:
         return {one.request_id for one in self._commands if isinstance(one, JobRequest)}
 
     def _begin_writing(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        if self._writer is not None:
-            self._writer.cancel()
         self._context = context
-        self._writer = asyncio.create_task(self._write(context))
+        self._has_commands.set()  # a writer of an older stream ends
+        self._has_commands = asyncio.Event()
+        self._writer = asyncio.create_task(self._write(context, self._has_commands))
 
-    def _end_writing(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        if self._writer is not None and self._context is context:
-            self._writer.cancel()
-            self._context = self._writer = None
+    async def _end_writing(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """Have no more commands written; one that is being written is not interrupted.
 
-    async def _write(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        while True:
-            while self._commands:
+        gRPC would not end a stream whose write was canceled.
+        """
+        if self._context is not context or self._writer is None:
+            return
+        writer, self._context, self._writer = self._writer, None, None
+        self._has_commands.set()
+        await asyncio.wait([writer], timeout=_WRITE_S)
+        writer.cancel()
+
+    async def _write(
+        self, context: grpc.aio.ServicerContext[bytes, bytes], has_commands: asyncio.Event
+    ) -> None:
+        while self._context is context:
+            if self._commands:
                 command = self._commands[0]
                 await self._send(context, command)
                 if self._commands and self._commands[0] is command:
                     self._commands.popleft()
-            self._has_commands.clear()
-            await self._has_commands.wait()
+            else:
+                has_commands.clear()
+                await has_commands.wait()
 
     async def _send(
         self, context: grpc.aio.ServicerContext[bytes, bytes], command: Inbound | bytes

@@ -111,6 +111,10 @@ class Pool:
 
         self._loop.call(send)
 
+    def wait_until_alone(self) -> None:
+        """Wait until no worker is connected any more."""
+        self._until(lambda: not self._connected())
+
     def restart(self, seconds: float = 0.0) -> None:
         """Kill the orchestrator's end, and have it back after a while with all that it knew."""
 

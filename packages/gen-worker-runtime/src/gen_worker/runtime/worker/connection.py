@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc.aio
 
 from gen_worker.runtime.wire import CHANNEL_OPTIONS, METHODS, MalformedMessageError, decode, encode
-from gen_worker.runtime.worker.streams import End, Stream
+from gen_worker.runtime.worker.streams import End, Stream, ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,11 +115,13 @@ class Connection:
             end = await self._run_stream("control", self._control_opened, self._control_received)
             return end
         finally:
-            if self._helpers is not None:
-                self._helpers.cancel()
-                await asyncio.gather(self._helpers, return_exceptions=True)
-            self._ended("control", end)
-            self._outbox.forget(_REGISTRATION)  # the next connection begins with a fresh one
+            try:
+                if self._helpers is not None:
+                    self._helpers.cancel()
+                    await ended(self._helpers)
+            finally:
+                self._ended("control", end)
+                self._outbox.forget(_REGISTRATION)  # the next connection begins with a fresh one
 
     async def _run_stream(
         self, role: Role, opened: Callable[[], None], received: Callable[[bytes], None]
@@ -166,10 +168,12 @@ class Connection:
         finally:
             for task in tasks.values():
                 task.cancel()
-            ends = await asyncio.gather(*tasks.values(), return_exceptions=True)
-            for role, end in zip(tasks, ends, strict=True):
-                self._ended(role, end)
-            self._outbox.split(False)
+            try:
+                await ended(*tasks.values())
+            finally:  # also when this is canceled again: what they had taken must not be forgotten
+                for role, task in tasks.items():
+                    self._ended(role, _result_of(task))
+                self._outbox.split(False)
 
     def _ended(self, role: Role, end: object) -> None:
         """Note the end of a stream; one that was closed in order has delivered everything."""
@@ -180,6 +184,11 @@ class Connection:
         self._auxiliary.add(role)
         if len(self._auxiliary) == len(AUXILIARY):
             self._outbox.split(True)
+
+
+def _result_of(task: asyncio.Future[End]) -> End | None:
+    is_result = not task.cancelled() and task.exception() is None
+    return task.result() if is_result else None
 
 
 def open_channel(address: Address, number: int) -> grpc.aio.Channel:

@@ -29,6 +29,7 @@ from gen_worker.runtime.worker.states import (
     transition,
     wake_at,
 )
+from gen_worker.runtime.worker.streams import ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +188,7 @@ class Link:
         self, connection: Connection, number: int, before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:  # its outbox is ours: what it took is back before we begin
-            await asyncio.gather(before, return_exceptions=True)
+            await ended(before)
         try:
             end = await connection.run()
         except Exception as error:  # no connection is worth the worker

@@ -7,7 +7,7 @@ but the two loops here ever awaits one.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -17,7 +17,25 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.worker.outbox import Outbox, Role
 
-__all__ = ["End", "Stream"]
+__all__ = ["End", "Stream", "ended"]
+
+
+async def ended(*tasks: asyncio.Future[Any]) -> None:
+    """Wait until tasks have ended, also when this one is canceled meanwhile, even twice.
+
+    What they took from the outbox is back in it only then. The cancellation follows afterwards.
+    """
+    is_canceled = False
+    while running := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError:
+            is_canceled = True
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # whoever wants it can ask; asyncio needs to complain no more
+    if is_canceled:
+        raise asyncio.CancelledError
 
 
 class End(NamedTuple):
@@ -92,7 +110,7 @@ class Stream:
             call.cancel()
             if writer is not None:
                 writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+                await ended(writer)
         return End((await call.code()).name, await call.details() or "")
 
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
