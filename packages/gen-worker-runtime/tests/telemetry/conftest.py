@@ -16,6 +16,7 @@ from gen_worker.runtime.telemetry.catalog import find, problems_of
 from gen_worker.runtime.telemetry.memory import MemoryGauge
 from gen_worker.runtime.wire import DiagnosticLog, JobRequest, Observation, WorkerEvent
 from gen_worker.spec import specs_of
+from gen_worker.testing import VirtualClock
 from gen_worker.testing.ports import fake_ports
 
 if TYPE_CHECKING:
@@ -174,10 +175,10 @@ def watched(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Room]]:
     ) -> AsyncIterator[Room]:
         specs = [spec for function in functions for spec in specs_of(function)]
         heard = heard or Heard()
-        clocks: dict[str, Any] = {} if clock is None else {"clock": clock}
-        telemetry = Telemetry(heard, shed=lambda: heard.shed, **clocks, **options)
+        clock = clock or VirtualClock()  # with the machine's, a busy one would make calls long
+        telemetry = Telemetry(heard, shed=lambda: heard.shed, clock=clock, **options)
         host = ports(specs) if ports else fake_ports(tmp_path, specs, models)
-        engine = Engine(specs, telemetry.watch(host), **clocks)
+        engine = Engine(specs, telemetry.watch(host), clock=clock)
         try:
             yield Room(engine, telemetry, heard)
         finally:

@@ -49,10 +49,11 @@ class PayloadFacts:
             self._decode = msgspec.msgpack.Decoder(payload_type).decode
             self._clamp = compile_clamps(payload_type)
 
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
     def of(self, payload: bytes) -> JobFacts:
         """Return what a payload, in MessagePack, says; nothing when it cannot be read."""
-        if not self._names:
-            return NO_FACTS
         try:
             value = self._decode(payload)
             if self._clamp is not None:

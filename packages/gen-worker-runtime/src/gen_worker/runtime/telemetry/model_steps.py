@@ -61,7 +61,7 @@ class ReportedModels:
         parameter, now = request.parameter, requests.unix_time
         started = ResolveStarted(timestamp=now(), function_name=name, param_name=parameter)
         requests.begin(track, "model_resolve", started)
-        track.downloads = []
+        track.downloads = None
         try:
             prepared: object = await self._models.prepare(binding, choice, annotation, request)
         except BaseException as error:
@@ -111,6 +111,8 @@ class ReportedModels:
         if event == "model.download.completed":
             track = self._requests.find(str(payload.get("request_id", "")))
             if track is not None:
+                if track.downloads is None:
+                    track.downloads = []
                 track.downloads.append((payload["bytes_total"], payload["duration_ms"]))
         elif event in _LOAD_ENDS:
             with self._lock:
@@ -120,13 +122,13 @@ class ReportedModels:
     def _note_model(
         self, track: Track, parameter: str, prepared: object, choice: Mapping[str, Any]
     ) -> None:
-        model = getattr(prepared, "model", None)
+        model, downloads = getattr(prepared, "model", None), track.downloads or ()
         metrics = ModelMetrics(
             model_id=_name_of(prepared, choice),
             flavor=str(choice.get("flavor") or ""),
             snapshot_digest=str(getattr(model, "digest", "")),
-            bytes_downloaded=sum(size_bytes for size_bytes, _ in track.downloads),
-            download_ms=sum(ms for _, ms in track.downloads),
+            bytes_downloaded=sum(size_bytes for size_bytes, _ in downloads),
+            download_ms=sum(ms for _, ms in downloads),
         )
         if track.models is None:
             track.models = {}

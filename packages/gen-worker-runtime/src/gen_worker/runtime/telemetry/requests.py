@@ -10,7 +10,7 @@ import msgspec
 
 from gen_worker.diagnostics import sanitize
 from gen_worker.events import Failed, Result
-from gen_worker.runtime.telemetry.job_facts import PayloadFacts
+from gen_worker.runtime.telemetry.job_facts import NO_FACTS
 from gen_worker.runtime.telemetry.payloads import (
     ComputeMoment,
     Duration,
@@ -25,7 +25,7 @@ from gen_worker.runtime.telemetry.payloads import (
     RequestStarted,
     Stuck,
 )
-from gen_worker.runtime.telemetry.tracks import Step, Track
+from gen_worker.runtime.telemetry.tracks import FunctionNotes, Step, Track
 from gen_worker.runtime.telemetry.watch import Watch
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from gen_worker.runtime.telemetry.sending import Sender
     from gen_worker.runtime.telemetry.tracks import ObservedJob
     from gen_worker.runtime.wire import Observation
-    from gen_worker.spec import FunctionSpec
 
 __all__ = ["Requests", "WarnAfter"]
 
@@ -88,7 +87,7 @@ class Requests:
         self._warn_after = warn_after or WarnAfter()
         self._gauge = gauge
         self._tracks: dict[str, Track] = {}
-        self._facts: dict[str, PayloadFacts] = {}
+        self._notes: dict[str, FunctionNotes] = {}
         self._watch: Watch[Track] = Watch(clock, timers, announce=self._announce, look=self._look)
         self._lock = threading.Lock()
 
@@ -100,8 +99,11 @@ class Requests:
 
     def began(self, job: ObservedJob) -> Track:
         """Take note of a request that was admitted."""
-        track = Track(job, self._now(), self._unix_time())
-        request_id = job.request.request_id
+        spec, request_id = job.served.spec, job.request.request_id
+        notes = self._notes.get(spec.name)
+        if notes is None:
+            notes = self._notes[spec.name] = FunctionNotes(spec)
+        track = Track(job, notes, self._now(), self._unix_time())
         self._tracks[request_id] = track
         if self._tells_all:
             self._announce(track)
@@ -146,7 +148,7 @@ class Requests:
         track = self._tracks.get(started.request_id)
         if track is not None:
             track.called_unix, track.called_at = started.at, self._now()
-            if track.uses_gpu:
+            if track.notes.needs_gpu:
                 self.occupy(track, track.job.call.device or "")
             if track.is_told:
                 with self._lock:
@@ -297,23 +299,31 @@ class Requests:
         self, track: Track, outcome: Result | Failed, observation: Observation
     ) -> JobMetrics:
         """Return what the request cost; this is on every request's way."""
-        job, timings, models = track.job, outcome.timings, track.models
-        spec = job.served.spec
-        facts = self._facts.get(spec.name) or self._read_facts(spec)
-        steps, guidance, width, height = facts.of(job.request.payload)
+        timings, notes, models = outcome.timings, track.notes, track.models
         compute_ms = timings.compute_ms
-        was_called = compute_ms > 0
+        inference_ms = round(compute_ms) if compute_ms > 0 else None
+        facts = notes.facts.of(track.job.request.payload) if notes.facts else NO_FACTS
+        if models is None and track.upload_s is None and facts is NO_FACTS:
+            return JobMetrics(
+                timestamp=self._unix_time(),
+                schema_version=1,
+                function_name=notes.name,
+                inference_ms=inference_ms,
+                peak_vram_bytes=observation.peak_vram_bytes or None,
+                peak_ram_bytes=observation.peak_memory_bytes or None,
+            )
+        steps, guidance, width, height = facts
         return JobMetrics(
             timestamp=self._unix_time(),
             schema_version=1,
-            function_name=spec.name,
+            function_name=notes.name,
             cache_state=_worst(models) if models else "",
             models=tuple(models.values()) if models else (),
             pipeline_init_ms=track.loaded_ms,
             gpu_load_ms=None if track.load_s is None else round(track.load_s * 1000),
-            inference_ms=round(compute_ms) if was_called else None,
+            inference_ms=inference_ms,
             steps=steps,
-            iters_per_s=round(steps / compute_ms * 1000, 3) if steps and was_called else None,
+            iters_per_s=round(steps / compute_ms * 1000, 3) if steps and compute_ms else None,
             width=width,
             height=height,
             guidance=guidance,
@@ -321,9 +331,6 @@ class Requests:
             peak_vram_bytes=observation.peak_vram_bytes or None,
             peak_ram_bytes=observation.peak_memory_bytes or None,
         )
-
-    def _read_facts(self, spec: FunctionSpec) -> PayloadFacts:
-        return self._facts.setdefault(spec.name, PayloadFacts(spec))
 
     def _send(self, track: Track, event: str, payload: Payload) -> None:
         self._sender.send(event, payload, track.job.request.request_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from gen_worker.runtime.telemetry.job_facts import PayloadFacts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.wire import JobRequest
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["ObservedJob", "Served", "Step", "Track"]
+__all__ = ["FunctionNotes", "ObservedJob", "Served", "Step", "Track"]
 
 
 class Served(Protocol):
@@ -48,52 +50,48 @@ class Step(NamedTuple):
     """On the clock."""
 
 
+class FunctionNotes:
+    """What is worked out once for all requests of a function."""
+
+    __slots__ = ("facts", "name", "needs_gpu")
+
+    def __init__(self, spec: FunctionSpec) -> None:
+        self.name = spec.name
+        self.needs_gpu = spec.resources.needs_gpu
+        self.facts = PayloadFacts(spec)
+
+
 class Track:
     """One request, from its admission to its result."""
 
-    __slots__ = (
-        "began_at",
-        "began_unix",
-        "called_at",
-        "called_unix",
-        "downloads",
-        "fetch_s",
-        "is_called_told",
-        "is_told",
-        "is_warned",
-        "job",
-        "load_s",
-        "loaded_ms",
-        "models",
-        "pending",
-        "step",
-        "trace",
-        "upload_s",
-    )
+    # Defaults of the class: most requests end before any of these is set.
+    is_told = False
+    """Whether its events go out as they happen; until then they are kept."""
+    pending: list[tuple[str, Payload]] | None = None
+    called_at: float | None = None
+    """When its function was called, on the clock."""
+    called_unix = 0.0
+    is_called_told = False
+    step: Step | None = None
+    is_warned = False
+    models: dict[str, ModelMetrics] | None = None
+    """By parameter."""
+    downloads: list[tuple[int, int]] | None = None
+    """Bytes and milliseconds, of the model that is being prepared."""
+    loaded_ms: int | None = None
+    """Making objects of files; None when all were there."""
+    fetch_s: float | None = None
+    load_s: float | None = None
+    upload_s: float | None = None
+    trace: Trace | None = None
 
-    def __init__(self, job: ObservedJob, began_at: float, began_unix: float) -> None:
+    def __init__(
+        self, job: ObservedJob, notes: FunctionNotes, began_at: float, began_unix: float
+    ) -> None:
         self.job = job
+        self.notes = notes
         self.began_at = began_at
         self.began_unix = began_unix
-        self.is_told = False
-        """Whether its events go out as they happen; until then they are kept."""
-        self.pending: list[tuple[str, Payload]] | None = None
-        self.called_at: float | None = None
-        """When its function was called, on the clock."""
-        self.called_unix = 0.0
-        self.is_called_told = False
-        self.step: Step | None = None
-        self.is_warned = False
-        self.models: dict[str, ModelMetrics] | None = None
-        """By parameter."""
-        self.downloads: list[tuple[int, int]] = []
-        """Bytes and milliseconds, of the model that is being prepared."""
-        self.loaded_ms: int | None = None
-        """Making objects of files; None when all were there."""
-        self.fetch_s: float | None = None
-        self.load_s: float | None = None
-        self.upload_s: float | None = None
-        self.trace: Trace | None = None
 
     @property
     def request_id(self) -> str:
@@ -101,11 +99,7 @@ class Track:
 
     @property
     def function(self) -> str:
-        return self.job.served.spec.name
-
-    @property
-    def uses_gpu(self) -> bool:
-        return self.job.served.spec.resources.needs_gpu
+        return self.notes.name
 
     @property
     def phase(self) -> str:
