@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gen_worker.runtime import EngineLimits
+from gen_worker.runtime import EngineLimits, RunningCall
 from gen_worker.runtime.http import HttpOptions
+from gen_worker.runtime.http.calls import StreamedCall, WholeCall
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -314,3 +316,18 @@ def test_models_that_cannot_be_had_are_told(client: httpx.Client) -> None:
         done = client.post(f"/v1/models/{route}", json={"model_id": "a/b"}).json()
         assert done["ok"] is False
         assert "'a/b'" in done["error_message"]
+
+
+def test_a_call_that_is_over_leaves_nothing_behind(client: httpx.Client, host: Host) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for path in ("echo", "whoami", "count", "fail"):
+            for headers in ({}, EVENTS):
+                client.post(f"/v1/request/{path}", json={"text": "other"}, headers=headers)
+        host.settles()
+        kinds = (RunningCall, WholeCall, StreamedCall)
+        left = [repr(one) for one in gc.get_objects() if isinstance(one, kinds)]
+    finally:
+        gc.enable()
+    assert left == [], "the collector has to find them"

@@ -374,6 +374,8 @@ class RunningCall(_Rarities):
         if batch and self.sink is not None:
             self._deliver(batch, self.sink)
         if outcome is not None:
+            if self.outcome is not None:
+                self.stream = None  # it leads back here, and would keep all until a collection
             self.core.forget(self, outcome)
             ended = self.ended
             if ended is not None and not ended.done():
