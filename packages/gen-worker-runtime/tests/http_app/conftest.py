@@ -207,6 +207,7 @@ class Host:
                 models=LocalModelRoom(ports.models, specs),  # type: ignore[arg-type]
                 jobs=jobs,
                 max_queue=engine_limits.max_queue,
+                report=self.stage.failures.append,
             )
             self.app = HttpApp(backend, options, report=self.stage.failures.append)
             await serve_app(self.app, listener, self._stop, ready=is_ready.set, drain_s=drain_s)

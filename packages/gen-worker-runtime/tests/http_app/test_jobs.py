@@ -112,6 +112,7 @@ def test_a_wrong_payload_is_the_requests_failure(client: httpx.Client, host: Hos
     client.get("/v1/requests/wrong/events")
     done = client.get("/v1/requests/wrong").json()
     assert (done["status"], done["error_type"], done["path"]) == ("failed", "validation", "$.text")
+    assert host.stage.failures[-1].path == "$.text", "the operator is told"
 
 
 # -- keys ------------------------------------------------------------------------------------------

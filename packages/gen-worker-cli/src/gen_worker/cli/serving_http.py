@@ -111,6 +111,7 @@ class HttpServing:
             files=LocalFileRoom(ports.files),  # type: ignore[arg-type]  # of a laptop
             models=LocalModelRoom(ports.models, functions, device or "cpu"),  # type: ignore[arg-type]
             device=device,
+            report=report_failure,
         )
         options = HttpOptions(
             token=self._token,

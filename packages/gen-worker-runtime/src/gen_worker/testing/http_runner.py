@@ -146,6 +146,7 @@ async def _serve(
         files=LocalFileRoom(ports.files),  # type: ignore[arg-type]  # of a laptop
         models=LocalModelRoom(ports.models, functions, devices[0]),  # type: ignore[arg-type]
         device=settings.local_device or None,
+        report=_report,
     )
     app = HttpApp(backend, HttpOptions(owner=_OWNER, is_plain=True), report=_report)
     stop = _stop_signals()

@@ -133,6 +133,7 @@ class MemoryJobs:
         submit: Submit,
         limits: JobLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        report: Callable[[Failure], None] = lambda _failure: None,
     ) -> None:
         """Keep requests in memory.
 
@@ -140,10 +141,12 @@ class MemoryJobs:
             submit: Starts a call.
             limits: How much is kept.
             clock: Seconds, of which ended requests are kept so many.
+            report: Told on the loop of every request that failed, for the operator's log.
         """
         self.limits = limits or JobLimits()
         self._submit = submit
         self._clock = clock
+        self.report = report
         self._jobs: dict[str, MemoryJob] = {}
         self._ended: dict[str, tuple[float, int]] = {}
         """When each job ended, in that order, and the bytes it keeps."""
@@ -322,6 +325,8 @@ class MemoryJob:
         shown = msgspec.Raw(json_line(outcome.value)) if isinstance(outcome, Result) else None
         self._keep(name, answer_of(outcome, self._total_s, output=shown))
         self._ended.set()
+        if isinstance(outcome, Failed):
+            self._jobs.report(outcome.failure)
         self._jobs.note_end(self)
 
     # -- room --------------------------------------------------------------------------------------

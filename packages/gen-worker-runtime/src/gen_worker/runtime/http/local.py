@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gen_worker.context.local import LocalOutputs
+    from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Engine, Invocation, RunningCall, Sink
     from gen_worker.runtime.http.backend import FileRoom, ModelRoom, Target
     from gen_worker.spec import FunctionSpec
@@ -45,6 +46,7 @@ class LocalBackend:
         metrics: Callable[[], bytes] | None = None,
         jobs: JobLimits | None = None,
         max_queue: int = EngineLimits().max_queue,
+        report: Callable[[Failure], None] = lambda _failure: None,
     ) -> None:
         """Answer for an engine; made on the loop it runs on.
 
@@ -57,8 +59,9 @@ class LocalBackend:
             metrics: Makes the text of `/metrics`; by default the engine's own figures.
             jobs: What is kept of submitted requests.
             max_queue: Of the engine's limits: with as many calls waiting, this host is not ready.
+            report: Told of every submitted request that failed; the app tells of the others.
         """
-        self.jobs = MemoryJobs(self.submit, jobs)
+        self.jobs = MemoryJobs(self.submit, jobs, report=report)
         self.files = files
         self.models = models
         self.is_starting = False
