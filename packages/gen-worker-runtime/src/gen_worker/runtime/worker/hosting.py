@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
     from gen_worker.ports import Events
     from gen_worker.runtime.files.scope import JobScope
-    from gen_worker.runtime.worker.jobs import Job
+    from gen_worker.runtime.worker.job import Job
     from gen_worker.runtime.worker.models import WorkerModels
 
 __all__ = ["Seams", "worker_ports"]
@@ -53,15 +53,15 @@ def worker_ports(seams: Seams) -> Ports:
         job = seams.find(request_id)
         if job is None:
             return None
-        request = job.request
+        request, call = job.request, job.running()
         scope = JobScope(
             base_url=request.file_base_url,
             capability_token=request.capability_token,
             owner=request.owner,
             job_id=request.job_id,
-            hints=job.call.invocation.hints,
+            hints=call.invocation.hints,
         )
-        return scope, job.call.token
+        return scope, call.token
 
     files = WorkerFiles(
         FilePolicy.of(settings), seams.events, default=JobScope.of(settings), find=scope_of

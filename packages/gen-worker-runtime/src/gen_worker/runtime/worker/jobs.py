@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
-
-from gen_worker.errors import UnknownFunctionError, classify
-from gen_worker.events import Delta, Failed, Result
+from gen_worker.errors import UnknownFunctionError
 from gen_worker.runtime.engine import Invocation
 from gen_worker.runtime.telemetry.memory import MemoryGauge
-from gen_worker.runtime.wire import (
-    DEFAULT_ITEM_ID,
-    JobResult,
-    Observation,
-    StreamDone,
-    StreamError,
-    success_payload,
-)
-from gen_worker.runtime.wire.refs import ref_index
-from gen_worker.runtime.worker import admission
+from gen_worker.runtime.wire import DEFAULT_ITEM_ID
+from gen_worker.runtime.worker import admission, answers
 from gen_worker.runtime.worker.endpoint_config import terminal_gate
-from gen_worker.runtime.worker.observing import Pace
+from gen_worker.runtime.worker.job import Job
 from gen_worker.runtime.worker.serving import Served, served_functions
 from gen_worker.types import Compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable
 
     from gen_worker.errors import Failure
-    from gen_worker.events import Event, Timings
-    from gen_worker.runtime.engine import Engine, RunningCall
-    from gen_worker.runtime.wire import InterruptJob, JobRequest, ResolvedCompute, ResolvedRepo
+    from gen_worker.events import Failed, Result
+    from gen_worker.runtime.engine import Engine
+    from gen_worker.runtime.wire import InterruptJob, JobRequest, Observation, ResolvedCompute
     from gen_worker.runtime.worker.admission import Refusal
     from gen_worker.runtime.worker.availability import Availability
     from gen_worker.runtime.worker.endpoint_config import EndpointState
@@ -68,69 +56,6 @@ class JobObserver(Protocol):
     def ended(self, job: Job, outcome: Result | Failed, observation: Observation) -> None:
         """Take note of its end, right after its result went to the outbox."""
         ...
-
-
-class Job:
-    """One request under way, and the engine's sink for it."""
-
-    wants_events = False
-    call: RunningCall
-    failure: Failure | None = None
-    """Why it fails although its handler did not."""
-    _repos: Mapping[str, ResolvedRepo] | None = None
-
-    def __init__(
-        self, jobs: Jobs, request: JobRequest, served: Served, others: int, queued: int
-    ) -> None:
-        self.request = request
-        self.served = served
-        self.began_at = perf_counter()
-        """Seconds of `time.perf_counter`."""
-        self.others = others
-        """Jobs that were under way when it came; `queued` of all of them waited."""
-        self.pace = Pace(self.began_at) if served.is_streamed else None
-        self.stopped_items: frozenset[str] = frozenset()
-        self.queued = queued
-        self.memory = jobs.gauge.begin()
-        self._jobs = jobs
-
-    def __repr__(self) -> str:
-        return f"<Job {self.request.request_id!r} of {self.request.function}>"
-
-    @property
-    def repos(self) -> Mapping[str, ResolvedRepo]:
-        """What the request says that refs mean, by every spelling of a ref."""
-        if self._repos is None:
-            self._repos = ref_index(self.request.repos)
-        return self._repos
-
-    def deliver(self, batch: Sequence[Event]) -> None:
-        """Pass on what the call produced; see `gen_worker.runtime.engine.Sink`."""
-        last = batch[-1]
-        outcome = last if isinstance(last, (Result, Failed)) else None
-        if self.pace is not None:
-            items = batch if outcome is None else batch[:-1]
-            if items:
-                self._stream(items)
-        if outcome is not None:
-            self._jobs._finish(self, outcome)
-
-    def _stream(self, items: Sequence[Event]) -> None:
-        now_ms = self._jobs.unix_ms()
-        form, request_id = self.served.form, self.request.request_id
-        outbox, call = self._jobs.outbox, self.call
-        assert self.pace is not None
-        self.pace.note(len(items), perf_counter())
-        for item in items:
-            if isinstance(item, Delta) and self.failure is None:
-                try:
-                    delta = form.delta(item.value, request_id=request_id, timestamp_unix_ms=now_ms)
-                except Exception as error:  # an item that JSON has no words for
-                    self.failure = classify(error)
-                    call.token.cancel("disconnect")
-                    return
-                if delta.item_id not in self.stopped_items:
-                    outbox.delta(delta, call)
 
 
 class Jobs:
@@ -304,56 +229,26 @@ class Jobs:
 
     # Out.
 
-    def _finish(self, job: Job, outcome: Result | Failed) -> None:
-        """Answer a request."""
-        request, served = job.request, job.served
-        self.active.pop(request.request_id, None)
-        failure, payload = _settled(job, outcome)
-        observation = self._observe(job, outcome.timings, failure)
-        if served.is_streamed:
-            self.outbox.end(self._marker(job, failure))
-        if failure is None:
-            result = JobResult(
-                request_id=request.request_id,
-                success=True,
-                payload=payload,
-                observation=observation,
-            )
-        else:
-            result = JobResult(
-                request_id=request.request_id,
-                success=False,
-                error_type=failure.error_type,
-                retryable=failure.retryable,
-                safe_message=failure.message,
-                observation=observation,
-            )
-        self.outbox.result(result)
+    def finish(self, job: Job, outcome: Result | Failed) -> None:
+        """Answer a job."""
+        request_id = job.request.request_id
+        self.active.pop(request_id, None)
+        failure, payload = answers.settle(job, outcome)
+        observation = answers.observe(
+            job, outcome.timings, failure, self._identity(), self.gauge.end(job.memory)
+        )
+        if job.served.is_streamed:
+            self.outbox.end(answers.end_marker(job, failure, self.unix_ms()))
+        self.outbox.result(answers.result(request_id, failure, payload, observation))
         if failure is not None:
             self._note_failure(job, failure)
         if self._observer is not None:
             self._observer.ended(job, outcome, observation)
         for ended in self._ended:
-            ended(request.request_id)
+            ended(request_id)
         if self._idle is not None and not self.active:
             self._idle.set()
             self._idle = None
-
-    def _marker(self, job: Job, failure: Failure | None) -> StreamDone | StreamError:
-        if failure is None:
-            return StreamDone(
-                request_id=job.request.request_id,
-                function=job.served.spec.name,
-                sequence=0,
-                timestamp_unix_ms=self.unix_ms(),
-            )
-        return StreamError(
-            request_id=job.request.request_id,
-            function=job.served.spec.name,
-            sequence=0,
-            timestamp_unix_ms=self.unix_ms(),
-            error_message=failure.message,
-        )
 
     def _note_failure(self, job: Job, failure: Failure) -> None:
         """Keep a function from running again on a machine that it told is not enough for it."""
@@ -365,77 +260,16 @@ class Jobs:
     hardware_unmet: Callable[[str, Failure], None] | None = None
     """Told of a function whose own code found that this machine cannot run it."""
 
-    def _observe(self, job: Job, timings: Timings, failure: Failure | None) -> Observation:
-        identity, pace, served = self._identity(), job.pace, job.served
-        took_ms = (perf_counter() - job.began_at) * 1000
-        ram_bytes, vram_bytes = self.gauge.end(job.memory)
-        return Observation(
-            release_id=identity.release_id,
-            function=served.spec.name,
-            provider=identity.provider,
-            worker_id=identity.worker_id,
-            status="succeeded" if failure is None else "failed",
-            error_type="" if failure is None else failure.error_type,
-            runtime_ms=round(max(0.0, took_ms - timings.queue_ms)),
-            local_queue_ms=round(timings.queue_ms),
-            peak_memory_bytes=ram_bytes,
-            peak_vram_bytes=vram_bytes,
-            active_count_at_start=job.others,
-            local_queued_count_at_start=job.queued,
-            ttft_ms=0 if pace is None or pace.first_s is None else _at_least_1_ms(pace.first_s),
-            itl_p50_ms=0 if pace is None else round(pace.median_s * 1000),
-            scaling_factors=served.factors.of(job.request.payload) if served.factors else {},
-        )
-
     def _refuse(self, request: JobRequest, refusal: Refusal) -> None:
         if self._observer is not None:
             self._observer.refused(request, refusal)
-        identity = self._identity()
         self.outbox.result(
-            JobResult(
-                request_id=request.request_id,
-                success=False,
-                error_type=refusal.error_type,
-                retryable=refusal.retryable,
-                safe_message=refusal.safe_message,
-                observation=Observation(
-                    release_id=identity.release_id,
-                    function=request.function,
-                    provider=identity.provider,
-                    worker_id=identity.worker_id,
-                    status="failed",
-                    error_type=refusal.error_type,
-                    active_count_at_start=len(self.active),
-                ),
-            )
+            answers.refused(request, refusal, self._identity(), others=len(self.active))
         )
 
 
 _NOWHERE = ""
 """A device that is not here."""
-
-
-def _settled(job: Job, outcome: Result | Failed) -> tuple[Failure | None, bytes]:
-    """Return how a job ends: its failure, or its payload."""
-    if job.failure is not None:
-        return job.failure, b""
-    if isinstance(outcome, Failed):
-        failure = outcome.failure
-        if failure.error_type == "canceled" and job.call.token.reason == "shutdown":
-            # Nobody but this worker wanted it to end: another one may run it.
-            failure = msgspec.structs.replace(
-                failure, error_type="retryable", retryable=True, message="worker busy"
-            )
-        return failure, b""
-    try:
-        return None, success_payload(outcome, job.served.spec.kind)
-    except Exception as error:  # a value that MessagePack has no words for
-        return classify(error), b""
-
-
-def _at_least_1_ms(seconds: float) -> int:
-    """Return milliseconds; 0 would say that nothing was measured."""
-    return max(1, round(seconds * 1000))
 
 
 def _compute(compute: ResolvedCompute) -> Compute:
