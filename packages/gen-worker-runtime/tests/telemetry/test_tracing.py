@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gen_worker import ImageAsset, Repo, RequestContext, inference_function
 from gen_worker.errors import FatalError
-from gen_worker.runtime.telemetry import Tracer, load_telemetry_settings, open_tracer
+from gen_worker.runtime.telemetry import Tracer, load_telemetry_settings, open_tracer, tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -143,6 +144,16 @@ async def test_a_failure_is_an_error(watched: Any, spans: Spans) -> None:
     request = spans["request broken"]
     assert not request.status.is_ok
     assert (request.attributes or {})["error.type"] == "fatal"
+
+
+def test_a_collector_that_is_silent_holds_nobody_up(
+    spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "_FLUSH_S", 0.05)
+    never = threading.Event()
+    monkeypatch.setattr(spans.provider, "force_flush", never.wait)
+    Tracer(spans.provider).close()
+    never.set()
 
 
 def test_nobody_asked() -> None:

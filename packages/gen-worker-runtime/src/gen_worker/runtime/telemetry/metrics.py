@@ -27,7 +27,7 @@ _HISTOGRAMS = {
 
 
 class _Histogram:
-    """Counts per bucket: an observation costs a third of a microsecond, the library's ten times."""
+    """Counts per bucket: an observation costs a sixth of what it costs with the library."""
 
     __slots__ = ("counts", "sum_s")
 

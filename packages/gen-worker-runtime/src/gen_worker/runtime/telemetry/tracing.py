@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "Tracer", "open_tracer"]
 
 _NAME = "gen_worker"
+_FLUSH_S = 2.0
 _CARRIED = ("traceparent", "tracestate")
 
 
@@ -106,10 +108,13 @@ class Tracer:
         span.end(found.unix_ns(perf_counter()))
 
     def close(self) -> None:
-        """Send what waits."""
+        """Send what waits, if the collector takes it soon."""
         flush = getattr(self._provider, "force_flush", None)
         if flush is not None:
-            flush()
+            # The exporter tries again and again, whatever time it is given.
+            flushing = threading.Thread(target=flush, daemon=True, name="gen-worker-spans")
+            flushing.start()
+            flushing.join(_FLUSH_S)
 
 
 def open_tracer(endpoint: str = "") -> Tracer | None:
@@ -139,7 +144,8 @@ def open_tracer(endpoint: str = "") -> Tracer | None:
             'no spans are sent to %s: %s; install "gen-worker[otel]"', endpoint, error
         )
         return None
-    made = TracerProvider(resource=Resource.create())  # its own variables name the service
+    # The variables of the SDK name the service. Flushed when the worker ends, not by `atexit`.
+    made = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
     exporter = otlp.OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
     made.add_span_processor(BatchSpanProcessor(exporter))
     return Tracer(made)
