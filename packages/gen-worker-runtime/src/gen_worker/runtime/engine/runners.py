@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from gen_worker.runtime.engine.handoff import LoopPort, LoopWaiter, ThreadWaiter
@@ -21,8 +20,8 @@ __all__ = ["Hop", "InlineRunner", "LoopRunner", "Runner", "Traveler"]
 
 T = TypeVar("T")
 
-_EAGERLY: Any = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-"""Take a task's first steps at once, which spares most calls a turn of the loop."""
+_IS_EAGER = sys.version_info >= (3, 12)
+"""Whether a task may take its first steps at once, which spares most calls a turn of the loop."""
 
 
 class Traveler(Protocol):
@@ -110,7 +109,7 @@ class LoopRunner:
         self.running_loop = asyncio.get_running_loop
         self.loop = asyncio.get_running_loop()
         self.port_to_loop = LoopPort(self.loop)
-        self._make_task: Any = partial(asyncio.Task, loop=self.loop, **_EAGERLY)
+        self._make_task: Any = asyncio.Task
         self._apart: set[asyncio.Task[None]] = set()
 
     def waiter(self) -> Waiter:
@@ -138,7 +137,12 @@ class LoopRunner:
 
     def start(self, call: RunningCall, steps: Coroutine[Any, Any, None]) -> None:
         """Begin a call's task; what it ends with is delivered later, even if it ends at once."""
-        task: asyncio.Task[None] = self._make_task(steps, name=call.request_id)
+        make, loop, name = self._make_task, self.loop, call.request_id
+        task: asyncio.Task[None] = (
+            make(steps, loop=loop, name=name, eager_start=True)
+            if _IS_EAGER
+            else make(steps, loop=loop, name=name)
+        )
         if task.done():
             self.loop.call_soon(call.arrive)
         else:
