@@ -301,7 +301,7 @@ def _latency_rows(ours: int, bare: int) -> Iterator[Row]:
             partial(_p50_us, Site(ours, f"/v1/request/{name}")),
             partial(_p50_us, Site(bare, "/echo")),
             f"at most {goal}x (stretch {stretch})",
-            lambda _a, _b, ratio, goal=goal: ratio <= goal,
+            partial(_is_at_most, goal),
         )
     yield _latency_row(
         "http echo-sync p50 c1, peer + thread hop",
@@ -310,6 +310,14 @@ def _latency_rows(ours: int, bare: int) -> Iterator[Row]:
         "at most 20 us more",
         lambda a, b, _ratio: a <= b + 20,
     )
+
+
+def _is_at_most(bar: float, _ours: float, _peer: float, ratio: float) -> bool:
+    return ratio <= bar
+
+
+def _is_at_least(bar: float, rejected: list[int], _ours: float, _peer: float, ratio: float) -> bool:
+    return ratio >= bar and not sum(rejected)
 
 
 def _latency_row(
@@ -336,9 +344,7 @@ def _throughput_rows(ours: int, fastapi: int) -> Iterator[Row]:
                 unit="1/s",
                 peer_source=FASTAPI,
                 goal=f"at least {bars[0]:g}x (stretch {bars[1]:g}), none rejected",
-                passes=lambda _a, _b, ratio, bar=bars[0], rejected=rejected: (  # type: ignore[misc]
-                    ratio >= bar and not sum(rejected)
-                ),
+                passes=partial(_is_at_least, bars[0], rejected),
             )
             yield row
 
@@ -362,7 +368,7 @@ def _bare_rows(ours: int, bare: int) -> Iterator[Row]:
             unit="1/s",
             peer_source=BARE,
             goal="at least 0.9x (stretch 3)",
-            passes=lambda _a, _b, ratio: ratio >= 0.9,
+            passes=partial(_is_at_least, 0.9, []),
         )
 
 

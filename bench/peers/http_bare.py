@@ -1,27 +1,33 @@
 """The HTTP peer: a bare ASGI application that sends back what it gets, on the same server.
 
-`/echo` answers with the request's body, `/stream/N` is a generator whose N items are sent one by
-one, `/hold` waits until its client leaves. No payloads, contexts, limits or cancellation.
+`/echo` answers with the request's body, `/hold` waits until its client leaves, `/stream/N` is a
+generator whose N items are sent one by one. No payloads, contexts, limits or cancellation.
 Usage: python http_bare.py PORT
 """
+
+from __future__ import annotations
 
 import asyncio
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 ITEM = b'event: delta\ndata: {"text":"tok ","count":%d}\n\n'
 LENGTH = b"content-length"
 
 
-async def items(count):
+async def items(count: int) -> AsyncIterator[bytes]:
     for index in range(count):
         yield ITEM % index
 
 
-async def app(scope, receive, send):
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     path = scope["path"]
     message = await receive()
     if path == "/echo":
@@ -42,10 +48,15 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": b"event: result\ndata: {}\n\n"})
 
 
-async def main():
-    options = {"lifespan": "off", "access_log": False, "log_level": "error"}
+async def main() -> None:
     config = uvicorn.Config(
-        app, port=int(sys.argv[1]), http="httptools", server_header=False, **options
+        app,
+        port=int(sys.argv[1]),
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_level="error",
+        server_header=False,
     )
     await uvicorn.Server(config).serve()
 

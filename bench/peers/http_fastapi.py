@@ -8,11 +8,11 @@ import sys
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
-from pydantic import BaseModel
+from fastapi import FastAPI  # type: ignore[import-not-found]
+from pydantic import BaseModel  # type: ignore[import-not-found]
 
 
-class Text(BaseModel):
+class Text(BaseModel):  # type: ignore[misc]
     text: str = ""
     count: int = 1
 
@@ -20,19 +20,25 @@ class Text(BaseModel):
 app = FastAPI()
 
 
-@app.post("/async")
+@app.post("/async")  # type: ignore[untyped-decorator]
 async def echo_async(payload: Text) -> Text:
     return payload
 
 
-@app.post("/def")
+@app.post("/def")  # type: ignore[untyped-decorator]
 def echo_sync(payload: Text) -> Text:
     return payload
 
 
-async def main():
-    options = {"lifespan": "off", "access_log": False, "log_level": "error"}
-    config = uvicorn.Config(app, port=int(sys.argv[1]), http="httptools", **options)
+async def main() -> None:
+    config = uvicorn.Config(
+        app,
+        port=int(sys.argv[1]),
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_level="error",
+    )
     await uvicorn.Server(config).serve()
 
 

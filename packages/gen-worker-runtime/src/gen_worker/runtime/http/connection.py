@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.runtime.http.exchange import CONNECTION
@@ -23,6 +23,11 @@ _MAX_HEADERS = 100
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
 _END = b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@lru_cache(maxsize=8)
+def _lines_of(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def protocol_class() -> type[asyncio.Protocol]:
@@ -134,9 +139,9 @@ def protocol_class() -> type[asyncio.Protocol]:
             self.leaver = None
             if cycle.disconnected or self.transport.is_closing():
                 return
-            head = [STATUS_LINE[status]]
-            for name, value in (*self.server_state.default_headers, *more):
-                head += (name, b": ", value, b"\r\n")
+            head = [STATUS_LINE[status], _lines_of(tuple(self.server_state.default_headers))]
+            if more:
+                head.append(_lines_of(more))
             if not cycle.keep_alive:
                 head.append(b"connection: close\r\n")
             head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
