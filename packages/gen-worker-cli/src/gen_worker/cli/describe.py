@@ -37,6 +37,7 @@ CAPABILITIES = (
     "events",
     "detach",
     "traceback",
+    "http",
 )
 """What a program that drives this command may rely on; a token is added with its feature."""
 
