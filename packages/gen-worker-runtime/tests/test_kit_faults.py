@@ -55,8 +55,8 @@ def test_a_dropped_connection_costs_no_result(pool: Pool, after: bool) -> None:
     pool.faults.drop(JobResult, after=after)
     job = pool.submit("echo", {"text": "hi"})
     assert job.output() == {"text": "hi"}
-    kind = "drop_after" if after else "drop_before"
-    assert pool.faults.happened == [Fault(kind=kind, message="JobResult")]
+    right = Fault(kind="drop_after" if after else "drop_before", message="JobResult")
+    assert pool.faults.happened == [right]
     assert job.attempts == 1
 
 

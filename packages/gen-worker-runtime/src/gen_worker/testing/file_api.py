@@ -147,7 +147,7 @@ class FileApi:
             async def write(message: Message) -> None:
                 file.write(message.get("body", b""))
 
-            await self._hub.app(scope, _nothing, write)
+            await self._hub.app(scope, _no_body(), write)
         os.replace(temporary, path)
 
 
@@ -170,5 +170,15 @@ def _sha256(path: str) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-async def _nothing() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
+def _no_body() -> Receive:
+    """Return what a client does that sends no body and never leaves."""
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Message:
+        message = next(messages, None)
+        if message is None:
+            await asyncio.Event().wait()
+        assert message is not None, "nobody sets the event"
+        return message
+
+    return receive

@@ -14,6 +14,7 @@ import uuid
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import grpc
 import msgspec
 
 from gen_worker.models.refs import RefError, TensorhubRef, parse_ref
@@ -145,7 +146,10 @@ async def _serve(options: argparse.Namespace) -> int:
         except TimeoutError:
             text = f"no worker connected to {orchestrator.address} within {options.wait_s:g} s"
             return _fail(NO_WORKER, text)
-        return await _run(options, orchestrator, worker, files)
+        code = await _run(options, orchestrator, worker, files)
+        orchestrator.refusal = (grpc.StatusCode.UNAVAILABLE, "the mock orchestrator has ended")
+        await orchestrator.hang_up()
+        return code
 
 
 async def _wait_for_worker(

@@ -153,6 +153,14 @@ class Orchestrator:
             self._drops[reader] = reason
             reader.cancel()
 
+    async def hang_up(self) -> None:
+        """End every stream in order, and wait until none is open."""
+        for role in METHODS:
+            self.cut(role)
+        await self.until(
+            lambda: not any(open for one in self.workers.values() for open in one.streams.values())
+        )
+
     async def connected(self, *, timeout_s: float = 10.0) -> WorkerSession:
         """Wait until some worker is connected and return it."""
 
