@@ -10,6 +10,7 @@ import pytest
 from gen_worker import Repo, RequestContext, inference_function
 from gen_worker.models.choice import ModelChoice
 from gen_worker.models.fetch.values import FetchProgress
+from gen_worker.models.low_vram.steps import blank_result
 from gen_worker.models.sources.telling import DownloadReport
 from gen_worker.runtime.telemetry.catalog import CATALOG, REPLACED, find, problems_of
 
@@ -58,6 +59,12 @@ def test_downloads(request_id: str) -> None:
     for name, payload in told:
         about = payload.get("request_id", "")
         assert problems_of(name, payload, request_id=about) == []
+
+
+def test_steps_down_the_memory_ladder() -> None:
+    result = {**blank_result("fp8_layerwise"), "fp8_layerwise": True, "disk_offload_path": "d"}
+    about = {"model_id": "m", "stage": "oom_escalation", "requested_mode": "auto", "attempt": 1}
+    assert problems_of("low_vram_mode_applied", {**about, **result}) == []
 
 
 async def test_streams_and_retries(watched: Any) -> None:

@@ -238,6 +238,26 @@ async def test_what_a_payload_says_of_its_cost(watched: Any) -> None:
         assert room.heard.names("r2") == [], "it was never called, and cost nothing"
 
 
+async def test_one_request_that_cannot_be_told_of_costs_no_other(
+    watched: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+    async with watched(gated(stage), clock=clock) as room:
+        first = room.submit("gate")
+        monkeypatch.setattr(first, "request", None)
+        second = room.submit("gate", request_id="r2")
+        await asyncio.to_thread(stage.begun.wait)
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        for _ in range(3):
+            clock.advance(0.05)
+            await asyncio.sleep(0)
+        await room.until("request.started")
+        assert set(room.heard.names()) == set(room.heard.names("r2"))
+        monkeypatch.undo()
+        stage.go.set()
+        await asyncio.gather(first.outcome(), second.outcome())
+
+
 async def test_the_disk_is_told_of_when_it_changed(watched: Any, tmp_path: Path) -> None:
     async with watched(echo) as room:
         for models in (["b", "a"], ["a", "b"], ["a"]):

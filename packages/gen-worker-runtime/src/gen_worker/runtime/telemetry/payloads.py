@@ -282,6 +282,7 @@ class LowVramMode(OfModel, frozen=True, kw_only=True):
     model_offload: bool | None = None
     group_offload: bool | None = None
     sequential_offload: bool | None = None
+    fp8_layerwise: bool | None = None
     disk_offload_path: str | None = None
     already_applied: bool | None = None
 

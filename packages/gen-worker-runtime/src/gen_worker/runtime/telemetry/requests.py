@@ -148,8 +148,8 @@ class Requests:
         track = self._tracks.get(started.request_id)
         if track is not None:
             track.called_unix, track.called_at = started.at, self._now()
-            if track.notes.needs_gpu:
-                self.occupy(track, track.job.call.device or "")
+            if track.notes.needs_gpu and (call := getattr(track.job, "call", None)) is not None:
+                self.occupy(track, call.device or "")
             if track.is_told:
                 with self._lock:
                     self._notice_call(track)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = ["GRACE_S", "Watch", "Watched"]
 GRACE_S = 0.05
 """A request that ends within this time is not worth more than one event."""
 _LOOK_S = 0.1
+_ROUNDING_S = 1e-6
 
 
 class Watched(Protocol):
@@ -90,19 +92,26 @@ class Watch(Generic[W]):
 
     def _tick(self) -> None:
         self._is_set = False
-        now = self._now()
-        for watched in list(self._slow.values()):
-            self._look(watched)
-        due = None
+        try:
+            for watched in list(self._slow.values()):
+                self._look(watched)
+            self._announce_due(self._now() + _ROUNDING_S)
+        finally:  # whatever happened to one of them, the others are still watched
+            if not self._is_set and (self._fresh or self._slow):
+                self._set(self._next_s())
+
+    def _announce_due(self, now: float) -> None:
         for request_id, watched in list(self._fresh.items()):
-            due = watched.began_at + GRACE_S - now
-            if due > 1e-6:
+            if watched.began_at + GRACE_S > now:
                 break
-            due = None
             del self._fresh[request_id]
             self._slow[request_id] = watched
             self._announce(watched)
-        if self._slow:
-            due = _LOOK_S if due is None else min(due, _LOOK_S)
-        if due is not None and not self._is_set:
-            self._set(due)
+
+    def _next_s(self) -> float:
+        """Return the seconds until something is due."""
+        looks_s = _LOOK_S if self._slow else math.inf
+        oldest = next(iter(self._fresh.values()), None)
+        if oldest is None:
+            return looks_s
+        return min(looks_s, oldest.began_at + GRACE_S - self._now())
