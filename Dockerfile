@@ -17,7 +17,13 @@ ENV PYTHONUNBUFFERED=1 \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy
 
-# No USER: a bind mount that the engine creates for /outputs belongs to root, and must be writable.
+# No USER: only root can give away a bind mount that the engine creates for /outputs. The worker
+# becomes this user before it runs a line of the project.
+RUN useradd --create-home --uid 10001 worker \
+    && mkdir -p /outputs /var/cache/gen-worker/inductor \
+    && chown worker:worker /outputs /var/cache/gen-worker/inductor
+ENV GEN_WORKER_USER=worker
+
 WORKDIR /app
 
 # Dependencies before sources, so that an edit of the sources installs nothing again. The project's
