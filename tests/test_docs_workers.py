@@ -137,6 +137,17 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert [sentence for sentence, _ in prose if sentence not in words] == []
 
 
+def test_every_reason_and_status_is_said_by_the_sources() -> None:
+    jobs, draining = section(PROTOCOL, "Jobs"), section(PROTOCOL, "Draining")
+    cells = [cell for row in rows(jobs) for cell in row[:3]]
+    told = {word for cell in cells for word in re.findall(r"`([a-z_]+)`", cell)}
+    told |= {word for word in re.findall(r"`([a-z]+(?:_[a-z]+)*)`", draining) if word[-3:] != "cmd"}
+    sources = "".join(path.read_text() for path in ROOT.glob("packages/*/src/**/*.py"))
+    fields = {"loading_functions", "terminate_after_deadline"}
+    assert len(told) > 20
+    assert {word for word in told - fields if f'"{word}"' not in sources} == set()
+
+
 @pytest.mark.parametrize("page", [WORKERS, PROTOCOL], ids=["workers", "protocol"])
 def test_every_variable_that_is_named_exists(page: str) -> None:
     tables = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
