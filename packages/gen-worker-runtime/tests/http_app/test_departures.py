@@ -143,12 +143,37 @@ async def test_while_it_drains_a_host_says_so(tmp_path: Path) -> None:
     await engine.close()
 
 
-def test_what_does_not_end_is_canceled_after_the_drain(tmp_path: Path, run_host: RunHost) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_does_not_end_is_canceled_after_the_drain(
+    tmp_path: Path, run_host: RunHost, is_known: bool
+) -> None:
     with run_host(tmp_path, drain_s=0.2) as host:
+        if is_known:  # such calls have no task of their own
+            host.post("/v1/request/hold").close()
+            host.stage.expect("holding", "disconnect")
         peer = host.post("/v1/request/hold")
         host.stage.expect("holding")
         host.begin_stop()
         host.stage.expect("shutdown")
+        host.wait()
+        peer.close()
+
+
+def test_a_call_under_way_is_answered_before_the_end(tmp_path: Path, run_host: RunHost) -> None:
+    with run_host(tmp_path) as host, host.client() as client:
+        host.stage.gate.set()
+        assert client.post("/v1/request/gate").status_code == 200
+        host.stage.expect("at the gate")
+        host.stage.gate.clear()
+        peer = host.post("/v1/request/gate")
+        host.stage.expect("at the gate")
+        host.begin_stop()
+        while not host.app.is_draining:
+            pass
+        host.stage.gate.set()
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+        assert b"\r\nconnection: close\r\n" in answer
+        assert b'"success":true' in answer
         host.wait()
         peer.close()
 
