@@ -88,7 +88,7 @@ async def test_a_request_is_a_span_below_its_callers(watched: Any, spans: Spans)
     assert request.end_time is not None
     assert inference.start_time is not None
     assert inference.end_time is not None
-    slack_ns = 5_000_000  # two clocks
+    slack_ns = 100_000_000  # two clocks, on a busy machine
     assert request.start_time - slack_ns <= inference.start_time <= inference.end_time
     assert inference.end_time <= request.end_time + slack_ns
 

@@ -185,7 +185,7 @@ class Telemetry:
         try:
             track = self._requests.began(job)
             if self._tracer is not None:
-                self._tracer.begin(track, track.began_unix)
+                self._tracer.begin(track, self._sender.unix_time())
         except Exception:
             _log.exception("%r is not reported on", job)
 

@@ -25,12 +25,12 @@ class Trace:
 
     __slots__ = ("_offset_s", "context", "spans")
 
-    def __init__(self, context: Any, unix_time: float) -> None:
+    def __init__(self, context: Any, offset_s: float) -> None:
         self.context = context
         """In which the request's span is the current one."""
         self.spans: list[tuple[str, float, float, Mapping[str, str]]] = []
         """Name, beginning and end in seconds of `time.perf_counter`, and attributes."""
-        self._offset_s = unix_time - perf_counter()
+        self._offset_s = offset_s
 
     def unix_ns(self, moment: float) -> int:
         """Return a moment of `time.perf_counter` in Unix time."""
@@ -57,6 +57,7 @@ class Tracer:
 
     def begin(self, track: Track, unix_time: float) -> None:
         """Open the span of a request, below the one its caller names in the job's hints."""
+        offset_s = unix_time - perf_counter()
         request, spec = track.job.request, track.job.served.spec
         hints = {name.lower(): value for name, value in request.hints.items()}
         carrier = {name: hints[name] for name in _CARRIED if name in hints}
@@ -72,7 +73,7 @@ class Tracer:
                 "gen_worker.kind": spec.kind,
             },
         )
-        track.trace = Trace(self._api.set_span_in_context(span, parent), unix_time)
+        track.trace = Trace(self._api.set_span_in_context(span, parent), offset_s)
 
     def called(self, track: Track) -> None:
         """Make the request's span the current one for the author's function.
