@@ -68,8 +68,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, one run per package: two packages may name a test module alike."""
+    """Mypy, strict, one run per package and per folder of tests: two may name a module alike."""
     groups = [[f"packages/{name}/src", f"packages/{name}/tests"] for name in PACKAGES]
+    groups += [[str(path.parent.relative_to(ROOT))] for path in inner_conftests()]
     groups += [[f"examples/{name}/src", f"examples/{name}/tests"] for name in EXAMPLES]
     groups += [["noxfile.py", "conftest.py", "ci", "tests"], ["bench"]]
     in_workspace(session, "mypy", "--version")
@@ -288,10 +289,17 @@ def wheels(dist: Path, names: list[str]) -> list[str]:
     return [str(dist / f"{stem}-py3-none-any.whl") for stem in stems.values()]
 
 
+def inner_conftests() -> list[Path]:
+    """Return the fixtures of test folders below a package's own."""
+    return sorted(ROOT.glob("packages/*/tests/*/**/conftest.py"))
+
+
 def has_sound_types(paths: list[str]) -> bool:
     """Run mypy on those of the paths which hold Python, the first one's modules importable."""
     present = [path for path in paths if path.endswith(".py") or any(ROOT.glob(f"{path}/**/*.py"))]
-    command = [UV, "run", "--no-sync", "mypy", *present]
+    apart = [path.parent.relative_to(ROOT) for path in inner_conftests()]
+    exclude = [f"--exclude=^{path}/" for path in apart if str(path) not in paths]
+    command = [UV, "run", "--no-sync", "mypy", *exclude, *present]
     environment = {**os.environ, "MYPYPATH": str(ROOT / paths[0])}
     return not present or subprocess.run(command, env=environment).returncode == 0
 
