@@ -46,7 +46,7 @@ from gen_worker.runtime.worker.phases import Phases
 from gen_worker.runtime.worker.reporting import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from gen_worker.errors import Failure
     from gen_worker.manifest import Manifest
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from gen_worker.ports import Ports
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.wire import Message, Registration, ResolvedRepo
-    from gen_worker.runtime.worker.jobs import Job
+    from gen_worker.runtime.worker.job import Job
     from gen_worker.runtime.worker.outbox import OutboxLimits, Role
     from gen_worker.runtime.worker.states import Exit, LinkPolicy
     from gen_worker.spec import FunctionSpec
@@ -113,73 +113,31 @@ class Worker:
             limits=outbox_limits,
             clock=clock,
         )
-        outbox = self.link.outbox
-        self.phases = Phases(outbox, self.identity.worker_id)
+        self.phases = Phases(self.link.outbox, self.identity.worker_id)
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._signature = ""
+        self._is_ready = False
+        """Whether this connection was told so."""
+        self._connections = 0
         self.state = initial_state(manifest)
         keyed = [with_keyspaces(one, partial(self._keyspaces, one.name)) for one in functions]
         self.state = initial_state(
             manifest, [model.choice.target for model in bound_models(keyed, self.state)]
         )
-        loop = asyncio.get_running_loop()
         gauge = MemoryGauge()
-        self.telemetry = telemetry = Telemetry(
-            outbox,
-            policy=options.telemetry,
-            identity=lambda: WorkerIdentity(*self.identity),
-            shed=lambda: outbox.statistics().shed,
-            gauge=gauge,
-            tracer=open_tracer(options.traces_endpoint),
-            clock=clock,
-        )
-
-        def moved(change: TierChange) -> None:  # in the thread that moved the model
-            loop.call_soon_threadsafe(self._moved, change)
-
+        self.telemetry = self._make_telemetry(gauge)
         self.models = WorkerModels(
-            telemetry, self._find_repo, observe=moved, renewal_s=options.renewal_s
+            self.telemetry, self._find_repo, observe=self._note_move, renewal_s=options.renewal_s
         )
-        self._seams = Seams(telemetry, self.models, self._find_job, [], [])
-        ports = telemetry.watch(make_ports(self._seams))
+        self._seams = Seams(self.telemetry, self.models, self._find_job, [], [])
+        ports = self.telemetry.watch(make_ports(self._seams))
         devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
         self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
-        self.engine.on_warmup(
-            lambda name: loop.call_soon_threadsafe(
-                partial(self.phases.say, "warming", "starting", class_name=name)
-            )
-        )
+        self.engine.on_warmup(self._note_warmup)
         self.availability = Availability(self.engine.functions, host_facts(options.gpus))
-        self.jobs = Jobs(
-            self.engine,
-            outbox,
-            lambda: self.identity,
-            self.availability,
-            lambda: self.state,
-            devices=devices,
-            limits=JobLimits(
-                max_input_bytes=options.limits.max_input_bytes,
-                max_concurrency=options.max_concurrency,
-                max_queue=options.limits.max_queue,
-            ),
-            observer=telemetry,
-            gauge=gauge,
-            ended=self._seams.ended,
-            unix_time=clock.time,
-        )
-        self.jobs.hardware_unmet = self._disable
-        self.room = ModelRoom(
-            self.engine,
-            self.jobs,
-            self.availability,
-            self.models,
-            outbox,
-            lambda: self.state,
-            devices=devices,
-            parallel=options.parallel_downloads,
-            config_grace_s=options.config_grace_s,
-            changed=self._changed,
-            hardware_unmet=self._disable,
-            clock=clock,
-        )
+        self.jobs = self._make_jobs(devices, gauge)
+        self.room = self._make_room(devices)
         self.inventory = Inventory(
             lambda: self.identity,
             self.availability,
@@ -189,12 +147,57 @@ class Worker:
             splits=options.splits,
         )
         self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
-        telemetry.metrics.gather(self.engine.statistics, self._figures)
-        self._clock = clock
-        self._signature = ""
-        self._is_ready = False
-        """Whether this connection was told so."""
-        self._connections = 0
+        self.telemetry.metrics.gather(self.engine.statistics, self._figures)
+
+    def _make_telemetry(self, gauge: MemoryGauge) -> Telemetry:
+        outbox = self.link.outbox
+        return Telemetry(
+            outbox,
+            policy=self.options.telemetry,
+            identity=lambda: WorkerIdentity(*self.identity),
+            shed=lambda: outbox.statistics().shed,
+            gauge=gauge,
+            tracer=open_tracer(self.options.traces_endpoint),
+            clock=self._clock,
+        )
+
+    def _make_jobs(self, devices: Sequence[str], gauge: MemoryGauge) -> Jobs:
+        limits = self.options.limits
+        jobs = Jobs(
+            self.engine,
+            self.link.outbox,
+            lambda: self.identity,
+            self.availability,
+            lambda: self.state,
+            devices=devices,
+            limits=JobLimits(
+                max_input_bytes=limits.max_input_bytes,
+                max_concurrency=self.options.max_concurrency,
+                max_queue=limits.max_queue,
+            ),
+            observer=self.telemetry,
+            gauge=gauge,
+            ended=self._seams.ended,
+            unix_time=self._clock.time,
+        )
+        jobs.hardware_unmet = self._disable
+        return jobs
+
+    def _make_room(self, devices: Sequence[str]) -> ModelRoom:
+        return ModelRoom(
+            self.engine,
+            self.jobs,
+            self.availability,
+            self.models,
+            self.link.outbox,
+            lambda: self.state,
+            devices=devices,
+            parallel=self.options.parallel_downloads,
+            config_grace_s=self.options.config_grace_s,
+            changed=self._changed,
+            hardware_unmet=self._disable,
+            clock=self._clock,
+        )
 
     async def run(self) -> Exit:
         """Work until there is a reason to end; return it. What is owed then is written."""
@@ -297,6 +300,15 @@ class Worker:
         self.models.news()
         self.room.configure(before)
         self._changed()
+
+    def _note_warmup(self, name: str) -> None:
+        """Tell that a class warms up; in any thread."""
+        say = partial(self.phases.say, "warming", "starting", class_name=name)
+        self._loop.call_soon_threadsafe(say)
+
+    def _note_move(self, change: TierChange) -> None:
+        """Note that a model came to another place; in the thread that moved it."""
+        self._loop.call_soon_threadsafe(self._moved, change)
 
     def _moved(self, change: TierChange) -> None:
         """Note that a model came to another place."""
