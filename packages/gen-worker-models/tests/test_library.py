@@ -19,6 +19,7 @@ from gen_worker.models.library import ModelLibrary
 from gen_worker.models.net import Opener
 from gen_worker.models.residency import Residency
 from gen_worker.models.sources import Sources
+from gen_worker.models.sources.values import Described
 from gen_worker.models.store import ContentStore
 from gen_worker.ports import ModelRequest, drive
 
@@ -335,3 +336,30 @@ def test_what_a_call_takes_at_its_peak_reaches_the_ladder(
     monkeypatch.setattr(machine.library.residency, "use", use)
     machine.library.bring(prepared, "cuda:0", ModelRequest("f", "model", peak_vram_gb=7.5))
     assert seen == [7.5]
+
+
+def test_a_job_says_what_its_models_mean(machine: Machine, publish: Callable[..., str]) -> None:
+    publish("one")
+    old = machine.client.resolve(parse_ref("acme/words")).snapshot  # type: ignore[arg-type]
+    publish("two")
+    meant = {"old": Described(old)}
+    library = ModelLibrary(
+        machine.library.sources,
+        Residency(),
+        describe=lambda choice, request: meant.get(request.request_id),
+    )
+    machine.library = library
+
+    assert machine.given(machine.prepare(Repo("acme/words"), request_id="old")).text == "one"
+    assert machine.given(machine.prepare(Repo("acme/words"), request_id="new")).text == "two"
+    assert machine.given(machine.prepare(Repo("acme/words"), request_id="old")).text == "one"
+
+
+def test_files_are_fetched_without_knowing_what_for(
+    machine: Machine, publish: Callable[..., str]
+) -> None:
+    publish("one")
+    model = drive(machine.library.fetch(Repo("acme/words").choice))
+    assert (Path(model.root) / "words.txt").read_text() == "one"
+    assert machine.library.residency.inventory().disk_models == ("acme/words:prod",)
+    assert Words.loads == []
