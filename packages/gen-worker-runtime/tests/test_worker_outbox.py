@@ -250,6 +250,27 @@ def test_what_was_written_many_bytes_ago_has_arrived() -> None:
     assert desk.outbox.unsent_request_ids()[-1] == "r99"
 
 
+def test_a_result_that_may_be_lost_answers_a_repeated_request() -> None:
+    desk = Desk(settle_s=20)
+    desk.outbox.result(JobResult(request_id="r1", success=True))
+    assert desk.outbox.repeat("r1"), "it waits, and answers both"
+    assert kinds(desk.drain()) == ["JobResult"]
+    assert desk.outbox.repeat("r1")
+    assert kinds(desk.drain()) == ["JobResult"]
+    desk.now += 21
+    desk.outbox.settle()
+    assert not desk.outbox.repeat("r1")
+
+
+def test_a_stream_that_may_be_lost_is_made_again_when_it_is_asked_for_again() -> None:
+    desk = Desk()
+    desk.say("a")
+    desk.finish()
+    assert desk.outbox.repeat("r1")
+    desk.drain()
+    assert not desk.outbox.repeat("r1")
+
+
 def test_a_stream_of_its_own_that_is_lost_gives_back_only_its_messages() -> None:
     desk = Desk()
     desk.outbox.split(True)

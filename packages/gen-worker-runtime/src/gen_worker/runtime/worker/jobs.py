@@ -128,7 +128,7 @@ class Jobs:
     def submit(self, request: JobRequest) -> None:
         """Run a request, or answer why not. One whose id is here already shares its answer."""
         request_id = request.request_id
-        if request_id in self.active or self.outbox.has_result(request_id):
+        if request_id in self.active or self.outbox.repeat(request_id):
             _log.info("request %r is here already: its one result answers both", request_id)
             return
         served = self._served.get(request.function) or self._found(request.function)

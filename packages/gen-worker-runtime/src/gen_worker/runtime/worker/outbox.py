@@ -68,6 +68,8 @@ class Outgoing(NamedTuple):
     data: bytes
     kind: Kind
     request_id: str = ""
+    is_streamed: bool = False
+    """Of a result: whether streamed output came before it."""
 
 
 class OutboxStatistics(NamedTuple):
@@ -121,6 +123,8 @@ class Outbox:
         self._shed = 0
         self._results_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
         self._output_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
+        self._answers: dict[str, Outgoing] = {}
+        """Results in doubt, by request; those of streams left out."""
 
     # What the worker says.
 
@@ -142,8 +146,9 @@ class Outbox:
 
     def result(self, result: JobResult) -> None:
         """Take the one result of a request; it goes out after the end of its streamed output."""
-        outgoing = Outgoing(encode(result), "result", result.request_id)
-        if result.request_id in self._ending:
+        is_streamed = result.request_id in self._ending
+        outgoing = Outgoing(encode(result), "result", result.request_id, is_streamed)
+        if is_streamed:
             self._held[result.request_id] = outgoing
         else:
             self._results.append(outgoing)
@@ -196,6 +201,8 @@ class Outbox:
         kind = outgoing.kind
         if kind == "result":
             self._results_in_doubt.add(outgoing, self._clock())
+            if not outgoing.is_streamed:
+                self._answers[outgoing.request_id] = outgoing
         elif kind in ("delta", "end"):
             self._output_in_doubt.add(outgoing, self._clock())
         if kind == "end":
@@ -242,6 +249,9 @@ class Outbox:
         """Believe in what was written long enough ago. Called while the connection is healthy."""
         for doubt in (self._results_in_doubt, self._output_in_doubt):
             doubt.settle(self._clock() - self._limits.settle_s)
+        self._answers = {
+            one.request_id: one for one in self._results_in_doubt if not one.is_streamed
+        }
 
     # What is to be known of it.
 
@@ -250,13 +260,25 @@ class Outbox:
         unsent = (*self._held.values(), *self._results, *self._results_in_doubt)
         return tuple(dict.fromkeys(outgoing.request_id for outgoing in unsent))
 
-    def has_result(self, request_id: str) -> bool:
-        """Tell whether a request's result waits to be written."""
-        if not self._held and not self._results:  # as for nearly every request
+    def repeat(self, request_id: str) -> bool:
+        """Have a result that was made already answer its request a second time.
+
+        One that waits answers both. One that was written and may be lost is written again, unless
+        it ended a streamed output: whoever asks again for that has not heard the stream either.
+
+        Returns:
+            Whether there is such a result; otherwise the request is to be run.
+        """
+        if request_id in self._held or (
+            self._results and any(one.request_id == request_id for one in self._results)
+        ):
+            return True
+        written = self._answers.get(request_id)
+        if written is None:
             return False
-        return request_id in self._held or any(
-            outgoing.request_id == request_id for outgoing in self._results
-        )
+        self._results.append(written)
+        self._wake("results" if self._is_split else "control")
+        return True
 
     @property
     def is_empty(self) -> bool:
