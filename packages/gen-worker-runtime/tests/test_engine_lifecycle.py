@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,8 +12,9 @@ from gen_worker import Repo, RequestContext, Resources, inference, invocable
 from gen_worker.cancel import shield
 from gen_worker.errors import HardwareUnmetError
 from gen_worker.events import Emitted
-from gen_worker.runtime import EngineLimits
-from gen_worker.testing import EndpointTester
+from gen_worker.runtime import Engine, EngineLimits, Invocation
+from gen_worker.spec import specs_of
+from gen_worker.testing import EndpointTester, fake_ports
 
 CALLS: list[str] = []
 
@@ -324,3 +326,27 @@ def test_closing_during_setup_waits_for_nobody(ends_by_itself: bool) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("gen-worker")]
     assert call.wait().failure is not None
     assert CALLS == (["setup", "shutdown"] if ends_by_itself else [])
+
+
+async def test_a_shutdown_that_does_not_return_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gen_worker.runtime.engine.engine._SHUTDOWN_S", 0.05)
+    go = threading.Event()
+
+    @inference
+    class Slow:
+        def shutdown(self) -> None:
+            go.wait()
+
+        @invocable
+        def say(self, ctx: RequestContext, payload: In) -> Out:
+            return Out(payload.text)
+
+    engine = Engine(specs_of(Slow), fake_ports(tmp_path))
+    try:
+        await engine.call(Invocation(function="say", request_id="r1"))
+        await asyncio.wait_for(engine.close(), 10)
+        assert "is left behind" in caplog.text
+    finally:
+        go.set()

@@ -200,3 +200,18 @@ def test_files_are_read_from_a_folder_and_land_in_it(tmp_path: Path) -> None:
 
     run(serve())
     assert (tmp_path / ref).read_bytes() == content
+
+
+def test_models_are_given_to_slots_or_wanted_beforehand() -> None:
+    parser = mock_orchestrator._parser()
+    words = ["--run", "x", "--required-model", "pipe=acme/sd15:v2#fp16", "--required-model", "a/b"]
+    options = parser.parse_args(words)
+    assert mock_orchestrator._required_refs(options) == ("a/b:prod",)
+    (slot, ref), _ = options.required_model
+    resolved = mock_orchestrator._resolved(slot, ref)
+    assert (resolved.slot_name, resolved.ref, resolved.tag, resolved.flavor) == (
+        "pipe",
+        "acme/sd15",
+        "v2",
+        "fp16",
+    )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _LIMITS = EngineLimits()
+_SHUTDOWN_S = 30.0
 _INSISTENT_S = 0.03
 """A second signal is as insistent as a cancel that has waited this long for a good place."""
 
@@ -200,7 +201,8 @@ class Engine:
         """Cancel every call, wait for their ends, and shut the class endpoints down.
 
         Args:
-            grace_s: How long handlers may go on before they are left behind.
+            grace_s: How long handlers may go on before they are left behind. `shutdown` hooks have
+                30 seconds of their own.
         """
         import asyncio
 
@@ -212,7 +214,13 @@ class Engine:
         except TimeoutError:
             pass  # whoever is left is stuck and was told so
         runner = self._runner_here()
-        await self._shut_down(runner)
+        hooks = loop.create_task(self._shut_down(runner))
+        await asyncio.wait([hooks], timeout=_SHUTDOWN_S)
+        if not hooks.done():
+            import logging
+
+            log = logging.getLogger("gen_worker.runtime")
+            log.error("a `shutdown` takes longer than %g s and is left behind", _SHUTDOWN_S)
         await runner.settle(grace_s)  # a `setup` that was under way
         self._core.close()
 
