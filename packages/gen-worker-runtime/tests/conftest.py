@@ -5,6 +5,7 @@ import inspect
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -220,7 +221,8 @@ class Running:
         self._loop.call_soon_threadsafe(function)
 
     def begin_stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
+        with suppress(RuntimeError):  # the loop may be closed already, by an earlier call
+            self._loop.call_soon_threadsafe(self._end.set)
 
     def stop(self) -> None:
         if self._thread is not None and self._thread.is_alive():
