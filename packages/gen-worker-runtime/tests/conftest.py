@@ -5,8 +5,7 @@ import inspect
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self
