@@ -13,7 +13,7 @@ from gen_worker.runtime.auth import verification
 from gen_worker.runtime.wire import EndpointConfig, ModelReady
 from gen_worker.runtime.worker.backoff import Backoff
 from gen_worker.runtime.worker.identity import MissingTokenError, check_token, identity_of
-from gen_worker.runtime.worker.options import options_of
+from gen_worker.runtime.worker.options import options_of, outbox_limits_of
 from gen_worker.runtime.worker.settings import WorkerSettings
 from gen_worker.settings import load
 from gen_worker.testing.orchestrator import Orchestrator
@@ -161,6 +161,18 @@ def test_how_it_works() -> None:
     plain: WorkerOptions = options_of(read(WORKER_FAKE_GPU_COUNT="1"))
     assert (plain.gpus[0].name, plain.gpus[0].memory_bytes) == ("FakeGPU", 24 * 1024**3)
     assert (plain.max_concurrency, plain.splits, plain.emits_tiers) == (0, True, False)
+
+
+@pytest.mark.claims("WORKER_MERGE_DELTAS")
+def test_text_is_merged_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert outbox_limits_of(read()).merges_text
+    assert not outbox_limits_of(read(WORKER_MERGE_DELTAS="0")).merges_text
+    monkeypatch.setenv("WORKER_MAX_OUTPUT_DELTA_BYTES", "1000")
+    assert outbox_limits_of(read()).max_message_bytes == 1000
+    monkeypatch.setenv("WORKER_MAX_OUTPUT_DELTA_BYTES", "0")
+    assert outbox_limits_of(read()).max_message_bytes == 65_536
 
 
 async def test_one_stream_is_enough_and_connects_are_announced(work: Work) -> None:

@@ -10,11 +10,13 @@ from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.telemetry.telemetry import TelemetryPolicy
 from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, find_gpus
 from gen_worker.runtime.worker.leaving import LeavingTimes
+from gen_worker.runtime.worker.outbox import OutboxLimits
+from gen_worker.settings import load_settings
 
 if TYPE_CHECKING:
     from gen_worker.runtime.worker.settings import WorkerSettings
 
-__all__ = ["WorkerOptions", "options_of"]
+__all__ = ["WorkerOptions", "options_of", "outbox_limits_of"]
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,6 @@ def options_of(settings: WorkerSettings) -> WorkerOptions:
     """
     from gen_worker.models.settings import load_model_settings
     from gen_worker.runtime.telemetry.settings import load_telemetry_settings
-    from gen_worker.settings import load_settings
 
     core, telemetry = load_settings(), load_telemetry_settings()
     return WorkerOptions(
@@ -79,6 +80,15 @@ def options_of(settings: WorkerSettings) -> WorkerOptions:
         ready_on_connect=settings.ready_on_connect,
         parallel_downloads=load_model_settings().max_downloads,
     )
+
+
+def outbox_limits_of(settings: WorkerSettings) -> OutboxLimits:
+    """Return how much may wait to be written, and in which pieces text is written."""
+    limits = OutboxLimits(merges_text=settings.merges_text)
+    max_bytes = load_settings().max_output_delta_bytes
+    if not max_bytes:  # no limit of the operator's; a message has one all the same
+        return limits
+    return msgspec.structs.replace(limits, max_message_bytes=max_bytes)
 
 
 def _gpus(settings: WorkerSettings) -> tuple[GpuFacts, ...]:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from gen_worker.runtime.worker.identity import check_token
-from gen_worker.runtime.worker.options import options_of
+from gen_worker.runtime.worker.options import options_of, outbox_limits_of
 from gen_worker.runtime.worker.settings import WorkerSettings
 from gen_worker.runtime.worker.worker import Worker
 from gen_worker.settings import SettingsError, load
@@ -51,7 +51,14 @@ def run_worker(
     metrics_address = load_telemetry_settings().metrics_addr
 
     async def main() -> int:
-        worker = Worker(functions, policy, options, manifest=manifest, read_token=read_token)
+        worker = Worker(
+            functions,
+            policy,
+            options,
+            manifest=manifest,
+            outbox_limits=outbox_limits_of(settings),
+            read_token=read_token,
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop, number.name.lower())

@@ -188,6 +188,14 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             parse=_count,
         ),
     ] = 0
+    merges_text: Annotated[
+        bool,
+        Setting(
+            env="WORKER_MERGE_DELTAS",
+            group="worker",
+            meaning="whether streamed text that waits to be written is sent as one message",
+        ),
+    ] = True
     drain_timeout_s: Annotated[
         float,
         Setting(
