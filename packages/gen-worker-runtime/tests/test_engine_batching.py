@@ -156,9 +156,10 @@ def test_an_item_of_another_type_fails_its_caller_alone() -> None:
             return [payload[0], Out(2)]  # type: ignore[list-item]  # what is tested
 
     with EndpointTester(Lying) as tester:
-        first, second = (call.wait() for call in start(tester, range(2)))
-        assert first.failure is not None
-        assert second.value == Out(2)
+        results = [call.wait() for call in start(tester, range(2))]
+        # Whoever came first into the batch.
+        assert [result.failure is None for result in results].count(True) == 1
+        assert [result.value for result in results if result.failure is None] == [Out(2)]
 
 
 def test_what_the_function_raises_fails_everybody() -> None:
