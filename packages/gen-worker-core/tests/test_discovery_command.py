@@ -257,6 +257,6 @@ def test_unknown_options_exit_with_2(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_written_is_no_traceback(write_project: WriteProject) -> None:
     root = write_project({"painter/__init__.py": "", "painter/app.py": APP + PAINT})
-    done = run(root, "-o", str(root / "nowhere" / "endpoint.lock"))
+    done = run(root, "-o", str(root / "painter" / "app.py" / "endpoint.lock"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("[failed]\n")

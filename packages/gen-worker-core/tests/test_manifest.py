@@ -450,6 +450,12 @@ def test_a_newer_lock_is_refused(tmp_path: Path) -> None:
     assert caught.value.problems[0].code == "lock_version"
 
 
+def test_the_folder_of_a_lock_is_made(tmp_path: Path) -> None:
+    path = tmp_path / ".tensorhub" / "endpoint.lock"
+    write_lock(path, {"functions": []})
+    assert parse_lock(path) == {"functions": []}
+
+
 def test_a_failed_write_leaves_the_old_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,7 @@ def dump_lock(lock: Mapping[str, Any]) -> str:
 def write_lock(path: str | os.PathLike[str], lock: Mapping[str, Any]) -> None:
     """Write a lock so that readers see either the old file or the whole new one."""
     target = os.path.abspath(path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = f"{target}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:
