@@ -5,6 +5,7 @@ import base64
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -90,6 +91,12 @@ async def hold(ctx: RequestContext, payload: Text) -> Text:
 def block(ctx: RequestContext, payload: Text) -> Text:
     ctx.log("blocking")
     ctx.cancel_token.wait(10)
+    return payload
+
+
+@inference_function
+async def save_at_once(ctx: RequestContext, payload: Text) -> Text:
+    ctx.save_bytes("x.txt", b"bytes")
     return payload
 
 
@@ -562,3 +569,15 @@ async def test_a_key_whose_model_is_gone_is_refused(work: "Work") -> None:
         worker = await orchestrator.connected()
         worker.send(EndpointConfig(ref_status_by_function={"hello": {"model": status}}))
         assert (await worker.submit("hello").result()).success
+
+
+async def test_a_handler_that_blocks_on_a_file_at_once_holds_nobody_up(
+    work: "Work", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From Python 3.12 on it begins before `submit` has returned; its files find their job."""
+    monkeypatch.setenv("WORKER_JOB_DIR", str(tmp_path))
+    async with Orchestrator() as orchestrator, work(orchestrator, save_at_once, hello):
+        worker = await orchestrator.connected()
+        result = await worker.submit("save-at-once").result()
+        assert (result.success, result.error_type) == (False, "auth"), "there is no hub to save to"
+        assert await worker.submit("hello", {"text": "you"}).output()

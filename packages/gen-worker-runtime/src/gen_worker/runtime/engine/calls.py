@@ -122,11 +122,12 @@ class RunningCall(_Rarities):
         self.plan = plan
         self.invocation = invocation
         self.sink = sink
-        self.own_token: CallToken | None = None
-        """The token, unless somebody else made it."""
         if token is None:
-            self.own_token = token = CallToken()
-            token.call = self
+            token = CallToken()
+        self.own_token = token if type(token) is CallToken else None
+        """The token, unless others have it too."""
+        if self.own_token is not None:
+            self.own_token.call = self
         self.token = token
         self.request_id = invocation.request_id
         self.port: LoopPort | None = None

@@ -34,7 +34,7 @@ def settle(job: Job, outcome: Result | Failed) -> tuple[Failure | None, bytes]:
         return job.failure, b""
     if isinstance(outcome, Failed):
         failure = outcome.failure
-        if failure.error_type == "canceled" and job.call.token.reason == "shutdown":
+        if failure.error_type == "canceled" and job.token.reason == "shutdown":
             # Nobody but this worker wanted it to end: another one may run it.
             failure = msgspec.structs.replace(
                 failure, error_type="retryable", retryable=True, message="worker busy"

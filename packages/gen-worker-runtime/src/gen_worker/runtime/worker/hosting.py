@@ -53,15 +53,15 @@ def worker_ports(seams: Seams) -> Ports:
         job = seams.find(request_id)
         if job is None:
             return None
-        request, call = job.request, job.running()
+        request = job.request
         scope = JobScope(
             base_url=request.file_base_url,
             capability_token=request.capability_token,
             owner=request.owner,
             job_id=request.job_id,
-            hints=call.invocation.hints,
+            hints=job.invocation.hints,
         )
-        return scope, call.token
+        return scope, job.token
 
     files = WorkerFiles(
         FilePolicy.of(settings), seams.events, default=JobScope.of(settings), find=scope_of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from gen_worker.errors import classify
 from gen_worker.events import Delta, Failed, Result
+from gen_worker.runtime.engine import CallToken
 from gen_worker.runtime.wire.refs import ref_index
 from gen_worker.runtime.worker.observing import Pace
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gen_worker.errors import Failure
     from gen_worker.events import Event
-    from gen_worker.runtime.engine import RunningCall
+    from gen_worker.runtime.engine import Invocation, RunningCall
     from gen_worker.runtime.telemetry.memory import MemoryGauge
     from gen_worker.runtime.wire import JobRequest, ResolvedRepo
     from gen_worker.runtime.worker.outbox import Outbox
@@ -43,14 +43,24 @@ class Job:
 
     wants_events = False
     call: RunningCall
+    """Set once it is submitted; its handler may be ahead of that."""
     failure: Failure | None = None
     """Why it fails although its handler did not."""
     _repos: Mapping[str, ResolvedRepo] | None = None
 
     def __init__(
-        self, desk: Desk, request: JobRequest, served: Served, others: int, queued: int
+        self,
+        desk: Desk,
+        request: JobRequest,
+        served: Served,
+        invocation: Invocation,
+        *,
+        others: int,
+        queued: int,
     ) -> None:
         self.request = request
+        self.invocation = invocation
+        self.token = CallToken()
         self.served = served
         self.began_at = perf_counter()
         """Seconds of `time.perf_counter`."""
@@ -64,12 +74,6 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.request.request_id!r} of {self.request.function}>"
-
-    def running(self) -> RunningCall:
-        """Return the engine's side of it; a handler's thread may be ahead of who started it."""
-        while "call" not in self.__dict__:
-            time.sleep(0)
-        return self.call
 
     @property
     def repos(self) -> Mapping[str, ResolvedRepo]:
@@ -101,7 +105,7 @@ class Job:
                     delta = form.delta(item.value, request_id=request_id, timestamp_unix_ms=now_ms)
                 except Exception as error:  # an item that JSON has no words for
                     self.failure = classify(error)
-                    call.token.cancel("disconnect")
+                    self.token.cancel("disconnect")
                     return
                 if delta.item_id not in self.stopped_items:
                     outbox.delta(delta, call)

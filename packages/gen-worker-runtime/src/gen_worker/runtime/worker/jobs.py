@@ -139,11 +139,18 @@ class Jobs:
         if refusal is not None:
             self._refuse(request, refusal)
             return
-        job = Job(self, request, served, len(self.active), self._engine.queued)
+        job = Job(
+            self,
+            request,
+            served,
+            self._invocation(request, served),
+            others=len(self.active),
+            queued=self._engine.queued,
+        )
         self.active[request_id] = job
         if self._observer is not None:
             self._observer.began(job)
-        job.call = self._engine.submit(self._invocation(request, served), job)
+        job.call = self._engine.submit(job.invocation, job, token=job.token)
 
     def stop_admitting(self) -> None:
         """Refuse whatever comes from now on."""
@@ -218,7 +225,7 @@ class Jobs:
         if items and job.served.is_streamed and DEFAULT_ITEM_ID not in items:
             job.stopped_items |= items  # the others go on
             return
-        job.call.token.cancel("caller")
+        job.token.cancel("caller")
 
     async def wait_idle(self) -> None:
         """Wait until no job is under way."""
