@@ -145,11 +145,11 @@ class TokenVerifier:
         """Return the key a token names; an unknown name makes the keys be fetched again, once."""
         with self._lock:
             now = self._clock()
-            is_fresh = self._fetched_at is None or now - self._fetched_at >= self._ttl_s
-            if is_fresh:
+            is_stale = self._fetched_at is None or now - self._fetched_at >= self._ttl_s
+            if is_stale:
                 self._fetch()
             key = self._named(key_id)
-            if key is None and not is_fresh:
+            if key is None and not is_stale:
                 self._fetch()
                 key = self._named(key_id)
         if key is None:
