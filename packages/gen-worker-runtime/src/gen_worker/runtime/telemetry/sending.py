@@ -60,21 +60,34 @@ class Sender:
         """Events that were dropped, ever."""
         return self._shed()
 
-    def send(self, name: str, payload: Payload | Mapping[str, Any], request_id: str = "") -> None:
-        """Send an event.
+    def send(self, name: str, payload: Payload, request_id: str = "") -> None:
+        """Send an event of this worker.
 
         Args:
-            name: Of the catalog, or the author's own.
-            payload: A mapping is given the present time as `timestamp`, unless it has one.
+            name: Of the catalog.
+            payload: What it says.
             request_id: Empty when it is about the worker.
         """
         try:
-            if not isinstance(payload, Payload):
-                payload = {"timestamp": self.unix_time(), **payload}
-            data = _encoded(payload)
-            self.pass_on(WorkerEvent(request_id=request_id, event_type=name, payload_json=data))
+            self._send(name, encode_payload(payload), request_id)
         except Exception:  # a report must not break what it reports on
             _log.exception("event %r is left out", name)
+
+    def send_keys(self, name: str, keys: Mapping[str, Any], request_id: str = "") -> None:
+        """Send an event that a room or an author put together.
+
+        Args:
+            name: Of the catalog, or the author's own.
+            keys: Its payload; given the present time as `timestamp`, unless it has one.
+            request_id: Empty when it is about the worker.
+        """
+        try:
+            self._send(name, _encoded({"timestamp": self.unix_time(), **keys}), request_id)
+        except Exception:
+            _log.exception("event %r is left out", name)
+
+    def _send(self, name: str, data: bytes, request_id: str) -> None:
+        self.pass_on(WorkerEvent(request_id=request_id, event_type=name, payload_json=data))
 
     def pass_on(self, event: WorkerEvent | DiagnosticLog) -> None:
         """Hand a message on as it is."""
@@ -103,12 +116,10 @@ class Sender:
         return self._refused
 
 
-def _encoded(payload: Payload | Mapping[str, Any]) -> bytes:
+def _encoded(payload: dict[str, Any]) -> bytes:
     try:
         return encode_payload(payload)
     except (TypeError, ValueError, RecursionError):
-        if isinstance(payload, Payload):
-            raise
         # What JSON cannot say, such as keys that are objects, is shown the way Python shows it.
         shown = {str(key): ascii(value)[:_MAX_SHOWN_CHARS] for key, value in payload.items()}
         return encode_payload(shown)

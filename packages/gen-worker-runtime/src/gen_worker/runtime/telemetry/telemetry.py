@@ -131,7 +131,7 @@ class Telemetry:
     def emit(self, event: TelemetryEvent) -> None:
         """Send what an author or a room reports; see `gen_worker.ports.Events`."""
         try:
-            if isinstance(event, Started):
+            if type(event) is Started:
                 track = self._requests.called(event)
                 if track is not None and self._tracer is not None:
                     self._tracer.called(track)
@@ -140,8 +140,8 @@ class Telemetry:
                 self._models.heard(event.type, event.payload)
             record = context_record(event)
             if record is not None:
-                payload = {"timestamp": record["timestamp"], **record["payload"]}
-                self._sender.send(record["type"], payload, record["request_id"])
+                keys = {"timestamp": record["timestamp"], **record["payload"]}
+                self._sender.send_keys(record["type"], keys, record["request_id"])
         except Exception:
             _log.exception("%r is left out", event)
 
@@ -153,7 +153,7 @@ class Telemetry:
             payload: Its keys.
             request_id: Empty when it is about the worker.
         """
-        self._sender.send(event, payload, request_id)
+        self._sender.send_keys(event, payload, request_id)
 
     def disk_models(self, models: Iterable[str], root: str) -> None:
         """Tell which models are on the disk, if they are others than those told last.
@@ -191,7 +191,7 @@ class Telemetry:
 
     def refused(self, request: JobRequest, refusal: Refusal) -> None:
         """Take note of a request that is not let in."""
-        self._sender.send("request.rejected", refusal.event, request.request_id)
+        self._sender.send_keys("request.rejected", refusal.event, request.request_id)
         reason = str(refusal.event["reason"])
         # A caller can make up any name, but no series of figures for it.
         function = "" if reason == "unknown_function" else request.function
