@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,16 @@ def test_a_free_port_is_picked_and_told(host: str) -> None:
     running.stop()
     with pytest.raises(ConnectionRefusedError):
         ask(url, "/hello")
+
+
+def test_a_system_without_httptools_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gen_worker.runtime.http.connection", None)
+    listener = open_listener(TcpAddress("127.0.0.1", 0))
+    url = url_of(listener)
+    running = Running(App(), listener)
+    assert "gen_worker.runtime.http.plain_connection" in sys.modules
+    assert ask(url, "/hello") == b"/hello"
+    running.stop()
 
 
 def test_a_unix_socket_is_its_owners_and_goes_with_the_server(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What one connection may do to the server: how much head it sends, and how slowly."""
+"""One connection to our server: how much head it sends, how slowly, and who is told of its end.
+
+Imported only where there is httptools; `plain_connection` is for elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import time
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
 from gen_worker.runtime.http.exchange import CONNECTION
 
 if TYPE_CHECKING:
-    import asyncio
-
     from gen_worker.runtime.http.exchange import Express, Leaver
 
     Headers = tuple[tuple[bytes, bytes], ...]
 
-__all__ = ["protocol_class"]
+__all__ = ["Connection"]
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
@@ -30,143 +33,128 @@ def _lines_of(headers: Headers) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-def protocol_class() -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol with limits, for the parser that this system has."""
-    try:
-        from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-    except ImportError:  # h11 has limits of its own
-        from uvicorn.protocols.http.h11_impl import H11Protocol
+class Connection(HttpToolsProtocol):
+    """A connection whose heads are bounded, and whose requests have to keep coming."""
 
-        class Unwatched(H11Protocol):
-            def close_if_stalled(self, _patience_s: float) -> None:
-                return
+    # The first request is due with the connection.
+    _is_unfinished = True
+    _is_in_head = True
+    _has_begun = False
+    _has_too_many = False
+    _held: Any = None
+    """A request whose body may have come with its head."""
+    _head_bytes = 0
 
-        return Unwatched
+    leaver: Leaver | None = None
+    """Whose client this is; see `exchange.Departures`."""
 
-    class Limited(HttpToolsProtocol):
-        """A connection whose heads are bounded, and whose requests have to keep coming."""
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._heard_at = time.monotonic()
+        self._extensions: dict[str, dict[object, object]] = {CONNECTION: {CONNECTION: self}}
+        self._express: Express | None = getattr(self.app, "express", None)
 
-        # The first request is due with the connection.
-        _is_unfinished = True
-        _is_in_head = True
-        _has_begun = False
-        _has_too_many = False
-        _held: Any = None
-        """A request whose body may have come with its head."""
-        _head_bytes = 0
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._extensions.clear()  # which lead back here
+        leaver, self.leaver = self.leaver, None
+        if leaver is not None and not leaver.is_over:
+            leaver.left()
 
-        leaver: Leaver | None = None
-        """Whose client this is; see `exchange.Departures`."""
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._has_begun = False
+        super().data_received(data)
+        if self._held is not None:  # its body is still on its way
+            self._start_held()
+        if self._is_unfinished:
             self._heard_at = time.monotonic()
-            self._extensions: dict[str, dict[object, object]] = {CONNECTION: {CONNECTION: self}}
-            self._express: Express | None = getattr(self.app, "express", None)
+            # The parser keeps what belongs to no whole header, and would keep any amount.
+            if self._is_in_head and not self._has_begun:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MAX_HEAD_BYTES:
+                    self._refuse(_TOO_LARGE)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._extensions.clear()  # which lead back here
-            leaver, self.leaver = self.leaver, None
-            if leaver is not None and not leaver.is_over:
-                leaver.left()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_unfinished = self._is_in_head = self._has_begun = True
+        self._head_bytes = 0
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            self._has_begun = False
-            super().data_received(data)
-            if self._held is not None:  # its body is still on its way
-                self._start_held()
-            if self._is_unfinished:
-                self._heard_at = time.monotonic()
-                # The parser keeps what belongs to no whole header, and would keep any amount.
-                if self._is_in_head and not self._has_begun:
-                    self._head_bytes += len(data)
-                    if self._head_bytes > _MAX_HEAD_BYTES:
-                        self._refuse(_TOO_LARGE)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADERS:
+            self._has_too_many = True
+            raise ValueError  # the parser then refuses the whole request
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._is_unfinished = self._is_in_head = self._has_begun = True
-            self._head_bytes = 0
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self.scope["extensions"] = self._extensions
+        super().on_headers_complete()
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            super().on_header(name, value)
-            if len(self.headers) > _MAX_HEADERS:
-                self._has_too_many = True
-                raise ValueError  # the parser then refuses the whole request
+    def on_message_complete(self) -> None:
+        self._is_unfinished = False
+        super().on_message_complete()
+        if self._held is not None:
+            self._start_held()
 
-        def on_headers_complete(self) -> None:
-            self._is_in_head = False
-            self.scope["extensions"] = self._extensions
-            super().on_headers_complete()
+    # What came in one piece may be answered without a task; see `exchange.Express`.
 
-        def on_message_complete(self) -> None:
-            self._is_unfinished = False
-            super().on_message_complete()
-            if self._held is not None:
-                self._start_held()
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._express is None or self.flow.write_paused or cycle.waiting_for_100_continue:
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._held = cycle
+        else:
+            self._begin(cycle)
 
-        # What came in one piece may be answered without a task; see `exchange.Express`.
+    def _start_held(self) -> None:
+        cycle, self._held = self._held, None
+        if cycle.more_body:
+            super()._start_asgi_task(cycle, self.app)
+        else:
+            self._begin(cycle)
 
-        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            if self._express is None or self.flow.write_paused or cycle.waiting_for_100_continue:
-                super()._start_asgi_task(cycle, app)
-            elif cycle.more_body:
-                self._held = cycle
-            else:
-                self._begin(cycle)
+    def _begin(self, cycle: Any) -> None:
+        assert self._express is not None, "it is asked before"
+        answer = partial(self._answer, cycle)
+        leaver = self._express(cycle.scope, bytes(cycle.body), answer)
+        if leaver is None:
+            super()._start_asgi_task(cycle, self.app)
+        else:
+            self.leaver = leaver
 
-        def _start_held(self) -> None:
-            cycle, self._held = self._held, None
-            if cycle.more_body:
-                super()._start_asgi_task(cycle, self.app)
-            else:
-                self._begin(cycle)
+    def _answer(self, cycle: Any, status: int, body: bytes, more: Headers) -> None:
+        """Send a whole answer, as the cycle itself would."""
+        self.leaver = None
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        head = [STATUS_LINE[status], _lines_of(tuple(self.server_state.default_headers))]
+        if more:
+            head.append(_lines_of(more))
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+        self.transport.write(b"".join((*head, body)))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
-        def _begin(self, cycle: Any) -> None:
-            assert self._express is not None, "it is asked before"
-            answer = partial(self._answer, cycle)
-            leaver = self._express(cycle.scope, bytes(cycle.body), answer)
-            if leaver is None:
-                super()._start_asgi_task(cycle, self.app)
-            else:
-                self.leaver = leaver
+    def send_400_response(self, msg: str) -> None:
+        if self._has_too_many:
+            self._refuse(_TOO_LARGE)
+        else:
+            super().send_400_response(msg)
 
-        def _answer(self, cycle: Any, status: int, body: bytes, more: Headers) -> None:
-            """Send a whole answer, as the cycle itself would."""
-            self.leaver = None
-            if cycle.disconnected or self.transport.is_closing():
-                return
-            head = [STATUS_LINE[status], _lines_of(tuple(self.server_state.default_headers))]
-            if more:
-                head.append(_lines_of(more))
-            if not cycle.keep_alive:
-                head.append(b"connection: close\r\n")
-            head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
-            self.transport.write(b"".join((*head, body)))
-            cycle.response_started = cycle.response_complete = True
-            if not cycle.keep_alive:
-                self.transport.close()
-            cycle.on_response()
+    def close_if_stalled(self, patience_s: float) -> None:
+        """Close the connection if its request has stopped coming."""
+        is_silent = time.monotonic() - self._heard_at > patience_s
+        if self._is_unfinished and is_silent and not self.flow.read_paused:
+            self._refuse(_TOO_SLOW)
 
-        def send_400_response(self, msg: str) -> None:
-            if self._has_too_many:
-                self._refuse(_TOO_LARGE)
-            else:
-                super().send_400_response(msg)
-
-        def close_if_stalled(self, patience_s: float) -> None:
-            """Close the connection if its request has stopped coming."""
-            is_silent = time.monotonic() - self._heard_at > patience_s
-            if self._is_unfinished and is_silent and not self.flow.read_paused:
-                self._refuse(_TOO_SLOW)
-
-        def _refuse(self, status: bytes) -> None:
-            if not self.transport.is_closing():
-                if self.cycle is None or self.cycle.response_complete:
-                    self.transport.write(status + _END)
-                self.transport.close()
-
-    return Limited
+    def _refuse(self, status: bytes) -> None:
+        if not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(status + _END)
+            self.transport.close()

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from gen_worker.runtime.http.connection import protocol_class
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -43,7 +41,7 @@ class HttpServer:
         self._listener = listener
         config = uvicorn.Config(
             app,
-            http=protocol_class(),
+            http=_protocol_class(),
             ws="none",
             lifespan="off",
             access_log=False,
@@ -76,6 +74,17 @@ class HttpServer:
     def stop(self) -> None:
         """Accept nothing more, let requests under way end, then end. From any thread."""
         self._server.stop()
+
+
+def _protocol_class() -> type[asyncio.Protocol]:
+    """Return the protocol for the parser that this system has."""
+    try:
+        from gen_worker.runtime.http.connection import Connection
+    except ImportError:
+        from gen_worker.runtime.http.plain_connection import PlainConnection
+
+        return PlainConnection
+    return Connection
 
 
 class _Server(uvicorn.Server):
