@@ -17,10 +17,11 @@ if TYPE_CHECKING:
         ServedFunction,
         Target,
     )
-    from gen_worker.runtime.http.jobs import Job, JobLimits, Jobs, MemoryJobs, Reader
+    from gen_worker.runtime.http.jobs import Job, Jobs, Reader
     from gen_worker.runtime.http.listener import open_listener, parse_http_address, url_of
     from gen_worker.runtime.http.local import LocalBackend, LocalFileRoom
     from gen_worker.runtime.http.local_models import LocalModelRoom
+    from gen_worker.runtime.http.memory_jobs import JobLimits, MemoryJobs
     from gen_worker.runtime.http.openapi import openapi_of
     from gen_worker.runtime.http.options import HttpOptions
     from gen_worker.runtime.http.server import HttpServer
@@ -38,10 +39,11 @@ _MODULES = {
         "ServedFunction",
         "Target",
     ),
-    "jobs": ("Job", "JobLimits", "Jobs", "MemoryJobs", "Reader"),
+    "jobs": ("Job", "Jobs", "Reader"),
     "listener": ("open_listener", "parse_http_address", "url_of"),
     "local": ("LocalBackend", "LocalFileRoom"),
     "local_models": ("LocalModelRoom",),
+    "memory_jobs": ("JobLimits", "MemoryJobs"),
     "openapi": ("openapi_of",),
     "options": ("HttpOptions",),
     "server": ("HttpServer",),
@@ -58,9 +60,7 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "ServedFunction",
     "Target",
     "Job",
-    "JobLimits",
     "Jobs",
-    "MemoryJobs",
     "Reader",
     "open_listener",
     "parse_http_address",
@@ -68,6 +68,8 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "LocalBackend",
     "LocalFileRoom",
     "LocalModelRoom",
+    "JobLimits",
+    "MemoryJobs",
     "openapi_of",
     "HttpOptions",
     "HttpServer",

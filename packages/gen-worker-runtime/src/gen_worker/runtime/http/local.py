@@ -13,7 +13,7 @@ from gen_worker.names import slugify_name
 from gen_worker.paths import safe_join
 from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.http.backend import Health, ServedFunction
-from gen_worker.runtime.http.jobs import JobLimits, MemoryJobs
+from gen_worker.runtime.http.memory_jobs import MemoryJobs
 from gen_worker.runtime.telemetry.metrics import Metrics
 from gen_worker.schema import SchemaError, json_schema
 from gen_worker.spec import payload_type_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Engine, Invocation, RunningCall, Sink
     from gen_worker.runtime.http.backend import FileRoom, ModelRoom, Target
+    from gen_worker.runtime.http.memory_jobs import JobLimits
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["LocalBackend", "LocalFileRoom"]
