@@ -1,72 +1,43 @@
-"""The models of this machine's own process: fetched, loaded and kept by one library."""
+"""The models of this machine's own process."""
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.events import Emitted, Progress
 from gen_worker.ports import NOBODY
+from gen_worker.runtime.library_models import LibraryModels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractAsyncContextManager
 
     from gen_worker.models.library import ModelLibrary
-    from gen_worker.models.overrides import RepoFacts
     from gen_worker.models.prepared import PreparedModel
-    from gen_worker.models.refs import Ref
     from gen_worker.ports import Events, ModelRequest
     from gen_worker.spec import Binding
 
 __all__ = ["LocalModels"]
 
-_MAX_STEP_REPORTS = 20  # of one pass: an image has some dozens of steps, a text thousands of tokens
 
-
-class LocalModels:
-    """The `Models` port of a laptop.
-
-    The library behind it is made at first use: most commands need no model.
-    """
+class LocalModels(LibraryModels):
+    """The `Models` port of a laptop; it tells of each model that a call is the first to need."""
 
     def __init__(
         self, events: Events, *, cas_dir: str | None = None, offline: bool = False
     ) -> None:
-        self._events = events
+        super().__init__(events)
         self._cas_dir = cas_dir
         self._offline = offline
         self._announced: set[str] = set()
-        self._library: ModelLibrary | None = None
-        self._lock = threading.Lock()
 
-    def __repr__(self) -> str:
-        return f"<LocalModels {self._library or 'unused'}>"
+    def _open(self) -> ModelLibrary:
+        from gen_worker.models.assembly import open_library
 
-    @property
-    def is_used(self) -> bool:
-        """Whether anybody has asked for a model yet."""
-        return self._library is not None
-
-    @property
-    def library(self) -> ModelLibrary:
-        """What holds the models.
-
-        Raises:
-            SettingsError: A file with settings cannot be read.
-        """
-        with self._lock:
-            if self._library is None:
-                from gen_worker.models.assembly import open_library
-
-                self._library = open_library(
-                    root=self._cas_dir,
-                    is_offline=self._offline,
-                    tell=self._tell,
-                    on_step=self._report_step,
-                )
-            return self._library
+        return open_library(
+            root=self._cas_dir,
+            is_offline=self._offline,
+            tell=self.tell,
+            on_step=self.report_step,
+        )
 
     async def prepare(
         self,
@@ -82,41 +53,9 @@ class LocalModels:
         facts = {"provider": chosen.provider, "ref": str(chosen.target)}
         is_new = facts["ref"] not in self._announced
         if is_new:
-            self._tell("model_fetch.started", facts)
-        prepared = await self.library.prepare(binding, choice, annotation, request)
+            self.tell("model_fetch.started", facts)
+        prepared = await super().prepare(binding, choice, annotation, request)
         if is_new:
             self._announced.add(facts["ref"])
-            self._tell("model_fetch.completed", {**facts, "local_dir": prepared.model.path})
+            self.tell("model_fetch.completed", {**facts, "local_dir": prepared.model.path})
         return prepared
-
-    def lease(
-        self, prepared: object, *, device: str, request: ModelRequest = NOBODY
-    ) -> AbstractAsyncContextManager[object]:
-        """Give the model to a call; see `gen_worker.ports.Models`."""
-        return self.library.lease(prepared, device=device, request=request)
-
-    async def escalate(
-        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
-    ) -> bool:
-        """Make leased models need less memory; see `gen_worker.ports.Models`."""
-        return await self.library.escalate(prepared, error, device=device, attempt=attempt)
-
-    async def look_up(self, ref: Ref) -> RepoFacts | None:
-        """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
-        return await self.library.look_up(ref)
-
-    def _report_step(self, request: ModelRequest, done: int, total: int) -> None:
-        if done * _MAX_STEP_REPORTS // total == (done - 1) * _MAX_STEP_REPORTS // total:
-            return
-        self._events.emit(
-            Progress(
-                request_id=request.request_id,
-                progress=done / total,
-                at=time.time(),
-                stage=f"step {done} of {total}",
-            )
-        )
-
-    def _tell(self, kind: str, facts: dict[str, Any]) -> None:
-        request_id = str(facts.get("request_id", ""))
-        self._events.emit(Emitted(request_id=request_id, type=kind, payload=facts, at=time.time()))

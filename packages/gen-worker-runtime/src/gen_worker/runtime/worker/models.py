@@ -5,29 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gen_worker.errors import ValidationError
-from gen_worker.events import Emitted, Progress
 from gen_worker.models.snapshot import Snapshot, SnapshotFile, parse_blake3
 from gen_worker.models.sources.values import Described
 from gen_worker.ports import NOBODY
+from gen_worker.runtime.library_models import LibraryModels
 from gen_worker.runtime.worker.inventory import ModelPlaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterable
 
     from gen_worker.models.choice import LoraChoice, ModelChoice
     from gen_worker.models.library import ModelLibrary
-    from gen_worker.models.overrides import RepoFacts
-    from gen_worker.models.prepared import PreparedModel
-    from gen_worker.models.refs import Ref
     from gen_worker.models.residency import TierChange
     from gen_worker.models.sources import LocalModel
     from gen_worker.ports import Events, ModelRequest
     from gen_worker.runtime.wire import ResolvedRepo
-    from gen_worker.spec import Binding
 
     FindRepo = Callable[[str, str], ResolvedRepo | None]
 
@@ -36,11 +31,10 @@ __all__ = ["WorkerModels", "snapshot_of_repo"]
 _log = logging.getLogger("gen_worker.worker")
 
 _LOOK_S = 0.2
-_MAX_STEP_REPORTS = 20
 
 
-class WorkerModels:
-    """The `Models` port of a worker. Thread-safe; the library behind it is made at first use."""
+class WorkerModels(LibraryModels):
+    """The `Models` port of a worker: models are what its orchestrator says they are."""
 
     def __init__(
         self,
@@ -49,7 +43,6 @@ class WorkerModels:
         *,
         observe: Callable[[TierChange], None] | None = None,
         renewal_s: float = 30.0,
-        library: Callable[..., ModelLibrary] | None = None,
     ) -> None:
         """Prepare.
 
@@ -58,69 +51,27 @@ class WorkerModels:
             find_repo: Says what a ref means to a request, by its id; with no id, to the worker.
             observe: Told of each model that came to another tier, in the thread that moved it.
             renewal_s: How long an orchestrator may take to send new URLs for those that expired.
-            library: Makes the library, with the keywords of `open_library`.
         """
-        self._events = events
+        super().__init__(events)
         self._find_repo = find_repo
         self._observe = observe
         self._renewal_s = renewal_s
-        self._open = library
-        self._library: ModelLibrary | None = None
-        self._lock = threading.Lock()
         self._news = threading.Condition()
 
-    def __repr__(self) -> str:
-        return f"<WorkerModels {self._library or 'unused'}>"
+    def _open(self) -> ModelLibrary:
+        from gen_worker.models.assembly import open_library
 
-    @property
-    def library(self) -> ModelLibrary:
-        """What holds the models.
-
-        Raises:
-            SettingsError: A file with settings cannot be read.
-        """
-        with self._lock:
-            if self._library is None:
-                from gen_worker.models.assembly import open_library
-
-                self._library = (self._open or open_library)(
-                    may_resolve=None,
-                    tell=self.tell,
-                    observe=self._observe,
-                    on_step=self._report_step,
-                    describe=self.describe,
-                )
-            return self._library
-
-    async def prepare(
-        self,
-        binding: Binding,
-        choice: Mapping[str, Any],
-        annotation: Any,
-        request: ModelRequest = NOBODY,
-    ) -> PreparedModel:
-        """Have the model's files here; see `gen_worker.ports.Models`."""
-        return await self.library.prepare(binding, choice, annotation, request)
+        return open_library(
+            may_resolve=None,
+            tell=self.tell,
+            observe=self._observe,
+            on_step=self.report_step,
+            describe=self.describe,
+        )
 
     async def fetch(self, choice: ModelChoice, request: ModelRequest = NOBODY) -> LocalModel:
         """Have a model's files here that no function is bound to."""
         return await self.library.fetch(choice, request)
-
-    def lease(
-        self, prepared: object, *, device: str, request: ModelRequest = NOBODY
-    ) -> AbstractAsyncContextManager[object]:
-        """Give the model to a call; see `gen_worker.ports.Models`."""
-        return self.library.lease(prepared, device=device, request=request)
-
-    async def escalate(
-        self, prepared: list[object], error: BaseException, *, device: str, attempt: int = 1
-    ) -> bool:
-        """Make leased models need less memory; see `gen_worker.ports.Models`."""
-        return await self.library.escalate(prepared, error, device=device, attempt=attempt)
-
-    async def look_up(self, ref: Ref) -> RepoFacts | None:
-        """Return what is known of a caller's model; see `gen_worker.models.HubLookup`."""
-        return await self.library.look_up(ref)
 
     def places(self) -> ModelPlaces:
         """Return which models are where."""
@@ -204,25 +155,6 @@ class WorkerModels:
                     return None
                 self._news.wait(_LOOK_S)
         return None
-
-    # What is reported.
-
-    def tell(self, kind: str, facts: dict[str, Any]) -> None:
-        """Report what happens to a model."""
-        request_id = str(facts.get("request_id", ""))
-        self._events.emit(Emitted(request_id=request_id, type=kind, payload=facts, at=time.time()))
-
-    def _report_step(self, request: ModelRequest, done: int, total: int) -> None:
-        if done * _MAX_STEP_REPORTS // total == (done - 1) * _MAX_STEP_REPORTS // total:
-            return
-        self._events.emit(
-            Progress(
-                request_id=request.request_id,
-                progress=done / total,
-                at=time.time(),
-                stage=f"step {done} of {total}",
-            )
-        )
 
 
 def _refs(names: Iterable[str]) -> tuple[str, ...]:

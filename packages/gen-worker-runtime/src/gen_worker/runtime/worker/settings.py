@@ -7,24 +7,11 @@ from typing import Annotated
 from gen_worker.runtime.worker.backoff import Backoff
 from gen_worker.runtime.worker.states import LinkPolicy
 from gen_worker.settings import Setting, SettingsRecord
+from gen_worker.settings_values import parse_amount, parse_count
 
 __all__ = ["WorkerSettings"]
 
 _GIB = 1024**3
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise ValueError("expected seconds, at least 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError("expected a whole number, at least 0")
-    return value
 
 
 class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
@@ -98,7 +85,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="RECONNECT_DELAY",
             group="worker",
             meaning="seconds before the first new attempt; doubles with each",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 0.1
     reconnect_max_delay_s: Annotated[
@@ -107,7 +94,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="RECONNECT_MAX_DELAY",
             group="worker",
             meaning="seconds between two attempts at most",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 1.0
     reconnect_jitter_s: Annotated[
@@ -116,7 +103,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="RECONNECT_JITTER_SECONDS",
             group="worker",
             meaning="random seconds added, so that workers do not return in step",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 0.1
     max_reconnect_attempts: Annotated[
@@ -125,7 +112,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="MAX_RECONNECT_ATTEMPTS",
             group="worker",
             meaning="failed attempts in a row after which the worker ends; 0 never",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     register_timeout_s: Annotated[
@@ -134,7 +121,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_REGISTER_TIMEOUT_S",
             group="worker",
             meaning="seconds to the first connection, after which the worker ends; 0 never",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 90.0
     disconnected_timeout_s: Annotated[
@@ -143,7 +130,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_DISCONNECTED_TIMEOUT_S",
             group="worker",
             meaning="seconds without a connection after which the worker ends; 0 never",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 0.0
     silence_timeout_s: Annotated[
@@ -176,7 +163,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="SCHEDULER_JWKS_TTL_SECONDS",
             group="worker",
             meaning="seconds that fetched keys are good for",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 300.0
     max_concurrency: Annotated[
@@ -185,7 +172,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_CONCURRENCY",
             group="limits",
             meaning="requests a worker has at the same time; 0 is no limit",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     merges_text: Annotated[
@@ -202,7 +189,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_DRAIN_TIMEOUT_SECONDS",
             group="worker",
             meaning="seconds that requests under way may take when the worker is to end",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 0.0
     emit_residency_tier: Annotated[
@@ -227,7 +214,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_FAKE_GPU_COUNT",
             group="worker",
             meaning="GPUs to report instead of those that are there; 0 reports those",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     fake_gpu_memory_bytes: Annotated[
@@ -236,7 +223,7 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_FAKE_GPU_MEMORY_BYTES",
             group="worker",
             meaning="memory of each GPU that is not there",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 24 * _GIB
     fake_gpu_name: Annotated[

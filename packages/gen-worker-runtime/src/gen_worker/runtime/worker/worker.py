@@ -105,16 +105,9 @@ class Worker:
         )
         self._token = self._read = options.token
         self._read_token = read_token
-        self.link = Link(
-            policy,
-            self,
-            heartbeat_s=options.heartbeat_s,
-            splits=options.splits,
-            limits=outbox_limits,
-            clock=clock,
-        )
-        self.phases = Phases(self.link.outbox, self.identity.worker_id)
         self._clock = clock
+        self.link = self._make_link(policy, outbox_limits)
+        self.phases = Phases(self.link.outbox, self.identity.worker_id)
         self._loop = asyncio.get_running_loop()
         self._signature = ""
         self._is_ready = False
@@ -138,16 +131,29 @@ class Worker:
         self.availability = Availability(self.engine.functions, host_facts(options.gpus))
         self.jobs = self._make_jobs(devices, gauge)
         self.room = self._make_room(devices)
-        self.inventory = Inventory(
+        self.inventory = self._make_inventory()
+        self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
+        self.telemetry.metrics.gather(self.engine.statistics, self._figures)
+
+    def _make_link(self, policy: LinkPolicy, limits: OutboxLimits | None) -> Link:
+        return Link(
+            policy,
+            self,
+            heartbeat_s=self.options.heartbeat_s,
+            splits=self.options.splits,
+            limits=limits,
+            clock=self._clock,
+        )
+
+    def _make_inventory(self) -> Inventory:
+        return Inventory(
             lambda: self.identity,
             self.availability,
             self.jobs,
-            gpus=options.gpus,
+            gpus=self.options.gpus,
             models=self.models.places,
-            splits=options.splits,
+            splits=self.options.splits,
         )
-        self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
-        self.telemetry.metrics.gather(self.engine.statistics, self._figures)
 
     def _make_telemetry(self, gauge: MemoryGauge) -> Telemetry:
         outbox = self.link.outbox
