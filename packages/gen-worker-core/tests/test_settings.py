@@ -24,6 +24,7 @@ from gen_worker.settings import (
     settings_in,
 )
 from gen_worker.settings_sources import ConfigFile, DotEnv, Secrets, default_sources
+from gen_worker.settings_values import parse_amount, parse_count, parse_positive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -479,3 +480,43 @@ def test_a_limit_is_a_plain_number(text: str) -> None:
     with pytest.raises(SettingsError, match="WORKER_MAX_INPUT_BYTES must be a whole number") as e:
         load_settings(environ={"WORKER_MAX_INPUT_BYTES": text}, files=())
     assert len(str(e.value)) < 400
+
+
+class _Amounts(SettingsRecord, frozen=True):
+    seconds: Annotated[float, Setting(env="SECONDS", meaning="m", parse=parse_amount)] = 0.5
+    size: Annotated[int, Setting(env="SIZE", meaning="m", parse=parse_count)] = 1
+    tries: Annotated[int, Setting(env="TRIES", meaning="m", parse=parse_positive)] = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("seconds", "0", 0.0),
+        ("seconds", "1.25", 1.25),
+        ("size", "0", 0),
+        ("size", "60e9", 60_000_000_000),
+        ("size", "1.5E3", 1500),
+        ("size", "123456789012345678", 123456789012345678),
+        ("tries", "1", 1),
+    ],
+)
+def test_amounts_are_read(name: str, text: str, value: float) -> None:
+    found = getattr(load(_Amounts, environ={name.upper(): text}, files=()), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        *(("SECONDS", text, "a number") for text in ("-1", "inf", "nan", "1e999", "soon")),
+        *(("SIZE", text, "a whole number") for text in ("-1", "1.5", "1e-1", "15e-1", "1.25e1")),
+        *(("TRIES", text, "a whole number") for text in ("0", "-1", "1.5", "many")),
+    ],
+)
+def test_amounts_that_make_no_sense_are_refused(name: str, text: str, expected: str) -> None:
+    least = int(name == "TRIES")
+    with pytest.raises(SettingsError) as caught:
+        load(_Amounts, environ={name: text}, files=())
+    assert str(caught.value) == (
+        f"{name} must be {expected} of at least {least}, not {text!r} (from environment)"
+    )

@@ -8,14 +8,13 @@ first configuration file that exists, the field's default. Blank values count as
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from gen_worker.errors import SettingsError
 from gen_worker.settings_records import MASK, Declared, Setting, SettingsRecord, settings_in
-from gen_worker.settings_values import parse_value
+from gen_worker.settings_values import parse_count, parse_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -196,12 +195,6 @@ def records() -> Iterator[tuple[str, type[msgspec.Struct]]]:
         yield entry.name, entry.load()
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("a whole number of at least 0")
-    return int(text)
-
-
 class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
     """What core reads: where files are, which device to use, how large payloads may be."""
 
@@ -283,7 +276,7 @@ class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_INPUT_BYTES",
             group="limits",
             meaning="largest encoded payload in bytes; 0 is no limit",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     max_output_bytes: Annotated[
@@ -292,7 +285,7 @@ class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_OUTPUT_BYTES",
             group="limits",
             meaning="largest encoded result in bytes; 0 is no limit",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     max_output_delta_bytes: Annotated[
@@ -301,7 +294,7 @@ class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_OUTPUT_DELTA_BYTES",
             group="limits",
             meaning="largest encoded item of a stream in bytes; longer plain text is split",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 65_536
 

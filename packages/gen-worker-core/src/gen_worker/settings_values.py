@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
 from typing import Any, Literal
 
-__all__ = ["parse_value"]
+__all__ = ["parse_amount", "parse_count", "parse_positive", "parse_value"]
 
 _TRUE = ("1", "true", "yes", "on", "t", "y")
 _FALSE = ("0", "false", "no", "off", "f", "n")
+
+_DIGITS = re.compile("[0-9]{1,18}")
+_POWER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?[eE][0-9]{1,2}")
 
 
 def parse_value(annotation: Any, raw: Any) -> Any:
@@ -41,6 +45,34 @@ def parse_value(annotation: Any, raw: Any) -> Any:
             raise ValueError(f"one of {', '.join(map(str, options))}")
         return text.lower()
     return text
+
+
+def parse_amount(text: str) -> float:
+    """Return a number of at least 0; the parser of a setting."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError("a number of at least 0")
+    return value
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number of at least 0; sizes may be written like 60e9."""
+    if _DIGITS.fullmatch(text):
+        return int(text)
+    value = float(text) if _POWER.fullmatch(text) else math.nan
+    if not value.is_integer():
+        raise ValueError("a whole number of at least 0")
+    return int(value)
+
+
+def parse_positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not _DIGITS.fullmatch(text) or int(text) < 1:
+        raise ValueError("a whole number of at least 1")
+    return int(text)
 
 
 def _parse_bool(text: str) -> bool:

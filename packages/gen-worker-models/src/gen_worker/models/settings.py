@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -11,34 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from gen_worker.settings import Setting, SettingsRecord, load
+from gen_worker.settings_values import parse_amount, parse_count, parse_positive
 
 __all__ = ["MemoryMode", "ModelSettings", "load_model_settings"]
 
 MemoryMode = Literal["auto", "off", "vae_only", "model_offload", "group_offload", "sequential"]
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError("a number of at least 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = _amount(text)  # 60e9 is how sizes are written
-    if value != int(value):
-        raise ValueError("a whole number of at least 0")
-    return int(value)
-
-
-def _positive(text: str) -> int:
-    value = _count(text)
-    if value < 1:
-        raise ValueError("a whole number of at least 1")
-    return value
 
 
 class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
@@ -85,7 +61,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_LOCAL_CACHE_GB",
             group="models",
             meaning="GiB that copies of models on NFS may take",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 100.0
     cache_gb: Annotated[
@@ -94,7 +70,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="GEN_WORKER_CACHE_GB",
             group="models",
             meaning="GiB that downloaded models may take; 0 is all but a reserve of the disk",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 0.0
     max_downloads: Annotated[
@@ -103,7 +79,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_CONCURRENT_DOWNLOADS",
             group="models",
             meaning="models downloaded at the same time",
-            parse=_positive,
+            parse=parse_positive,
         ),
     ] = 2
     download_connections: Annotated[
@@ -112,7 +88,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MODEL_DOWNLOAD_CONCURRENCY",
             group="models",
             meaning="connections of one model's download",
-            parse=_positive,
+            parse=parse_positive,
         ),
     ] = 4
     download_connect_timeout_s: Annotated[
@@ -121,7 +97,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MODEL_DOWNLOAD_SOCK_CONNECT_TIMEOUT_S",
             group="models",
             meaning="seconds a download waits for a connection",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 60.0
     download_read_timeout_s: Annotated[
@@ -130,7 +106,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MODEL_DOWNLOAD_SOCK_READ_TIMEOUT_S",
             group="models",
             meaning="seconds a download waits for bytes",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 180.0
     download_bytes_per_s: Annotated[
@@ -139,7 +115,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="GEN_WORKER_MAX_DOWNLOAD_BYTES_PER_S",
             group="models",
             meaning="bytes per second of all downloads together; 0 is no limit",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     hf_home: Annotated[
@@ -157,7 +133,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_HF_MAX_REPO_BYTES",
             group="models",
             meaning="largest selection of files from one Hugging Face repository, in bytes",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 60_000_000_000
     hf_full_repo: Annotated[
@@ -182,7 +158,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_HF_DOWNLOAD_STALL_TIMEOUT_S",
             group="models",
             meaning="seconds without a new byte after which a download has stalled; 0 never",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 180.0
     hf_max_seconds: Annotated[
@@ -191,7 +167,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_HF_DOWNLOAD_MAX_SECONDS",
             group="models",
             meaning="seconds a Hugging Face download may take; 0 is no limit",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 0.0
     civitai_token: Annotated[
@@ -210,7 +186,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_VRAM_GB",
             group="memory",
             meaning="GiB of one GPU that models may take; empty is all but the margin",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = None
     vram_margin_gb: Annotated[
@@ -219,7 +195,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_VRAM_SAFETY_MARGIN_GB",
             group="memory",
             meaning="GiB of one GPU that are kept free of models",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 3.5
     memory_mode: Annotated[
@@ -236,7 +212,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_INFERENCE_VRAM_SAFETY_MARGIN_GB",
             group="memory",
             meaning="GiB of free memory a call needs besides its models",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 2.0
     vae_slice_vram_gb: Annotated[
@@ -245,7 +221,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_INFERENCE_VAE_SLICE_VRAM_GB",
             group="memory",
             meaning="GPUs below so many GiB slice and tile the VAE",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 10.0
     model_offload_vram_gb: Annotated[
@@ -254,7 +230,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_INFERENCE_MODEL_OFFLOAD_VRAM_GB",
             group="memory",
             meaning="GPUs below so many GiB offload models of unknown size",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 8.0
     group_offload_vram_gb: Annotated[
@@ -263,7 +239,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_INFERENCE_GROUP_OFFLOAD_VRAM_GB",
             group="memory",
             meaning="GPUs below so many GiB offload groups of layers",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 6.0
     auto_disk_offload: Annotated[
@@ -280,7 +256,7 @@ class ModelSettings(SettingsRecord, frozen=True, kw_only=True):
             env="COZY_INFERENCE_DISK_OFFLOAD_RAM_GB",
             group="memory",
             meaning="below so many GiB of available RAM weights are offloaded to disk",
-            parse=_amount,
+            parse=parse_amount,
         ),
     ] = 16.0
     offload_dir: Annotated[

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Annotated
 
 from gen_worker.settings import Setting, SettingsRecord
+from gen_worker.settings_values import parse_amount, parse_count, parse_positive
 
 __all__ = ["FileSettings"]
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("a whole number of at least 0")
-    return int(text)
-
-
-def _tries(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) < 1:
-        raise ValueError("a whole number from 1 to 999")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 86_400:
-        raise ValueError("a number of at least 0")
-    return value
 
 
 class FileSettings(SettingsRecord, frozen=True, kw_only=True):
@@ -58,7 +39,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_INPUT_CACHE_BYTES",
             group="limits",
             meaning="bytes of inputs kept for later requests; 0 keeps none",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 2 * 1024**3
     max_input_file_bytes: Annotated[
@@ -67,7 +48,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_INPUT_FILE_BYTES",
             group="limits",
             meaning="largest input file in bytes, where its annotation says nothing",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 200 * 1024 * 1024
     max_input_pixels: Annotated[
@@ -77,7 +58,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             group="limits",
             meaning="largest input image in pixels, where its annotation says nothing; 0 is no "
             "limit",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 178_956_970
     max_upload_bytes: Annotated[
@@ -86,7 +67,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_MAX_UPLOAD_BYTES",
             group="limits",
             meaning="largest output file in bytes; 0 is 20 GiB, which none may exceed",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 0
     download_tries: Annotated[
@@ -95,7 +76,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_DOWNLOAD_RETRIES",
             group="tuning",
             meaning="how often an input file is tried",
-            parse=_tries,
+            parse=parse_positive,
         ),
     ] = 3
     upload_tries: Annotated[
@@ -104,7 +85,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_STREAM_UPLOAD_RETRY_ATTEMPTS",
             group="tuning",
             meaning="how often an upload is tried; each try goes on where the last one ended",
-            parse=_tries,
+            parse=parse_positive,
         ),
     ] = 5
     upload_backoff_ms: Annotated[
@@ -113,7 +94,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_STREAM_UPLOAD_RETRY_BACKOFF_MS",
             group="tuning",
             meaning="milliseconds before an upload is tried again; doubles each time",
-            parse=_count,
+            parse=parse_count,
         ),
     ] = 500
     progress_interval_s: Annotated[
@@ -122,7 +103,7 @@ class FileSettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_STREAM_PROGRESS_INTERVAL_S",
             group="tuning",
             meaning="least seconds between two reports of one output's progress",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 0.2
     trusted_urls: Annotated[

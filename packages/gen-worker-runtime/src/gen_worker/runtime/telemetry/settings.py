@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from gen_worker.settings import Setting, SettingsRecord, load
+from gen_worker.settings_values import parse_amount
 
 __all__ = ["EventDetail", "LogFormat", "TelemetrySettings", "load_telemetry_settings"]
 
 EventDetail = Literal["auto", "full"]
 LogFormat = Literal["text", "json"]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError("a number of seconds, at least 0")
-    return value
 
 
 class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
@@ -41,7 +31,7 @@ class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_WARN_MODEL_RESOLVE_S",
             group="tuning",
             meaning="seconds after which fetching a model counts as stuck; 0 never",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 30.0
     warn_model_load_s: Annotated[
@@ -50,7 +40,7 @@ class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_WARN_MODEL_LOAD_S",
             group="tuning",
             meaning="seconds after which loading a model counts as stuck; 0 never",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 60.0
     warn_inference_s: Annotated[
@@ -59,7 +49,7 @@ class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
             env="WORKER_WARN_INFERENCE_S",
             group="tuning",
             meaning="seconds after which a call of the function counts as stuck; 0 never",
-            parse=_seconds,
+            parse=parse_amount,
         ),
     ] = 60.0
     metrics_addr: Annotated[
