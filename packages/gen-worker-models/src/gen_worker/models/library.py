@@ -20,14 +20,13 @@ from gen_worker.context.local import off_loop
 from gen_worker.models.choice import LoraChoice, ModelChoice
 from gen_worker.models.prepared import ModelLease, PreparedModel
 from gen_worker.models.shared import variant_of
-from gen_worker.models.variants import Part, Variants, plan_variant
+from gen_worker.models.variants import Part, Variants, plan_variant, repos_of
 from gen_worker.ports import NOBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from gen_worker.models.bindings import Repo
     from gen_worker.models.loading import LoadPlan
     from gen_worker.models.low_vram.facts import Machine
     from gen_worker.models.overrides import RepoFacts
@@ -161,7 +160,7 @@ class ModelLibrary:
             loras = tuple(self._hold(lora, request, stack).path for lora in choice.loras)
             parts = tuple(
                 Part(name, repo.choice, self._hold(repo.choice, request, stack), is_shared)
-                for repos, is_shared in _repos_of(variant)
+                for repos, is_shared in repos_of(variant)
                 for name, repo in repos.items()
             )
             self.residency.know(model.ref, path=model.path, size_bytes=model.size_bytes)
@@ -195,7 +194,7 @@ class ModelLibrary:
         if self._describe is None:
             return ()
         wanted: list[ModelChoice | LoraChoice] = [choice, *choice.loras]
-        wanted += [repo.choice for repos, _ in _repos_of(variant) for repo in repos.values()]
+        wanted += [repo.choice for repos, _ in repos_of(variant) for repo in repos.values()]
         described = [self._describe(one, request) for one in wanted]
         return tuple(one.snapshot.digest if one is not None else "" for one in described)
 
@@ -386,15 +385,6 @@ class ModelLibrary:
             for name in present:
                 self.residency.refresh(name)
         return taken
-
-
-def _repos_of(variant: Variant | None) -> Iterator[tuple[Mapping[str, Repo[Any]], bool]]:
-    """Yield the repositories a variant is made of, and whether others share them."""
-    if variant is not None:
-        from gen_worker.models.loading import is_shareable
-
-        yield variant.shared_components, is_shareable(variant)
-        yield variant.variant_slots, False
 
 
 def _key(choice: ModelChoice, annotation: Any, request: ModelRequest) -> tuple[Any, ...]:

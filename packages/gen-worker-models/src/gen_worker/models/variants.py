@@ -16,19 +16,22 @@ from gen_worker.models.loading import (
     SharedComponentCache,
     build_function_owned_pipeline,
     class_named,
+    is_shareable,
     load,
     plan_component,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from gen_worker.cancel import CancelToken
+    from gen_worker.models.bindings import Repo
     from gen_worker.models.choice import ModelChoice
     from gen_worker.models.residency import Residency
+    from gen_worker.models.shared import Variant
     from gen_worker.models.sources import LocalModel
 
-__all__ = ["Part", "Variants", "plan_variant"]
+__all__ = ["Part", "Variants", "plan_variant", "repos_of"]
 
 
 class Part(NamedTuple):
@@ -74,6 +77,13 @@ def plan_variant(pipeline_class: str, parts: tuple[Part, ...], device: str) -> L
         components=tuple(components),
         device=device,
     )
+
+
+def repos_of(variant: Variant | None) -> Iterator[tuple[Mapping[str, Repo[Any]], bool]]:
+    """Yield the repositories a variant is made of, by component, and whether others share them."""
+    if variant is not None:
+        yield variant.shared_components, is_shareable(variant)
+        yield variant.variant_slots, False
 
 
 class Variants:
