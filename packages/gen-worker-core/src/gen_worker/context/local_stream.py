@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gen_worker.ports import SaveOptions
     from gen_worker.types import Asset, Tensors
 
-__all__ = ["Digest", "LocalStream", "stored_record", "write_error"]
+__all__ = ["Digest", "FileStream", "LocalStream", "exists_already", "stored_record", "write_error"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,7 +27,66 @@ class Digest(NamedTuple):
     sha256: str
 
 
-class LocalStream:
+class FileStream:
+    """An output in the making: a file aside, counted and hashed as it is written.
+
+    Whoever begins it decides where the file is, and what becomes of it once it is whole.
+    """
+
+    def __init__(self, ref: str, options: SaveOptions, path: str, file: BinaryIO) -> None:
+        """Begin.
+
+        Args:
+            ref: What the output is called.
+            options: How it is stored.
+            path: Where the file is until then.
+            file: That file, empty.
+        """
+        from hashlib import sha256
+
+        self.ref = ref
+        self.bytes_written = 0
+        self.bytes_uploaded = 0
+        self.chunks_uploaded = 0
+        self._options = options
+        self._temporary = path
+        self._file = file
+        self._sha256 = sha256()
+        self._head = b""
+
+    @property
+    def is_open(self) -> bool:
+        return not self._file.closed
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            self._file.write(view)
+        except OSError as error:
+            raise write_error(f"output {self.ref!r}", error) from error
+        self._sha256.update(view)
+        if len(self._head) < HEAD_BYTES:
+            self._head += bytes(view[: HEAD_BYTES - len(self._head)])
+        self.bytes_written += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise write_error(f"output {self.ref!r}", error) from error
+
+    def abort(self) -> None:
+        try:
+            self._file.close()
+        except OSError:  # a full disk keeps what is buffered from being written; it is not wanted
+            pass
+        finally:
+            if os.path.exists(self._temporary):
+                os.unlink(self._temporary)
+
+
+class LocalStream(FileStream):
     """A file in the making, on the disk where it will be."""
 
     stream_mode = "local_fallback"
@@ -50,42 +109,16 @@ class LocalStream:
             ResourceError: The disk is full.
             ArtifactTransferError: It cannot be written for another reason.
         """
-        from hashlib import sha256
-
-        self.ref = ref
-        self.path = path
-        self.bytes_written = 0
-        self.bytes_uploaded = 0
-        self.chunks_uploaded = 0
-        self._options = options
-        self._digests = digests
-        self._hash = sha256()
-        self._head = b""
         if options.must_create and os.path.lexists(path):
-            raise _exists_already(ref)
+            raise exists_already(ref)
         try:
             _make_directory(root, path, ref)
-            self._file: BinaryIO
-            self._temporary, self._file = create_incomplete(root)
+            temporary, file = create_incomplete(root)
         except OSError as error:
             raise write_error(f"output {ref!r}", error) from error
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        try:
-            taken = self._file.write(data)
-        except OSError as error:
-            raise write_error(f"output {self.ref!r}", error) from error
-        self._hash.update(data)
-        if len(self._head) < HEAD_BYTES:
-            self._head += bytes(memoryview(data).cast("B")[: HEAD_BYTES - len(self._head)])
-        self.bytes_written += taken
-        return taken
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise write_error(f"output {self.ref!r}", error) from error
+        super().__init__(ref, options, temporary, file)
+        self.path = path
+        self._digests = digests
 
     def finalize(self) -> Asset | Tensors:
         """Put the file in its place, whole or not at all."""
@@ -103,7 +136,7 @@ class LocalStream:
             raise
         self.bytes_uploaded = self.bytes_written
         self.chunks_uploaded = 1
-        digest = self._hash.hexdigest()
+        digest = self._sha256.hexdigest()
         self._digests[self.path] = Digest(identity, digest)
         return _record(
             self.ref,
@@ -113,19 +146,6 @@ class LocalStream:
             digest=digest,
             head=self._head,
         )
-
-    def abort(self) -> None:
-        try:
-            self._file.close()
-        except OSError:  # a full disk keeps what is buffered from being written; it is not wanted
-            pass
-        finally:
-            if os.path.exists(self._temporary):
-                os.unlink(self._temporary)
-
-    @property
-    def is_open(self) -> bool:
-        return not self._file.closed
 
 
 def stored_record(
@@ -165,16 +185,16 @@ def _publish(temporary: str, path: str, ref: str, *, must_create: bool) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, this fails when another call was faster
     except FileExistsError:
-        raise _exists_already(ref) from None
+        raise exists_already(ref) from None
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise _exists_already(ref) from None
+            raise exists_already(ref) from None
         os.replace(temporary, path)
         return
     os.unlink(temporary)
 
 
-def _exists_already(ref: str) -> FileExistsError:
+def exists_already(ref: str) -> FileExistsError:
     return FileExistsError(f"output {ref!r} exists already")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.context.local_stream import write_error
+from gen_worker.context.local_stream import FileStream, exists_already, write_error
 from gen_worker.context.media import HEAD_BYTES, media_type
 from gen_worker.errors import OutputTooLargeError
 from gen_worker.models.hub.uploading import FileFacts, file_facts
@@ -70,7 +69,7 @@ class HubOutputs:
         if not options.must_create:
             return
         if ref in request.created or request.client().file_facts(ref) is not None:
-            raise FileExistsError(f"output {ref!r} exists already")
+            raise exists_already(ref)
 
     def check_size(self, size_bytes: int) -> None:
         """Raise `OutputTooLargeError` for more than an output may have."""
@@ -113,7 +112,7 @@ class HubOutputs:
         return Finished(facts, kind)
 
 
-class HubStream:
+class HubStream(FileStream):
     """An output in the making: on this machine's disk until it is whole."""
 
     stream_mode = "presigned"
@@ -139,53 +138,27 @@ class HubStream:
             FileExistsError: It has to be new and is not.
             ResourceError: The disk is full.
         """
-        from hashlib import sha256
-
         from blake3 import blake3
 
         outputs.check_new(request, ref, options)
         outputs.check_size(options.expected_size_bytes or 0)
-        self.ref = ref
-        self.bytes_written = 0
-        self.bytes_uploaded = 0
-        self.chunks_uploaded = 0
+        path = request.new_path(_FOLDER)
+        try:
+            file = open(path, "xb")
+        except OSError as error:
+            raise write_error(f"output {ref!r}", error) from error
+        super().__init__(ref, options, path, file)
         self.report_interval_s = outputs.report_interval_s
         self._outputs = outputs
         self._request = request
-        self._options = options
         self._teller = teller
-        self._sha256 = sha256()
         self._blake3 = blake3()
-        self._head = b""
-        self._path = request.new_path(_FOLDER)
-        try:
-            self._file = open(self._path, "xb")
-        except OSError as error:
-            raise write_error(f"output {ref!r}", error) from error
-
-    @property
-    def is_open(self) -> bool:
-        return not self._file.closed
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        view = memoryview(data).cast("B")
-        self._outputs.check_size(self.bytes_written + len(view))
-        try:
-            self._file.write(view)
-        except OSError as error:
-            raise write_error(f"output {self.ref!r}", error) from error
-        self._sha256.update(view)
-        self._blake3.update(view)
-        if len(self._head) < HEAD_BYTES:
-            self._head += bytes(view[: HEAD_BYTES - len(self._head)])
-        self.bytes_written += len(view)
-        return len(view)
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise write_error(f"output {self.ref!r}", error) from error
+        self._outputs.check_size(self.bytes_written + memoryview(data).nbytes)
+        taken = super().write(data)
+        self._blake3.update(data)
+        return taken
 
     def finalize(self) -> Asset | Tensors:
         """Send the file; what was written is gone from this machine afterwards."""
@@ -194,7 +167,7 @@ class HubStream:
             self._file.close()
             self._outputs.check_new(self._request, self.ref, self._options)
             file = Finished(
-                FileFacts(self._path, self.bytes_written, self._blake3.hexdigest()),
+                FileFacts(self._temporary, self.bytes_written, self._blake3.hexdigest()),
                 self._options.mime_type or media_type(self._head, self.ref),
                 self._sha256.hexdigest(),
             )
@@ -205,15 +178,6 @@ class HubStream:
             self.abort()
         self.bytes_uploaded = self.bytes_written
         return stored
-
-    def abort(self) -> None:
-        try:
-            self._file.close()
-        except OSError:  # a full disk keeps what is buffered from being written; it is not wanted
-            pass
-        finally:
-            if os.path.exists(self._path):
-                os.unlink(self._path)
 
     def _count(self, kind: str, payload: dict[str, Any]) -> None:
         self.bytes_uploaded = payload["bytes_uploaded"]
