@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import nox
+import nox.command
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # nox loads this file by its path alone
@@ -44,6 +45,7 @@ NO_EXTRAS = {"gen-worker"}
 
 ENVIRONMENTS = ROOT / ".nox"
 RESULTS = ENVIRONMENTS / "results"
+AGAIN = RESULTS / "again"
 REPORT = ENVIRONMENTS / "report.json"
 STARTED = time.monotonic()
 
@@ -262,16 +264,26 @@ def install(session: nox.Session, environment: Path, *requirements: str) -> None
 
 
 def run_pytest(session: nox.Session, environment: Path, *arguments: str) -> None:
-    """Run pytest with an environment's own commands first on the path, and keep the counts."""
+    """Run pytest with an environment's own commands first on the path, and keep the counts.
+
+    In CI what fails is run once more by itself; the closing line counts what then passes as rerun.
+    """
+    stem = file_stem(session.name)
     binaries = environment / "bin"
     own = {
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(environment),
         "CI": "true",  # Hypothesis: no deadlines, the same examples for everyone
     }
-    options = ("-p", "no:cacheprovider", f"--junitxml={RESULTS / file_stem(session.name)}.xml")
-    command = (str(binaries / "python"), "-m", "pytest", *options, *arguments, *session.posargs)
-    session.run(*command, env=own)
+    options = ("-o", f"cache_dir={RESULTS / 'failed' / stem}", *arguments, *session.posargs)
+    command = (str(binaries / "python"), "-m", "pytest", *options)
+    try:
+        session.run(*command, f"--junitxml={RESULTS / stem}.xml", env=own)
+    except nox.command.CommandFailed:
+        if "CI" not in os.environ:
+            raise
+        failed = ("--last-failed", "--last-failed-no-failures=none")
+        session.run(*command, *failed, f"--junitxml={AGAIN / stem}.xml", env=own)
 
 
 def interpreter(session: nox.Session, version: str) -> str:
@@ -314,6 +326,6 @@ def close() -> None:
 
 if "--parallel-worker" not in sys.argv:  # the workers' results are the parent's to sum up
     shutil.rmtree(RESULTS, ignore_errors=True)
-    RESULTS.mkdir(parents=True)
+    AGAIN.mkdir(parents=True)
     REPORT.unlink(missing_ok=True)
     atexit.register(close)

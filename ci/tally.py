@@ -1,7 +1,8 @@
 """Sum the test runs of all nox sessions into one closing line like pytest's own.
 
 Usage: python -m ci.tally RESULTS REPORT DURATION_S: a directory of JUnit files named after their
-sessions, the report nox writes, and how long it all took.
+sessions, the report nox writes, and how long it all took. RESULTS/again holds the same of those
+tests that failed at first: they count as they ended then, and once more as rerun.
 """
 
 import json
@@ -12,11 +13,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 WIDTH = 80
-ORDER = ("failed", "passed", "skipped", "error")
+ORDER = ("failed", "passed", "skipped", "error", "rerun")
 
 
 def main(results: str, report: str, duration_s: str) -> int:
     suites = {path.stem: _counts(path) for path in Path(results).glob("*.xml")}
+    for path in Path(results, "again").glob("*.xml"):
+        suites[path.stem] = _after_rerun(suites[path.stem], _counts(path))
     sessions: list[dict[str, Any]] = json.loads(Path(report).read_text())["sessions"]
     counts: Counter[str] = sum(suites.values(), Counter())
     counts["error"] += sum(_failed_untold(session, suites) for session in sessions)
@@ -46,6 +49,13 @@ def _counts(path: Path) -> Counter[str]:
         counts.update(failed=failed, error=errors, skipped=skipped)
         counts["passed"] += tests - failed - errors - skipped
     return counts
+
+
+def _after_rerun(first: Counter[str], again: Counter[str]) -> Counter[str]:
+    """Count tests that were run twice as they ended the second time."""
+    counts = Counter(first)
+    counts["rerun"] = counts.pop("failed", 0) + counts.pop("error", 0)
+    return counts + again
 
 
 def _failed_untold(session: dict[str, Any], suites: dict[str, Counter[str]]) -> bool:

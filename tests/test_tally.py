@@ -57,6 +57,16 @@ def test_a_session_that_broke_off_after_passing_tests_is_an_error(
     assert line == "3 passed, 1 error in 1.50s"
 
 
+def test_what_passes_when_it_is_run_again_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "tests-core-3.11.xml").write_text(JUNIT.format(3, 1, 0, 0))
+    suites = {"tests(core-3.11)": JUNIT.format(10, 2, 1, 1)}
+    line = summed(tmp_path, capsys, suites, session("tests(core-3.11)", "failed"))
+    assert line == "1 failed, 8 passed, 1 skipped, 3 rerun in 1.50s"
+
+
 def test_the_line_looks_like_pytests_own() -> None:
     line = closing_line(Counter(passed=3), 3725.0)
     assert " 3 passed in 3725.00s (1:02:05) " in line
