@@ -250,6 +250,14 @@ def test_what_was_written_many_bytes_ago_has_arrived() -> None:
     assert desk.outbox.unsent_request_ids()[-1] == "r99"
 
 
+def test_however_long_a_message_is_it_is_in_doubt_when_it_is_written() -> None:
+    desk = Desk(max_doubt_bytes=1_000)
+    desk.outbox.result(JobResult(request_id="long", success=True, payload=b"x" * 5_000))
+    written = desk.drain()
+    desk.outbox.lost("control")
+    assert desk.drain() == written
+
+
 def test_a_result_that_may_be_lost_answers_a_repeated_request() -> None:
     desk = Desk(settle_s=20)
     desk.outbox.result(JobResult(request_id="r1", success=True))

@@ -33,7 +33,7 @@ class Doubt(Generic[M]):
         """Doubt nothing.
 
         Args:
-            max_bytes: Of the youngest messages; what is older has arrived.
+            max_bytes: Of what was sent after a message; once it is more, that message has arrived.
         """
         self._max_bytes = max_bytes
         self._messages: deque[tuple[M, float]] = deque()
@@ -49,7 +49,7 @@ class Doubt(Generic[M]):
         """Doubt a message from now on."""
         self._messages.append((message, at))
         self.size_bytes += len(message.data)
-        while self.size_bytes > self._max_bytes:
+        while self.size_bytes - len(self._messages[0][0].data) > self._max_bytes:
             self._forget()
 
     def settle(self, before: float) -> None:
