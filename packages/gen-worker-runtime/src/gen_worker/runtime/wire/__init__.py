@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     )
     from gen_worker.runtime.wire.streams import (
         CHANNEL_OPTIONS,
+        MAX_OUTPUT_BYTES,
         MAX_RECEIVE_BYTES,
         METHODS,
         SERVICE,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHANNEL_OPTIONS",
     "DEFAULT_ITEM_ID",
+    "MAX_OUTPUT_BYTES",
     "MAX_RECEIVE_BYTES",
     "METHODS",
     "SERVICE",
@@ -187,7 +189,14 @@ _MODULES = {
         "UnloadModelResult",
         "WorkerEvent",
     ),
-    "streams": ("CHANNEL_OPTIONS", "MAX_RECEIVE_BYTES", "METHODS", "SERVICE", "role_of"),
+    "streams": (
+        "CHANNEL_OPTIONS",
+        "MAX_OUTPUT_BYTES",
+        "MAX_RECEIVE_BYTES",
+        "METHODS",
+        "SERVICE",
+        "role_of",
+    ),
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

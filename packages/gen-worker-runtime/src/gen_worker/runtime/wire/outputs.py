@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.errors import OutputTooLargeError
 from gen_worker.runtime.engine.deltas import TEXT_FIELDS
 from gen_worker.runtime.wire.reports import TokenDelta
+from gen_worker.runtime.wire.streams import MAX_OUTPUT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -85,10 +87,13 @@ class DeltaForm:
 
         Raises:
             TypeError: It holds something JSON has no word for.
+            OutputTooLargeError: Its audio is longer than one message.
         """
         item = _plain(value)
         fields: dict[str, Any] = item if isinstance(item, dict) else {}
         chunk, codec = _taken(fields, "audio_chunk", bytes), _taken(fields, "audio_codec", str)
+        if chunk and len(chunk) > MAX_OUTPUT_BYTES:
+            raise OutputTooLargeError(size_bytes=len(chunk), max_bytes=MAX_OUTPUT_BYTES)
         text_field = next((name for name in TEXT_FIELDS if _is_text(fields.get(name))), "")
         item_id: Any = fields.get("item_id")
         return TokenDelta(

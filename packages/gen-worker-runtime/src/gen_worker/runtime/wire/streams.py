@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from gen_worker.runtime.wire.codec import Message
     from gen_worker.runtime.wire.reports import StreamRole
 
-__all__ = ["CHANNEL_OPTIONS", "MAX_RECEIVE_BYTES", "METHODS", "SERVICE", "role_of"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "MAX_OUTPUT_BYTES",
+    "MAX_RECEIVE_BYTES",
+    "METHODS",
+    "SERVICE",
+    "role_of",
+]
 
 SERVICE = "scheduler.v1.SchedulerWorkerService"
 
@@ -31,6 +38,8 @@ METHODS: Mapping[StreamRole, str] = {
 """The full path of each stream's method: both ways streams of envelopes."""
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+MAX_OUTPUT_BYTES = MAX_RECEIVE_BYTES - 1024 * 1024
+"""Of what a function produced, in one message: whoever gets it has our limit, and more to read."""
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 10_000),

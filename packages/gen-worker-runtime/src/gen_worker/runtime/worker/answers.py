@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gen_worker.errors import classify
+from gen_worker.errors import OutputTooLargeError, classify
 from gen_worker.events import Failed
 from gen_worker.runtime.wire import (
+    MAX_OUTPUT_BYTES,
     JobResult,
     Observation,
     StreamDone,
@@ -41,9 +42,13 @@ def settle(job: Job, outcome: Result | Failed) -> tuple[Failure | None, bytes]:
             )
         return failure, b""
     try:
-        return None, success_payload(outcome, job.served.spec.kind)
+        payload = success_payload(outcome, job.served.spec.kind)
     except Exception as error:  # a value that MessagePack has no words for
         return classify(error), b""
+    if len(payload) > MAX_OUTPUT_BYTES:  # sent all the same, it would break every connection
+        error = OutputTooLargeError(size_bytes=len(payload), max_bytes=MAX_OUTPUT_BYTES)
+        return classify(error), b""
+    return None, payload
 
 
 def result(

@@ -8,6 +8,7 @@ import msgspec
 
 from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.telemetry.telemetry import TelemetryPolicy
+from gen_worker.runtime.wire import MAX_OUTPUT_BYTES
 from gen_worker.runtime.worker.gpus import GpuFacts, fake_gpus, find_gpus
 from gen_worker.runtime.worker.leaving import LeavingTimes
 from gen_worker.runtime.worker.outbox import OutboxLimits
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from gen_worker.runtime.worker.settings import WorkerSettings
 
 __all__ = ["WorkerOptions", "options_of", "outbox_limits_of"]
+
+_MAX_DELTA_BYTES = MAX_OUTPUT_BYTES // 4
+"""An item's text is in its message twice, once as JSON."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +74,9 @@ def options_of(settings: WorkerSettings) -> WorkerOptions:
         limits=EngineLimits(
             max_input_bytes=core.max_input_bytes,
             max_output_bytes=core.max_output_bytes,
-            max_output_delta_bytes=core.max_output_delta_bytes,
+            max_output_delta_bytes=min(
+                core.max_output_delta_bytes or _MAX_DELTA_BYTES, _MAX_DELTA_BYTES
+            ),
         ),
         gpus=_gpus(settings),
         telemetry=TelemetryPolicy.of(telemetry),
