@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROJECTS = Path(__file__).parent / "projects"
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 _ENDPOINT = 'schema_version = 1\nmain = "app"\n'
 
 

@@ -340,7 +340,7 @@ def test_locks_that_cannot_be_read(tmp_path: Path, text: str | None, code: str) 
 def test_a_lock_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "case_write.py").write_text(PRELUDE + GOOD)
     write_toml(tmp_path, HEAD, "case_write")
-    place = str(tmp_path / "no" / "such" / "folder")
+    place = str(tmp_path / "case_write.py" / "below" / "a" / "file")
     assert discovery_command(["--root", str(tmp_path), "-o", place]) == 1
     assert "[failed]" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from conftest import Cli, Finished, Hub
@@ -161,7 +162,7 @@ def status(url: str, token: str) -> int:
     request = urllib.request.Request(f"{url}/api/v1/repos")
     request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -195,7 +196,7 @@ def test_a_signal_ends_it(start_hub: Callable[..., Hub], number: int) -> None:
     assert hub.stop(number) == 0
     assert hub.transcript.endswith("gen-worker hub: stopped\n")
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(hub.url, timeout=10)
+        urllib.request.urlopen(hub.url, timeout=60)
 
 
 @pytest.mark.claims("hub.taken")
@@ -216,9 +217,10 @@ def test_an_address_or_folder_that_cannot_be_used_is_one_line(cli: Cli) -> None:
 
 @pytest.mark.claims("hub.address")
 def test_a_hub_that_does_not_answer_is_one_line(cli: Cli) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-    done = cli("hub", "ls", "--url", f"http://127.0.0.1:{port}")
+    with socket.socket() as silent:  # bound, so that nobody else takes the port
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        done = cli("hub", "ls", "--url", f"http://127.0.0.1:{port}")
     assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert f"127.0.0.1:{port} did not answer" in done.stderr
 
@@ -243,6 +245,13 @@ def test_what_cannot_be_meant_is_one_line(cli: Cli, words: tuple[str, ...]) -> N
     assert re.fullmatch(r"gen-worker hub: .*\n", done.stderr)
 
 
+def all_shown(screen: int) -> Iterator[bytes]:
+    """Yield what a terminal shows until its other end is closed."""
+    with contextlib.suppress(OSError):
+        while data := os.read(screen, 65536):
+            yield data
+
+
 @pytest.mark.claims("hub.output")
 def test_at_a_terminal_there_are_lines_of_text(
     cli: Cli, act: Callable[..., Finished], hub: Hub
@@ -253,7 +262,7 @@ def test_at_a_terminal_there_are_lines_of_text(
     command = [sys.executable, "-m", "gen_worker.cli", "hub", "ls", "--url", hub.url]
     subprocess.run(command, env=cli.environment, stdout=other, check=True, timeout=30)
     os.close(other)
-    shown = os.read(screen, 65536).decode()
+    shown = b"".join(all_shown(screen)).decode()
     os.close(screen)
     assert re.search(r"acme/model\r\n  :latest +\*#bf16 +1 B  blake3:[0-9a-f]{12}…", shown)
     assert isinstance(listed, list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -164,16 +166,46 @@ def test_a_server_that_leaves_without_an_answer(cli: Cli) -> None:
     assert process.wait(30) == 2
 
 
+HOLDING_PROJECT = """
+import os, sys, time
+import msgspec
+from gen_worker import RequestContext, inference_function
+
+class In(msgspec.Struct):
+    pass
+
+def tell(what: str) -> None:
+    print("holding:", what, file=sys.stderr, flush=True)
+
+@inference_function
+def hold(ctx: RequestContext, payload: In) -> In:
+    tell("started")
+    try:
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    except BaseException:
+        tell("canceled")
+        raise
+    tell("let go")
+    return payload
+"""
+
+
 @pytest.mark.claims("invoke.timeout")
 def test_a_timeout_stops_waiting_and_not_the_request(cli: Cli, serve: Serve) -> None:
-    server = serve()
-    done = cli("invoke", "deaf", '{"limit": 5}', "--timeout", "0.2")
+    folder = cli.write_project(HOLDING_PROJECT)
+    server = serve(project=folder)
+    done = cli("invoke", "hold", "{}", "--timeout", "0.2")
     assert (done.stdout, done.code) == ("", 2)
     assert "within 0.2 s; the request goes on there" in done.stderr
-    assert cli("invoke", "ponder", '{"prompt": "a"}', "--timeout", "0.5").code == 2
-    server.expect("painter: pondering")
+    (folder / "go").touch()
+    server.expect("holding: let go")
+    assert "canceled" not in server.transcript
+    (folder / "go").unlink()
+    assert cli("invoke", "hold", "{}", "--timeout", "0.2").code == 2
+    server.expect("holding: started")
     assert server.stop() == 0
-    assert "swallowed" not in server.transcript, "the first was canceled"
+    assert "holding: canceled" in server.transcript
 
 
 @pytest.mark.claims("invoke.sigint")
@@ -188,6 +220,19 @@ def test_ctrl_c_cancels_at_the_server(cli: Cli, serve: Serve, function: str) -> 
     assert stderr == "gen-worker invoke: canceled: canceled\n"
 
 
+def press_until_it_ends(process: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C once; a machine that was too busy to take it for a second time gets a pair."""
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        else:
+            return
+
+
 @pytest.mark.claims("invoke.sigint-twice")
 def test_a_second_ctrl_c_leaves(cli: Cli, serve: Serve) -> None:
     server = serve()
@@ -195,7 +240,7 @@ def test_a_second_ctrl_c_leaves(cli: Cli, serve: Serve) -> None:
     server.expect("started")
     process.send_signal(signal.SIGINT)
     server.expect("swallowed")
-    process.send_signal(signal.SIGINT)
+    press_until_it_ends(process)
     stdout, stderr = process.communicate(timeout=30)
     assert (stdout, stderr, process.returncode) == ("", "", 130)
     assert cli("invoke", "echo", '{"text": "a"}').code == 0, "the server carries on"
@@ -247,24 +292,36 @@ def silent(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
+class Notices(io.StringIO):
+    """A standard error that tells when something was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.came.set()
+        return super().write(text)
+
+
 @pytest.mark.claims("invoke.patience")
 def test_who_waits_long_is_told_once(
-    silent: socket.socket, capsys: pytest.CaptureFixture[str]
+    silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = threading.Event()
+    notices = Notices()
+    monkeypatch.setattr(sys, "stderr", notices)
 
     def answer() -> None:
         peer, _ = silent.accept()
         with peer:
-            assert said.wait(30)
+            assert notices.came.wait(30)
+            time.sleep(0.1)  # a second notice would come meanwhile
             peer.sendall(b'{"ok":true,"events":[]}\n')
 
     thread = threading.Thread(target=answer)
     thread.start()
     with Client(silent.getsockname()) as client:
         request = Request(client, "f", {}, patience_s=0.01)
-        timer = threading.Timer(0.1, said.set)
-        timer.start()
         assert [reply.ok for reply in request.replies()] == [True]
     thread.join()
-    assert capsys.readouterr().err.count("no answer from") == 1
+    assert notices.getvalue().count("no answer from") == 1

@@ -64,7 +64,7 @@ def test_a_handler_that_ignores_ctrl_c_still_answers(running: Running) -> None:
 @pytest.mark.claims("run.sigint-twice", "run.class-life")
 def test_a_second_ctrl_c_ends_a_call_that_nothing_else_ends(running: Running) -> None:
     process = running("stuck")
-    for _ in range(100):
+    for _ in range(600):
         process.send_signal(signal.SIGINT)
         try:
             process.wait(0.1)
