@@ -46,8 +46,8 @@ def settle(job: Job, outcome: Result | Failed) -> tuple[Failure | None, bytes]:
     except Exception as error:  # a value that MessagePack has no words for
         return classify(error), b""
     if len(payload) > MAX_OUTPUT_BYTES:  # sent all the same, it would break every connection
-        error = OutputTooLargeError(size_bytes=len(payload), max_bytes=MAX_OUTPUT_BYTES)
-        return classify(error), b""
+        too_large = OutputTooLargeError(size_bytes=len(payload), max_bytes=MAX_OUTPUT_BYTES)
+        return classify(too_large), b""
     return None, payload
 
 
