@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,77 @@ def test_everything_that_is_missing_is_named_at_once(project: Path) -> None:
         assert word in fatal["exception_message"]
     errors = [line for line in logged(ended.stderr, "startup.phase") if line["status"] == "error"]
     assert [line["reason"] for line in errors] == ["missing_or_invalid_manifest"]
+
+
+def test_the_lock_of_the_project_here_is_used_where_there_is_no_image(project: Path) -> None:
+    ended = start(project, GEN_WORKER_LOCK="", **READY, WORKER_REGISTER_TIMEOUT_S="0.2")
+    phases = {line["phase"]: line for line in logged(ended.stderr, "startup.phase")}
+    assert phases["manifest_loaded"]["path"] == str(project / ".tensorhub" / "endpoint.lock")
+    assert phases["manifest_loaded"]["functions"] == 1
+    assert "startup_timeout_unregistered" in phases
+
+
+def test_without_a_lock_both_places_are_named(project: Path) -> None:
+    lock = project / ".tensorhub" / "endpoint.lock"
+    lock.unlink()
+    (fatal,) = logged(start(project, GEN_WORKER_LOCK="", **READY).stderr, "fatal")
+    assert fatal["exception_message"].startswith(
+        f"there is no endpoint.lock at '/app/.tensorhub/endpoint.lock' or {str(lock)!r}: "
+    )
+    lock.write_text("lock_version = 1\n")
+    (fatal,) = logged(start(project, GEN_WORKER_LOCK="", **READY).stderr, "fatal")
+    assert fatal["exception_message"].startswith(f"{str(lock)!r} names no functions: ")
+
+
+class Rude:
+    """Takes connections, and ends each of them with an error of HTTP/2."""
+
+    SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    GOAWAY = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + bytes(7) + b"\x02"
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(60)
+        self.connections: list[socket.socket] = []
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def turn_away(self, count: int) -> None:
+        for _ in range(count):
+            connection, _ = self.listener.accept()
+            self.connections.append(connection)
+            connection.recv(1024)
+            connection.sendall(self.SETTINGS + self.GOAWAY)
+            connection.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for one in (self.listener, *self.connections):
+            one.close()
+
+
+@pytest.mark.claims("GRPC_VERBOSITY")
+@pytest.mark.parametrize(("verbosity", "is_told"), [("", False), ("INFO", True)])
+def test_grpc_says_nothing_of_its_own_unless_it_is_asked_to(
+    project: Path, verbosity: str, is_told: bool
+) -> None:
+    rude, log = Rude(), project / "worker.log"
+    environment = {
+        **os.environ,
+        **READY,
+        "PUBLIC_ORCHESTRATOR_GRPC_ADDR": rude.address,
+        "GRPC_VERBOSITY": verbosity,
+        "HOME": str(project.parent),
+    }
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "gen_worker.entrypoint"],
+            cwd=project,
+            env=environment,
+            stderr=file,
+        )
+        with worker, closing(rude):
+            rude.turn_away(3)
+            worker.kill()
+    assert ("Got goaway" in log.read_text()) is is_told
 
 
 def test_a_module_that_cannot_be_imported_is_fatal(project: Path) -> None:

@@ -204,7 +204,7 @@ class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
             env="GEN_WORKER_LOCK",
             aliases=("GEN_WORKER_MANIFEST_PATH",),
             group="local",
-            meaning="path of endpoint.lock; empty looks in the project",
+            meaning="path of endpoint.lock; empty looks in the project and in the image",
             parse=os.path.expanduser,
         ),
     ] = ""

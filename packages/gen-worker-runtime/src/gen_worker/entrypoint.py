@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _set_up(entry: EntrySettings, problems: list[str]) -> None:
-    """Prepare the process for any of an author's code: its user, and what torch looks for."""
+    """Prepare the process for any of an author's code: its user, what torch and gRPC look for."""
     from gen_worker.runtime.entry.directories import inductor_cache_dir
 
     if entry.user and os.geteuid() == 0:
@@ -66,6 +66,8 @@ def _set_up(entry: EntrySettings, problems: list[str]) -> None:
             os.environ["HOME"] = user.home
             cache_dir = load(CoreSettings, on_problem=problems.append).cache_dir
             become(user, (OUTPUTS, user.home, cache_dir))
+    # Before gRPC is imported: by default it tells of each connection that did not end in order.
+    os.environ["GRPC_VERBOSITY"] = entry.grpc_verbosity
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = entry.cuda_allocator
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = entry.inductor_cache_dir or inductor_cache_dir()
 

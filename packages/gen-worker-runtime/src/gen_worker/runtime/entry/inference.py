@@ -13,6 +13,8 @@ from gen_worker.runtime.worker.phases import log_phase
 from gen_worker.settings import load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gen_worker.manifest import Manifest
     from gen_worker.runtime.worker.settings import WorkerSettings
     from gen_worker.settings import CoreSettings
@@ -25,13 +27,14 @@ def run(settings: CoreSettings) -> int:
     """Work until there is a reason to end; return the exit code."""
     from gen_worker.runtime.worker.settings import WorkerSettings
 
-    path = settings.lock_path or IMAGE_LOCK_PATH
+    places = (settings.lock_path,) if settings.lock_path else (IMAGE_LOCK_PATH, _own_lock_path())
+    path = next((place for place in places if os.path.isfile(place)), places[0])
     manifest = _read_manifest(path)
     if not _can_cache(settings.cas_dir):
         return 1
     try:
         own = load(WorkerSettings)
-        _check(own, manifest, path)
+        _check(own, manifest, path, places)
     except SettingsError as error:
         return log_fatal("settings_load", error)
     assert manifest is not None, "one without modules is refused above"
@@ -45,6 +48,11 @@ def run(settings: CoreSettings) -> int:
         return run_worker(own, functions, manifest=manifest)
     except Exception as error:
         return log_fatal("runtime", error)
+
+
+def _own_lock_path() -> str:
+    """Return where the lock of a project is that is the current directory."""
+    return os.path.join(os.getcwd(), *IMAGE_LOCK_PATH.split("/")[-2:])
 
 
 def _read_manifest(path: str) -> Manifest | None:
@@ -77,7 +85,9 @@ def _can_cache(directory: str) -> bool:
     return True
 
 
-def _check(own: WorkerSettings, manifest: Manifest | None, path: str) -> None:
+def _check(
+    own: WorkerSettings, manifest: Manifest | None, path: str, places: Sequence[str]
+) -> None:
     """Refuse to start without what a worker cannot do without.
 
     Raises:
@@ -92,9 +102,12 @@ def _check(own: WorkerSettings, manifest: Manifest | None, path: str) -> None:
     if not own.token:
         problems.append("there is no token to connect with: set WORKER_JWT")
     if manifest is None or not manifest.modules:
+        wrong = f"{path!r} names no functions"
+        if not os.path.exists(path):
+            wrong = f"there is no endpoint.lock at {' or '.join(map(repr, places))}"
         problems.append(
-            f"{path!r} names no functions: build it with `python -m gen_worker.discover`, "
-            "or set GEN_WORKER_LOCK to where it is"
+            f"{wrong}: build it with `python -m gen_worker.discover`, or set GEN_WORKER_LOCK to "
+            "where it is"
         )
     if problems:
         raise SettingsError(tuple(problems))

@@ -45,3 +45,11 @@ class EntrySettings(SettingsRecord, frozen=True, kw_only=True):
             "/var/cache/gen-worker/inductor, or one below the temporary files",
         ),
     ] = ""
+    grpc_verbosity: Annotated[
+        str,
+        Setting(
+            env="GRPC_VERBOSITY",
+            group="tuning",
+            meaning="what gRPC writes to stderr by itself: DEBUG, INFO, ERROR or NONE",
+        ),
+    ] = "ERROR"
