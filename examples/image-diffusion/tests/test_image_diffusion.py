@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageStat
 
 if TYPE_CHECKING:
-    from conftest import Shell
+    from gen_worker.testing.shell import Shell
 
 if find_spec("diffusers") is None:
     pytest.skip("diffusers is not installed", allow_module_level=True)

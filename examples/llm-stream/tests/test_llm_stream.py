@@ -13,7 +13,7 @@ import pytest
 from gen_worker.testing import EndpointTester
 
 if TYPE_CHECKING:
-    from conftest import Shell
+    from gen_worker.testing.shell import Shell
 
 transformers: Any = pytest.importorskip("transformers")
 

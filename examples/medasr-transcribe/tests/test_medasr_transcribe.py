@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Shell
+    from gen_worker.testing.shell import Shell
 
 if find_spec("transformers") is None or find_spec("torch") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)
