@@ -69,7 +69,10 @@ class WorkerSession:
         return [event for event in self.heard(WorkerEvent) if event_type in ("", event.event_type)]
 
     def send(self, command: Inbound | bytes) -> None:
-        """Send anything, also bytes that mean nothing; it waits while there is no connection."""
+        """Send anything; it waits while there is no connection.
+
+        Bytes, which may mean nothing, are tried once: they may be what breaks the connection.
+        """
         self._commands.append(command)
         self._has_commands.set()
 
@@ -134,6 +137,10 @@ class WorkerSession:
         while self._context is context:
             if self._commands:
                 command = self._commands[0]
+                if isinstance(command, bytes):
+                    self._commands.popleft()
+                    await context.write(command)
+                    continue
                 await self._send(context, command)
                 if self._commands and self._commands[0] is command:
                     self._commands.popleft()
@@ -142,16 +149,13 @@ class WorkerSession:
                 await has_commands.wait()
 
     async def _send(
-        self, context: grpc.aio.ServicerContext[bytes, bytes], command: Inbound | bytes
+        self, context: grpc.aio.ServicerContext[bytes, bytes], command: Inbound
     ) -> None:
         """Write a command; one that was written is not written again to another connection."""
 
         async def write() -> None:
-            await context.write(command if isinstance(command, bytes) else encode(command))
+            await context.write(encode(command))
             if self._commands and self._commands[0] is command:
                 self._commands.popleft()
 
-        if isinstance(command, bytes):
-            await write()
-        else:
-            await self.orchestrator._pass(self, "control", command, write)
+        await self.orchestrator._pass(self, "control", command, write)
