@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,102 @@ async def test_each_device_that_is_asked_for_has_an_instance(ports: Ports) -> No
     assert theirs == "3 theirs cuda:0"
     await host.close()
     assert sorted(Studio.ended) == [1, 2, 3]
+
+
+@inference(resources=GPU)
+class Kiln:
+    made = 0
+    breaks = False
+    gates: dict[str, asyncio.Event]
+
+    def setup(self) -> None:
+        Kiln.made += 1
+        if Kiln.made > 1 and Kiln.breaks:
+            raise OSError("no room on the second one")
+
+    @inference.function
+    async def fire(self, ctx: RequestContext, ask: Ask) -> Answer:
+        if ask.text in Kiln.gates:
+            await Kiln.gates[ask.text].wait()
+        return Answer(f"{ask.text} on {ctx.device}")
+
+
+def fire(host: Engine, text: str, **fields: Any) -> asyncio.Task[Any]:
+    asked = Invocation(function="fire", request_id=text, payload=Ask(text), **fields)
+    return asyncio.get_running_loop().create_task(host.call(asked))
+
+
+def fired(outcome: Result | Failed) -> str:
+    assert isinstance(outcome, Result), outcome
+    return str(outcome.value.text)
+
+
+def set_up(host: Engine) -> int:
+    (endpoint,) = host._registry.endpoints
+    return [instance.state for instance in endpoint.instances].count("ready")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def kiln(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setattr(RequestContext, "device", property(lambda self: self._device))
+    Kiln.made, Kiln.breaks, Kiln.gates = 0, False, {}
+    return Engine(specs_of(Kiln), fake_ports(tmp_path, specs_of(Kiln)), devices=GPUS)
+
+
+async def test_calls_that_would_queue_bring_their_class_to_an_idle_device(kiln: Engine) -> None:
+    first, second = Kiln.gates["first"], Kiln.gates["second"] = asyncio.Event(), asyncio.Event()
+    await fire(kiln, "warm")
+    slow = fire(kiln, "first")
+    await until(lambda: kiln.statistics().running == 1)
+    assert Kiln.made == 1  # nobody had to wait yet
+    queued = fire(kiln, "queued")
+    await until(lambda: set_up(kiln) == 2)
+    other = fire(kiln, "second")
+    await until(lambda: kiln.statistics().running == 2)
+    second.set()
+    assert fired(await other) == "second on cuda:1"
+    assert fired(await fire(kiln, "third")) == "third on cuda:1"
+    assert not queued.done()  # it stays where it was put
+    first.set()
+    assert [fired(await one) for one in (slow, queued)] == ["first on cuda:0", "queued on cuda:0"]
+    assert fired(await fire(kiln, "last")) == "last on cuda:0"
+    assert Kiln.made == 2
+    await kiln.close()
+
+
+async def test_a_second_device_that_has_no_room_harms_no_call(kiln: Engine) -> None:
+    Kiln.breaks = True
+    gate = Kiln.gates["first"] = asyncio.Event()
+    await fire(kiln, "warm")
+    calls = [fire(kiln, "first")]
+    await until(lambda: kiln.statistics().running == 1)
+    calls += [fire(kiln, "second"), fire(kiln, "third")]
+    await until(lambda: Kiln.made == 2 and kiln.statistics().queued == 2)
+    gate.set()
+    assert [fired(await one) for one in calls] == [
+        f"{text} on cuda:0" for text in ("first", "second", "third")
+    ]
+    assert Kiln.made == 2
+    await kiln.close()
+
+
+async def test_a_call_for_one_device_leaves_the_others_alone(kiln: Engine) -> None:
+    gate = Kiln.gates["first"] = asyncio.Event()
+    await fire(kiln, "warm")
+    slow = fire(kiln, "first", device="cuda:0")
+    await until(lambda: kiln.statistics().running == 1)
+    queued = fire(kiln, "queued", device="cuda:0")
+    await until(lambda: kiln.statistics().queued == 1)
+    gate.set()
+    assert [fired(await one) for one in (slow, queued)] == ["first on cuda:0", "queued on cuda:0"]
+    assert Kiln.made == 1
+    await kiln.close()
 
 
 async def test_a_retired_class_is_set_up_anew(ports: Ports) -> None:

@@ -41,7 +41,7 @@ _MAX_VARIANTS = 2
 class Endpoint:
     """One class and its instances: the author's, and some for callers who override its models.
 
-    The author's has twins on other devices, where calls are meant for those.
+    The author's has twins on other devices: where calls are meant for those, or have to queue.
     """
 
     def __init__(self, spec: ClassSpec, core: Core) -> None:
@@ -54,6 +54,7 @@ class Endpoint:
         self._twins: dict[str, Instance] = {}
         """By device."""
         self._lock = threading.Lock()
+        self.spreads = self.needs_gpu and len(core.devices.by_name) > 1
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.spec.name}, {self.default.state}>"
@@ -69,7 +70,9 @@ class Endpoint:
         if not self.needs_gpu:
             device = None
         if not wanted:
-            return self.default if device is None else self._on(device)
+            if device is None:
+                return self._least_busy() if self._twins else self.default
+            return self._on(device)
         choices = choose_models(self.setup_models, None, wanted)
         key = msgspec.json.encode((choices, device), order="sorted")
         with self._lock:
@@ -91,6 +94,26 @@ class Endpoint:
                 twin = self._twins[device] = Instance(self, self._core, {})
                 twin.place = device
             return self._twins[device]
+
+    def _least_busy(self) -> Instance:
+        """Return the one of the author's instances that has the shortest queue."""
+        by_name, loads = self._core.devices.by_name, {}
+        for instance in (self.default, *self._twins.values()):
+            if instance.state == "ready" and instance.device is not None:
+                loads[instance] = by_name[instance.device].slot.load
+        return min(loads, key=loads.__getitem__, default=self.default)
+
+    async def spread(self, chosen: Instance, runner: Runner) -> None:
+        """Begin to set the class up on an idle device, if a call has to wait for another one.
+
+        Nobody waits for that: the call keeps the instance that was chosen for it.
+        """
+        by_name = self._core.devices.by_name
+        if chosen.is_variant or chosen.device is None or not by_name[chosen.device].slot.load:
+            return
+        for name, device in by_name.items():
+            if not device.slot.load and await self._on(name).begin(runner):
+                return
 
     async def retire(self, runner: Runner) -> None:
         """Shut every instance down; the next call has one set up anew."""
@@ -179,6 +202,16 @@ class Instance:
         await waiter.wait(token)
         if self._error is not None:
             raise self._error.with_traceback(self._traceback)
+
+    async def begin(self, runner: Runner) -> bool:
+        """Begin to set it up for later calls, unless it is, or failed just now; tell whether."""
+        with self._lock:
+            is_early = self._retry_at > self._core.clock.now()
+            if self.state not in ("new", "failed") or is_early:
+                return False
+            self.state = "starting"
+        await runner.apart(self._attempt(runner, self.place))
+        return True
 
     async def shut_down(self, runner: Runner) -> None:
         """Call the author's `shutdown`, once, if `setup` succeeded."""
