@@ -94,6 +94,31 @@ def test_everything_that_is_missing_is_named_at_once(project: Path) -> None:
     assert [line["reason"] for line in errors] == ["missing_or_invalid_manifest"]
 
 
+def test_everything_that_is_not_understood_is_named_with_it(project: Path) -> None:
+    wrong = {
+        "RECONNECT_DELAY": "soon",
+        "PUBLIC_ORCHESTRATOR_GRPC_ADDR": "nowhere",
+        "SCHEDULER_JWKS_URL": "keys",
+        "WORKER_MAX_UPLOAD_BYTES": "many",
+        "WORKER_MAX_CONCURRENT_DOWNLOADS": "some",
+    }
+    (fatal,) = logged(start(project, **wrong).stderr, "fatal")
+    assert fatal["phase_context"] == "settings_load"
+    for word in (*wrong.keys() - {"PUBLIC_ORCHESTRATOR_GRPC_ADDR"}, "'nowhere'", "WORKER_JWT"):
+        assert word in fatal["exception_message"]
+
+
+def test_a_token_that_its_keys_refuse_is_named(project: Path) -> None:
+    ended = start(project, **READY, SCHEDULER_JWKS_URL="http://127.0.0.1:1/keys")
+    (fatal,) = logged(ended.stderr, "fatal")
+    assert (ended.returncode, fatal["phase_context"]) == (1, "settings_load")
+    assert fatal["exception_message"] == (
+        "WORKER_JWT, checked with the keys of SCHEDULER_JWKS_URL: "
+        "the token is refused: it is no signed JWT"
+    )
+    assert "dev-worker-jwt" not in ended.stderr
+
+
 def test_the_lock_of_the_project_here_is_used_where_there_is_no_image(project: Path) -> None:
     ended = start(project, GEN_WORKER_LOCK="", **READY, WORKER_REGISTER_TIMEOUT_S="0.2")
     phases = {line["phase"]: line for line in logged(ended.stderr, "startup.phase")}
@@ -237,6 +262,16 @@ def test_a_user_that_the_image_does_not_have(project: Path) -> None:
     with pytest.raises(SettingsError, match="'no-such-user' is no user of this image"):
         find_user("no-such-user")
     assert find_user("0").home == pwd.getpwuid(0).pw_dir
+
+
+def test_a_command_does_not_run_as_root_in_place_of_a_user_that_is_not_there(
+    project: Path,
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    ended = start(project, "id", "-u", GEN_WORKER_USER="no-such-user")
+    assert (ended.returncode, ended.stdout) == (126, "")
+    assert "cannot run 'id': GEN_WORKER_USER 'no-such-user' is no user" in ended.stderr
 
 
 def test_somebody_s_own_directory_is_filled_as_its_owner(tmp_path: Path) -> None:

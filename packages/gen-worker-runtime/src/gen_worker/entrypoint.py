@@ -28,7 +28,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Become a command, or run as `WORKER_MODE` says; return the exit code."""
     problems: list[str] = []
     entry = load(EntrySettings, on_problem=problems.append)
-    _set_up(entry, problems)
+    try:
+        _set_up(entry)
+    except SettingsError as error:
+        if arguments:  # never as root instead
+            return _cannot_run(arguments[0], str(error), 126)
+        problems.extend(error.problems)
     if arguments:
         return _become_command(arguments)
     _set_up_logging(problems)
@@ -37,11 +42,11 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     log_phase("boot", mode=entry.mode)
     try:
+        settings = load(CoreSettings, on_problem=problems.append)
         if problems:
             raise SettingsError(tuple(problems))
         from gen_worker.modes import mode_named
 
-        settings = load(CoreSettings)
         mode = mode_named(entry.mode, known=_MODES)
     except (ImportError, SettingsError) as error:
         return log_fatal("settings_load", error)
@@ -51,36 +56,42 @@ def main(arguments: Sequence[str] = ()) -> int:
         return log_fatal("runtime", error)
 
 
-def _set_up(entry: EntrySettings, problems: list[str]) -> None:
-    """Prepare the process for any of an author's code: its user, what torch and gRPC look for."""
+def _set_up(entry: EntrySettings) -> None:
+    """Prepare the process for any of an author's code: its user, what torch and gRPC look for.
+
+    Raises:
+        SettingsError: The user that it is to become does not exist.
+    """
     from gen_worker.runtime.entry.directories import inductor_cache_dir
 
     if entry.user and os.geteuid() == 0:
         from gen_worker.runtime.entry.privileges import become, find_user, owner_or
 
-        try:
-            user = owner_or(OUTPUTS, find_user(entry.user))
-        except SettingsError as error:
-            problems.extend(error.problems)
-        else:
-            os.environ["HOME"] = user.home
-            cache_dir = load(CoreSettings, on_problem=problems.append).cache_dir
-            become(user, (OUTPUTS, user.home, cache_dir))
+        user = owner_or(OUTPUTS, find_user(entry.user))
+        os.environ["HOME"] = user.home
+        cache_dir = load(CoreSettings, on_problem=_told_later).cache_dir
+        become(user, (OUTPUTS, user.home, cache_dir))
     # Before gRPC is imported: by default it tells of each connection that did not end in order.
     os.environ["GRPC_VERBOSITY"] = entry.grpc_verbosity
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = entry.cuda_allocator
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = entry.inductor_cache_dir or inductor_cache_dir()
 
 
+def _told_later(problem: str) -> None:
+    """Pass over it: the settings are read again once their defaults are this user's."""
+
+
 def _become_command(arguments: Sequence[str]) -> int:
     try:
         os.execvp(arguments[0], list(arguments))
     except OSError as error:
-        print(
-            f"gen_worker.entrypoint: cannot run {arguments[0]!r}: {error.strerror}",
-            file=sys.stderr,
-        )
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        code = 127 if isinstance(error, FileNotFoundError) else 126
+        return _cannot_run(arguments[0], error.strerror or str(error), code)
+
+
+def _cannot_run(command: str, why: str, code: int) -> int:
+    print(f"gen_worker.entrypoint: cannot run {command!r}: {why}", file=sys.stderr)
+    return code
 
 
 def _set_up_logging(problems: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gen_worker.errors import SettingsError
+from gen_worker.errors import AuthError, SettingsError
 from gen_worker.manifest import IMAGE_LOCK_PATH, LockError, load_lock
 from gen_worker.runtime.entry.directories import check_writable
 from gen_worker.runtime.telemetry.logs import log_fatal
@@ -25,16 +25,13 @@ __all__ = ["run"]
 
 def run(settings: CoreSettings) -> int:
     """Work until there is a reason to end; return the exit code."""
-    from gen_worker.runtime.worker.settings import WorkerSettings
-
     places = (settings.lock_path,) if settings.lock_path else (IMAGE_LOCK_PATH, _own_lock_path())
     path = next((place for place in places if os.path.isfile(place)), places[0])
     manifest = _read_manifest(path)
     if not _can_cache(settings.cas_dir):
         return 1
     try:
-        own = load(WorkerSettings)
-        _check(own, manifest, path, places)
+        own = _load_settings(_problems_of(manifest, path, places))
     except SettingsError as error:
         return log_fatal("settings_load", error)
     assert manifest is not None, "one without modules is refused above"
@@ -46,6 +43,9 @@ def run(settings: CoreSettings) -> int:
 
     try:
         return run_worker(own, functions, manifest=manifest)
+    except AuthError as error:
+        problem = f"WORKER_JWT, checked with the keys of SCHEDULER_JWKS_URL: {error}"
+        return log_fatal("settings_load", SettingsError((problem,)))
     except Exception as error:
         return log_fatal("runtime", error)
 
@@ -85,32 +85,52 @@ def _can_cache(directory: str) -> bool:
     return True
 
 
-def _check(
-    own: WorkerSettings, manifest: Manifest | None, path: str, places: Sequence[str]
-) -> None:
-    """Refuse to start without what a worker cannot do without.
+def _problems_of(manifest: Manifest | None, path: str, places: Sequence[str]) -> list[str]:
+    """Return what is wrong with a lock: a worker cannot do without modules."""
+    if manifest is not None and manifest.modules:
+        return []
+    wrong = f"{path!r} names no functions"
+    if not os.path.exists(path):
+        wrong = f"there is no endpoint.lock at {' or '.join(map(repr, places))}"
+    return [
+        f"{wrong}: build it with `python -m gen_worker.discover`, or set GEN_WORKER_LOCK to "
+        "where it is"
+    ]
+
+
+def _load_settings(problems: list[str]) -> WorkerSettings:
+    """Return how the worker connects and works.
+
+    Args:
+        problems: What is wrong already.
 
     Raises:
-        SettingsError: All that is missing.
+        SettingsError: That, what is missing, and all that is not understood.
     """
-    problems = []
-    if not own.address and not own.more_addresses:
+    from gen_worker.models.settings import ModelSettings
+    from gen_worker.runtime.files.settings import FileSettings
+    from gen_worker.runtime.worker.settings import WorkerSettings
+
+    own = load(WorkerSettings, on_problem=problems.append)
+    for record in (ModelSettings, FileSettings):
+        load(record, on_problem=problems.append)
+    if own.address or own.more_addresses:
+        try:
+            own.policy()
+        except SettingsError as error:
+            problems.extend(error.problems)
+    else:
         problems.append(
             "there is no orchestrator to connect to: set PUBLIC_ORCHESTRATOR_GRPC_ADDR to its "
             "host:port"
         )
     if not own.token:
         problems.append("there is no token to connect with: set WORKER_JWT")
-    if manifest is None or not manifest.modules:
-        wrong = f"{path!r} names no functions"
-        if not os.path.exists(path):
-            wrong = f"there is no endpoint.lock at {' or '.join(map(repr, places))}"
-        problems.append(
-            f"{wrong}: build it with `python -m gen_worker.discover`, or set GEN_WORKER_LOCK to "
-            "where it is"
-        )
+    if own.jwks_url and not own.jwks_url.startswith(("http://", "https://")):
+        problems.append("SCHEDULER_JWKS_URL is no URL: write https://host/path")
     if problems:
         raise SettingsError(tuple(problems))
+    return own
 
 
 def _root_of(path: str) -> str:
