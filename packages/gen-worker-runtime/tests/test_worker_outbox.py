@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gen_worker.runtime.wire import (
     JobResult,
+    LoadModelResult,
     Message,
     ModelReady,
     StreamDone,
@@ -204,6 +205,35 @@ def test_a_newer_signal_replaces_one_that_waits() -> None:
     desk.outbox.control(ModelReady(model_id="c", kind="ready"), replaces="other")
     desk.outbox.forget("other")
     assert [message.model_id for message in desk.drain()] == ["b"]  # type: ignore[union-attr]
+
+
+def test_a_signal_that_could_not_be_written_gives_way_to_a_newer_one() -> None:
+    desk = Desk()
+
+    def beat(name: str) -> None:
+        desk.outbox.control(ModelReady(model_id=name, kind="ready"), replaces="heartbeat")
+
+    beat("old")
+    old = desk.outbox.next("control")
+    assert old is not None
+    beat("new")
+    desk.outbox.returned(old)
+    assert desk.outbox.statistics().replaced == 1
+    assert [message.model_id for message in desk.drain()] == ["new"]  # type: ignore[union-attr]
+    desk.outbox.returned(old)
+    desk.outbox.forget("heartbeat")
+    assert desk.drain() == []
+
+
+def test_answers_that_nobody_reads_are_bounded() -> None:
+    desk = Desk(max_signals=3)
+    for number in range(5):
+        desk.outbox.control(LoadModelResult(model_id=str(number), success=True))
+    desk.outbox.control(ModelReady(model_id="m", kind="ready"), replaces="m")
+    desk.outbox.control(ModelReady(model_id="m2", kind="ready"), replaces="m")
+    statistics = desk.outbox.statistics()
+    assert (statistics.control, statistics.dropped, statistics.replaced) == (3, 3, 1)
+    assert [message.model_id for message in desk.drain()] == ["3", "4", "m2"]  # type: ignore[union-attr]
 
 
 def test_what_a_stream_could_not_write_comes_first_the_next_time() -> None:

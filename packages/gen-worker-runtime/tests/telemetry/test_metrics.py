@@ -92,7 +92,9 @@ async def test_running_calls_and_cancels_are_seen(watched: Any) -> None:
 
 def test_what_only_a_worker_has() -> None:
     figures = WorkerFigures(
-        outbox=OutboxStatistics(control=1, results=2, deltas=3, telemetry=4, in_doubt=5, shed=6),
+        outbox=OutboxStatistics(
+            control=1, results=2, deltas=3, telemetry=4, in_doubt=5, shed=6, replaced=7, dropped=8
+        ),
         connections=7,
         is_connected=True,
         models={"vram": ("a", "b"), "disk": ()},
@@ -101,6 +103,8 @@ def test_what_only_a_worker_has() -> None:
     found = samples(Metrics(worker=lambda: figures))
     assert found['gen_worker_outbox{kind="results"}'] == 2
     assert found["gen_worker_shed_events_total"] == 6
+    assert found["gen_worker_replaced_signals_total"] == 7
+    assert found["gen_worker_dropped_signals_total"] == 8
     assert found["gen_worker_connections_total"] == 7
     assert found["gen_worker_connected"] == 1
     assert found['gen_worker_models{tier="vram"}'] == 2

@@ -248,6 +248,12 @@ def _collect_worker(figures: WorkerFigures) -> Iterator[Any]:
         yield CounterMetricFamily(
             "gen_worker_shed_events", "Events dropped for want of room.", outbox.shed
         )
+        yield CounterMetricFamily(
+            "gen_worker_replaced_signals", "Signals that a newer one replaced.", outbox.replaced
+        )
+        yield CounterMetricFamily(
+            "gen_worker_dropped_signals", "Signals dropped for want of room.", outbox.dropped
+        )
     if figures.connections is not None:
         yield CounterMetricFamily(
             "gen_worker_connections", "Connections to an orchestrator.", figures.connections

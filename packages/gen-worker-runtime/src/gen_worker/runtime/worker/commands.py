@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from gen_worker.runtime.wire import Availability as ReadyKind
     from gen_worker.runtime.worker.endpoint_config import EndpointState
     from gen_worker.runtime.worker.fetching import Fetching
     from gen_worker.runtime.worker.outbox import Outbox
@@ -37,6 +38,7 @@ _log = logging.getLogger("gen_worker.worker")
 _SETUP_S = 300.0
 """How long a load waits for what is loaded at the start."""
 _TRACEBACK_CHARS = 2000
+_DOWNLOADED: tuple[ReadyKind, ...] = ("download_completed", "cached")
 OUT_OF_MEMORY = "insufficient_vram: "
 """What a load that did not fit begins its answer with: then an orchestrator makes room."""
 
@@ -175,8 +177,8 @@ class Commands:
         result = LoadModelResult(model_id=model_id, success=not problem, error_message=problem)
         self._outbox.control(result)
         if not problem:
-            self._outbox.control(ModelReady(model_id=ref, kind="download_completed"))
-            self._outbox.control(ModelReady(model_id=ref, kind="cached"))
+            for kind in _DOWNLOADED:
+                self._outbox.control(ModelReady(model_id=ref, kind=kind), replaces=(kind, ref))
             self._changed()
 
     def _ended(self, what: str, ref: str, began: float, error_type: str) -> None:

@@ -140,7 +140,7 @@ class ModelRoom:
         """Tell that a model is here, or that it cannot be had."""
         if self.book[ref] == "here":
             for kind in _LANDED:
-                self._outbox.control(ModelReady(model_id=ref, kind=kind))
+                self._outbox.control(ModelReady(model_id=ref, kind=kind), replaces=(kind, ref))
         self._gate()
         self._changed()
 

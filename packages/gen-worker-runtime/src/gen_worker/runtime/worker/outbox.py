@@ -1,7 +1,8 @@
 """What the worker has to say, until the other end has surely heard it.
 
 Results and streamed output are never dropped: they wait while there is no connection, and what a
-lost connection may have swallowed is sent again. Telemetry is shed when it does not get through.
+lost connection may have swallowed is sent again. Telemetry is shed when it does not get through,
+and of signals the newest of a kind stands for all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gen_worker.runtime.wire import (
 )
 from gen_worker.runtime.worker.deltas import DeltaQueue
 from gen_worker.runtime.worker.doubt import Doubt
+from gen_worker.runtime.worker.signals import SignalQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,8 @@ class OutboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_output_bytes: int = 256 * 1024
     """Of one request's streamed output; then its handler waits."""
     max_total_output_bytes: int = 64 * 1024 * 1024
+    max_signals: int = 1024
+    """Messages of the control stream; then the oldest is dropped."""
     max_telemetry: int = 1024
     """Events and diagnostics; then the oldest is shed."""
     max_doubt_bytes: int = 8 * 1024 * 1024
@@ -70,6 +74,8 @@ class Outgoing(NamedTuple):
     request_id: str = ""
     is_streamed: bool = False
     """Of a result: whether streamed output came before it."""
+    key: object = None
+    """Of a signal: whatever waits under an equal one says the same."""
 
 
 class OutboxStatistics(NamedTuple):
@@ -82,6 +88,10 @@ class OutboxStatistics(NamedTuple):
     in_doubt: int
     shed: int
     """Events and diagnostics that were dropped, ever."""
+    replaced: int = 0
+    """Signals that a newer one took the place of, ever."""
+    dropped: int = 0
+    """Signals that were dropped for want of room, ever."""
 
 
 class Outbox:
@@ -104,7 +114,7 @@ class Outbox:
         self._clock = clock
         self._wake = wake
         self._is_split = False
-        self._control: dict[object, Outgoing] = {}
+        self._control = SignalQueue(limits.max_signals)
         self._results: deque[Outgoing] = deque()
         self._held: dict[str, Outgoing] = {}
         """Results whose streamed output is not written yet."""
@@ -135,14 +145,12 @@ class Outbox:
             message: Any message of the control stream.
             replaces: Whatever waits under an equal key is not sent: what is newer says it all.
         """
-        key = replaces if replaces is not None else object()
-        self._control.pop(key, None)
-        self._control[key] = Outgoing(encode(message), "control")
+        self._control.put(Outgoing(encode(message), "control", key=replaces))
         self._wake("control")
 
     def forget(self, key: object) -> None:
         """Do not send what waits under a key."""
-        self._control.pop(key, None)
+        self._control.discard(key)
 
     def result(self, result: JobResult) -> None:
         """Take the one result of a request; it goes out after the end of its streamed output."""
@@ -186,8 +194,8 @@ class Outbox:
     def next(self, role: Role) -> Outgoing | None:
         """Return what a stream is to write now; None when there is nothing."""
         if role == "control":
-            if self._control:
-                return self._control.pop(next(iter(self._control)))
+            if (signal := self._control.next()) is not None:
+                return signal
             if self._is_split:
                 return None
         if role != "events" and self._results:
@@ -216,7 +224,7 @@ class Outbox:
         """Take a message back that a stream could not write."""
         match outgoing.kind:
             case "control":
-                self._control = {object(): outgoing, **self._control}
+                self._control.put_back(outgoing)
             case "result":
                 self._results.appendleft(outgoing)
             case "telemetry":
@@ -295,6 +303,8 @@ class Outbox:
             telemetry=len(self._telemetry),
             in_doubt=len(self._results_in_doubt) + len(self._output_in_doubt),
             shed=self._shed,
+            replaced=self._control.replaced,
+            dropped=self._control.dropped,
         )
 
     def _wake_all(self) -> None:
