@@ -35,6 +35,7 @@ def marco_polo(ctx: RequestContext, payload: Text) -> Text:
 
 @inference_function
 def spell(ctx: RequestContext, payload: Text) -> Iterator[Text]:
+    ctx.log("spelling")
     for letter in payload.text:
         yield Text(letter)
 
@@ -106,7 +107,7 @@ def test_a_stream_is_printed_as_it_comes(worker: WorkerProcess, port: int) -> No
     ]
     assert "".join(delta["text"] for delta in deltas) == "abc"
     assert "[output] <empty>" in done.stdout
-    assert "[event] metrics.job {" in done.stdout
+    assert "[event] request.log {" in done.stdout
     assert "[registration] Registration(" in done.stdout
 
 

@@ -91,21 +91,29 @@ LIFE = [
 
 
 @pytest.mark.parametrize("function", ["echo", "echo-async"])
-async def test_a_request_that_ends_at_once_sends_one_event(watched: Any, function: str) -> None:
+async def test_a_request_that_ends_at_once_is_told_of_by_its_result(
+    watched: Any, function: str
+) -> None:
     async with watched(echo, echo_async) as room:
         await room.run(function, {"text": "a"})
-        assert room.heard.names() == ["metrics.job"]
-        metrics = room.heard.payload("metrics.job")
-        assert metrics["schema_version"] == 1
-        assert metrics["function_name"] == function
-        assert metrics["peak_ram_bytes"] > 1 << 20
-        assert "steps" not in metrics
+        assert room.heard.names() == []
 
 
 async def test_a_failure_at_once_sends_no_more(watched: Any) -> None:
     async with watched(broken) as room:
         await room.run("broken")
+        assert room.heard.names() == []
+
+
+async def test_what_a_result_cannot_say_is_one_event(watched: Any) -> None:
+    async with watched(paint) as room:
+        await room.run("paint", {"prompt": "a"})
         assert room.heard.names() == ["metrics.job"]
+        metrics = room.heard.payload("metrics.job")
+        assert metrics["schema_version"] == 1
+        assert metrics["function_name"] == "paint"
+        assert metrics["peak_ram_bytes"] > 1 << 20
+        assert metrics["width"] == 640
 
 
 @pytest.mark.claims("WORKER_EVENTS")
@@ -220,7 +228,6 @@ async def test_what_an_author_says_goes_out_at_once(watched: Any) -> None:
             "request.log",
             "mine",
             "odd",
-            "metrics.job",
         ]
         assert room.heard.payload("request.progress")["stage"] == "half"
         assert room.heard.payload("request.log")["timestamp"] == 1_000_000_000.0

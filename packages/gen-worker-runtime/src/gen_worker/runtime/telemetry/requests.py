@@ -238,16 +238,14 @@ class Requests:
         if track is None or track.job is not job:
             return None
         self._watch.discard(request_id)
-        metrics = self._metrics(track, outcome, observation)
         if track.is_told:
-            self._tell_end(track, outcome, observation, metrics)
-        elif track.called_at is not None or track.models:
-            self._send(track, "metrics.job", metrics)
+            self._tell_end(track, outcome, observation)
+        elif track.has_costs or (track.notes.facts and track.called_at is not None):
+            self._send(track, "metrics.job", self._metrics(track, outcome, observation))
         return track
 
-    def _tell_end(
-        self, track: Track, outcome: Result | Failed, observation: Observation, metrics: JobMetrics
-    ) -> None:
+    def _tell_end(self, track: Track, outcome: Result | Failed, observation: Observation) -> None:
+        metrics = self._metrics(track, outcome, observation)
         name, at = track.function, metrics.timestamp
         self._tell_call_end(track, outcome)
         self._send(track, "metrics.compute.completed", ComputeMoment(timestamp=at, at=_rfc(at)))
@@ -298,20 +296,11 @@ class Requests:
     def _metrics(
         self, track: Track, outcome: Result | Failed, observation: Observation
     ) -> JobMetrics:
-        """Return what the request cost; this is on every request's way."""
+        """Return what the request cost."""
         timings, notes, models = outcome.timings, track.notes, track.models
         compute_ms = timings.compute_ms
         inference_ms = round(compute_ms) if compute_ms > 0 else None
         facts = notes.facts.of(track.job.request.payload) if notes.facts else NO_FACTS
-        if models is None and track.upload_s is None and facts is NO_FACTS:
-            return JobMetrics(
-                timestamp=self._unix_time(),
-                schema_version=1,
-                function_name=notes.name,
-                inference_ms=inference_ms,
-                peak_vram_bytes=observation.peak_vram_bytes or None,
-                peak_ram_bytes=observation.peak_memory_bytes or None,
-            )
         steps, guidance, width, height = facts
         return JobMetrics(
             timestamp=self._unix_time(),

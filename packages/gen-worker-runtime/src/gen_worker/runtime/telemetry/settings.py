@@ -21,7 +21,7 @@ class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
         Setting(
             env="WORKER_EVENTS",
             group="worker",
-            meaning="auto: a request that ends within 50 ms sends metrics.job only; full: every "
+            meaning="auto: a request that ends within 50 ms sends metrics.job at most; full: every "
             "request sends all of its events",
         ),
     ] = "auto"

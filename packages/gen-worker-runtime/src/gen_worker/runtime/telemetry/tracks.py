@@ -94,6 +94,11 @@ class Track:
         self.began_unix = began_unix
 
     @property
+    def has_costs(self) -> bool:
+        """Whether it used models or stored files, of which its result's observation is silent."""
+        return self.models is not None or self.fetch_s is not None or self.upload_s is not None
+
+    @property
     def request_id(self) -> str:
         return self.job.request.request_id
 
