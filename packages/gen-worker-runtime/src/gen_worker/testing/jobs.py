@@ -48,12 +48,12 @@ class Job:
         # The result of a stream says nothing itself, and may come before the stream does.
         return not self.deltas and (bool(self.results[0].payload) or not self.results[0].success)
 
-    async def result(self, *, timeout_s: float = 10.0) -> JobResult:
+    async def result(self, *, timeout_s: float = 30.0) -> JobResult:
         """Wait until the job is finished and return its result."""
         await self._orchestrator.until(lambda: self.is_finished, timeout_s=timeout_s)
         return self.results[0]
 
-    async def output(self, *, timeout_s: float = 10.0) -> Any:
+    async def output(self, *, timeout_s: float = 30.0) -> Any:
         """Wait for success and return what the function returned, as plain values."""
         result = await self.result(timeout_s=timeout_s)
         assert result.success, f"{result.error_type}: {result.safe_message}"

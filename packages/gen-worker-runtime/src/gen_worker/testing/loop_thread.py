@@ -29,6 +29,8 @@ class LoopThread:
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function on the loop and return what it returns."""
+        if threading.current_thread() is self._thread:
+            return function()
 
         async def on_loop() -> T:
             return function()

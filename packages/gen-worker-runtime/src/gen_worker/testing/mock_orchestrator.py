@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import msgspec
 
-from gen_worker.models.refs import RefError, TensorhubRef, parse_ref
+from gen_worker.models.refs import RefError, TensorhubRef, parse_prefixed_ref
 from gen_worker.runtime.loop import run
 from gen_worker.runtime.wire import (
     EndpointConfig,
@@ -31,6 +31,7 @@ from gen_worker.testing.orchestrator import Orchestrator
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gen_worker.models.refs import Ref
     from gen_worker.runtime.wire import JobResult, Message
     from gen_worker.testing.file_api import FileApi
     from gen_worker.testing.orchestrator import Job, WorkerSession
@@ -40,7 +41,8 @@ __all__ = ["main"]
 SUCCEEDED, FAILED, NO_WORKER, NO_RESULT, USAGE = 0, 1, 2, 3, 64
 
 _MIN_RESULT_WAIT_S = 5.0
-_LAST_EVENT, _LAST_EVENT_S = "metrics.job", 1.0
+_LAST_EVENTS = ("request.completed", "request.failed", "request.cancelled", "request.rejected")
+_ONLY_EVENT, _LAST_EVENT_S = "metrics.job", 1.0
 _FOREVER_S = 1e9
 _SECRET_METADATA = frozenset({"authorization"})
 
@@ -73,8 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--run", required=True, metavar="FUNCTION", help="the function to run")
     add("--payload-json", type=_payload, default={}, metavar="JSON", help="its payload")
-    add("--listen", default="0.0.0.0:8080", metavar="HOST:PORT", help="for workers (plaintext)")
-    add("--wait-s", type=float, default=30.0, metavar="S", help="to wait for a worker")
+    add(
+        "--listen",
+        type=_address,
+        default="0.0.0.0:8080",
+        metavar="HOST:PORT",
+        help="for workers (plaintext; default: %(default)s)",
+    )
+    add(
+        "--wait-s",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="to wait for a worker (default: %(default)s)",
+    )
     add(
         "--result-wait-s",
         type=float,
@@ -101,7 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         help="replace the payload's `ref` values that are REF by URL; repeatable",
     )
     add("--serve-files-dir", metavar="DIR", help="serve the files there, and store outputs there")
-    add("--serve-files-listen", default="0.0.0.0:8081", metavar="HOST:PORT")
+    add(
+        "--serve-files-listen",
+        type=_address,
+        default="0.0.0.0:8081",
+        metavar="HOST:PORT",
+        help="where (default: %(default)s)",
+    )
     add("--print-events", action="store_true", help="print the worker's events")
     add("--print-registrations", action="store_true", help="print what the worker says of itself")
     return parser
@@ -114,6 +134,13 @@ def _payload(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from error
 
 
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, port 0 to 65535, not {text!r}")
+    return text
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not (name and separator and value):
@@ -121,9 +148,12 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _model(text: str) -> tuple[str, str]:
-    slot, separator, ref = text.partition("=")
-    return (slot, ref) if separator else ("", text)
+def _model(text: str) -> tuple[str, Ref]:
+    slot, separator, ref = text.rpartition("=")
+    try:
+        return slot if separator else "", parse_prefixed_ref(ref)
+    except RefError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -214,11 +244,10 @@ def _submit(options: argparse.Namespace, worker: WorkerSession, files: FileApi |
 
 def _required_refs(options: argparse.Namespace) -> tuple[str, ...]:
     """Return the models that are named without a slot: the worker fetches them beforehand."""
-    return tuple(str(parse_ref(ref)) for slot, ref in options.required_model if not slot)
+    return tuple(str(ref) for slot, ref in options.required_model if not slot)
 
 
-def _resolved(slot: str, text: str) -> ResolvedModel:
-    ref = parse_ref(text)
+def _resolved(slot: str, ref: Ref) -> ResolvedModel:
     if not isinstance(ref, TensorhubRef):
         return ResolvedModel(slot_name=slot, ref=str(ref), provider=ref.provider, source="default")
     return ResolvedModel(

@@ -153,7 +153,7 @@ class Orchestrator:
             lambda: not any(open for one in self.workers.values() for open in one.streams.values())
         )
 
-    async def connected(self, *, timeout_s: float = 10.0) -> WorkerSession:
+    async def connected(self, *, timeout_s: float = 30.0) -> WorkerSession:
         """Wait until some worker is connected and return it."""
 
         def found() -> WorkerSession | None:
@@ -161,7 +161,7 @@ class Orchestrator:
 
         return await self.until(found, timeout_s=timeout_s)
 
-    async def until(self, look: Callable[[], M | None], *, timeout_s: float = 10.0) -> M:
+    async def until(self, look: Callable[[], M | None], *, timeout_s: float = 30.0) -> M:
         """Wait until `look` finds something, asked after everything that happens; return it.
 
         Raises:

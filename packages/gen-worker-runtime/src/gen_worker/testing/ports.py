@@ -90,7 +90,7 @@ class RecordedEvents:
         """Return the events of one call, in order."""
         return [event for event in self if event.request_id == request_id]
 
-    def wait_for(self, matches: Callable[[Telemetry], bool], timeout_s: float = 10.0) -> Telemetry:
+    def wait_for(self, matches: Callable[[Telemetry], bool], timeout_s: float = 30.0) -> Telemetry:
         """Wait for the first event that matches, and return it.
 
         Raises:

@@ -89,7 +89,7 @@ class TesterCall:
     def is_done(self) -> bool:
         return self._outcome is not None
 
-    def wait_until_started(self, timeout_s: float = 10.0) -> None:
+    def wait_until_started(self, timeout_s: float = 30.0) -> None:
         """Wait until the handler is about to be called; `TimeoutError` when it is not."""
         self._events.wait_for(
             lambda event: isinstance(event, Started) and event.request_id == self.request_id,
@@ -101,7 +101,7 @@ class TesterCall:
         """Telemetry so far."""
         return self._events.of(self.request_id)
 
-    def wait(self, timeout_s: float = 10.0) -> TesterResult:
+    def wait(self, timeout_s: float = 30.0) -> TesterResult:
         """Wait for the end.
 
         Raises:
@@ -118,7 +118,7 @@ class TesterCall:
             events=list(self.events),
         )
 
-    def iterate(self, timeout_s: float = 10.0) -> Iterator[Any]:
+    def iterate(self, timeout_s: float = 30.0) -> Iterator[Any]:
         """Yield the items as they come; the failure of the call is raised at the end.
 
         Raises:

@@ -168,13 +168,13 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
 
-    def terminate(self, timeout_s: float = 20.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         """Ask it to end, as engines do, and return its exit code."""
         assert self._process is not None, "it was never started"
         self._process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Wait until it ends by itself and return its exit code; blocks.
 
         Raises:
