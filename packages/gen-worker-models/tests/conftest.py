@@ -136,7 +136,7 @@ class ScriptedServer:
     def settled(self) -> ScriptedServer:
         """Wait until what clients have got is counted: they may be ahead of the sender."""
         with self._sent:
-            assert self._sent.wait_for(lambda: not self._senders, 10)
+            assert self._sent.wait_for(lambda: not self._senders, 60)
         return self
 
     def asked_for(self, path: str) -> list[Asked]:
@@ -153,7 +153,7 @@ class ScriptedServer:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def _spawn(self, function: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=function, args=arguments, daemon=True)

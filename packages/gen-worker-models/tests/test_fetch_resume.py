@@ -19,11 +19,14 @@ from blake3 import blake3
 
 from gen_worker.cancel import CancelToken
 from gen_worker.errors import CanceledError
-from gen_worker.models.fetch import Fetcher, FileToFetch, Location, RetryLimits
+from gen_worker.models.fetch import Fetcher, FetchProgress, FileToFetch, Location, RetryLimits
+from gen_worker.models.fetch.opening import open_download
 from gen_worker.models.net import Opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gen_worker.models.fetch.download import Download
 
 BLOCK = 32 * 1024
 CHUNK = 8 * BLOCK
@@ -42,7 +45,7 @@ CHILD = textwrap.dedent(
     file = FileToFetch(
         destination=destination, size_bytes=int(size), digest=digest, locations=(Location(url),)
     )
-    print(fetcher.fetch([file]).bytes_fetched, flush=True)
+    fetcher.fetch([file], progress=lambda seen: print(seen.bytes_done, flush=True))
     """
 )
 
@@ -52,7 +55,7 @@ def b3(data: bytes) -> str:
 
 
 def fetcher(connections: int = 4) -> Fetcher:
-    opener = Opener(allow_private=True, read_timeout_s=20)
+    opener = Opener(allow_private=True, read_timeout_s=100)
     return Fetcher(opener, connections=connections, chunk_bytes=CHUNK, retries=QUICK, durable=False)
 
 
@@ -69,6 +72,7 @@ def wanted(tmp_path: Path, server: Any, data: bytes, **more: Any) -> FileToFetch
 
 
 def child(file: FileToFetch, connections: int = 4) -> subprocess.Popen[str]:
+    """Fetch in another process, which says again and again how many bytes it has written."""
     arguments = [
         file.locations[0].url,
         file.destination,
@@ -111,14 +115,23 @@ class Gate:
             at += step
 
 
+def await_written(process: subprocess.Popen[str], size: int) -> None:
+    """Wait until a child has said that so many bytes are on its disk."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= size:
+            return
+    raise AssertionError("it ended before that")
+
+
 def killed_after(file: FileToFetch, server: Any, sent: int, connections: int = 4) -> None:
-    """Fetch in a process that is killed once the server has sent so many bytes."""
+    """Fetch in a process that is killed once it has written so many bytes, and gets no more."""
     gate = Gate(server, sent)
     process = child(file, connections)
     assert process.stdout is not None
     with process.stdout:
-        assert gate.reached.wait(30)
-        time.sleep(0.05)  # what was sent is on its way to the disk
+        assert gate.reached.wait(60)
+        await_written(process, sent)
         process.kill()
         process.wait()
     server.default = lambda asked: asked.serve()
@@ -249,11 +262,17 @@ def test_a_plain_part_of_something_else_costs_one_clean_fetch(
 def test_a_failed_fetch_of_this_process_is_gone_on_with(tmp_path: Path, server: Any) -> None:
     data = random.Random(10).randbytes(SIZE)
     file = wanted(tmp_path, server, data)
-    gate, token = Gate(server, 6 * CHUNK), CancelToken()
-    canceler = threading.Thread(target=lambda: (gate.reached.wait(30), token.cancel()))
+    Gate(server, 6 * CHUNK)
+    token, written = CancelToken(), threading.Event()
+    canceler = threading.Thread(target=lambda: (written.wait(60), token.cancel()))
     canceler.start()
+
+    def watch(seen: FetchProgress) -> None:
+        if seen.bytes_done == 6 * CHUNK:
+            written.set()
+
     with pytest.raises(CanceledError):
-        fetcher().fetch([file], token=token)
+        fetcher().fetch([file], token=token, progress=watch)
     canceler.join()
     server.default = lambda asked: asked.serve()
     report = fetcher().fetch([file])
@@ -268,7 +287,7 @@ def test_a_live_process_is_waited_for_and_its_file_taken(tmp_path: Path, server:
     first = child(file)
     assert first.stdout is not None
     with first.stdout:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(60)
         second: list[Any] = []
         waiting = threading.Thread(target=lambda: second.append(fetcher().fetch([file])))
         waiting.start()
@@ -276,8 +295,8 @@ def test_a_live_process_is_waited_for_and_its_file_taken(tmp_path: Path, server:
         assert waiting.is_alive()
         gate.left = 1 << 60
         server.released.set()
-        waiting.join(30)
-        assert first.wait(30) == 0
+        waiting.join(60)
+        assert first.wait(60) == 0
     assert second[0].files[0].was_present
     assert second[0].bytes_fetched == 0
     assert (tmp_path / "f").read_bytes() == data
@@ -288,11 +307,11 @@ def test_a_process_that_dies_while_it_is_waited_for_is_succeeded(
 ) -> None:
     data = random.Random(12).randbytes(SIZE)
     file = wanted(tmp_path, server, data)
-    gate = Gate(server, 9 * CHUNK)
+    Gate(server, 9 * CHUNK)
     first = child(file)
     assert first.stdout is not None
     with first.stdout:
-        assert gate.reached.wait(30)
+        await_written(first, 9 * CHUNK)
         second: list[Any] = []
         waiting = threading.Thread(target=lambda: second.append(fetcher().fetch([file])))
         waiting.start()
@@ -300,7 +319,7 @@ def test_a_process_that_dies_while_it_is_waited_for_is_succeeded(
         server.default = lambda asked: asked.serve()
         first.send_signal(signal.SIGKILL)
         first.wait()
-        waiting.join(30)
+        waiting.join(60)
     assert second[0].bytes_fetched <= SIZE - 9 * CHUNK + CHUNK
     assert (tmp_path / "f").read_bytes() == data
 
@@ -315,11 +334,28 @@ def test_two_threads_of_one_process_share_one_download(tmp_path: Path, server: A
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(reports) == 6
     assert (tmp_path / "f").read_bytes() == data
     assert os.listdir(tmp_path) == ["f"]
-    assert sum(report.bytes_fetched for report in reports) <= 2 * SIZE
+    # Two that begin at the same moment may not see each other, and seldom a third.
+    assert sum(report.bytes_fetched for report in reports) <= 3 * SIZE
+
+
+def test_what_somebody_finished_in_between_is_not_fetched_again(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(15).randbytes(SIZE)
+    file = wanted(tmp_path, server, data)
+
+    def late(*arguments: Any, **options: Any) -> Download | None:
+        (tmp_path / "f").write_bytes(data)
+        return open_download(*arguments, **options)
+
+    monkeypatch.setattr("gen_worker.models.fetch.steps.open_download", late)
+    report = fetcher().fetch([file])
+    assert (report.files[0].was_present, report.bytes_fetched) == (True, 0)
+    assert os.listdir(tmp_path) == ["f"]
 
 
 def test_a_very_long_name(tmp_path: Path, server: Any) -> None:
@@ -337,9 +373,17 @@ def test_a_partial_that_is_taken_away_is_not_written_to_any_more(
     file = wanted(tmp_path, server, data)
     gate = Gate(server, 5 * CHUNK)
     reports: list[Any] = []
-    fetching = threading.Thread(target=lambda: reports.append(fetcher().fetch([file])))
+    written = threading.Event()
+
+    def watch(seen: FetchProgress) -> None:
+        if seen.bytes_done == 5 * CHUNK:
+            written.set()
+
+    fetching = threading.Thread(
+        target=lambda: reports.append(fetcher().fetch([file], progress=watch))
+    )
     fetching.start()
-    assert gate.reached.wait(30)
+    assert written.wait(60)
     mine = partial_of(tmp_path)
     elsewhere = mine.with_name(mine.name.replace(str(os.getpid()), "0", 1))
     taken = tmp_path / "taken"
@@ -347,7 +391,7 @@ def test_a_partial_that_is_taken_away_is_not_written_to_any_more(
     os.rename(mine, taken / elsewhere.name)
     gate.left = 1 << 60
     server.released.set()
-    fetching.join(30)
+    fetching.join(60)
     assert (tmp_path / "f").read_bytes() == data
     assert reports[0].bytes_fetched > SIZE
 
@@ -395,7 +439,7 @@ def test_each_kill_costs_at_most_one_chunk(tmp_path: Path, server: Any, seed: in
     data = chance.randbytes(30 * CHUNK)
     file = wanted(tmp_path, server, data)
 
-    def paced(asked: Any) -> None:  # so slowly that next to nothing waits in the sockets
+    def paced(asked: Any) -> None:
         size = asked.stop - asked.start
         span = f"bytes {asked.start}-{asked.stop - 1}/{len(data)}"
         asked.head(206, Content_Length=size, Content_Range=span)
@@ -404,8 +448,7 @@ def test_each_kill_costs_at_most_one_chunk(tmp_path: Path, server: Any, seed: in
             server.released.wait(0.002)
 
     server.default = paced
-    kills = chance.randint(1, 3)
-    for _ in range(kills):
+    for number in range(chance.randint(1, 3)):
         process = child(file, chance.choice([1, 2, 4]))
         assert process.stdout is not None
         with process.stdout:
@@ -414,8 +457,10 @@ def test_each_kill_costs_at_most_one_chunk(tmp_path: Path, server: Any, seed: in
                 time.sleep(0.001)
             process.kill()
             process.wait()
-    server.default = lambda asked: asked.serve()
+            written = max(map(int, process.stdout), default=0)
+        aside = tmp_path / f"aside{number}"
+        shutil.copytree(tmp_path, aside, ignore=shutil.ignore_patterns("aside*"))
+        report = fetcher().fetch([wanted(aside, server, data)])
+        assert report.bytes_fetched <= len(data) - written + CHUNK
     fetcher().fetch([file])
     assert (tmp_path / "f").read_bytes() == data
-    in_sockets = CHUNK
-    assert server.bytes_sent <= len(data) + kills * (CHUNK + in_sockets)

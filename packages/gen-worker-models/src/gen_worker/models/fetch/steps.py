@@ -87,8 +87,11 @@ class Steps:
                 durable=self._settings.durable,
                 is_alone=_is_impatient(task),
             )
+        task.download = download
+        if download is not None and self._is_present(task):  # finished between the two looks
+            download.partial.remove()
+            return
         with self._lock:
-            task.download = download
             task.phase = "open" if download else "new"
             if download is None:
                 task.not_before = time.monotonic() + _RIVAL_TICK_S
