@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gen_worker.runtime.http import HttpServer, open_listener
+from gen_worker.runtime.http.exchange import read_body, respond
+from gen_worker.runtime.loop import run
+from gen_worker.runtime.ndjson.address import TcpAddress
+
 if TYPE_CHECKING:
     from conftest import Host
+    from gen_worker.runtime.http.exchange import (
+        Answer,
+        Headers,
+        Leaver,
+        Message,
+        Receive,
+        Scope,
+        Send,
+    )
 
+TIMEOUT_S = 30.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -98,3 +115,50 @@ def test_failures_on_a_kept_connection(host: Host) -> None:
         statuses = re.findall(rb"HTTP/1.1 (\d+) ", answers)
         assert statuses == [b"500", b"429", b"200", b"404", b"200"]
         assert b"\r\nretry-after: 8\r\n" in answers
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_a_connection_that_is_kept_for_nothing_is_closed(is_quick: bool) -> None:
+    body = b'{"ok":true}'
+
+    async def nobody() -> Message:
+        raise AssertionError("the connection itself tells")
+
+    class App:
+        """Answers in both ways that our server knows."""
+
+        def express(
+            self, url: bytes, headers: Headers, body: bytes, answer: Answer
+        ) -> Leaver | None:
+            if is_quick:
+                asyncio.get_running_loop().call_soon(answer, 200, body, ())
+                return Waiting(nobody)
+            return None
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await respond(send, 200, await read_body(receive, {}, 100))
+
+    class Waiting:
+        is_over = False
+
+        def __init__(self, receive: Receive) -> None:
+            self.receive = receive
+
+        def left(self) -> None:
+            raise AssertionError("the client was answered before it left")
+
+    listener = open_listener(TcpAddress("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = HttpServer(App(), listener, idle_s=0.01)
+    ready = threading.Event()
+    thread = threading.Thread(target=lambda: run(server.serve(ready.set)))
+    thread.start()
+    assert ready.wait(TIMEOUT_S)
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as peer:
+        peer.sendall(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        data = read_to_end(peer)
+    assert data.endswith(body)
+    assert b"connection: close" not in data
+    server.stop()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()

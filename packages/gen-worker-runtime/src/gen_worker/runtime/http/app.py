@@ -117,7 +117,7 @@ class HttpApp:
         headers: Headers = {name: value for name, value in scope["headers"] if name in READ_HEADERS}
         try:
             if self._token or self.options.is_loopback or b"origin" in headers:
-                self._admit(scope, headers)
+                self._admit(scope["path"], headers)
             if scope["method"] == "POST" and scope["path"].startswith(CALL_PATH):
                 await self._calls.call(scope, headers, receive, send)
             else:
@@ -134,10 +134,10 @@ class HttpApp:
             with suppress(RuntimeError):  # the answer has begun
                 await self._refuse(scope, failed, send)
 
-    def _admit(self, scope: Scope, headers: Headers) -> None:
+    def _admit(self, path: str, headers: Headers) -> None:
         """Refuse who may not ask, and web pages that make a browser ask."""
         if self._token:
-            if scope["path"] in _OPEN_PATHS:
+            if path in _OPEN_PATHS:
                 return
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not compare_digest(given.strip(), self._token):

@@ -68,7 +68,7 @@ class CallRoutes:
         self,
         backend: Backend,
         options: HttpOptions,
-        admit: Callable[[Scope, Headers], None],
+        admit: Callable[[str, Headers], None],
         report: Callable[[Failure], None],
     ) -> None:
         """Make calls on a backend.
@@ -76,7 +76,7 @@ class CallRoutes:
         Args:
             backend: Where they go.
             options: What is allowed.
-            admit: Raises a `Refusal` for who may not ask.
+            admit: Raises a `Refusal` for who may not ask, given a path and the headers.
             report: Told of every call that failed.
         """
         self.is_draining = False
@@ -88,8 +88,8 @@ class CallRoutes:
         self._admit = admit
         self._report = report
         self._calls: dict[str, WholeCall | StreamedCall] = {}
-        self._known: dict[str, str] = {}
-        """Functions by the paths that were asked for."""
+        self._known: dict[bytes, str] = {}
+        """Functions by the paths that were asked for, as they were sent."""
         self._departures: Departures | None = None
         self._id_prefix = f"http-{os.urandom(4).hex()}"
         self._next_id = 0
@@ -114,7 +114,7 @@ class CallRoutes:
         return True
 
     async def call(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        function = self._known.get(scope["path"]) or self._find(scope)
+        function = self._find(scope)
         body = await read_body(receive, headers, self._options.max_body_bytes)
         invocation = invocation_of(function, body, self._new_id(), self._options.owner)
         self._refuse_when_draining()
@@ -160,17 +160,18 @@ class CallRoutes:
         finally:
             self._end(call, invocation, scope)
 
-    def express(self, scope: Scope, body: bytes, answer: Answer) -> WholeCall | None:
+    def express(
+        self, url: bytes, headers: Headers, body: bytes, answer: Answer
+    ) -> WholeCall | None:
         """Answer a call of a known function that waits for its whole answer; see `Express`."""
-        function = self._known.get(scope["path"])
-        if function is None or scope["method"] != "POST" or self.is_draining:
+        function = self._known.get(url)
+        if function is None or self.is_draining:
             return None
-        headers: Headers = {name: value for name, value in scope["headers"] if name in READ_HEADERS}
         is_other = b"idempotency-key" in headers or b"event-stream" in headers.get(b"accept", b"")
         if is_other or len(body) > self._options.max_body_bytes:
             return None
         try:
-            self._admit(scope, headers)
+            self._admit(CALL_PATH, headers)
             invocation = invocation_of(function, body, self._new_id(), self._options.owner)
         except Refusal:  # is told in the usual way
             return None
@@ -254,12 +255,14 @@ class CallRoutes:
         Raises:
             Refusal: 404, there is none.
         """
-        raw = scope.get("raw_path") or scope["path"].encode()
-        target = target_of_path(raw.decode("latin-1").partition("?")[0], prefix)
+        raw = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        known = self._known.get(raw)
+        if known is not None:
+            return known
+        target = target_of_path(raw.decode("latin-1"), prefix)
         function = self._lookup(target)
-        # A quoted slash makes other segments than the path shows.
-        if prefix == CALL_PATH and b"%" not in raw and len(self._known) < _MAX_KNOWN:
-            self._known[scope["path"]] = function
+        if prefix == CALL_PATH and len(self._known) < _MAX_KNOWN:
+            self._known[raw] = function
         return function
 
     def _lookup(self, target: Target) -> str:

@@ -6,7 +6,6 @@ Imported only where there is httptools; `plain_connection` is for elsewhere.
 from __future__ import annotations
 
 import time
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -28,22 +27,22 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
 _END = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
-@lru_cache(maxsize=8)
-def _lines_of(headers: Headers) -> bytes:
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
-
-
 class Connection(HttpToolsProtocol):
-    """A connection whose heads are bounded, and whose requests have to keep coming."""
+    """A connection whose heads are bounded, and whose requests have to keep coming.
+
+    A request that came in one piece is first offered to the application's `express`. Scope,
+    cycle, event, task and timer, which uvicorn makes for each request, only the others get.
+    """
 
     # The first request is due with the connection.
     _is_unfinished = True
     _is_in_head = True
     _has_begun = False
     _has_too_many = False
-    _held: Any = None
-    """A request whose body may have come with its head."""
+    _held: list[bytes] | None = None
+    """The body, so far, of a request of which nothing was made yet."""
     _head_bytes = 0
+    _dated: object = None
 
     leaver: Leaver | None = None
     """Whose client this is; see `exchange.Departures`."""
@@ -66,8 +65,8 @@ class Connection(HttpToolsProtocol):
             return
         self._has_begun = False
         super().data_received(data)
-        if self._held is not None:  # its body is still on its way
-            self._start_held()
+        if self._held is not None:  # the rest of its body is still on its way
+            self._open()
         if self._is_unfinished:
             self._heard_at = time.monotonic()
             # The parser keeps what belongs to no whole header, and would keep any amount.
@@ -77,69 +76,85 @@ class Connection(HttpToolsProtocol):
                     self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
         self._is_unfinished = self._is_in_head = self._has_begun = True
         self._head_bytes = 0
+        self.url = b""
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        self.headers.append((name.lower(), value))
         if len(self.headers) > _MAX_HEADERS:
             self._has_too_many = True
             raise ValueError  # the parser then refuses the whole request
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self.scope["extensions"] = self._extensions
-        super().on_headers_complete()
+        self._held = []
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        if self._express is None or is_busy or self.flow.write_paused:
+            self._open()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
 
     def on_message_complete(self) -> None:
         self._is_unfinished = False
-        super().on_message_complete()
-        if self._held is not None:
-            self._start_held()
+        if self._held is not None and not self._is_taken():
+            self._open()
+        if self._held is None:
+            super().on_message_complete()
+        self._held = None
+
+    def _open(self) -> None:
+        """Go on with a request as uvicorn does, from its head on."""
+        held, self._held = self._held, None
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
+        self.scope["extensions"] = self._extensions
+        super().on_headers_complete()
+        for body in held or ():
+            super().on_body(body)
 
     # What came in one piece may be answered without a task; see `exchange.Express`.
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if self._express is None or self.flow.write_paused or cycle.waiting_for_100_continue:
-            super()._start_asgi_task(cycle, app)
-        elif cycle.more_body:
-            self._held = cycle
-        else:
-            self._begin(cycle)
-
-    def _start_held(self) -> None:
-        cycle, self._held = self._held, None
-        if cycle.more_body:
-            super()._start_asgi_task(cycle, self.app)
-        else:
-            self._begin(cycle)
-
-    def _begin(self, cycle: Any) -> None:
-        assert self._express is not None, "it is asked before"
-        answer = partial(self._answer, cycle)
-        leaver = self._express(cycle.scope, bytes(cycle.body), answer)
+    def _is_taken(self) -> bool:
+        """Offer the request to the application, and tell whether it has taken it on."""
+        parser, headers, held = self.parser, dict(self.headers), self._held
+        assert self._express is not None, "nothing is held without"
+        assert held is not None, "it is looked at before"
+        if parser.get_method() != b"POST" or b"expect" in headers or parser.should_upgrade():
+            return False
+        keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
+        exchange = _Exchange(self, keep_alive)
+        body = held[0] if len(held) == 1 else b"".join(held)
+        leaver = self._express(self.url, headers, body, exchange.answer)
         if leaver is None:
-            super()._start_asgi_task(cycle, self.app)
-        else:
-            self.leaver = leaver
+            return False
+        self.leaver = leaver
+        self.cycle = exchange  # type: ignore[assignment]  # as much of one as uvicorn looks at
+        return True
 
-    def _answer(self, cycle: Any, status: int, body: bytes, more: Headers) -> None:
-        """Send a whole answer, as the cycle itself would."""
-        self.leaver = None
-        if cycle.disconnected or self.transport.is_closing():
-            return
-        head = [STATUS_LINE[status], _lines_of(tuple(self.server_state.default_headers))]
-        if more:
-            head.append(_lines_of(more))
-        if not cycle.keep_alive:
-            head.append(b"connection: close\r\n")
-        head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
-        self.transport.write(b"".join((*head, body)))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
+    def _head(self, status: int) -> bytes:
+        """Return the first lines of an answer; its date changes once a second."""
+        headers = self.server_state.default_headers
+        if headers is not self._dated:
+            self._dated = headers
+            self._lines = _lines_of(headers)
+        return STATUS_LINE[status] + self._lines
+
+    def _end(self) -> None:
+        """Go on after an answer, without a timer: `close_if_stalled` looks for idle connections."""
+        if self.pipeline or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._heard_at = time.monotonic()
 
     def send_400_response(self, msg: str) -> None:
         if self._has_too_many:
@@ -148,13 +163,56 @@ class Connection(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def close_if_stalled(self, patience_s: float) -> None:
-        """Close the connection if its request has stopped coming."""
-        is_silent = time.monotonic() - self._heard_at > patience_s
-        if self._is_unfinished and is_silent and not self.flow.read_paused:
-            self._refuse(_TOO_SLOW)
+        """Close the connection if its request has stopped coming, or if it is kept for nothing."""
+        silent_s = time.monotonic() - self._heard_at
+        if self._is_unfinished:
+            if silent_s > patience_s and not self.flow.read_paused:
+                self._refuse(_TOO_SLOW)
+        elif isinstance(self.cycle, _Exchange) and self.cycle.response_complete:
+            if silent_s > self.timeout_keep_alive:
+                self.transport.close()
 
     def _refuse(self, status: bytes) -> None:
         if not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.write(status + _END)
             self.transport.close()
+
+
+class _Exchange:
+    """A request that was taken on, and what uvicorn wants to know of it: is it answered yet?"""
+
+    __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
+
+    def __init__(self, connection: Connection, keep_alive: bool) -> None:
+        self._connection = connection
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    @property
+    def message_event(self) -> _Exchange:
+        return self
+
+    def set(self) -> None:
+        """Nobody waits for more of the request."""
+
+    def answer(self, status: int, body: bytes, more: Headers) -> None:
+        """Send a whole answer, as uvicorn's cycle would."""
+        connection = self._connection
+        transport = connection.transport
+        connection.leaver = None
+        if self.disconnected or transport.is_closing():
+            return
+        self.response_complete = True
+        kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        lines = _lines_of(more) if more else b""
+        transport.write(b"".join((connection._head(status), lines, close, kind, body)))
+        if not self.keep_alive:
+            transport.close()
+        connection._end()
+
+
+def _lines_of(headers: Any) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)

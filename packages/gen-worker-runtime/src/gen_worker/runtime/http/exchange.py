@@ -110,11 +110,12 @@ class Express(Protocol):
     without it.
     """
 
-    def __call__(self, scope: Scope, body: bytes, answer: Answer) -> Leaver | None:
-        """Take a request on, or return None to have it called in the usual way.
+    def __call__(self, url: bytes, headers: Headers, body: bytes, answer: Answer) -> Leaver | None:
+        """Take a POST on, or return None to have it called in the usual way.
 
         Args:
-            scope: As ASGI has it.
+            url: As the client sent it.
+            headers: By their names in lower case.
             body: All of it.
             answer: To be called once, later, on the loop: status, JSON, more headers.
 

@@ -29,6 +29,7 @@ class HttpServer:
         *,
         grace_s: float = 10.0,
         patience_s: float = 30.0,
+        idle_s: float = 5.0,
     ) -> None:
         """Prepare to serve.
 
@@ -37,6 +38,7 @@ class HttpServer:
             listener: From `open_listener`; closed when the server ends, with its socket file.
             grace_s: How long a stop waits for requests under way.
             patience_s: How long a client may leave a request unfinished without sending more of it.
+            idle_s: How long a connection without requests is kept; looked at once a second.
         """
         self._listener = listener
         config = uvicorn.Config(
@@ -50,6 +52,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=idle_s,  # type: ignore[arg-type]  # passed on to call_later
             timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # passed on to wait_for
         )
         self._server = _Server(config, patience_s)
