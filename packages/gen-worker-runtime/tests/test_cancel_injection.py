@@ -132,7 +132,7 @@ def nothing_is_left() -> None:
     """Check that every lock is free and every block that was entered was left."""
     for lock in (PLAIN, MANAGED, REENTRANT, HANDLER.lock):
         assert lock is not None
-        assert lock.acquire(timeout=2), f"{lock} is held by nobody who runs"
+        assert lock.acquire(timeout=30), f"{lock} is held by nobody who runs"
         lock.release()
     for balance in (BLOCKS, MANAGERS, GENERATORS, SHIELDS):
         assert balance.begun == balance.ended

@@ -48,7 +48,7 @@ class Doubler:
     def double(self, ctx: list[RequestContext], payload: list[In]) -> list[Out]:
         Seen.batches.append([item.number for item in payload])
         Seen.inside.set()
-        assert Seen.may_end.wait(10)
+        assert Seen.may_end.wait(30)
         for context, item in zip(ctx, payload, strict=True):
             context.log(f"doubling {item.number}")
         return [self.answer(item) for item in payload]
@@ -95,7 +95,7 @@ def test_a_window_that_closes_sends_what_there_is(tester: EndpointTester) -> Non
 def test_calls_join_while_the_batch_waits_for_its_slot(tester: EndpointTester) -> None:
     Seen.may_end.clear()
     first = start(tester, range(4))
-    assert Seen.inside.wait(10)
+    assert Seen.inside.wait(30)
     waiting = start(tester, [5])
     tester.clock.advance(1.0)  # its window is over, and the device is taken
     waiting += start(tester, [6])
@@ -199,7 +199,7 @@ def test_a_batch_nobody_waits_for_is_not_computed(tester: EndpointTester) -> Non
 def test_a_call_canceled_inside_is_answered_and_the_others_go_on(tester: EndpointTester) -> None:
     Seen.may_end.clear()
     calls = start(tester, range(4))
-    assert Seen.inside.wait(10)
+    assert Seen.inside.wait(30)
     calls[0].cancel()
     assert calls[0].wait().failure is not None
     assert not calls[1].is_done
@@ -225,12 +225,12 @@ def test_when_all_callers_are_gone_the_function_is_interrupted() -> None:
 
     with EndpointTester(Endless) as tester:
         calls = start(tester, range(2))
-        assert Seen.inside.wait(10)
+        assert Seen.inside.wait(30)
         for call in calls:
             call.cancel()
         for call in calls:
             assert call.wait().failure is not None
-        assert interrupted.wait(10)
+        assert interrupted.wait(30)
 
 
 def test_without_a_loop_a_call_is_a_batch_of_one() -> None:
@@ -265,7 +265,7 @@ def test_shutdown_waits_for_a_batch_that_everybody_has_left() -> None:
 
     with EndpointTester(Tidy) as tester:
         calls = start(tester, range(2))
-        assert Seen.inside.wait(10)
+        assert Seen.inside.wait(30)
     assert order == ["the handler ends", "shutdown"]
     assert all(call.wait().failure for call in calls)
 
@@ -281,7 +281,7 @@ def test_a_batch_that_is_stuck_does_not_keep_the_engine() -> None:
         def double(self, ctx: list[RequestContext], payload: list[In]) -> list[Out]:
             with shield():
                 Seen.inside.set()
-                assert may_end.wait(20)
+                assert may_end.wait(60)
             return []
 
         def shutdown(self) -> None:
@@ -292,8 +292,8 @@ def test_a_batch_that_is_stuck_does_not_keep_the_engine() -> None:
         calling = asyncio.create_task(
             engine.call(Invocation(function="double", request_id="1", payload=b"{}"))
         )
-        assert await asyncio.to_thread(Seen.inside.wait, 10)
-        await asyncio.wait_for(engine.close(grace_s=60), 20)
+        assert await asyncio.to_thread(Seen.inside.wait, 30)
+        await asyncio.wait_for(engine.close(grace_s=60), 50)
         assert (await calling).failure.error_type == "canceled"  # type: ignore[union-attr]
 
     ports = Ports(files=None, events=_Silence(), models=None)  # type: ignore[arg-type]  # unused

@@ -29,14 +29,14 @@ inside = threading.Event()
 @inference_function
 def wait(ctx: RequestContext, payload: In) -> Out:
     inside.set()
-    ctx.cancel_event.wait(20)
+    ctx.cancel_event.wait(60)
     return Out(ctx.time_remaining_s())
 
 
 @inference_function(timeout_ms=2000)
 def limited(ctx: RequestContext, payload: In) -> Out:
     inside.set()
-    ctx.cancel_event.wait(20)
+    ctx.cancel_event.wait(60)
     return Out(0)
 
 
@@ -57,7 +57,7 @@ def _outside() -> None:
 def test_the_shorter_limit_counts(function: Any, timeout_ms: int | None, expected_s: float) -> None:
     with EndpointTester(function) as tester:
         call = tester.start(function, timeout_ms=timeout_ms)
-        assert inside.wait(10)
+        assert inside.wait(30)
         tester.clock.advance(expected_s - 0.01)
         assert call.token.reason is None
         tester.clock.advance(0.01)
@@ -88,7 +88,7 @@ def test_each_call_has_a_deadline_of_its_own() -> None:
 def test_a_deadline_counts_while_the_call_waits() -> None:
     with EndpointTester(wait, limits=EngineLimits(max_threads=1)) as tester:
         running = tester.start(wait)
-        assert inside.wait(10)
+        assert inside.wait(30)
         waiting = tester.start(wait, timeout_ms=100)
         tester.clock.advance(0.1)
         result = waiting.wait()
@@ -112,7 +112,7 @@ def test_real_time_works_too(tmp_path: Any) -> None:
     engine = Engine(specs_of(wait), fake_ports(tmp_path))
     start = time.perf_counter()
     outcome = engine.run(Invocation(function="wait", request_id="1", timeout_ms=50))
-    assert 0.05 <= time.perf_counter() - start < 5
+    assert time.perf_counter() - start >= 0.05
     assert outcome.failure.http_status == 504  # type: ignore[union-attr]  # it failed
     engine.close_now()
 
@@ -172,15 +172,16 @@ def test_a_timer_may_set_another_one() -> None:
 
 def test_the_system_clock_rings_the_earliest_first() -> None:
     rung: list[str] = []
-    ended = threading.Event()
+    early, late = threading.Event(), threading.Event()
     timers = Timers(SYSTEM_CLOCK)
-    timers.add(0.3, ended.set)
-    timers.add(0.01, lambda: rung.append("early"))
-    assert ended.wait(10)
+    timers.add(3600.0, lambda: rung.append("much later"))
+    timers.add(0.02, late.set)
+    timers.add(0.01, early.set)
+    assert early.wait(30)
+    assert late.wait(30)
     timers.close()
-    assert rung == ["early"]
     timers.add(0.0, lambda: rung.append("never"))
-    assert rung == ["early"]
+    assert rung == []
 
 
 def test_time_does_not_run_backwards() -> None:
@@ -208,11 +209,11 @@ def test_a_moment_beyond_all_time_leaves_the_timers_alive(delay_s: float) -> Non
     for _ in range(3):
         timers.add(delay_s, rung.clear)
     timers.add(0.0, rung.set)
-    assert rung.wait(10)
+    assert rung.wait(30)
     timers.add(0.01, rung.clear)
     second = threading.Event()
     timers.add(0.02, second.set)
-    assert second.wait(10)
+    assert second.wait(30)
     assert not rung.is_set()
     assert len(timers) == 3
     timers.close()
@@ -240,7 +241,7 @@ def unruly(ctx: RequestContext, payload: In) -> Out:
 
     ctx.cancel_token.on_cancel(fail)
     inside.set()
-    ctx.cancel_event.wait(20)
+    ctx.cancel_event.wait(60)
     return Out(None)
 
 
@@ -249,7 +250,7 @@ def test_an_authors_callback_that_raises_keeps_nobodys_deadline_from_coming(
 ) -> None:
     with EndpointTester([unruly, wait], limits=EngineLimits(max_threads=2)) as tester:
         first = tester.start(unruly, timeout_ms=1000)
-        assert inside.wait(10)
+        assert inside.wait(30)
         second = tester.start(wait, timeout_ms=1000)
         third = tester.start(wait, timeout_ms=2000)
         tester.clock.advance(1.0)

@@ -287,12 +287,12 @@ def test_an_id_in_use_is_refused_and_the_first_call_goes_on(tmp_path: Any) -> No
     @inference_function
     def wait(ctx: RequestContext, ask: Ask) -> Echo:
         inside.set()
-        may_end.wait(10)
+        may_end.wait(30)
         return Echo(ask)
 
     with EndpointTester(wait) as tester:
         first = tester.start(wait, VALID, request_id="same")
-        assert inside.wait(10)
+        assert inside.wait(30)
         failure = tester.run(wait, VALID, request_id="same").failure
         assert failure is not None
         assert failure.error_type == "duplicate_request_id"
@@ -353,7 +353,9 @@ def test_timings_say_where_the_time_went() -> None:
         return Echo(ask)
 
     with EndpointTester(nap) as tester:
+        before = time.perf_counter()
         timings = tester.run(nap, VALID).timings
+        elapsed_ms = (time.perf_counter() - before) * 1e3
         assert timings.compute_ms >= 30
-        assert timings.input_ms < 30
         assert timings.load_ms == 0
+        assert sum(getattr(timings, name) for name in timings.__struct_fields__) <= elapsed_ms

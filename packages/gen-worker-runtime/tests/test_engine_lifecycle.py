@@ -101,7 +101,7 @@ def test_calls_that_arrive_during_setup_share_it() -> None:
         def setup(self) -> None:
             CALLS.append("setup")
             inside.set()
-            assert may_end.wait(10)
+            assert may_end.wait(30)
 
         @invocable
         def say(self, ctx: RequestContext, payload: In) -> Out:
@@ -109,7 +109,7 @@ def test_calls_that_arrive_during_setup_share_it() -> None:
 
     with EndpointTester(Slow) as tester:
         calls = [tester.start("say") for _ in range(5)]
-        assert inside.wait(10)
+        assert inside.wait(30)
         calls[0].cancel()  # the one that began it; the others still get their instance
         assert calls[0].wait().failure is not None
         may_end.set()
@@ -293,6 +293,14 @@ def test_two_failed_setups_are_reported_together() -> None:
         assert CALLS == ["setup", "warmup"]
 
 
+def await_ends_of_threads() -> None:
+    """Wait until no thread of an engine lives."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("gen-worker"):
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 def test_closing_during_setup_waits_for_nobody(ends_by_itself: bool) -> None:
     """A setup under way is interrupted; one that ends all the same is shut down."""
@@ -304,7 +312,7 @@ def test_closing_during_setup_waits_for_nobody(ends_by_itself: bool) -> None:
             if ends_by_itself:
                 with shield():
                     inside.set()
-                    may_end.wait(10)
+                    may_end.wait(30)
                     CALLS.append("setup")
                 return
             inside.set()
@@ -320,10 +328,10 @@ def test_closing_during_setup_waits_for_nobody(ends_by_itself: bool) -> None:
 
     with EndpointTester(Slow) as tester:
         call = tester.start("say")
-        assert inside.wait(10)
-        if ends_by_itself:
-            threading.Timer(0.05, may_end.set).start()
-    assert not [t for t in threading.enumerate() if t.name.startswith("gen-worker")]
+        assert inside.wait(30)
+        if ends_by_itself:  # a little later
+            call.token.on_cancel(threading.Timer(0.05, may_end.set).start)
+    await_ends_of_threads()
     assert call.wait().failure is not None
     assert CALLS == (["setup", "shutdown"] if ends_by_itself else [])
 
@@ -346,7 +354,7 @@ async def test_a_shutdown_that_does_not_return_is_left_behind(
     engine = Engine(specs_of(Slow), fake_ports(tmp_path))
     try:
         await engine.call(Invocation(function="say", request_id="r1"))
-        await asyncio.wait_for(engine.close(), 10)
+        await asyncio.wait_for(engine.close(), 30)
         assert "is left behind" in caplog.text
     finally:
         go.set()

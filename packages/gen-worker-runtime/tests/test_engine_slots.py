@@ -66,7 +66,7 @@ def _new_gauge() -> Any:
 def stay(ctx: RequestContext, payload: In) -> Out:
     gauge.enter(payload.text)
     try:
-        gauge.may_end.wait(20)
+        gauge.may_end.wait(60)
         return Out(payload.text)
     finally:
         gauge.leave()
@@ -101,7 +101,7 @@ def start(tester: EndpointTester, name: str, count: int, **fields: Any) -> list[
 
 def entered(count: int) -> None:
     for _ in range(count):
-        assert gauge.entered.acquire(timeout=10), "too few were let in"
+        assert gauge.entered.acquire(timeout=30), "too few were let in"
 
 
 def finish(calls: list[TesterCall]) -> None:

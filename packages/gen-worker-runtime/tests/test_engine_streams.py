@@ -97,7 +97,7 @@ def on_loop(function: Any, test: Callable[[Engine], Any], **limits: Any) -> None
             ports = fake_ports(Path(directory))
             engine = Engine(specs_of(function), ports, limits=EngineLimits(**limits))
             try:
-                await asyncio.wait_for(test(engine), 20)
+                await asyncio.wait_for(test(engine), 60)
             finally:
                 await engine.close()
 
@@ -112,13 +112,12 @@ def submit(engine: Engine, reader: Reader, upto: int, **fields: Any) -> RunningC
     )
 
 
-async def settled(look: Callable[[], int]) -> int:
-    """Return a number once it no longer changes."""
-    before = -1
-    while before != (now := look()):
-        before = now
-        await asyncio.sleep(0.05)
-    return now
+async def held_back(at_least: int) -> int:
+    """Return how much was produced: so much, and what came in the moment after it."""
+    while Meter.produced < at_least:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)  # long enough for a generator that nothing holds back
+    return Meter.produced
 
 
 @BOTH
@@ -140,7 +139,7 @@ def test_a_paused_reader_holds_the_generator_back(function: Any) -> None:
         reader = Reader()
         call = submit(engine, reader, 1000)
         call.pause()
-        assert await settled(lambda: Meter.produced) in (32, 33)
+        assert await held_back(32) in (32, 33)
         assert reader.batches == []
         call.resume()
         await reader.ended.wait()
@@ -157,11 +156,11 @@ def test_the_generator_goes_on_when_half_is_taken(function: Any) -> None:
         taken = []
         for _ in range(5):
             call.pause()
-            await settled(lambda: Meter.produced)
             taken.append(len(reader.numbers))
+            assert await held_back(taken[-1] + 10) <= taken[-1] + 11
             call.resume()
             call.pause()
-        assert sorted(taken) == taken
+        assert sorted(set(taken)) == taken
         call.resume()
         await reader.ended.wait()
         assert reader.numbers == list(range(1000))
@@ -176,7 +175,7 @@ def test_the_buffer_is_bounded_in_bytes(function: Any) -> None:
         call = submit(engine, reader, 1000, result_format="json")
         call.pause()
         one = len(msgspec.json.encode(Item(1)))
-        assert await settled(lambda: Meter.produced) <= 500 // one + 2
+        assert await held_back(500 // (one + 1)) <= 500 // one + 2
         call.resume()
         await reader.ended.wait()
         values = [bytes(e.value) for e in reader.events if isinstance(e, Delta)]
@@ -193,12 +192,12 @@ def test_a_cancel_ends_a_pause(function: Any) -> None:
         reader = Reader()
         call = submit(engine, reader, 1000)
         call.pause()
-        await settled(lambda: Meter.produced)
+        await held_back(16)
         call.token.cancel("disconnect")
         await reader.ended.wait()
         assert reader.numbers == list(range(len(reader.numbers)))
         assert isinstance(reader.events[-1], Failed)
-        await asyncio.to_thread(Meter.closed.wait, 5)
+        await asyncio.to_thread(Meter.closed.wait, 30)
         assert Meter.closed.is_set()
 
     on_loop(function, test, max_buffered_deltas=16)
@@ -210,7 +209,7 @@ def test_a_paused_call_that_has_ended_waits_for_its_reader(function: Any) -> Non
         reader = Reader()
         call = submit(engine, reader, 5)
         call.pause()
-        await asyncio.to_thread(Meter.closed.wait, 5)
+        await asyncio.to_thread(Meter.closed.wait, 30)
         await asyncio.sleep(0.02)
         assert reader.batches == []
         call.resume()
@@ -313,7 +312,7 @@ def test_a_reader_that_fails_loses_its_call_and_nothing_else(
 
     async def test(engine: Engine) -> None:
         broken = submit(engine, Broken(), 10**9)
-        await asyncio.to_thread(Meter.closed.wait, 5)
+        await asyncio.to_thread(Meter.closed.wait, 30)
         assert broken.token.reason == "disconnect"
         while engine.statistics().running:
             await asyncio.sleep(0.001)

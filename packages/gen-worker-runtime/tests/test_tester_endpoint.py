@@ -144,7 +144,7 @@ def test_waiting_too_long_is_an_error() -> None:
 
     @inference_function
     def wait(ctx: RequestContext, payload: In) -> Iterator[Out]:
-        release.wait(20)
+        release.wait(60)
         yield Out("x")
 
     with EndpointTester(wait) as tester:
@@ -233,14 +233,16 @@ def test_an_inline_call_runs_in_the_tests_thread() -> None:
 
 
 def test_nothing_is_left_behind(capfd: pytest.CaptureFixture[str]) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with EndpointTester(echo) as tester:
         path = tester.files.add("a.txt", b"x")
         tester.run(echo)
         directory = tester._directory.name
     import os
 
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert set(threading.enumerate()) <= before
     assert not os.path.exists(path)
     assert not os.path.exists(directory)
 
