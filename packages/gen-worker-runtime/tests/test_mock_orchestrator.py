@@ -121,7 +121,19 @@ def test_a_job_that_fails(worker: WorkerProcess, port: int) -> None:
 
 def test_a_function_that_nobody_has(worker: WorkerProcess, port: int) -> None:
     done = mock(port, "--run", "columbus")
-    assert (done.returncode, "internal" in done.stderr) == (1, True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mock_orchestrator: the job failed: internal: internal error; "
+        "the worker has marco-polo, spell, sleep\n"
+    )
+
+
+def test_events_are_printed_to_the_last(worker: WorkerProcess, port: int) -> None:
+    words = ("--print-events", "--run", "sleep", "--timeout-ms", "1000")
+    done = mock(port, *words)
+    assert done.returncode == 1
+    events = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("[event]")]
+    assert events[-2:] == ["metrics.job", "request.failed"]
 
 
 def test_no_result_in_time(worker: WorkerProcess, port: int) -> None:
@@ -152,6 +164,10 @@ def test_no_worker_in_time() -> None:
         ("--run", "x", "--payload-json", "[1]"),
         ("--run", "x", "--input-ref-url", "nothing"),
         ("--run", "x", "--no-such-flag"),
+        ("--run", "x", "--listen", "nowhere"),
+        ("--run", "x", "--serve-files-listen", "127.0.0.1:99999"),
+        ("--run", "x", "--required-model", "no ref"),
+        ("--run", "x", "--required-model", "hf:acme/sd15"),
     ],
 )
 def test_a_wrong_command_line(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,10 +221,13 @@ def test_files_are_read_from_a_folder_and_land_in_it(tmp_path: Path) -> None:
 
 def test_models_are_given_to_slots_or_wanted_beforehand() -> None:
     parser = mock_orchestrator._parser()
-    words = ["--run", "x", "--required-model", "pipe=acme/sd15:v2#fp16", "--required-model", "a/b"]
+    models = ("pipe=acme/sd15:v2#fp16", "a/b", "encoder=hf:acme/Text")
+    words = ["--run", "x", *(word for model in models for word in ("--required-model", model))]
     options = parser.parse_args(words)
     assert mock_orchestrator._required_refs(options) == ("a/b:prod",)
-    (slot, ref), _ = options.required_model
+    (slot, ref), _, (other_slot, other_ref) = options.required_model
+    other = mock_orchestrator._resolved(other_slot, other_ref)
+    assert (other.slot_name, other.ref, other.provider) == ("encoder", "acme/Text", "hf")
     resolved = mock_orchestrator._resolved(slot, ref)
     assert (resolved.slot_name, resolved.ref, resolved.tag, resolved.flavor) == (
         "pipe",

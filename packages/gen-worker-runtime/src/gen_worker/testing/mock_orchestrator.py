@@ -18,6 +18,7 @@ import grpc
 import msgspec
 
 from gen_worker.models.refs import RefError, TensorhubRef, parse_prefixed_ref
+from gen_worker.names import slugify_name
 from gen_worker.runtime.loop import run
 from gen_worker.runtime.wire import (
     EndpointConfig,
@@ -42,7 +43,7 @@ SUCCEEDED, FAILED, NO_WORKER, NO_RESULT, USAGE = 0, 1, 2, 3, 64
 
 _MIN_RESULT_WAIT_S = 5.0
 _LAST_EVENTS = ("request.completed", "request.failed", "request.cancelled", "request.rejected")
-_ONLY_EVENT, _LAST_EVENT_S = "metrics.job", 1.0
+_FIRST, _ONLY_EVENT, _LAST_EVENT_S = "request.received", "metrics.job", 3.0
 _FOREVER_S = 1e9
 _SECRET_METADATA = frozenset({"authorization"})
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(_serve(options))
     except KeyboardInterrupt:
         return 130
-    except (OSError, RefError) as error:
+    except OSError as error:
         return _fail(USAGE, str(error))
 
 
@@ -149,11 +150,15 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _model(text: str) -> tuple[str, Ref]:
-    slot, separator, ref = text.rpartition("=")
+    slot, separator, rest = text.partition("=")
+    has_slot = bool(separator) and slot.isidentifier()
     try:
-        return slot if separator else "", parse_prefixed_ref(ref)
+        ref = parse_prefixed_ref(rest if has_slot else text)
     except RefError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if not has_slot and not isinstance(ref, TensorhubRef):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the hub's: name its slot, SLOT={text}")
+    return slot if has_slot else "", ref
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -162,7 +167,8 @@ async def _serve(options: argparse.Namespace) -> int:
         try:
             await stack.enter_async_context(orchestrator)
         except RuntimeError as error:  # what gRPC raises for an address that is taken
-            return _fail(USAGE, f"cannot listen on {options.listen}: {error}")
+            problem = str(error).partition(";")[0]
+            return _fail(USAGE, f"cannot listen on {options.listen}: {problem}")
         files: FileApi | None = None
         if options.serve_files_dir:
             from gen_worker.testing.file_api import FileApi as Files
@@ -174,8 +180,10 @@ async def _serve(options: argparse.Namespace) -> int:
         try:
             worker = await _wait_for_worker(options, orchestrator)
         except TimeoutError:
-            text = f"no worker connected to {orchestrator.address} within {options.wait_s:g} s"
-            return _fail(NO_WORKER, text)
+            waited = f"within {options.wait_s:g} s"
+            if any(one.is_connected for one in orchestrator.workers.values()):
+                return _fail(NO_WORKER, f"the models of {options.run!r} were not loaded {waited}")
+            return _fail(NO_WORKER, f"no worker connected to {orchestrator.address} {waited}")
         code = await _run(options, orchestrator, worker, files)
         orchestrator.refusal = (grpc.StatusCode.UNAVAILABLE, "the mock orchestrator has ended")
         await orchestrator.hang_up()
@@ -186,10 +194,11 @@ async def _wait_for_worker(
     options: argparse.Namespace, orchestrator: Orchestrator
 ) -> WorkerSession:
     """Return a worker once the function can be run there, or surely cannot."""
+    function = slugify_name(options.run)
 
     def found() -> WorkerSession | None:
         workers = [one for one in orchestrator.workers.values() if one.is_connected]
-        ready = (one for one in workers if options.run not in _loading(one))
+        ready = (one for one in workers if function not in _loading(one))
         return next(ready, None)
 
     return await orchestrator.until(found, timeout_s=options.wait_s)
@@ -221,10 +230,27 @@ async def _run(
     if options.print_events:  # they come on a stream of their own, and some after the result
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_EVENT_S):
-                await printer.print_until(
-                    lambda: any(event.event_type == _LAST_EVENT for event in job.events)
-                )
-    return _print_result(job.results[0])
+                await printer.print_until(lambda: _is_told(job))
+    return _print_result(job.results[0], _hint(options.run, worker))
+
+
+def _is_told(job: Job) -> bool:
+    """Tell whether all events of a finished job are here."""
+    types = {event.event_type for event in job.events}
+    return not types.isdisjoint(_LAST_EVENTS) or (_ONLY_EVENT in types and _FIRST not in types)
+
+
+def _hint(function: str, worker: WorkerSession) -> str:
+    """Return what to say about a function that the worker does not have."""
+    names = _functions(worker)
+    return (
+        "" if slugify_name(function) in names else f"; the worker has {', '.join(names) or 'none'}"
+    )
+
+
+def _functions(worker: WorkerSession) -> tuple[str, ...]:
+    resources = worker.registration.resources
+    return (*resources.available_functions, *resources.loading_functions)
 
 
 def _submit(options: argparse.Namespace, worker: WorkerSession, files: FileApi | None) -> Job:
@@ -252,7 +278,7 @@ def _resolved(slot: str, ref: Ref) -> ResolvedModel:
         return ResolvedModel(slot_name=slot, ref=str(ref), provider=ref.provider, source="default")
     return ResolvedModel(
         slot_name=slot,
-        ref=f"{ref.owner}/{ref.repo}@{ref.digest}" if ref.digest else f"{ref.owner}/{ref.repo}",
+        ref=ref.repository,
         tag=ref.tag,
         flavor=ref.flavor,
         source="default",
@@ -327,9 +353,9 @@ def _print_connected(worker: WorkerSession) -> None:
     _say("connected", " ".join(f"{name}={value}" for name, value in facts.items()))
 
 
-def _print_result(result: JobResult) -> int:
+def _print_result(result: JobResult, hint: str) -> int:
     if not result.success:
-        text = f"{result.error_type}: {result.safe_message}"
+        text = f"{result.error_type}: {result.safe_message}{hint}"
         return _fail(FAILED, f"the job failed: {text}{' (retryable)' if result.retryable else ''}")
     if result.payload:
         output = msgspec.json.encode(msgspec.msgpack.decode(result.payload))
