@@ -30,6 +30,7 @@ from gen_worker.runtime.telemetry.payloads import (
     LoadFailed,
     LoadStarted,
     Log,
+    LoopBlocked,
     LowVramMode,
     ModelDone,
     ModelUnloadFailed,
@@ -194,6 +195,12 @@ CATALOG: tuple[Event, ...] = (
     ),
     _worker(Draining, "it was told to stop", "worker.draining"),
     _worker(DrainStatus, "how draining goes", "worker.drain.status"),
+    _worker(
+        LoopBlocked,
+        "its event loop turns again; something had blocked it for `WORKER_WARN_LOOP_BLOCKED_S` or "
+        "longer",
+        "worker.loop_blocked",
+    ),
     _worker(TelemetryShed, "events were dropped for want of room", "worker.telemetry.shed"),
 )
 

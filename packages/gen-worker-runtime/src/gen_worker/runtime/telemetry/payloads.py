@@ -29,6 +29,7 @@ __all__ = [
     "LoadFailed",
     "LoadStarted",
     "Log",
+    "LoopBlocked",
     "LowVramMode",
     "ModelDone",
     "ModelMetrics",
@@ -310,6 +311,13 @@ class DrainStatus(Payload, frozen=True, kw_only=True):
     reason: str
     status: str
     active_requests: int
+
+
+class LoopBlocked(Payload, frozen=True, kw_only=True):
+    function_name: str = ""
+    location: str = ""
+    warn_after_s: float
+    duration_ms: int
 
 
 class TelemetryShed(Payload, frozen=True, kw_only=True):

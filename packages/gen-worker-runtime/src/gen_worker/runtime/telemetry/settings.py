@@ -52,6 +52,15 @@ class TelemetrySettings(SettingsRecord, frozen=True, kw_only=True):
             parse=parse_amount,
         ),
     ] = 60.0
+    warn_loop_blocked_s: Annotated[
+        float,
+        Setting(
+            env="WORKER_WARN_LOOP_BLOCKED_S",
+            group="tuning",
+            meaning="seconds after which an event loop that does not turn is told of; 0 never",
+            parse=parse_amount,
+        ),
+    ] = 2.0
     metrics_addr: Annotated[
         str,
         Setting(

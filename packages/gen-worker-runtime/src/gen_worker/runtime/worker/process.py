@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from gen_worker.runtime.worker.identity import check_token
@@ -14,7 +14,7 @@ from gen_worker.runtime.worker.worker import Worker
 from gen_worker.settings import SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from gen_worker.manifest import Manifest
     from gen_worker.spec import FunctionSpec
@@ -48,7 +48,7 @@ def run_worker(
     policy = settings.policy()
     check_token(settings)
     options = options_of(settings)
-    metrics_address = load_telemetry_settings().metrics_addr
+    telemetry = load_telemetry_settings()
 
     async def main() -> int:
         worker = Worker(
@@ -63,8 +63,10 @@ def run_worker(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop, number.name.lower())
         async with AsyncExitStack() as stack:
-            if metrics_address:
-                await stack.enter_async_context(metrics_served(worker, metrics_address))
+            if telemetry.warn_loop_blocked_s:
+                stack.enter_context(loop_watched(worker, telemetry.warn_loop_blocked_s))
+            if telemetry.metrics_addr:
+                await stack.enter_async_context(metrics_served(worker, telemetry.metrics_addr))
             return (await worker.run()).code
 
     return run(main())
@@ -80,6 +82,22 @@ def read_token() -> str:
 
 def _ignore(problem: str) -> None:
     """Pass over it: every problem was reported when the worker began."""
+
+
+@contextmanager
+def loop_watched(worker: Worker, limit_s: float) -> Iterator[None]:
+    """Say what keeps the running loop from turning for so many seconds, until the block ends."""
+    from gen_worker.runtime.telemetry.stalls import watch_loop
+
+    def function_of(request_id: str) -> str:
+        job = worker.jobs.find(request_id)
+        return "" if job is None else job.served.spec.name
+
+    watch = watch_loop(limit_s, function_of, worker.telemetry)
+    try:
+        yield
+    finally:
+        watch.close()
 
 
 @asynccontextmanager
