@@ -64,7 +64,7 @@ def test_a_unix_socket(cli: Cli, serve: Serve) -> None:
     path = cli.folder / "here/http.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     transport = httpx.HTTPTransport(uds=str(path))
-    with httpx.Client(transport=transport, base_url="http://whatever") as client:
+    with httpx.Client(transport=transport, base_url="http://whatever", timeout=60) as client:
         assert client.post("/v1/request/echo", json={"text": "a"}).json()["success"]
 
 

@@ -75,13 +75,13 @@ def test_waiting_ends_with_the_cancel_or_the_timeout() -> None:
 
     def wait() -> None:
         waiting.set()
-        answers.append(token.wait(10))
+        answers.append(token.wait(60))
 
     thread = threading.Thread(target=wait)
     thread.start()
-    waiting.wait(10)
+    waiting.wait(60)
     token.cancel()
-    thread.join(10)
+    thread.join(60)
     assert answers == [True]
 
 
@@ -91,7 +91,7 @@ def test_callbacks_run_once_in_the_canceling_thread() -> None:
     token.on_cancel(lambda: threads.append(threading.get_ident()))
     canceling = threading.Thread(target=token.cancel)
     canceling.start()
-    canceling.join(10)
+    canceling.join(60)
     token.cancel()
     assert threads == [canceling.ident]
 
@@ -165,14 +165,14 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     barrier = threading.Barrier(count)
 
     def run(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         work(number)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -229,7 +229,7 @@ def test_a_task_waits_without_a_thread() -> None:
     async def main() -> CancelReason | None:
         token = CancelToken()
         threading.Timer(0.01, token.cancel, ("shutdown",)).start()
-        await asyncio.wait_for(token.wait_async(), 10)
+        await asyncio.wait_for(token.wait_async(), 60)
         return token.reason
 
     assert asyncio.run(main()) == "shutdown"
@@ -239,7 +239,7 @@ def test_waiting_on_a_canceled_token_returns() -> None:
     async def main() -> None:
         token = CancelToken()
         token.cancel()
-        await asyncio.wait_for(token.wait_async(), 10)
+        await asyncio.wait_for(token.wait_async(), 60)
 
     asyncio.run(main())
 

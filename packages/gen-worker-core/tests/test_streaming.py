@@ -120,7 +120,7 @@ def test_text_arrives_while_generation_is_still_running() -> None:
 
     def wait_for_consumer(number: int) -> None:
         if number == 1:
-            assert seen.wait(10)
+            assert seen.wait(60)
 
     stream = deltas(Model(["first", "second"], wait_for_consumer))
     assert next(stream) == "first"
@@ -157,7 +157,7 @@ def test_slow_tokens_are_waited_for(streamer_cls: type, timeout: float | None) -
 
     def be_slow(_number: int) -> None:
         for _ in range(3):
-            assert looks.acquire(timeout=10)
+            assert looks.acquire(timeout=60)
 
     stream = deltas(
         Model(["late", "later"], be_slow),
@@ -185,7 +185,7 @@ def test_a_cancel_ends_the_text_and_stops_generation_at_the_next_token() -> None
 
     def wait_for_cancel(number: int) -> None:
         if number == 1:
-            assert canceled.wait(10)
+            assert canceled.wait(60)
 
     model = Model(["a", "b", "c"], wait_for_cancel)
     stream = deltas(model, cancel_checker=canceled.is_set)
@@ -230,7 +230,7 @@ def test_a_consumer_that_leaves_early_stops_generation() -> None:
 
     def wait(number: int) -> None:
         if number == 1:
-            assert goes_on.wait(10)
+            assert goes_on.wait(60)
 
     model = Model([str(number) for number in range(10_000)], wait)
     stream = deltas(model)
@@ -253,11 +253,11 @@ def test_a_stuck_forward_pass_is_not_waited_for_longer_than_asked() -> None:
     model = Model(["a", "b", "c"], be_stuck)
     stream = deltas(model, join_timeout=0.001)
     assert next(stream) == "a"
-    assert reached.wait(10)
+    assert reached.wait(60)
     stream.close()  # type: ignore[attr-defined]  # a generator
     assert model.threads[0].is_alive()
     released.set()
-    model.threads[0].join(10)
+    model.threads[0].join(60)
     assert model.generated == 2
 
 

@@ -51,7 +51,9 @@ def folder_of(folder: Path, **files: bytes) -> Path:
 def status(hub: RunningHub, method: str, path: str, token: str = "", **headers: str) -> int:
     if token:
         headers["authorization"] = f"Bearer {token}"
-    return httpx.request(method, f"{hub.url}{path}", json={}, headers=headers).status_code
+    return httpx.request(
+        method, f"{hub.url}{path}", json={}, headers=headers, timeout=60
+    ).status_code
 
 
 READ, WRITE = "/api/v1/repos/acme/model/tree", "/api/v1/repos/acme/model/revisions"
@@ -122,7 +124,7 @@ def test_tokens_that_are_not_valid_any_more(serve_hub: Callable[..., RunningHub]
     moment += 61
     for token in (revoked, short, forged, unsigned, foreign, "my own word", "a.b.c", "Ä"):
         headers = {b"authorization": f"Bearer {token}".encode()}
-        assert httpx.get(f"{hub.url}/api/v1/repos", headers=headers).status_code == 401
+        assert httpx.get(f"{hub.url}/api/v1/repos", headers=headers, timeout=60).status_code == 401
     assert status(hub, "GET", "/api/v1/repos", authorization="Basic eA==") == 401
 
 
@@ -241,7 +243,7 @@ def test_whatever_is_sent_gets_a_typed_answer(
     token = module_hub.hub.issue_token("admin")
     head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
     head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as sock:
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as sock:
         sock.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert int(answer.split()[1]) == expected
@@ -252,8 +254,8 @@ def test_whatever_is_sent_gets_a_typed_answer(
 def test_bodies_have_a_limit(serve_hub: Callable[..., RunningHub]) -> None:
     hub = serve_hub(max_body_bytes=1000, anonymous=("admin",))
     path = f"{hub.url}/api/v1/repos/a/b/metadata"
-    told = httpx.put(path, content=b" " * 1001)
-    untold = httpx.put(path, content=iter([b" " * 600] * 2))
+    told = httpx.put(path, content=b" " * 1001, timeout=60)
+    untold = httpx.put(path, content=iter([b" " * 600] * 2), timeout=60)
     assert [told.status_code, untold.status_code] == [413, 413]
 
 
@@ -301,7 +303,7 @@ def test_uploads_nobody_went_on_with_are_collected(hub: RunningHub, tmp_path: Pa
         revision = client.open_revision("acme", "model")
         path = f"/api/v1/repos/acme/model/revisions/{revision.revision_id}/uploads"
         ticket = client.connection.ask("POST", path, phase="create", body=body).data
-        httpx.put(ticket["part_urls"][0], content=data[: 64 * 1024])
+        httpx.put(ticket["part_urls"][0], content=data[: 64 * 1024], timeout=60)
         assert hub.hub.collect_garbage(older_than_s=3600).upload_bytes == 0
         assert hub.hub.collect_garbage(older_than_s=-1).upload_bytes == 64 * 1024
         assert list((tmp_path / "hub" / "staging").iterdir()) == []
@@ -348,7 +350,7 @@ def test_media_are_read_by_their_ref(module_hub: RunningHub, tmp_path: Path) -> 
         sent = client.upload_media(str(file), ref, content_type="image/png", request_id="r")
         again = client.upload_media(str(file), ref)
         facts = client.file_facts(ref)
-        got = httpx.get(client.file_url(ref), headers=client.connection.headers())
+        got = httpx.get(client.file_url(ref), headers=client.connection.headers(), timeout=60)
         missing = client.file_facts("jobs/2/none")
     digest = hashlib.sha256(data).hexdigest()
     assert (sent.sha256, sent.mime_type, again.dedup) == (digest, "image/png", True)
@@ -419,7 +421,7 @@ def test_a_public_model_is_fetched_once(serve_hub: Callable[..., RunningHub]) ->
     with hub.client() as client:
         found = client.request_public("hf:Owner/Repo", dtypes=("fp16",), file_types=("gguf",))
         again = client.request_public("hf:Owner/Repo", dtypes=("fp16",), file_types=("gguf",))
-        assert httpx.get(found.snapshot.files[0].url).content == b"weights"
+        assert httpx.get(found.snapshot.files[0].url, timeout=60).content == b"weights"
         with pytest.raises(PublicModelError) as gone:
             client.request_public("hf:Owner/gone")
         with pytest.raises(NoCompatibleArtifactError):
@@ -450,7 +452,7 @@ def test_what_an_ingester_only_links_to_stays_where_it_is(
 
     with serve_hub(ingester=ingest).client() as client:
         files = client.request_public("hf:Owner/Linked").snapshot.files
-        contents = {file.path: httpx.get(file.url).content for file in files}
+        contents = {file.path: httpx.get(file.url, timeout=60).content for file in files}
     assert contents == {"a.gguf": b"weights", "c": b"more", "d": b"more"}
     assert own.read_bytes() == b"weights"
     assert own.stat().st_mode & 0o200

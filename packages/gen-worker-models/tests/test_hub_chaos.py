@@ -98,7 +98,7 @@ def published_files(client: HubClient) -> dict[str, bytes] | None:
         found = client.resolve(LATEST)
     except RepoNotFoundError:
         return None
-    return {file.path: httpx.get(file.url).content for file in found.snapshot.files}
+    return {file.path: httpx.get(file.url, timeout=60).content for file in found.snapshot.files}
 
 
 @pytest.mark.chaos
@@ -129,7 +129,7 @@ def test_a_publication_survives_kills(
 
 
 def ask(process: Process, method: str, url: str, **body: Any) -> Any:
-    answer = httpx.request(method, f"{process.url}{url}", json=body)
+    answer = httpx.request(method, f"{process.url}{url}", json=body, timeout=60)
     assert answer.is_success, answer.text
     return answer.json()
 
@@ -143,8 +143,8 @@ def test_the_same_upload_goes_on_after_a_kill(start: Callable[..., Process]) -> 
     revision = ask(process, "POST", revisions)["session_id"]
     uploads = f"{revisions}/{revision}/uploads"
     ticket = ask(process, "POST", uploads, **file)
-    first = httpx.put(ticket["part_urls"][0], content=data[:PART_BYTES])
-    httpx.put(ticket["part_urls"][2], content=data[2 * PART_BYTES : 3 * PART_BYTES])
+    first = httpx.put(ticket["part_urls"][0], content=data[:PART_BYTES], timeout=60)
+    httpx.put(ticket["part_urls"][2], content=data[2 * PART_BYTES : 3 * PART_BYTES], timeout=60)
     process.kill()
 
     process = start()
@@ -156,7 +156,9 @@ def test_the_same_upload_goes_on_after_a_kill(start: Callable[..., Process]) -> 
     for number in (2, 4):
         start_at = (number - 1) * PART_BYTES
         sent = httpx.put(
-            again["part_urls"][number - 1], content=data[start_at : start_at + PART_BYTES]
+            again["part_urls"][number - 1],
+            content=data[start_at : start_at + PART_BYTES],
+            timeout=60,
         )
         etags[number] = sent.headers["etag"]
     process.kill()
@@ -180,7 +182,7 @@ def test_the_same_upload_goes_on_after_a_kill(start: Callable[..., Process]) -> 
     with process.client() as client:
         found = client.resolve(REF)
         assert (found.revision_seq, len(found.snapshot.files)) == (1, 1)
-        assert httpx.get(found.snapshot.files[0].url).content == data
+        assert httpx.get(found.snapshot.files[0].url, timeout=60).content == data
 
 
 def test_a_finalize_that_was_accepted_is_carried_out_by_the_next_hub(
@@ -210,7 +212,7 @@ def test_a_finalize_that_was_accepted_is_carried_out_by_the_next_hub(
     records.close()
     process = start()
     with process.client() as client:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         path = f"/api/v1/repos/acme/model/revisions/{revision.revision_id}"
         while ask(process, "GET", path)["state"] == "finalizing":
             assert time.monotonic() < deadline

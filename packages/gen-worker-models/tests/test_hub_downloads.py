@@ -45,7 +45,7 @@ class Published:
 
     def get(self, **headers: str) -> httpx.Response:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.get(self.url, headers=names)
+        return httpx.get(self.url, headers=names, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_whole_file(published: Published) -> None:
     assert (answer.status_code, answer.content) == (200, DATA)
     assert answer.headers["accept-ranges"] == "bytes"
     assert answer.headers["etag"] == f'"{published.digest}"'
-    head = httpx.head(published.url)
+    head = httpx.head(published.url, timeout=60)
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(DATA)))
 
 
@@ -119,7 +119,7 @@ def test_urls_expire_and_cannot_be_changed(
     moment = time.time()
     one = Published(serve_hub(url_ttl_s=60, now=lambda: moment), tmp_path / "model", b"abc")
     url = one.url
-    assert httpx.get(url).status_code == 200
+    assert httpx.get(url, timeout=60).status_code == 200
     parts = urlsplit(url)
     other = "0" * 64
     for wrong in (
@@ -129,10 +129,10 @@ def test_urls_expire_and_cannot_be_changed(
         url.partition("?")[0],
         f"{parts.scheme}://{parts.netloc}{parts.path}?exp=&sig=",
     ):
-        refused = httpx.get(wrong)
+        refused = httpx.get(wrong, timeout=60)
         assert (refused.status_code, refused.json()["error"]) == (403, "url_refused")
     moment += 61
-    expired = httpx.get(url)
+    expired = httpx.get(url, timeout=60)
     assert (expired.status_code, expired.json()["error"]) == (403, "url_refused")
     assert "expired" in expired.json()["message"]
     one.client.close()

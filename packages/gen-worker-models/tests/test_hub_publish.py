@@ -75,7 +75,7 @@ def test_a_published_folder_is_resolved_and_downloaded(hub: RunningHub, model: P
     assert pinned.snapshot.digest == worker.snapshot.digest == found.snapshot.digest
     assert (found.tags, found.flavors, found.revision_seq) == (("latest", "prod"), ("bf16",), 1)
     for file in found.snapshot.files:
-        assert httpx.get(file.url).content == (model / file.path).read_bytes()
+        assert httpx.get(file.url, timeout=60).content == (model / file.path).read_bytes()
 
 
 def test_links_are_published_as_what_they_point_to(hub: RunningHub, tmp_path: Path) -> None:

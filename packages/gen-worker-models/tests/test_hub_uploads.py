@@ -63,7 +63,7 @@ class Wire(httpx.BaseTransport):
 def raw(hub: RunningHub) -> httpx.Client:
     """Return a client that speaks plain HTTP and may do everything."""
     token = hub.hub.issue_token("admin")
-    return httpx.Client(base_url=hub.url, headers={"authorization": f"Bearer {token}"})
+    return httpx.Client(base_url=hub.url, headers={"authorization": f"Bearer {token}"}, timeout=60)
 
 
 def begin(http: httpx.Client, data: bytes, **changed: Any) -> tuple[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ def begin(http: httpx.Client, data: bytes, **changed: Any) -> tuple[str, dict[st
 def put_all(ticket: dict[str, Any], data: bytes) -> list[dict[str, Any]]:
     parts = []
     for number, url in enumerate(ticket["part_urls"], start=1):
-        answer = httpx.put(url, content=data[(number - 1) * PART : number * PART])
+        answer = httpx.put(url, content=data[(number - 1) * PART : number * PART], timeout=60)
         assert answer.status_code == 200, answer.text
         parts.append({"part_number": number, "etag": answer.headers["etag"]})
     return parts
@@ -102,11 +102,11 @@ def test_parts_may_come_in_any_order_and_twice(module_hub: RunningHub) -> None:
     data = os.urandom(2 * PART + 7)
     with raw(module_hub) as http:
         path, ticket = begin(http, data)
-        httpx.put(ticket["part_urls"][2], content=data[2 * PART :])
+        httpx.put(ticket["part_urls"][2], content=data[2 * PART :], timeout=60)
         parts = put_all(ticket, data)
         done = http.post(f"{path}/complete", json={"parts": parts[::-1]})
         again = http.post(f"{path}/complete", json={"parts": parts})
-        late = httpx.put(ticket["part_urls"][0], content=data[:PART])
+        late = httpx.put(ticket["part_urls"][0], content=data[:PART], timeout=60)
     assert done.status_code == 200
     assert done.json()["blob_digest"] == f"blake3:{blake3(data).hexdigest()}"
     assert again.json() == done.json()
@@ -131,11 +131,15 @@ def test_bodies_that_lie_about_their_length_are_refused(module_hub: RunningHub) 
     data = os.urandom(PART + 5)
     with raw(module_hub) as http:
         path, ticket = begin(http, data)
-        short = httpx.put(ticket["part_urls"][0], content=data[: PART - 1])
-        long = httpx.put(ticket["part_urls"][1], content=data[:6])
+        short = httpx.put(ticket["part_urls"][0], content=data[: PART - 1], timeout=60)
+        long = httpx.put(ticket["part_urls"][1], content=data[:6], timeout=60)
         missing = http.post(f"{path}/complete", json={"parts": []})
-        unsigned = httpx.put(ticket["part_urls"][0].partition("?")[0], content=data[:PART])
-        other = httpx.put(ticket["part_urls"][0].replace("/1?", "/2?"), content=data[PART:])
+        unsigned = httpx.put(
+            ticket["part_urls"][0].partition("?")[0], content=data[:PART], timeout=60
+        )
+        other = httpx.put(
+            ticket["part_urls"][0].replace("/1?", "/2?"), content=data[PART:], timeout=60
+        )
         assert http.get(path).json()["parts"] == []
     assert (short.status_code, short.json()["error"]) == (400, "incomplete_body")
     assert (long.status_code, long.json()["error"]) == (413, "body_too_large")
@@ -174,7 +178,7 @@ def test_an_aborted_upload_is_gone(module_hub: RunningHub) -> None:
         put_all(ticket, data)
         assert http.delete(path).status_code == 200
         assert http.get(path).status_code == 404
-        assert httpx.put(ticket["part_urls"][0], content=data[:PART]).status_code == 404
+        assert httpx.put(ticket["part_urls"][0], content=data[:PART], timeout=60).status_code == 404
 
 
 def send(client: HubClient, path: Path, **options: Any) -> Any:
@@ -328,9 +332,7 @@ class TestBoto3:
     def test_wrong_keys_other_objects_and_old_grants_are_refused(
         self, serve_hub: Callable[..., RunningHub]
     ) -> None:
-        from botocore.exceptions import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            ClientError,
-        )
+        client_error = pytest.importorskip("botocore.exceptions").ClientError
 
         moment = time.time()
         hub = serve_hub(url_ttl_s=60, now=lambda: moment)
@@ -348,13 +350,13 @@ class TestBoto3:
 
             client = s3_client(msgspec.structs.replace(keys, **changed))
             key = changed.get("key", keys.key)
-            with pytest.raises(ClientError) as refused:
+            with pytest.raises(client_error) as refused:
                 client.put_object(Bucket=keys.bucket, Key=key, Body=b"data")
             codes.append(refused.value.response["Error"]["Code"])
             client.close()
         moment += 61
         client = s3_client(keys)
-        with pytest.raises(ClientError) as old:
+        with pytest.raises(client_error) as old:
             client.put_object(Bucket=keys.bucket, Key=keys.key, Body=b"data")
         codes.append(old.value.response["Error"]["Code"])
         client.close()
@@ -456,7 +458,7 @@ def test_uploads_wait_for_each_other_within_the_tokens_budget(
     from gen_worker.models.hub.uploading import Uploader
 
     under_way, most = 0, 0
-    lock = threading.Lock()
+    lock, two = threading.Lock(), threading.Barrier(2)
 
     class Slow(Uploader):
         def _create(self, collection: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -464,7 +466,8 @@ def test_uploads_wait_for_each_other_within_the_tokens_budget(
             with lock:
                 under_way += 1
                 most = max(most, under_way)
-            time.sleep(0.02)
+            two.wait(60)
+            time.sleep(0.02)  # a third would come meanwhile
             with lock:
                 under_way -= 1
             return {"dedup": True}

@@ -281,7 +281,7 @@ def test_a_lease_that_is_canceled_while_the_model_loads_is_given_back(
         @classmethod
         def from_pretrained(cls, path: str) -> Slow:
             inside.set()
-            assert may_end.wait(10)
+            assert may_end.wait(60)
             return cls("slow")
 
     publish("one")

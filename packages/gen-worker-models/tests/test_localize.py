@@ -215,7 +215,7 @@ def test_prefetching(source: str, cache: LocalModelCache, monkeypatch: pytest.Mo
     copy = cache.cache_model_blocking
 
     def slow(digest: str, source: str) -> str:
-        assert go.wait(20)
+        assert go.wait(60)
         return copy(digest, source)
 
     monkeypatch.setattr(cache, "cache_model_blocking", slow)
@@ -223,7 +223,7 @@ def test_prefetching(source: str, cache: LocalModelCache, monkeypatch: pytest.Mo
     assert cache.start_prefetch(ONE, source) is future
     assert cache.get_stats()["prefetching"] == [ONE]
     go.set()
-    assert tree(future.result(20)) == FILES
+    assert tree(future.result(60)) == FILES
 
 
 def test_a_prefetch_that_fails_says_so_and_can_be_tried_again(
@@ -231,7 +231,7 @@ def test_a_prefetch_that_fails_says_so_and_can_be_tried_again(
 ) -> None:
     future = cache.start_prefetch(ONE, str(tmp_path / "absent"))
     with pytest.raises(SnapshotNotFoundError, match="fetch it again"):
-        future.result(20)
+        future.result(60)
     assert tree(cache.cache_model_blocking(ONE, source)) == FILES
 
 

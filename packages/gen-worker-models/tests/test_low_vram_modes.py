@@ -692,7 +692,7 @@ def test_whoever_waits_for_an_escalation_goes_on_after_it() -> None:
         waits = threading.Event()
 
         def take_down() -> bool:
-            assert waits.wait(10)
+            assert waits.wait(60)
             return escalate({"m": Pipeline()}, error=error, machine=machine())
 
         asyncio.get_running_loop().call_soon(waits.set)
@@ -727,5 +727,5 @@ def test_a_pipeline_has_one_reentrant_lock_as_long_as_it_lives() -> None:
         thread = threading.Thread(target=wait_for, args=(lock, done))
         thread.start()
         assert not done.is_set()
-    assert done.wait(10)
+    assert done.wait(60)
     thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gen_worker.models.net import Response
+
 
 def direct(url: Url) -> None:
     return None
@@ -38,7 +41,7 @@ def direct(url: Url) -> None:
 
 @pytest.fixture
 def opener() -> Opener:
-    return Opener(allow_private=True, read_timeout_s=20)
+    return Opener(allow_private=True, read_timeout_s=100)
 
 
 def redirect(location: str, status: int = 302) -> Callable[[Any], None]:
@@ -281,10 +284,10 @@ def test_a_cancel_ends_a_connect(server: Any) -> None:
     threading.Timer(0.1, token.cancel).start()
     since = time.monotonic()
     try:
-        opener = Opener(allow_private=True)
+        opener = Opener(allow_private=True, connect_timeout_s=100)
         with pytest.raises(CanceledError):
             opener.open(f"http://127.0.0.1:{full.getsockname()[1]}/", token=token)
-        assert time.monotonic() - since < 5
+        assert time.monotonic() - since < 60
     finally:
         for sock in [full, *fillers]:
             sock.close()
@@ -307,6 +310,14 @@ def test_caps_of_bytes(server: Any, opener: Opener) -> None:
     assert caught.value.max_bytes == 999
 
 
+def opened_within_a_while(opener: Opener, url: str) -> Response:
+    """Open with little time for everything: on a busy machine not too little for the head."""
+    for within_s in (0.3, 3.0):
+        with contextlib.suppress(NetworkError):
+            return opener.open(url, within_s=within_s)
+    return opener.open(url, within_s=30.0)
+
+
 def test_caps_of_time(server: Any, opener: Opener) -> None:
     def drip(asked: Any) -> None:
         asked.head(200, Content_Length=10**6)
@@ -315,7 +326,7 @@ def test_caps_of_time(server: Any, opener: Opener) -> None:
 
     server.default = drip
     with pytest.raises(DeadlineExceededError):
-        opener.open(server.url("/f"), within_s=0.3).read()
+        opened_within_a_while(opener, server.url("/f")).read()
 
     def drip_head(asked: Any) -> None:
         asked.sock.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -452,7 +463,7 @@ class TlsServer:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,7 @@ def test_unload_waits_for_a_move_and_then_finds_the_model_in_use(host: Host) -> 
 
     def put(value: Model, place: str) -> None:
         moving.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     def unload() -> None:
         try:
@@ -180,14 +180,14 @@ def test_unload_waits_for_a_move_and_then_finds_the_model_in_use(host: Host) -> 
 
     up = threading.Thread(target=lambda: leases.append(host.use(model, put=put)))
     up.start()
-    assert moving.wait(10)
+    assert moving.wait(60)
     gone = threading.Thread(target=unload)
     gone.start()
     gone.join(0.05)
     assert gone.is_alive()
     go.set()
-    up.join(10)
-    gone.join(10)
+    up.join(60)
+    gone.join(60)
     # Either it came first, and there is nothing left, or it was refused.
     assert (len(refused), host.tiers("a")) in ((1, ["vram"]), (0, ["cold"]))
 
@@ -454,7 +454,7 @@ def test_one_thread_loads_and_the_others_wait(host: Host) -> None:
     def load() -> Model:
         host.loaded.append("a")
         started.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return Model("a")
 
     def worker() -> None:
@@ -463,10 +463,10 @@ def test_one_thread_loads_and_the_others_wait(host: Host) -> None:
     threads = [threading.Thread(target=worker) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert host.loaded == ["a"]
     assert len({id(lease.value) for lease in leases}) == 1
     found = host.residency.find("a")
@@ -480,7 +480,7 @@ def test_a_resident_model_is_leased_while_another_is_moved(host: Host) -> None:
         got: list[Any] = []
         thread = threading.Thread(target=lambda: got.append(host.use(Model("a"))))
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert len(got) == 1
 
 
@@ -498,7 +498,7 @@ def test_a_cancel_ends_the_waiting_for_another_move(host: Host) -> None:
         thread = threading.Thread(target=wait)
         thread.start()
         token.cancel()
-        thread.join(10)
+        thread.join(60)
     assert len(raised) == 1
     assert host.loaded == []
     with host.use(Model("a"), token=CancelToken()):
@@ -513,7 +513,7 @@ def test_a_cancel_ends_the_waiting_for_a_copy_that_moves(host: Host) -> None:
 
     def put(value: Model, place: str) -> None:
         moving.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     def wait() -> None:
         try:
@@ -523,14 +523,14 @@ def test_a_cancel_ends_the_waiting_for_a_copy_that_moves(host: Host) -> None:
 
     up = threading.Thread(target=lambda: host.use(model, put=put).release())
     up.start()
-    assert moving.wait(10)
+    assert moving.wait(60)
     waiting = threading.Thread(target=wait)
     waiting.start()
     token.cancel()
-    waiting.join(10)
+    waiting.join(60)
     assert len(raised) == 1
     go.set()
-    up.join(10)
+    up.join(60)
 
 
 def test_an_interrupted_move_leaves_the_others_usable(host: Host) -> None:

@@ -168,10 +168,11 @@ def site(start_server: Callable[[], ScriptedServer]) -> Site:
 def sources(site: Site, tmp_path: Path) -> Iterator[Callable[..., Sources]]:
     openers: list[Opener] = []
 
-    def start(*, retries: int = 4, **options: Any) -> Sources:
+    def start(*, retries: int = 4, read_timeout_s: float = 60.0, **options: Any) -> Sources:
         names = set(options) & set(HuggingFaceOptions.__struct_fields__)
         chosen = {name: options.pop(name) for name in names}
-        opener = Opener(trusted=[site.site.origin, site.cdn.origin], read_timeout_s=2.0)
+        trusted = [site.site.origin, site.cdn.origin]
+        opener = Opener(trusted=trusted, read_timeout_s=read_timeout_s)
         openers.append(opener)
         limits = RetryLimits(factor_s=0.01, cap_s=0.02, max_tries=retries)
         defaults = {"home": str(tmp_path / "hf"), "endpoint": site.site.origin}
@@ -472,11 +473,11 @@ def test_a_stalled_download_is_tried_again(site: Site, sources: Callable[..., So
     def stall(asked: Asked) -> None:
         size = len(asked.data)
         asked.head(206, Content_Length=size, Content_Range=f"bytes 0-{size - 1}/{size}")
-        site.cdn.released.wait(20)
+        site.cdn.released.wait(60)
 
     # The header is read first, to learn the dtype.
     site.cdn.plan(large_path(), serve, stall)
-    model = sources().ensure(choice())
+    model = sources(read_timeout_s=2.0).ensure(choice())
     assert Path(model.root, SELECTED[-1]).read_bytes() == PIPELINE[SELECTED[-1]]
 
 
@@ -556,7 +557,7 @@ def test_a_download_that_takes_too_long_is_ended(
     site: Site, sources: Callable[..., Sources]
 ) -> None:
     def slow(asked: Asked) -> None:
-        site.cdn.released.wait(20)
+        site.cdn.released.wait(60)
         asked.cut()
 
     site.cdn.plan(large_path(), serve, *[slow] * 9)

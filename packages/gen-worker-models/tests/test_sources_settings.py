@@ -140,7 +140,7 @@ def test_models_and_connections_at_a_time(
         with lock:
             running[0] += 1
             seen[0] = max(seen[0], running[0])
-        full.wait(20)
+        full.wait(60)
         with lock:
             running[0] -= 1
         asked.serve()
@@ -166,7 +166,7 @@ def test_connections_of_one_model(server: ScriptedServer, opened: Callable[..., 
     together = threading.Barrier(3)
 
     def slow(asked: Asked) -> None:
-        together.wait(20)
+        together.wait(60)
         asked.serve()
 
     snapshot = served(server, "/w", weights(20_000_000))

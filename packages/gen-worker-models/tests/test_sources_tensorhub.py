@@ -420,7 +420,7 @@ def test_at_most_so_many_models_are_downloaded_at_a_time(
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        both.wait(10)  # two of the four models at a time, and never three
+        both.wait(60)  # two of the four models at a time, and never three
         with lock:
             running[0] -= 1
         asked.serve()
@@ -447,7 +447,7 @@ def test_a_cancel_ends_the_download_and_the_next_one_goes_on(
     token = CancelToken()
 
     def stall(asked: Any) -> None:
-        server.released.wait(10)
+        server.released.wait(60)
         asked.cut()
 
     def watch(state: FetchProgress) -> None:

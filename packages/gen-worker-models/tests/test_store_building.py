@@ -330,20 +330,20 @@ def test_a_canceled_wait_for_another_thread_ends(
 
     def slow(*names: str) -> None:
         started.set()
-        assert go.wait(20)
+        assert go.wait(60)
         link(*names)
 
     monkeypatch.setattr(os, "link", slow)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(store.build, snapshot)
-        assert started.wait(20)
+        assert started.wait(60)
         token = CancelToken()
         second = pool.submit(store.build, snapshot, token=token)
         token.cancel()
         with pytest.raises(CanceledError):
-            second.result(20)
+            second.result(60)
         go.set()
-        assert tree(first.result(20)) == FILES
+        assert tree(first.result(60)) == FILES
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,10 @@ def test_a_reader_waits_for_an_eviction_under_way(places: Places, leases: Leases
         with Leases(places).evicting(HEX) as may_go:
             assert may_go
             reader = pool.submit(read)
-            assert entered.wait(20)
+            assert entered.wait(60)
             os.rename(places.snapshot(HEX), places.root + "/gone")
         with pytest.raises(SnapshotNotFoundError):
-            reader.result(20)
+            reader.result(60)
 
 
 def test_a_lease_of_a_killed_process_is_void(places: Places, leases: Leases) -> None:
@@ -120,7 +120,7 @@ def test_a_lease_of_a_killed_process_is_void(places: Places, leases: Leases) -> 
         assert holder.stdout.readline().strip() == places.snapshot(HEX)
         assert leases.is_in_use(HEX)
         holder.kill()
-        holder.wait(20)
+        holder.wait(60)
         assert not leases.is_in_use(HEX)
         assert files_of(places) == []
 
@@ -237,10 +237,10 @@ def test_who_claims_blobs_waits_for_a_removal_under_way(places: Places, leases: 
     with ThreadPoolExecutor(1) as pool:
         with Leases(places).dropping() as is_announced:
             claiming = pool.submit(claim)
-            assert entered.wait(20)
+            assert entered.wait(60)
             assert is_announced()
             os.mkdir(places.root + "/removed")
-        assert claiming.result(20)
+        assert claiming.result(60)
 
 
 def test_many_threads_lease_and_evict(places: Places, leases: Leases) -> None:

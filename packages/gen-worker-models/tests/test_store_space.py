@@ -264,7 +264,7 @@ def test_of_two_that_want_the_same_one_fetches(store: ContentStore) -> None:
     snapshot, fetched, both = described(content), [], threading.Barrier(2)
 
     def fetch(mine: ContentStore) -> str:
-        both.wait(20)
+        both.wait(60)
         with mine.reserve(snapshot):
             for _ in mine.missing(snapshot):
                 fetched.append(put(mine, content))
@@ -283,9 +283,9 @@ def test_the_second_goes_on_when_the_first_gives_up(store: ContentStore) -> None
             waiting = pool.submit(_enter, store, snapshot, token)
             token.cancel()
             with pytest.raises(CanceledError):
-                waiting.result(20)
+                waiting.result(60)
             second = pool.submit(_enter, store, snapshot, None)
-        assert second.result(20) == "entered"
+        assert second.result(60) == "entered"
 
 
 def _enter(store: ContentStore, snapshot: Snapshot, token: CancelToken | None) -> str:

@@ -118,5 +118,5 @@ def test_a_pipeline_that_is_collected_inside_blocks_nobody(
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
