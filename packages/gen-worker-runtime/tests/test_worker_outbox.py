@@ -321,6 +321,22 @@ def test_a_stream_of_its_own_that_is_lost_gives_back_only_its_messages() -> None
     assert kinds(desk.drain("results")) == ["JobResult"]
 
 
+def test_a_request_is_named_until_all_of_its_output_has_arrived() -> None:
+    desk = Desk()
+    desk.outbox.split(True)
+    desk.say("a")
+    desk.finish()
+    desk.drain("events")
+    desk.drain("results")
+    desk.outbox.arrived("results")
+    assert desk.outbox.unsent_request_ids() == ("r1",)
+    desk.outbox.lost("events")
+    assert desk.outbox.unsent_request_ids() == ("r1",)
+    desk.drain("events")
+    desk.outbox.arrived("events")
+    assert desk.outbox.unsent_request_ids() == ()
+
+
 @given(
     steps=st.lists(
         st.sampled_from(["say", "say", "take", "take", "lose", "finish", "split"]), max_size=80

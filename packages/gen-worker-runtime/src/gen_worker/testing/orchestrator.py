@@ -256,6 +256,8 @@ class Orchestrator:
         job = self.jobs.get(getattr(message, "request_id", ""))
         if job is not None:
             job._heard(message)
+            if job.is_finished:
+                worker.assigned.pop(job.request.request_id, None)
         await self._tell()
 
     async def _tell(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gen_worker.runtime.wire import JobRequest, JobResult, Registration, WorkerEvent, encode
+from gen_worker.runtime.wire import JobRequest, Registration, WorkerEvent, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ class WorkerSession:
         self.messages: list[tuple[StreamRole, Message]] = []
         """Everything it said, with the stream that carried it."""
         self.assigned: dict[str, Job] = {}
-        """Jobs it has and has not answered."""
+        """Jobs it has and has not answered, or not to the end of their stream."""
         self._commands: deque[Inbound | bytes] = deque()
         self._has_commands = asyncio.Event()
         self._readers: dict[asyncio.Task[None], StreamRole] = {}
@@ -106,8 +106,6 @@ class WorkerSession:
                 known = {*message.in_flight_request_ids, *self._waiting_ids()}
                 for request_id in [one for one in self.assigned if one not in known]:
                     self.assign(self.assigned[request_id])
-        elif isinstance(message, JobResult):
-            self.assigned.pop(message.request_id, None)
 
     def _waiting_ids(self) -> set[str]:
         """Return the jobs that are not written yet."""

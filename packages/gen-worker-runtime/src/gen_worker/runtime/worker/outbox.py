@@ -264,8 +264,9 @@ class Outbox:
     # What is to be known of it.
 
     def unsent_request_ids(self) -> tuple[str, ...]:
-        """Return the requests whose result the other end may not have."""
-        unsent = (*self._held.values(), *self._results, *self._results_in_doubt)
+        """Return the requests of which the other end may lack something."""
+        outputs = (*self._again, *self._output_in_doubt)
+        unsent = (*self._held.values(), *self._results, *self._results_in_doubt, *outputs)
         return tuple(dict.fromkeys(outgoing.request_id for outgoing in unsent))
 
     def repeat(self, request_id: str) -> bool:
