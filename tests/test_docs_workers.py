@@ -13,7 +13,14 @@ import pytest
 
 from gen_worker.pb.worker_scheduler_pb2 import WorkerSchedulerMessage
 from gen_worker.runtime.engine import EngineLimits
-from gen_worker.runtime.wire import MAX_RECEIVE_BYTES, METHODS, Inbound, decode, role_of
+from gen_worker.runtime.wire import (
+    MAX_OUTPUT_BYTES,
+    MAX_RECEIVE_BYTES,
+    METHODS,
+    Inbound,
+    decode,
+    role_of,
+)
 from gen_worker.runtime.worker import states
 from gen_worker.runtime.worker.options import WorkerOptions
 from gen_worker.runtime.worker.outbox import OutboxLimits
@@ -40,10 +47,12 @@ def commands(block: str) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port below those that the system itself gives to other programs meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 def test_two_terminals_do_what_they_show(tmp_path: Path) -> None:
@@ -119,9 +128,11 @@ def test_the_numbers_are_those_of_the_code() -> None:
         "pause before dialing again": "{:g} s to {:g} s".format(*delays),
         "redirects in a row": str(states.MAX_REDIRECTS),
         "largest message to a worker": f"{MAX_RECEIVE_BYTES // _MIB} MiB",
+        "largest result, largest audio of one delta": f"{MAX_OUTPUT_BYTES // _MIB} MiB",
         "streamed output that waits, of one request": f"{outbox.max_output_bytes // _KIB} KiB",
         "streamed output that waits, of all": f"{outbox.max_total_output_bytes // _MIB} MiB",
         "events that wait": str(outbox.max_telemetry),
+        "signals and answers that wait": str(outbox.max_signals),
         "JSON of one delta": f"{engine.max_output_delta_bytes // _KIB} KiB",
         "jobs that wait": str(engine.max_queue),
     }
