@@ -96,7 +96,7 @@ GATE.set()
 
 @inference_function
 def gated(ctx: RequestContext, payload: Text) -> Text:
-    GATE.wait(20)
+    GATE.wait(60)
     return payload
 
 

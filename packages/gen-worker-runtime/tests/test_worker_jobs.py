@@ -90,7 +90,7 @@ async def hold(ctx: RequestContext, payload: Text) -> Text:
 @inference_function
 def block(ctx: RequestContext, payload: Text) -> Text:
     ctx.log("blocking")
-    ctx.cancel_token.wait(10)
+    ctx.cancel_token.wait(60)
     return payload
 
 
@@ -123,12 +123,20 @@ class Part(msgspec.Struct):
     text: str
 
 
+class Middle:
+    """Where `mingle` waits once half of its items are there; of the present test."""
+
+    go: asyncio.Event
+
+
 @inference_function
 async def mingle(ctx: RequestContext, payload: Text) -> AsyncIterator[Part]:
     for index in range(payload.count):
+        if index == payload.count // 2:
+            await Middle.go.wait()
         for item_id in ("a", "b"):
             yield Part(item_id=item_id, text=f"{index} ")
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
 
 
 class Odd(msgspec.Struct):
@@ -185,7 +193,7 @@ async def test_a_job_is_run_and_answered(work: "Work") -> None:
         output = await worker.submit("hello", {"text": "world"}).output()
         assert output == {"text": "hello world", "count": 1}
         assert worker.registration.resources.available_functions == ("hello",)
-        assert worker.heard(FunctionCapabilities)
+        await orchestrator.until(lambda: worker.heard(FunctionCapabilities))
         await orchestrator.until(
             lambda: "ready" in [one.phase for one in worker.heard(StartupPhase)]
         )
@@ -238,13 +246,17 @@ async def test_a_result_says_how_the_job_went(work: "Work") -> None:
         assert streamed.ttft_ms >= 1
 
 
+def has_more(job: Any, seen: int) -> bool:
+    return job.is_finished or len(job.deltas) > seen
+
+
 async def test_a_stream_is_whole_whatever_the_connection_does(work: "Work") -> None:
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
         worker = await orchestrator.connected()
         jobs = [worker.submit("count", {"count": 3000}) for _ in range(4)]
         for _ in range(2):
             seen = len(jobs[0].deltas)
-            await orchestrator.until(partial(lambda seen: len(jobs[0].deltas) > seen, seen))
+            await orchestrator.until(partial(has_more, jobs[0], seen))
             orchestrator.cut("control")
         for job in jobs:
             assert (await job.result()).success
@@ -432,9 +444,12 @@ async def test_a_class_has_an_instance_on_each_gpu_it_is_asked_for(work: "Work")
 async def test_single_items_of_a_stream_may_be_interrupted(work: "Work") -> None:
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
         worker = await orchestrator.connected()
+        Middle.go = asyncio.Event()
         job = worker.submit("mingle", {"count": 300})
-        await orchestrator.until(lambda: len(job.deltas) > 20)
+        await orchestrator.until(lambda: {one.item_id for one in job.deltas.values()} == {"a", "b"})
         worker.send(InterruptJob(request_id=job.request.request_id, item_ids=("b",)))
+        await worker.submit("hello").result()  # which was read after the interrupt
+        Middle.go.set()
         assert (await job.result()).success
         texts = {
             item_id: "".join(

@@ -83,7 +83,8 @@ async def test_a_drained_worker_finishes_answers_and_ends(work: "Work") -> None:
         assert refused.safe_message == "worker busy"
         Stage.go.set()
         assert (await job.output()) == {"text": "done"}
-        await orchestrator.until(lambda: not worker.is_connected)
+        # Of streams that end at the same time each is heard to its own end.
+        await orchestrator.until(lambda: not any(worker.streams.values()))
         assert statuses(worker) == [("draining", 1), ("drained", 0)]
         assert worker.heard(DrainResult)[1].reason == "scale_down"
         events = [
@@ -191,7 +192,7 @@ class Text(msgspec.Struct):
 @inference_function
 def block(ctx: RequestContext, payload: Text) -> Text:
     ctx.emit("holding", {})
-    ctx.cancel_token.wait(30)
+    ctx.cancel_token.wait(60)
     return payload
 
 @inference
@@ -230,7 +231,7 @@ async def test_a_signal_ends_a_process_in_order(tmp_path: Path, number: signal.S
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            worker = await orchestrator.connected(timeout_s=20)
+            worker = await orchestrator.connected(timeout_s=60)
             assert worker.worker_id == "w1"
             assert worker.metadata["authorization"] == "Bearer dev-worker-jwt"
             await worker.submit("greet").result()
@@ -241,7 +242,7 @@ async def test_a_signal_ends_a_process_in_order(tmp_path: Path, number: signal.S
             assert (result.error_type, result.retryable) == ("retryable", True)
             event = (await orchestrator.until(lambda: worker.events("worker.draining")))[0]
             assert msgspec.json.decode(event.payload_json)["reason"] == number.name.lower()
-            out, err = await asyncio.wait_for(process.communicate(), 20)
+            out, err = await asyncio.wait_for(process.communicate(), 60)
             assert (process.returncode, out) == (0, b"shut down\n"), err
         finally:
             if process.returncode is None:
@@ -254,6 +255,6 @@ async def test_without_a_token_nothing_is_dialed(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, env=environ, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
     )
-    _, err = await asyncio.wait_for(process.communicate(), 20)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     assert b"WORKER_JWT" in err

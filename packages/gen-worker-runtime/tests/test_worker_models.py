@@ -93,7 +93,7 @@ class Reader:
     @inference.function
     def linger(self, ctx: RequestContext, payload: Ask) -> Said:
         Stage.held.set()
-        Stage.go.wait(10)
+        Stage.go.wait(60)
         return Said(text=self.words.text)
 
     def shutdown(self) -> None:
@@ -194,8 +194,7 @@ async def test_required_models_are_here_before_the_worker_is_ready(work: "Work",
             lambda: worker.registration.resources.available_functions == ("read",)
         )
         assert worker.registration.resources.disk_models == (REF,)
-        kinds = [event.event_type for event in worker.events()]
-        assert "worker.model.download.completed" in kinds
+        await orchestrator.until(lambda: worker.events("worker.model.download.completed"))
         assert (await worker.submit("read").output())["text"] == "first"
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime import Clock, RunningCall
     from gen_worker.spec import FunctionSpec
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Heard:

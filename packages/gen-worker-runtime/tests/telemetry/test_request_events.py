@@ -157,7 +157,7 @@ async def test_what_a_failed_request_tells(watched: Any, stage: Stage) -> None:
     @inference_function
     def fail_later(ctx: RequestContext, payload: Text) -> Text:
         stage.begun.set()
-        stage.go.wait(10)
+        stage.go.wait(60)
         raise FatalError("no more")
 
     async with watched(fail_later, clock=clock) as room:
@@ -192,7 +192,7 @@ async def test_a_request_that_waits_for_its_turn_has_not_been_called(
     @inference_function(concurrency="sequential")
     def one_by_one(ctx: RequestContext, payload: Text) -> Text:
         stage.begun.set()
-        stage.go.wait(10)
+        stage.go.wait(60)
         return payload
 
     clock = VirtualClock()
@@ -202,7 +202,7 @@ async def test_a_request_that_waits_for_its_turn_has_not_been_called(
         second = room.submit("one-by-one", request_id="r2")
         clock.advance(0.05)
         await room.until("request.inference.started")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(room.heard.names("r2")) < 3:
                 await asyncio.sleep(0.002)
         assert room.heard.names("r2") == LIFE[:3]

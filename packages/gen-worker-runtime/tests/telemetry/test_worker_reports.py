@@ -45,7 +45,7 @@ async def linger(ctx: RequestContext, payload: Text) -> Text:
 @inference_function
 async def spell(ctx: RequestContext, payload: Text) -> AsyncIterator[Text]:
     for letter in payload.text:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
         yield Text(text=letter)
 
 
@@ -137,8 +137,8 @@ async def test_the_result_says_how_it_went(work: Any) -> None:
         assert observation.status == "succeeded"
         streamed = (await worker.submit("spell", {"text": "abcdef"}).result()).observation
         assert streamed is not None
-        assert streamed.ttft_ms >= 5
-        assert streamed.itl_p50_ms >= 4
+        assert streamed.ttft_ms >= 10  # timers of the loop may be a little early
+        assert streamed.itl_p50_ms >= 10
 
 
 async def test_a_traceback_is_for_the_operator(work: Any) -> None:
