@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -188,6 +189,30 @@ def test_grpc_says_nothing_of_its_own_unless_it_is_asked_to(
             rude.turn_away(3)
             worker.kill()
     assert ("Got goaway" in log.read_text()) is is_told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_modules_are_imported_ends_it(project: Path, number: int) -> None:
+    signs, ready = os.pipe()
+    code = f"import os, time\nos.write({ready}, b'here')\ntime.sleep(600)\n"
+    (project / "shop.py").write_text(code)
+    environment = {**os.environ, **READY, "HOME": str(project.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gen_worker.entrypoint"],
+        cwd=project,
+        env=environment,
+        stderr=subprocess.PIPE,
+        pass_fds=[ready],
+        text=True,
+    ) as worker:
+        os.close(ready)
+        assert os.read(signs, 4) == b"here"
+        os.close(signs)
+        worker.send_signal(number)
+        _, stderr = worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert logged(stderr, "startup.phase")[-1]["phase"] == "stopped"
+    assert logged(stderr, "fatal") == []
 
 
 def test_a_module_that_cannot_be_imported_is_fatal(project: Path) -> None:

@@ -7,6 +7,7 @@ anything else that it contains.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -36,18 +37,30 @@ def main(arguments: Sequence[str] = ()) -> int:
         problems.extend(error.problems)
     if arguments:
         return _become_command(arguments)
+    # As the first process of a container it would not hear it at all while modules are imported.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _set_up_logging(problems)
-    from gen_worker.runtime.telemetry.logs import log_fatal
     from gen_worker.runtime.worker.phases import log_phase
 
     log_phase("boot", mode=entry.mode)
+    try:
+        return _run(entry.mode, problems)
+    except KeyboardInterrupt:
+        log_phase("stopped")
+        return 0
+
+
+def _run(name: str, problems: list[str]) -> int:
+    """Run a mode, or log why not; return the exit code."""
+    from gen_worker.runtime.telemetry.logs import log_fatal
+
     try:
         settings = load(CoreSettings, on_problem=problems.append)
         if problems:
             raise SettingsError(tuple(problems))
         from gen_worker.modes import mode_named
 
-        mode = mode_named(entry.mode, known=_MODES)
+        mode = mode_named(name, known=_MODES)
     except (ImportError, SettingsError) as error:
         return log_fatal("settings_load", error)
     try:
