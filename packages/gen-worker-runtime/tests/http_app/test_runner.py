@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,7 +26,7 @@ SOURCE = """
 import time
 import msgspec
 from collections.abc import Iterator
-from gen_worker import RequestContext, inference_function
+from gen_worker import Asset, RequestContext, inference_function
 
 class In(msgspec.Struct):
     text: str = ""
@@ -33,6 +35,22 @@ class In(msgspec.Struct):
 def upper(ctx: RequestContext, payload: In) -> In:
     ctx.save_bytes("out.txt", payload.text.encode())
     return In(payload.text.upper())
+
+class Named(msgspec.Struct):
+    file: Asset
+
+class Saved(msgspec.Struct):
+    files: list[Asset]
+
+@inference_function
+def read(ctx: RequestContext, payload: Named) -> In:
+    with open(payload.file.local_path) as file:
+        return In(file.read())
+
+@inference_function
+def save(ctx: RequestContext, payload: In) -> Saved:
+    refs = ["out", "a/b.txt", f"jobs/{ctx.request_id}/outputs/c.txt"]
+    return Saved([ctx.save_bytes(ref, payload.text.encode()) for ref in refs])
 
 @inference_function
 def crash(ctx: RequestContext, payload: In) -> In:
@@ -105,7 +123,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.mark.claims("GEN_WORKER_HTTP_LISTEN", "GEN_WORKER_ENDPOINT_ROOT", "GEN_WORKER_OUTPUT_DIR")
 def test_a_project_answers(start: Start, tmp_path: Path) -> None:
     runner = start()
-    assert "(functions: crash, slowly, upper)" in runner.said
+    assert "(functions: crash, read, save, slowly, upper)" in runner.said
     with runner.client() as client:
         body: dict[str, Any] = {"payload": {"text": "a"}, "request_id": "r1"}
         answer = client.post("/v1/request/upper", json=body)
@@ -117,7 +135,8 @@ def test_a_project_answers(start: Start, tmp_path: Path) -> None:
         missing = client.post("/v1/request/nope", json={})
         assert (missing.status_code, missing.headers["content-type"]) == (404, "text/plain")
         assert client.post("/v1/request/upper", content=b"{").json()["error"] == "invalid_json"
-        assert client.get("/v1/status").json()["functions"] == ["crash", "slowly", "upper"]
+        functions = ["crash", "read", "save", "slowly", "upper"]
+        assert client.get("/v1/status").json()["functions"] == functions
         found = client.post("/v1/models/prefetch", json={})
         assert (found.status_code, found.json()["error"]) == (400, "missing_models")
     assert runner.end() == 0
@@ -140,6 +159,103 @@ def test_options_are_stronger_and_a_lock_names_the_modules(start: Start, tmp_pat
         assert client.post("/v1/request/upper", json={"text": "b"}).json()["success"]
     assert list((tmp_path / "mine/jobs").iterdir())
     assert runner.end(signal.SIGINT) == 0
+
+
+class Web:
+    """A server with one file, and a page that says nothing until its client has gone."""
+
+    def __init__(self) -> None:
+        asked, left = self.asked, self.left = threading.Event(), threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/stalls":
+                    asked.set()
+                    if not self.connection.recv(1):
+                        left.set()
+                    return
+                self.send_response(200)
+                self.send_header("content-length", "7")
+                self.end_headers()
+                self.wfile.write(b"fetched")
+
+            def log_message(self, *_facts: object) -> None:
+                """Nobody reads it."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+    yield web
+    web.close()
+
+
+def test_inputs_come_from_urls_uploads_and_outputs(start: Start, tmp_path: Path, web: Web) -> None:
+    jobs = tmp_path / "jobs"
+    runner = start(WORKER_TRUSTED_URLS=web.url, WORKER_JOB_DIR=str(jobs))
+    with runner.client() as client:
+
+        def read(ref: str) -> httpx.Response:
+            return client.post("/v1/request/read", json={"file": {"ref": ref}})
+
+        for _ in range(2):  # the second time from the cache, or not
+            assert read(f"{web.url}/a.txt").json()["output"] == {"text": "fetched"}
+        uploaded = client.post("/v1/files?name=b.txt", content=b"uploaded").json()["ref"]
+        assert read(uploaded).json()["output"] == {"text": "uploaded"}
+        client.post("/v1/request/upper", json={"payload": {"text": "kept"}, "request_id": "r"})
+        assert read("jobs/r/outputs/out.txt").json()["output"] == {"text": "kept"}
+        # Not what the operator trusts, no URL of the web, and what is the host's own.
+        for ref in (
+            "http://127.0.0.1:1/a.txt",
+            "http://[::ffff:169.254.169.254]/latest/meta-data",
+            "file:///etc/hostname",
+            "/etc/hostname",
+            "jobs/../../../etc/hostname",
+        ):
+            refused = read(ref)
+            assert (refused.status_code, refused.json()["success"]) == (400, False), ref
+            assert refused.json()["error_type"] in ("validation", "auth"), refused.text
+    assert runner.end() == 0
+    assert not list(jobs.glob("worker-*")), "nothing is left of any request"
+
+
+def test_a_client_that_leaves_ends_its_download(start: Start, tmp_path: Path, web: Web) -> None:
+    runner = start(WORKER_TRUSTED_URLS=web.url, WORKER_JOB_DIR=str(tmp_path / "jobs"))
+    host, _, port = runner.url.removeprefix("http://").partition(":")
+    body = f'{{"file":{{"ref":"{web.url}/stalls"}}}}'.encode()
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as peer:
+        peer.sendall(
+            b"POST /v1/request/read HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        assert web.asked.wait(TIMEOUT_S)
+    assert web.left.wait(TIMEOUT_S)
+    assert runner.end() == 0
+
+
+def test_outputs_are_below_their_request(start: Start, tmp_path: Path) -> None:
+    runner = start()
+    with runner.client() as client:
+        for name in ("r1", "r2"):
+            body = {"payload": {"text": name}, "request_id": name}
+            answer = client.post("/v1/request/save", json=body).json()
+            refs = [file["ref"] for file in answer["output"]["files"]]
+            root = f"jobs/{name}/outputs"
+            assert refs == [f"{root}/out", f"{root}/a/b.txt", f"{root}/c.txt"]
+            for ref in refs:
+                assert (tmp_path / "outputs" / ref).read_text() == name
+                assert client.get(f"/v1/files/{ref}").text == name
+    assert runner.end() == 0
 
 
 def test_a_stop_lets_a_stream_end(start: Start) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
-from gen_worker.cli.stopping import StopSignals
 from gen_worker.errors import WorkerError
+from gen_worker.runtime.stopping import StopSignals
 
 if TYPE_CHECKING:
     import argparse

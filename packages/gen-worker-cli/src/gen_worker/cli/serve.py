@@ -98,8 +98,8 @@ def main(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from gen_worker.cli.failures import UsageError
     from gen_worker.cli.output import divert_stdout
-    from gen_worker.cli.stopping import StopSignals
     from gen_worker.runtime.ndjson.claim import ListenError
+    from gen_worker.runtime.stopping import StopSignals
 
     results = divert_stdout()
     signals = StopSignals()

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import argparse
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.cli.stopping import StopSignals
     from gen_worker.errors import Failure
     from gen_worker.runtime import Engine
     from gen_worker.runtime.ndjson.address import TcpAddress
     from gen_worker.runtime.ndjson.claim import Claim
+    from gen_worker.runtime.stopping import StopSignals
 
 __all__ = ["Serving", "choose_token", "report_failure", "say", "set_up"]
 

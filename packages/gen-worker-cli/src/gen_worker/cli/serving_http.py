@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import argparse
 
     from gen_worker.cli.project import Endpoint
-    from gen_worker.cli.stopping import StopSignals
     from gen_worker.ports import Ports
     from gen_worker.runtime import Engine
     from gen_worker.runtime.ndjson.sidecar import Identity
+    from gen_worker.runtime.stopping import StopSignals
 
 __all__ = ["HttpServing", "open_http_claim"]
 

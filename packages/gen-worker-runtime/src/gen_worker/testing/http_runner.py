@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gen_worker.context.local import LocalOutputs, run_blocking
 from gen_worker.errors import WorkerError
 from gen_worker.manifest import IMAGE_LOCK_PATH, load_lock
 from gen_worker.names import slugify_name
+from gen_worker.ports import Ports
 from gen_worker.runtime.engine import Engine, EngineLimits
+from gen_worker.runtime.files import FilePolicy, FileSettings, JobScope, WorkerFiles
 from gen_worker.runtime.http import (
     HttpApp,
     HttpOptions,
@@ -30,14 +32,16 @@ from gen_worker.runtime.http import (
     url_of,
 )
 from gen_worker.runtime.http.settings import HttpRunnerSettings
-from gen_worker.runtime.local import JsonLineEvents, local_ports
+from gen_worker.runtime.local import JsonLineEvents, LocalModels, StubPublisher
 from gen_worker.runtime.loop import run
+from gen_worker.runtime.stopping import StopSignals
 from gen_worker.settings import load, load_settings
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.errors import Failure
     from gen_worker.settings import CoreSettings
     from gen_worker.spec import FunctionSpec
@@ -51,23 +55,26 @@ _GRACE_S = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal says stop; return the exit code."""
+    signals = StopSignals()
     try:
-        settings = load_settings()
-        args = _parser(load(HttpRunnerSettings), settings).parse_args(arguments)
-        address = parse_http_address(args.listen)
-        listener = open_listener(address)
-        try:
-            name, functions = _import_endpoint(args.manifest, args.endpoint_root)
-            if not address.is_private:
-                _say(f"{address} is reachable from other machines, and no token is asked for")
-            return run(_serve(args, settings, listener, name, functions))
-        finally:
-            listener.close()
+        with signals.watching():
+            return _main(arguments, signals)
     except WorkerError as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
-        return 130
+        return signals.exit_code
+
+
+def _main(arguments: Sequence[str] | None, signals: StopSignals) -> int:
+    settings = load_settings()
+    args = _parser(load(HttpRunnerSettings), settings).parse_args(arguments)
+    address = parse_http_address(args.listen)
+    with open_listener(address) as listener:
+        name, functions = _import_endpoint(args.manifest, args.endpoint_root)
+        if not address.is_private:
+            _say(f"{address} is reachable from other machines, and no token is asked for")
+        return run(_serve(args, settings, signals, listener, name, functions))
 
 
 def _parser(defaults: HttpRunnerSettings, settings: CoreSettings) -> argparse.ArgumentParser:
@@ -127,29 +134,38 @@ def _import_endpoint(manifest: str, root: str) -> tuple[str, tuple[FunctionSpec,
 async def _serve(
     args: argparse.Namespace,
     settings: CoreSettings,
+    signals: StopSignals,
     listener: socket.socket,
     name: str,
     functions: tuple[FunctionSpec, ...],
 ) -> int:
-    events = JsonLineEvents(sys.stderr)
-    ports = local_ports(events=events, output_dir=args.outputs, allow_local_files=False)
+    files = WorkerFiles(
+        FilePolicy.of(load(FileSettings), output_dir=args.outputs),
+        events := JsonLineEvents(sys.stderr),
+        find=lambda request_id: _found(engine.token_of(request_id)),
+    )
+    models = LocalModels(events)
+    publisher = StubPublisher(files, events)
+    ports = Ports(files=files, events=events, models=models, publisher=publisher, run=run_blocking)
     limits = EngineLimits(
         max_input_bytes=settings.max_input_bytes,
         max_output_bytes=settings.max_output_bytes,
         max_output_delta_bytes=settings.max_output_delta_bytes,
+        max_deltas=settings.max_output_delta_events,
     )
     devices = _devices(functions, settings.local_device)
     engine = Engine(functions, ports, limits=limits, devices=devices)
     backend = LocalBackend(
         engine,
         endpoint=name,
-        files=LocalFileRoom(ports.files),  # type: ignore[arg-type]  # of a laptop
-        models=LocalModelRoom(ports.models, functions, devices[0]),  # type: ignore[arg-type]
+        files=LocalFileRoom(LocalOutputs(args.outputs)),
+        models=LocalModelRoom(models, functions, devices[0]),
         device=settings.local_device or None,
         report=_report,
     )
     app = HttpApp(backend, HttpOptions(owner=_OWNER, is_plain=True), report=_report)
-    stop = _stop_signals()
+    stop = asyncio.Event()
+    signals.stops(asyncio.get_running_loop(), stop)
 
     def ready() -> None:
         names = ", ".join(sorted(engine.functions))
@@ -159,7 +175,13 @@ async def _serve(
         await serve_app(app, listener, stop, ready=ready)
     finally:
         await engine.close(_GRACE_S)
+        files.close()
     return 0
+
+
+def _found(token: CancelToken | None) -> tuple[JobScope, CancelToken] | None:
+    """Say of a call's files that they belong to no hub, and what ends their downloads."""
+    return None if token is None else (JobScope(), token)
 
 
 def _devices(functions: Sequence[FunctionSpec], chosen: str) -> tuple[str, ...]:
@@ -173,21 +195,6 @@ def _devices(functions: Sequence[FunctionSpec], chosen: str) -> tuple[str, ...]:
             return ("cpu",)
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
     return ("cpu",)
-
-
-def _stop_signals() -> asyncio.Event:
-    """Return what the first SIGINT or SIGTERM sets; the second ends the process."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
 
 
 def _report(failure: Failure) -> None:

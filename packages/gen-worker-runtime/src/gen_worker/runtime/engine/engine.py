@@ -178,6 +178,11 @@ class Engine:
         """Return a context that keeps calls off a device; entering waits for the one there."""
         return Holding(self._core.devices.by_name[device].slot, self._runner_here().waiter)
 
+    def token_of(self, request_id: str) -> CancelToken | None:
+        """Return what cancels a call that is here; None when there is none. From any thread."""
+        call = self._core.admission.calls.get(request_id)
+        return None if call is None else call.token
+
     @property
     def queued(self) -> int:
         """Calls that wait for files, models, a slot or a thread."""

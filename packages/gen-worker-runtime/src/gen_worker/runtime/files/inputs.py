@@ -15,6 +15,7 @@ from gen_worker.runtime.files.described import Known, described
 from gen_worker.runtime.files.download import USER_AGENT, Asked, Downloader
 from gen_worker.runtime.files.entries import entry_of, is_current, key_of, renewed
 from gen_worker.runtime.files.input_checks import check_size
+from gen_worker.runtime.files.kept import kept_file
 from gen_worker.runtime.files.naming import scheme_of, suffix_of
 
 if TYPE_CHECKING:
@@ -208,8 +209,8 @@ class Inputs:
 
     def _kept_path(self, ref: str) -> str:
         """Return an output of another request, where outputs stay on this machine."""
-        path = self._kept.path_of(ref) if self._kept is not None else ""
-        if ref.startswith("jobs/") and os.path.isfile(path):
+        path = None if self._kept is None else kept_file(self._kept, ref)
+        if path is not None:
             return path
         raise AuthError(
             f"file {ref!r} is no URL, and the request names no hub that has it: send an http(s) "

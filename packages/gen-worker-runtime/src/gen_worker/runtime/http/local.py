@@ -12,6 +12,7 @@ from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.names import slugify_name
 from gen_worker.paths import safe_join
 from gen_worker.runtime.engine import EngineLimits
+from gen_worker.runtime.files.kept import kept_file
 from gen_worker.runtime.http.backend import Health, ServedFunction
 from gen_worker.runtime.http.memory_jobs import MemoryJobs
 from gen_worker.runtime.telemetry.metrics import Metrics
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from gen_worker.spec import FunctionSpec
 
 __all__ = ["LocalBackend", "LocalFileRoom"]
-
-_ROOM = "jobs/"
 
 
 class LocalBackend:
@@ -147,18 +146,16 @@ class LocalFileRoom:
         self._outputs = outputs
 
     def path_of(self, ref: str) -> str:
-        root = os.path.realpath(self._outputs.root)
         try:
-            path = os.path.realpath(safe_join(root, ref)) if ref.startswith(_ROOM) else ""
+            path = kept_file(self._outputs, ref)
         except ValidationError:
-            path = ""
-        # A link among the outputs must not lead out of them.
-        if not path.startswith(os.path.join(root, _ROOM)) or not os.path.isfile(path):
+            path = None
+        if path is None:
             raise Refusal(404, "file_not_found", "there is no such file")
         return path
 
     def new_upload(self, name: str) -> tuple[str, str]:
-        ref = f"{_ROOM}upload-{os.urandom(8).hex()}/inputs/{name}"
+        ref = f"jobs/upload-{os.urandom(8).hex()}/inputs/{name}"
         try:
             path = safe_join(self._outputs.root, ref)
         except ValidationError as error:

@@ -107,18 +107,10 @@ class LocalFiles(LocalOutputs):
         return stored or _path_of(value.ref)
 
     def _stored_output(self, ref: str) -> str | None:
-        """Return the file of an earlier call's output or upload, so that calls can be chained.
+        """Return the file of an earlier call's output or upload, so that calls can be chained."""
+        from gen_worker.runtime.files.kept import kept_file
 
-        Of callers who may name no files of this machine, a link among the outputs leads nowhere.
-        """
-        if not ref.startswith("jobs/"):
-            return None
-        path = self.path_of(ref)
-        if not self._allow_local_files and os.path.realpath(path) != os.path.join(
-            os.path.realpath(self.root), os.path.relpath(path, self.root)
-        ):
-            return None
-        return path if os.path.isfile(path) else None
+        return kept_file(self, ref)
 
     def _write_inline(self, ref: str, content: bytes, request_id: str) -> str:
         suffix = re.search(_SUFFIX, ref)

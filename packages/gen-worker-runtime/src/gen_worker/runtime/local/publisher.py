@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gen_worker.ports import Events
-    from gen_worker.runtime.local.files import LocalFiles
+    from gen_worker.ports import Events, Files
 
 __all__ = ["StubPublisher"]
 
@@ -34,7 +33,7 @@ class _Revision:
 class StubPublisher:
     """The `Publisher` port without `--allow-publish`."""
 
-    def __init__(self, files: LocalFiles, events: Events) -> None:
+    def __init__(self, files: Files, events: Events) -> None:
         self._files = files
         self._events = events
 
