@@ -48,6 +48,7 @@ VARIABLES = {
     "WORKER_MAX_INPUT_BYTES": ("10", 10),
     "WORKER_MAX_OUTPUT_BYTES": ("20", 20),
     "WORKER_MAX_OUTPUT_DELTA_BYTES": ("30", 30),
+    "WORKER_MAX_OUTPUT_DELTA_EVENTS": ("40", 40),
     "WORKER_TORCH_DEVICE": ("cuda:2", "cuda:2"),
 }
 
@@ -65,6 +66,7 @@ VARIABLES = {
     "WORKER_MAX_INPUT_BYTES",
     "WORKER_MAX_OUTPUT_BYTES",
     "WORKER_MAX_OUTPUT_DELTA_BYTES",
+    "WORKER_MAX_OUTPUT_DELTA_EVENTS",
     "WORKER_TORCH_DEVICE",
 )
 def test_every_variable_is_read(cli: Cli) -> None:

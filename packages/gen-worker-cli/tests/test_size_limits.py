@@ -87,6 +87,13 @@ def test_an_item_may_be_too_large_and_text_is_divided(cli: Cli, project: Path) -
     assert [item["value"]["text"][0] for item in items[:2]] == ["a", "b"]
 
 
+def test_a_stream_may_have_a_last_item(cli: Cli, project: Path) -> None:
+    *items, end = ask(cli, project, "stream", {"number": 3}, WORKER_MAX_OUTPUT_DELTA_EVENTS="1")
+    assert end["ok"]
+    assert [item["value"].get("text") for item in items] == ["aaa", None]
+    assert items[-1]["value"] == {"yielded": 1}
+
+
 def test_a_limit_that_is_no_number_is_told_at_the_start(cli: Cli, project: Path) -> None:
     done = cli("run", "repeat", project=project, WORKER_MAX_INPUT_BYTES="much")
     assert done.code == 2

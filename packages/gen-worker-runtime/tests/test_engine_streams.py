@@ -338,6 +338,37 @@ def test_an_item_that_is_too_large_fails_the_stream() -> None:
         assert result.failure.exception == "OutputTooLargeError"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("limit", "expected"), [(0, 5), (3, 3), (5, 5), (9, 5)])
+def test_a_stream_ends_early_and_well_at_its_last_item(
+    is_async: bool, limit: int, expected: int
+) -> None:
+    closed: list[str] = []
+
+    @inference_function
+    def count(ctx: RequestContext, payload: Count) -> Iterator[Item]:
+        try:
+            for number in range(5):
+                yield Item(number)
+        finally:
+            closed.append("sync")
+
+    @inference_function
+    async def count_async(ctx: RequestContext, payload: Count) -> AsyncIterator[Item]:
+        try:
+            for number in range(5):
+                yield Item(number)
+        finally:
+            closed.append("async")
+
+    function = count_async if is_async else count
+    with EndpointTester(function, limits=EngineLimits(max_deltas=limit)) as tester:
+        result = tester.run(function, {"upto": 1})
+        assert result.failure is None
+        assert [delta.number for delta in result.deltas] == list(range(expected))
+    assert closed == ["async" if is_async else "sync"]
+
+
 class Words(msgspec.Struct):
     text: str = ""
     item_id: str = ""

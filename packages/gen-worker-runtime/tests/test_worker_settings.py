@@ -163,6 +163,13 @@ def test_how_it_works() -> None:
     assert (plain.max_concurrency, plain.splits, plain.emits_tiers) == (0, True, False)
 
 
+@pytest.mark.claims("WORKER_MAX_OUTPUT_DELTA_EVENTS")
+def test_streams_may_be_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert options_of(read()).limits.max_deltas == 0
+    monkeypatch.setenv("WORKER_MAX_OUTPUT_DELTA_EVENTS", "7")
+    assert options_of(read()).limits.max_deltas == 7
+
+
 @pytest.mark.claims("WORKER_MERGE_DELTAS")
 def test_text_is_merged_unless_the_operator_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,

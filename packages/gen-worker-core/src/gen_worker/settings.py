@@ -297,6 +297,15 @@ class CoreSettings(SettingsRecord, frozen=True, kw_only=True):
             parse=parse_count,
         ),
     ] = 65_536
+    max_output_delta_events: Annotated[
+        int,
+        Setting(
+            env="WORKER_MAX_OUTPUT_DELTA_EVENTS",
+            group="limits",
+            meaning="items after which a stream is ended, in success; 0 is no limit",
+            parse=parse_count,
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         cache_dir = os.path.expanduser(self.cache_dir)

@@ -80,6 +80,7 @@ def _limits() -> EngineLimits:
         max_input_bytes=settings.max_input_bytes,
         max_output_bytes=settings.max_output_bytes,
         max_output_delta_bytes=settings.max_output_delta_bytes,
+        max_deltas=settings.max_output_delta_events,
     )
 
 

@@ -73,7 +73,7 @@ def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
     plan, token = call.plan, call.token
     plain, files = plan.item_type, plan.output_files
     kept: list[Any] | None = None if plan.is_streamed else []
-    count = 0
+    count, last = 0, call.core.limits.max_deltas if plan.is_streamed else 0
     try:
         while (item := region.next(call, items, _END)) is not _END:
             if token.reason is not None:
@@ -88,6 +88,8 @@ def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
                 item = call.core.ports.run(save_outputs(call, files, item))
             if call.put(item) and isinstance(call.stream, BufferedStream):
                 drive(call.stream.wait_for_room(ThreadWaiter, token))
+            if count == last:
+                break
     finally:
         # The author's `finally` blocks run now, outside the region: cleaning up is not interrupted.
         close = getattr(items, "close", None)
@@ -139,7 +141,7 @@ async def call_async(call: RunningCall, runner: Runner, slot: SlotQueue | None =
 async def _consume_async(call: RunningCall, runner: Runner, items: AsyncIterator[Any]) -> Any:
     from asyncio import sleep
 
-    count = 0
+    count, last = 0, call.core.limits.max_deltas
     plan, token = call.plan, call.token
     plain, files = plan.item_type, plan.output_files
     try:
@@ -155,6 +157,8 @@ async def _consume_async(call: RunningCall, runner: Runner, items: AsyncIterator
                 await call.stream.wait_for_room(runner.waiter, token)
             elif count % _ITEMS_PER_TURN == 0:
                 await sleep(0)
+            if count == last:
+                break
     finally:
         call.is_cancelable = False
         close = getattr(items, "aclose", None)

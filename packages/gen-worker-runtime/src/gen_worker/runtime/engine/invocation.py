@@ -87,3 +87,5 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of an encoded result; not checked for `result_format="object"`."""
     max_output_delta_bytes: int = 65_536
     """The same of a stream's items, without their audio; longer plain text is divided."""
+    max_deltas: int = 0
+    """Items after which a stream is ended as if its function had returned; 0 is no limit."""

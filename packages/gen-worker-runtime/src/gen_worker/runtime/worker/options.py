@@ -77,6 +77,7 @@ def options_of(settings: WorkerSettings) -> WorkerOptions:
             max_output_delta_bytes=min(
                 core.max_output_delta_bytes or _MAX_DELTA_BYTES, _MAX_DELTA_BYTES
             ),
+            max_deltas=core.max_output_delta_events,
         ),
         gpus=_gpus(settings),
         telemetry=TelemetryPolicy.of(telemetry),
