@@ -12,10 +12,12 @@ import os
 import platform
 import statistics
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
+    import subprocess
     from collections.abc import Callable, Coroutine
 
     Latency = Callable[[int], Coroutine[Any, Any, float]]
@@ -131,6 +133,23 @@ def paired_latencies(
     return Row(name, "ms", a, b, ratio, low, high, BLOCKS, peer_source, goal, a <= most_ms)
 
 
+def wait_until(
+    is_there: Callable[[], bool], what: str, process: subprocess.Popen[Any] | None = None
+) -> None:
+    """Wait for a server to come up, and exit when it does not within 20 seconds.
+
+    Args:
+        is_there: Whether it has.
+        what: Where it was to be, for the message.
+        process: Its process, which must not end before.
+    """
+    deadline = time.monotonic() + 20
+    while not is_there():
+        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+            raise SystemExit(f"no server came up {what}")
+        time.sleep(0.02)
+
+
 def machine() -> dict[str, object]:
     """Return what the figures depend on."""
     model = platform.processor() or platform.machine()
@@ -149,12 +168,25 @@ def machine() -> dict[str, object]:
 
 
 def save(name: str, rows: list[Row]) -> None:
-    """Print the rows, and with `--save` keep them as `bench/results/<name>.json`."""
+    """Print the rows, and with `--save` keep them as `bench/results/<name>.json`.
+
+    Rows that this run did not measure stay, if they are of the same machine: a long benchmark may
+    be run in parts.
+    """
     for row in rows:
         print(row)
-    if "--save" in sys.argv:
-        os.makedirs(RESULTS, exist_ok=True)
-        document = {"machine": machine(), "rows": [row._asdict() for row in rows]}
-        with open(os.path.join(RESULTS, f"{name}.json"), "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
+    if "--save" not in sys.argv:
+        return
+    path = os.path.join(RESULTS, f"{name}.json")
+    facts = machine()
+    kept: dict[str, dict[str, Any]] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        if before["machine"] == facts:
+            kept = {row["name"]: row for row in before["rows"]}
+    kept |= {row.name: row._asdict() for row in rows}
+    os.makedirs(RESULTS, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"machine": facts, "rows": list(kept.values())}, file, indent=2)
+        file.write("\n")

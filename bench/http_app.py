@@ -2,6 +2,8 @@
 
 All run at once, each in its own process; one driver loads two of them in alternating blocks. The
 rows with FastAPI need it installed, and are left out where it is not.
+
+Usage: http_app.py [--save] [latency] [bare] [leaving] [fastapi] [drain]; by default all.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import statistics
@@ -21,12 +22,13 @@ import time
 from functools import partial
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import uvloop
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import BLOCKS, Row, paired, paired_latencies, save
+from harness import BLOCKS, Row, paired, paired_latencies, save, wait_until
+from http_load import BODY, STREAM_ITEMS, Site, items_per_s, p50_us, rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,95 +36,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 BARE = "bench/peers/http_bare.py"
 FASTAPI = "bench/peers/http_fastapi.py"
-BLOCK_S = 0.3
-STREAM_ITEMS = 20_000
-BODY = b'{"text":"hello world"}'
-LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 HOP_ROUNDS = 2000
-
-
-class Site(NamedTuple):
-    port: int
-    path: str
-
-
-class _Client(asyncio.Protocol):
-    """Sends a request, waits for the whole answer, sends the next."""
-
-    def __init__(self, load: _Load) -> None:
-        self.load = load
-        self.buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self._send()
-
-    def _send(self) -> None:
-        self.sent_at = time.perf_counter()
-        self.transport.write(self.load.request)
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head = self.buffer.find(b"\r\n\r\n")
-        if head < 0:
-            return
-        length = LENGTH.search(self.buffer)
-        assert length is not None, self.buffer
-        if len(self.buffer) < head + 4 + int(length[1]):
-            return
-        if not self.buffer.startswith(b"HTTP/1.1 200"):
-            self.load.rejected += 1
-        self.buffer = b""
-        now = time.perf_counter()
-        self.load.latencies.append(now - self.sent_at)
-        if now >= self.load.end:
-            self.transport.close()
-            self.load.left()
-        else:
-            self._send()
-
-
-class _Load:
-    """One block of requests over `clients` kept connections."""
-
-    def __init__(self, site: Site, clients: int) -> None:
-        self.request = (
-            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%b" % (site.path.encode(), site.port, len(BODY), BODY)
-        )
-        self.site, self.clients = site, clients
-        self.active = clients
-        self.latencies: list[float] = []
-        self.rejected = 0
-
-    def left(self) -> None:
-        self.active -= 1
-        if self.active == 0:
-            self.done.set_result(None)
-
-    async def run(self) -> float:
-        """Return the requests per second."""
-        loop = asyncio.get_running_loop()
-        self.done = loop.create_future()
-        start = time.perf_counter()
-        self.end = start + BLOCK_S
-        for _ in range(self.clients):
-            await loop.create_connection(lambda: _Client(self), "127.0.0.1", self.site.port)
-        await self.done
-        return len(self.latencies) / (time.perf_counter() - start)
-
-
-def _rate(site: Site, clients: int, rejections: list[int]) -> float:
-    load = _Load(site, clients)
-    rate = uvloop.run(load.run())
-    rejections.append(load.rejected)
-    return rate
-
-
-def _p50_us(site: Site) -> float:
-    load = _Load(site, 1)
-    uvloop.run(load.run())
-    return statistics.median(load.latencies) * 1e6
 
 
 def _hop_us() -> float:
@@ -153,31 +67,7 @@ def _hop_us() -> float:
 
 
 def _bare_and_hop_us(site: Site) -> float:
-    return _p50_us(site) + _hop_us()
-
-
-def _items_per_s(site: Site, accept: bytes = b"") -> float:
-    body = b'{"text":"tok ","count":%d}' % STREAM_ITEMS
-    request = b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%bcontent-length: %d\r\n\r\n%b" % (
-        site.path.encode(),
-        site.port,
-        accept,
-        len(body),
-        body,
-    )
-    with socket.create_connection(("127.0.0.1", site.port)) as peer:
-        start = time.perf_counter()
-        peer.sendall(request)
-        items, tail = 0, b""
-        while not tail.endswith(b"0\r\n\r\n"):
-            data = peer.recv(1 << 20)
-            assert data, tail
-            whole = tail[-11:] + data
-            items += whole.count(b"event: delta") - tail[-11:].count(b"event: delta")
-            tail = (tail + data)[-64:]
-        elapsed = time.perf_counter() - start
-    assert items == STREAM_ITEMS, items
-    return items / elapsed
+    return p50_us(site) + _hop_us()
 
 
 # -- clients that leave ----------------------------------------------------------------------------
@@ -241,6 +131,14 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _running(words: list[str], port: int, folder: str) -> Iterator[subprocess.Popen[str]]:
     log: SimpleQueue[str] = SimpleQueue()
@@ -258,20 +156,10 @@ def _running(words: list[str], port: int, folder: str) -> Iterator[subprocess.Po
 
         threading.Thread(target=read, daemon=True).start()
         try:
-            _wait_for(port, process)
+            wait_until(lambda: _answers(port), f"on port {port}", process)
             yield process
         finally:
             process.kill()
-
-
-def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.02)
-    raise SystemExit(f"no server came up on port {port}")
 
 
 def _ours(
@@ -298,15 +186,15 @@ def _latency_rows(ours: int, bare: int) -> Iterator[Row]:
     for name, goal, stretch in (("echo-async", 1.4, 1.2), ("echo-sync", 2.2, 1.8)):
         yield _latency_row(
             f"http {name} p50 c1",
-            partial(_p50_us, Site(ours, f"/v1/request/{name}")),
-            partial(_p50_us, Site(bare, "/echo")),
+            partial(p50_us, Site(ours, f"/v1/request/{name}")),
+            partial(p50_us, Site(bare, "/echo")),
             f"at most {goal}x (stretch {stretch})",
             partial(_is_at_most, goal),
         )
     # The other way to meet the second bar: 20 us more than the peer and a hop to a thread.
     yield paired(
         "http echo-sync p50 c1, peer + thread hop",
-        partial(_p50_us, Site(ours, "/v1/request/echo-sync")),
+        partial(p50_us, Site(ours, "/v1/request/echo-sync")),
         partial(_bare_and_hop_us, Site(bare, "/echo")),
         unit="us",
         peer_source=BARE,
@@ -340,8 +228,8 @@ def _throughput_rows(ours: int, fastapi: int) -> Iterator[Row]:
             rejected: list[int] = []
             row = paired(
                 f"http {name} c{clients}, FastAPI",
-                partial(_rate, Site(ours, f"/v1/request/{name}"), clients, rejected),
-                partial(_rate, Site(fastapi, path), clients, []),
+                partial(rate, Site(ours, f"/v1/request/{name}"), clients, rejected),
+                partial(rate, Site(fastapi, path), clients, []),
                 unit="1/s",
                 peer_source=FASTAPI,
                 goal=f"at least {bars[0]:g}x (stretch {bars[1]:g}), none rejected",
@@ -355,8 +243,8 @@ def _bare_rows(ours: int, bare: int) -> Iterator[Row]:
         for clients in (16, 64):
             yield paired(
                 f"http {name} c{clients}",
-                partial(_rate, Site(ours, f"/v1/request/{name}"), clients, []),
-                partial(_rate, Site(bare, "/echo"), clients, []),
+                partial(rate, Site(ours, f"/v1/request/{name}"), clients, []),
+                partial(rate, Site(bare, "/echo"), clients, []),
                 unit="1/s",
                 peer_source=BARE,
             )
@@ -364,8 +252,8 @@ def _bare_rows(ours: int, bare: int) -> Iterator[Row]:
     for name in ("stream-async", "stream-sync"):
         yield paired(
             f"http {name} 1 client, items",
-            partial(_items_per_s, Site(ours, f"/v1/request/{name}"), accept),
-            partial(_items_per_s, Site(bare, f"/stream/{STREAM_ITEMS}")),
+            partial(items_per_s, Site(ours, f"/v1/request/{name}"), accept),
+            partial(items_per_s, Site(bare, f"/stream/{STREAM_ITEMS}")),
             unit="1/s",
             peer_source=BARE,
             goal="at least 0.9x (stretch 3)",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvloop
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import Row, paired, save
+from harness import Row, paired, save, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -123,14 +123,6 @@ async def _stream(path: str, function: str) -> float:
     return STREAM_ITEMS / elapsed
 
 
-def _wait_for(path: str) -> None:
-    deadline = time.monotonic() + 20
-    while not os.path.exists(path):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"no server came up at {path}")
-        time.sleep(0.02)
-
-
 def _rows(ours: str, peer: str) -> list[Row]:
     rows = []
 
@@ -186,8 +178,8 @@ def start_servers(folder: str) -> Iterator[tuple[Server, Server]]:
         subprocess.Popen(plain) as theirs,
     ):
         try:
-            _wait_for(ours + ".json")
-            _wait_for(peer)
+            for path in (ours + ".json", peer):
+                wait_until(partial(os.path.exists, path), f"at {path}")
             yield (mine, ours), (theirs, peer)
         finally:
             mine.terminate()
