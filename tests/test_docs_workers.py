@@ -1,6 +1,8 @@
 """What docs/workers.md and docs/protocol.md say of commands, messages and numbers is so."""
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import signal

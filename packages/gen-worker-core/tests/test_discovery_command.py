@@ -41,7 +41,7 @@ def run(
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
 
@@ -211,7 +211,10 @@ def test_a_hostile_module_is_named(
     write_project: WriteProject, text: str, code: str, words: str
 ) -> None:
     root = write_project({"painter.py": text, "endpoint.toml": 'schema_version=1\nmain="painter"'})
-    done = run(root, "--timeout", "5")
+    for limit in ("5", "30") if code == "import_timeout" else ("120",):
+        done = run(root, "--timeout", limit)
+        if words in done.stderr:  # else this machine is too busy to import anything so soon
+            break
     assert (done.returncode, done.stdout) == (1, "")
     assert f"[{code}]" in done.stderr
     assert words in done.stderr

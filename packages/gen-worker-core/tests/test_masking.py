@@ -17,12 +17,12 @@ CHARS = 60_000
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_hostile_texts_take_time_linear_in_their_length(piece: str) -> None:
-    begun_at = time.perf_counter()
+    begun_at = time.process_time()  # whatever else the machine does meanwhile
     for text in (piece * (CHARS // len(piece)), piece * (CHARS // len(piece) // 2) + "a" * CHARS):
         without_credentials(text)
         without_places(text)
     # Some 0.2 s; a pattern that is quadratic needs a minute.
-    assert time.perf_counter() - begun_at < 10
+    assert time.process_time() - begun_at < 10
 
 
 @pytest.mark.parametrize("name", ["hf_token", "HF-TOKEN", "apiKey", "accessKey", "AWS_SECRET_X"])

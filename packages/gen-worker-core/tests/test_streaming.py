@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -76,19 +77,24 @@ class Model:
         self.tokens = tokens
         self.generated = 0
         self.options: dict[str, Any] = {}
+        self.criteria: Any = ()
         self.threads: list[threading.Thread] = []
         self._before = before
 
     def generate(self, *, streamer: Any, stopping_criteria: Any, **options: Any) -> None:
         self.options = options
+        self.criteria = stopping_criteria
         self.threads.append(threading.current_thread())
         for number, token in enumerate(self.tokens):
             self._before(number)
             streamer.put(token)
             self.generated += 1
-            if any(criterion(None, None) for criterion in stopping_criteria):
+            if self.is_to_stop():
                 break
         streamer.end()
+
+    def is_to_stop(self) -> bool:
+        return any(criterion(None, None) for criterion in self.criteria)
 
 
 def deltas(model: Model | None, /, **options: Any) -> Iterator[str]:
@@ -226,19 +232,16 @@ def test_an_error_raised_by_the_checker_stops_everything() -> None:
 
 
 def test_a_consumer_that_leaves_early_stops_generation() -> None:
-    goes_on = threading.Event()
-
     def wait(number: int) -> None:
-        if number == 1:
-            assert goes_on.wait(60)
+        until = time.monotonic() + 60
+        while number == 1 and not model.is_to_stop():
+            assert time.monotonic() < until
+            time.sleep(0.001)
 
     model = Model([str(number) for number in range(10_000)], wait)
     stream = deltas(model)
     assert next(stream) == "0"
-    timer = threading.Timer(0.01, goes_on.set)
-    timer.start()
     stream.close()  # type: ignore[attr-defined]  # a generator
-    timer.join()
     assert model.generated == 2
 
 
@@ -248,7 +251,7 @@ def test_a_stuck_forward_pass_is_not_waited_for_longer_than_asked() -> None:
     def be_stuck(number: int) -> None:
         if number == 1:
             reached.set()
-            assert released.wait(10)
+            assert released.wait(60)
 
     model = Model(["a", "b", "c"], be_stuck)
     stream = deltas(model, join_timeout=0.001)

@@ -13,7 +13,7 @@ transformers: Any = pytest.importorskip("transformers")
 tokenizers: Any = pytest.importorskip("tokenizers")
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran"]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must happen; reaching it is a failure."""
 
 

@@ -680,7 +680,7 @@ def filled(value: Any, root: Path) -> Any:
 
 def finish(tester: EndpointTester, call: Any) -> Any:
     """Wait for a call, and let the time of batches that still form pass."""
-    for _ in range(1000):
+    for _ in range(3000):
         try:
             return call.wait(timeout_s=0.02)
         except TimeoutError:
