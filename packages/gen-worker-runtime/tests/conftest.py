@@ -5,7 +5,12 @@ import inspect
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.worker.worker import Worker
     from gen_worker.testing.orchestrator import Orchestrator
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -218,6 +223,22 @@ class Running:
 
     def on_loop(self, function: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(function)
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Keep the loop from turning: nobody is accepted, and nothing read, within the block."""
+        is_stalled, may_go = threading.Event(), threading.Event()
+
+        def stall() -> None:
+            is_stalled.set()
+            may_go.wait(TIMEOUT_S)
+
+        self.on_loop(stall)
+        assert is_stalled.wait(TIMEOUT_S)
+        try:
+            yield
+        finally:
+            may_go.set()
 
     def begin_stop(self) -> None:
         with suppress(RuntimeError):  # the loop may be closed already, by an earlier call

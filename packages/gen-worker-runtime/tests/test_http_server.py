@@ -48,16 +48,16 @@ class Running:
         ready = threading.Event()
         self.thread = threading.Thread(target=lambda: run(self.server.serve(ready.set)))
         self.thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
     def stop(self) -> None:
         self.server.stop()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
 def ask(url: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     try:
         connection.request("GET", path)
         return connection.getresponse().read()
@@ -130,10 +130,10 @@ def test_a_stop_lets_requests_under_way_end() -> None:
     answers: list[bytes] = []
     client = threading.Thread(target=lambda: answers.append(ask(url, "/slow")))
     client.start()
-    assert app.entered.wait(10)
+    assert app.entered.wait(60)
     running.server.stop()
     app.released.set()
-    client.join(10)
+    client.join(60)
     running.stop()
     assert answers == [b"/slow"]
 
@@ -145,8 +145,8 @@ def test_a_stop_does_not_wait_for_ever() -> None:
     answers: list[bytes] = []
     client = threading.Thread(target=lambda: answers.append(ask(url, "/slow")))
     client.start()
-    assert app.entered.wait(10)
+    assert app.entered.wait(60)
     running.stop()
-    client.join(10)
+    client.join(60)
     app.released.set()
     assert answers == [b"Internal Server Error"]

@@ -184,7 +184,7 @@ def test_files_are_read_from_a_folder_and_land_in_it(tmp_path: Path) -> None:
 
     def ask(url: str, method: str, body: bytes = b"") -> tuple[bytes, dict[str, str]]:
         request = Request(url, data=body or None, method=method)
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=60) as answer:
             return answer.read(), {name.lower(): text for name, text in answer.headers.items()}
 
     def session(base: str) -> None:

@@ -30,7 +30,7 @@ def foreign(tmp_path: Path) -> Iterator[socket.socket]:
 def test_one_request(serve: Serve) -> None:
     with Client(serve().address) as client:
         client.send({"function": "count", "payload": {"count": 2}, "stream": True})
-        replies = list(client.replies(20))
+        replies = list(client.replies(60))
     assert [reply.event for reply in replies] == ["yield", "yield", "result", None]
     assert bytes(replies[2].value) == b'{"yielded":2}'
     assert replies[3].done
@@ -40,7 +40,7 @@ def test_an_answer_in_many_pieces(serve: Serve) -> None:
     text = "é" * 1_000_000
     with Client(serve().address) as client:
         client.send({"function": "echo", "payload": {"text": text}})
-        (reply,) = client.replies(20)
+        (reply,) = client.replies(60)
     assert text in bytes(reply.events[0].value).decode()
 
 
@@ -49,7 +49,7 @@ def test_the_token_goes_with_every_frame(serve: Serve) -> None:
     with Client(server.address, token="s3cret") as client, client.sibling() as other:
         assert other.cancel("nobody") is False
         client.send({"function": "echo"})
-        assert next(client.replies(20)).ok
+        assert next(client.replies(60)).ok
 
 
 def test_waiting_may_end_and_be_taken_up_again(serve: Serve, stage: Stage) -> None:
@@ -58,7 +58,7 @@ def test_waiting_may_end_and_be_taken_up_again(serve: Serve, stage: Stage) -> No
         with pytest.raises(RequestTimeoutError):
             next(client.replies(0.01))
         stage.go.set()
-        assert next(client.replies(20)).ok
+        assert next(client.replies(60)).ok
 
 
 def test_detach_says_whether_there_was_such_a_request(serve: Serve, stage: Stage) -> None:
@@ -82,7 +82,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_a_frame_that_is_refused_while_it_is_sent(serve: Serve) -> None:
     with Client(serve(max_frame_bytes=1000).address) as client:
         client.send({"function": "echo", "payload": {"text": "x" * 10_000_000}})
-        (reply,) = client.replies(20)
+        (reply,) = client.replies(60)
     assert reply.error is not None
     assert "more than 1000 bytes" in reply.error["message"]
 
@@ -100,7 +100,7 @@ def test_something_else_that_answers(foreign: socket.socket, answer: bytes) -> N
     with Client(foreign.getsockname()) as client:
         client.send({"function": "f"})
         with pytest.raises(NoServerError, match="is no gen-worker"):
-            next(client.replies(20))
+            next(client.replies(60))
     thread.join()
 
 
@@ -109,4 +109,4 @@ def test_a_server_that_leaves(foreign: socket.socket) -> None:
         client.send({"function": "f"})
         foreign.accept()[0].close()
         with pytest.raises(NoServerError):
-            next(client.replies(20))
+            next(client.replies(60))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from conftest import Running, Serve, Stage
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Console:

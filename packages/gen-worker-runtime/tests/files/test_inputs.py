@@ -362,7 +362,7 @@ async def test_downloads_do_not_hold_up_the_loop(files: WorkerFiles, web: WebSer
     go = threading.Event()
 
     def wait(asked: Asked) -> None:
-        go.wait(10)
+        go.wait(60)
         asked.answer(b"here")
 
     url = web.page("/wait", wait)

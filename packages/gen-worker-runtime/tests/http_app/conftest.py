@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure
     from gen_worker.events import Telemetry
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 ERRORS: dict[str, Callable[[], Exception]] = {
     "value": lambda: ValueError("never this"),
     "retryable": lambda: RetryableError("later"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,7 +165,7 @@ def test_the_dev_runner_knows_four_statuses(tmp_path: Path, run_host: RunHost) -
 
 
 def test_a_deadline_is_504(client: httpx.Client, host: Host) -> None:
-    found = client.post("/v1/request/hold", json={"payload": {}, "timeout_ms": 20})
+    found = client.post("/v1/request/hold", json={"payload": {}, "timeout_ms": 300})
     assert (found.status_code, found.json()["error_type"]) == (504, "canceled")
     host.stage.expect("holding", "deadline")
 
@@ -327,7 +328,10 @@ def test_a_call_that_is_over_leaves_nothing_behind(client: httpx.Client, host: H
                 client.post(f"/v1/request/{path}", json={"text": "other"}, headers=headers)
         host.settles()
         kinds = (RunningCall, WholeCall, StreamedCall)
-        left = [repr(one) for one in gc.get_objects() if isinstance(one, kinds)]
+        ends_at = time.monotonic() + 30
+        # A thread that has just answered one may stand in it still.
+        while left := [repr(one) for one in gc.get_objects() if isinstance(one, kinds)]:
+            assert time.monotonic() < ends_at, f"the collector has to find {left}"
+            time.sleep(0.01)
     finally:
         gc.enable()
-    assert left == [], "the collector has to find them"
