@@ -1,7 +1,6 @@
 """Real pipelines and models, tiny ones, from every layout of files to an image or a text."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
