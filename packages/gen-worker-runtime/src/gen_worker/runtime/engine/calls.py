@@ -226,8 +226,8 @@ class RunningCall(_Rarities):
 
     def tell(self, event: Telemetry) -> bool:
         """Show telemetry to the transport if it asked for it; False when it was shed."""
-        stream = self.stream
-        if stream is None or self.sink is None or not self.sink.wants_events:
+        stream, sink = self.stream, self.sink
+        if stream is None or sink is None or not sink.wants_events:
             return True
         return stream.tell(event)
 
@@ -375,8 +375,10 @@ class RunningCall(_Rarities):
         if batch and self.sink is not None:
             self._deliver(batch, self.sink)
         if outcome is not None:
+            # Both lead back here, and would keep all of it until a collection.
+            self.sink = None
             if self.outcome is not None:
-                self.stream = None  # it leads back here, and would keep all until a collection
+                self.stream = None
             self.core.forget(self, outcome)
             ended = self.ended
             if ended is not None and not ended.done():

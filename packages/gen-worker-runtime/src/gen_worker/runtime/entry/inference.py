@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ __all__ = ["run"]
 
 def run(settings: CoreSettings) -> int:
     """Work until there is a reason to end; return the exit code."""
+    gc.disable()  # what is imported stays; `run_worker` enables it again
     places = (settings.lock_path,) if settings.lock_path else (IMAGE_LOCK_PATH, _own_lock_path())
     path = next((place for place in places if os.path.isfile(place)), places[0])
     manifest = _read_manifest(path)

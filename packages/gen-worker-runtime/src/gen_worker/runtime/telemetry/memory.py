@@ -44,12 +44,14 @@ class MemoryGauge:
 
     def begin(self) -> MemoryUse:
         """Begin to note the peak of a request."""
-        self._refresh()
+        if self._clock() - self._read_at >= _STALE_S:
+            self._read()
         return MemoryUse(self._high_water)
 
     def note(self, use: MemoryUse) -> None:
         """Look at what there is now. Called now and then while the request runs."""
-        self._refresh()
+        if self._clock() - self._read_at >= _STALE_S:
+            self._read()
         use.ram_bytes = max(use.ram_bytes, self._resident)
 
     def occupy(self, use: MemoryUse, device: str) -> None:
@@ -83,11 +85,9 @@ class MemoryGauge:
                     peak = int(cuda.max_memory_allocated(use.device))
                     use.vram_bytes = max(use.vram_bytes, peak)
 
-    def _refresh(self) -> None:
-        now = self._clock()
-        if now - self._read_at >= _STALE_S:
-            self._read_at = now
-            self._resident, self._high_water = _resident_bytes(), _high_water_bytes()
+    def _read(self) -> None:
+        self._read_at = self._clock()
+        self._resident, self._high_water = _resident_bytes(), _high_water_bytes()
 
 
 def _cuda() -> Any:

@@ -35,7 +35,8 @@ class _Histogram:
         self.counts = [0] * (len(_BOUNDS_S) + 1)
         self.sum_s = 0.0
 
-    def observe(self, seconds: float) -> None:
+    def observe_ms(self, ms: float) -> None:
+        seconds = ms / 1000
         self.counts[bisect_left(_BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
 
@@ -117,12 +118,12 @@ class Metrics:
 
     def count_timings(self, function: str, outcome: str, timings: Timings) -> None:
         """Count a call by the word for its outcome: `succeeded` or an error type."""
-        figures = self._function(function)
+        figures = self._functions.get(function) or self._function(function)
         figures.outcomes[outcome] = figures.outcomes.get(outcome, 0) + 1
-        figures.queue.observe(timings.queue_ms / 1000)
-        figures.compute.observe(timings.compute_ms / 1000)
+        figures.queue.observe_ms(timings.queue_ms)
+        figures.compute.observe_ms(timings.compute_ms)
         if timings.load_ms:
-            figures.load.observe(timings.load_ms / 1000)
+            figures.load.observe_ms(timings.load_ms)
 
     def count_deltas(self, function: str, count: int) -> None:
         """Count items of a streamed output."""

@@ -29,6 +29,8 @@ _PREFIX_CACHE_CHANGES: dict[int, reports.PrefixCacheChange] = {1: "added", 2: "r
 
 
 def _job_request(wire: pb.JobExecutionRequest) -> commands.JobRequest:
+    # Asking an empty map for its items costs more than all the rest of a job request.
+    repos, hints, models = wire.resolved_repos_by_id, wire.execution_hints, wire.resolved_models
     has_compute = wire.HasField("resolved_compute")
     return commands.JobRequest(
         request_id=wire.request_id,
@@ -38,12 +40,12 @@ def _job_request(wire: pb.JobExecutionRequest) -> commands.JobRequest:
         owner=wire.tenant,
         invoker_id=wire.invoker_id,
         file_base_url=wire.file_base_url,
-        repos=_entries(wire.resolved_repos_by_id, _repo),
+        repos=_entries(repos, _repo) if len(repos) else {},
         job_id=wire.job_id,
         capability_token=wire.worker_capability_token,
         compute=_compute(wire.resolved_compute) if has_compute else None,
-        hints=_scalars(wire.execution_hints),
-        models=_entries(wire.resolved_models, _model),
+        hints=dict(hints) if len(hints) else {},
+        models=_entries(models, _model) if len(models) else {},
     )
 
 
@@ -379,12 +381,11 @@ def _drain_result(wire: pb.WorkerDrainResult) -> reports.DrainResult:
 
 
 def _entries(wire: Mapping[str, Any], read: Callable[[Any], V]) -> dict[str, V]:
-    # Asking an empty map for its items costs more than all the rest of a job request.
-    return {key: read(entry) for key, entry in wire.items()} if len(wire) else {}
+    return {key: read(entry) for key, entry in wire.items()}
 
 
 def _scalars(wire: Mapping[str, V]) -> dict[str, V]:
-    return dict(wire) if len(wire) else {}
+    return dict(wire)
 
 
 READERS: Mapping[str, Callable[[Any], Message]] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.errors import OutputTooLargeError, classify
-from gen_worker.events import Failed
+from gen_worker.events import Result
 from gen_worker.runtime.wire import (
     MAX_OUTPUT_BYTES,
     JobResult,
@@ -20,7 +20,7 @@ from gen_worker.runtime.wire import (
 
 if TYPE_CHECKING:
     from gen_worker.errors import Failure
-    from gen_worker.events import Result, Timings
+    from gen_worker.events import Failed, Timings
     from gen_worker.runtime.wire import JobRequest
     from gen_worker.runtime.worker.admission import Refusal
     from gen_worker.runtime.worker.identity import Identity
@@ -33,7 +33,7 @@ def settle(job: Job, outcome: Result | Failed) -> tuple[Failure | None, bytes]:
     """Return how a job ends: its failure, or its payload."""
     if job.failure is not None:
         return job.failure, b""
-    if isinstance(outcome, Failed):
+    if not isinstance(outcome, Result):
         failure = outcome.failure
         if failure.error_type == "canceled" and job.token.reason == "shutdown":
             # Nobody but this worker wanted it to end: another one may run it.
@@ -101,11 +101,11 @@ def observe(
         identity: Of the worker.
         peak_bytes: It had in RAM and on its GPU.
     """
-    pace, served = job.pace, job.served
+    pace, served, factors = job.pace, job.served, job.served.factors
     took_ms = (perf_counter() - job.began_at) * 1000
     return Observation(
         release_id=identity.release_id,
-        function=served.spec.name,
+        function=served.name,
         provider=identity.provider,
         worker_id=identity.worker_id,
         status="succeeded" if failure is None else "failed",
@@ -118,7 +118,7 @@ def observe(
         local_queued_count_at_start=job.queued,
         ttft_ms=0 if pace is None or pace.first_s is None else _at_least_1_ms(pace.first_s),
         itl_p50_ms=0 if pace is None else round(pace.median_s * 1000),
-        scaling_factors=served.factors.of(job.request.payload) if served.factors else {},
+        scaling_factors={} if factors is None else factors.of(job.request.payload),
     )
 
 

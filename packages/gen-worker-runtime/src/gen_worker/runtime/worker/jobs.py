@@ -121,7 +121,7 @@ class Jobs:
     @property
     def uses_gpu(self) -> bool:
         """Whether a job has a GPU, or waits for one."""
-        return any(job.served.spec.resources.needs_gpu for job in self.active.values())
+        return any(job.served.needs_gpu for job in self.active.values())
 
     # In.
 
@@ -139,13 +139,14 @@ class Jobs:
         if refusal is not None:
             self._refuse(request, refusal)
             return
+        others = len(self.active)
         job = Job(
             self,
             request,
             served,
             self._invocation(request, served),
-            others=len(self.active),
-            queued=self._engine.queued,
+            others=others,
+            queued=self._engine.queued if others else 0,
         )
         self.active[request_id] = job
         if self._observer is not None:
@@ -164,7 +165,7 @@ class Jobs:
 
     def _refusal(self, request: JobRequest, served: Served) -> Refusal | None:
         """Return what speaks against a request, whatever else is under way."""
-        name = served.spec.name
+        name = served.name
         gate = self._availability.gate(name)
         state = self._state()
         if gate is None and name in state.status:
@@ -173,7 +174,7 @@ class Jobs:
             return admission.gated(request, gate)
         if 0 < self._limits.max_input_bytes < len(request.payload):
             return admission.too_large(request)
-        if served.spec.resources.needs_gpu and self._device(request.compute) is _NOWHERE:
+        if served.needs_gpu and self._device(request.compute) is _NOWHERE:
             return admission.no_such_device(request)
         return admission.draining() if self._is_draining else None
 
@@ -189,7 +190,7 @@ class Jobs:
     def _invocation(self, request: JobRequest, served: Served) -> Invocation:
         compute = request.compute
         return Invocation(
-            function=served.spec.name,
+            function=served.name,
             payload=request.payload,
             payload_format="msgpack",
             result_format="msgpack",
@@ -201,7 +202,7 @@ class Jobs:
             job_id=request.job_id or None,
             hints=served.hints_of(request),
             compute=None if compute is None else _compute(compute),
-            device=self._device(compute) if served.spec.resources.needs_gpu else None,
+            device=self._device(compute) if served.needs_gpu else None,
         )
 
     def _device(self, compute: ResolvedCompute | None) -> str | None:

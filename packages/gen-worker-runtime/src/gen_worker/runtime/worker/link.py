@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
@@ -179,8 +180,8 @@ class Link:
             self._handler,
             token=self._handler.token(),
             splits=self._splits,
-            opened=lambda: self._opened(number, str(address)),
-            heard=lambda message: self._heard(number, message),
+            opened=partial(self._opened, number, str(address)),
+            heard=partial(self._heard, number),
         )
         self._task = self._loop.create_task(self._run(connection, number, self._task))
 

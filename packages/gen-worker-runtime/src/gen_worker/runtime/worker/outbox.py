@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -66,8 +66,8 @@ class OutboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Whether plain text that waits is written as one message."""
 
 
-class Outgoing(NamedTuple):
-    """One message on its way to a stream."""
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """One message on its way to a stream. Thousands may be in doubt: no collection visits them."""
 
     data: bytes
     kind: Kind
@@ -115,7 +115,8 @@ class Outbox:
         self._wake = wake
         self._is_split = False
         self._control = SignalQueue(limits.max_signals)
-        self._results: deque[Outgoing] = deque()
+        self._results: OrderedDict[str, Outgoing] = OrderedDict()
+        """By request, in the order to write them."""
         self._held: dict[str, Outgoing] = {}
         """Results whose streamed output is not written yet."""
         self._again: deque[Outgoing] = deque()
@@ -159,8 +160,7 @@ class Outbox:
         if is_streamed:
             self._held[result.request_id] = outgoing
         else:
-            self._results.append(outgoing)
-            self._wake("results" if self._is_split else "control")
+            self._write(outgoing)
 
     def delta(self, delta: TokenDelta, gate: Gate) -> None:
         """Take an item of a streamed output; beyond the bound `gate` is paused for a while."""
@@ -199,7 +199,7 @@ class Outbox:
             if self._is_split:
                 return None
         if role != "events" and self._results:
-            return self._results.popleft()
+            return self._results.popitem(last=False)[1]
         if role != "results":
             return self._next_event()
         return None
@@ -217,8 +217,7 @@ class Outbox:
             self._ending.discard(outgoing.request_id)
             held = self._held.pop(outgoing.request_id, None)
             if held is not None:
-                self._results.append(held)
-                self._wake("results" if self._is_split else "control")
+                self._write(held)
 
     def returned(self, outgoing: Outgoing) -> None:
         """Take a message back that a stream could not write."""
@@ -226,7 +225,7 @@ class Outbox:
             case "control":
                 self._control.put_back(outgoing)
             case "result":
-                self._results.appendleft(outgoing)
+                self._write_first(outgoing)
             case "telemetry":
                 self._shed += 1
             case _:
@@ -243,14 +242,14 @@ class Outbox:
         for doubt in self._doubts_of(role):
             again = doubt.take()
             if doubt is self._results_in_doubt:
-                self._results.extendleft(reversed(again))
+                for outgoing in reversed(again):
+                    self._write_first(outgoing)
             else:
                 self._ending.update(one.request_id for one in again if one.kind == "end")
                 self._again.extendleft(reversed(again))
         # A result follows its output, also the second time.
-        for outgoing in [one for one in self._results if one.request_id in self._ending]:
-            self._results.remove(outgoing)
-            self._held[outgoing.request_id] = outgoing
+        for request_id in [one for one in self._results if one in self._ending]:
+            self._held[request_id] = self._results.pop(request_id)
         self._wake_all()
 
     def settle(self) -> None:
@@ -266,7 +265,7 @@ class Outbox:
     def unsent_request_ids(self) -> tuple[str, ...]:
         """Return the requests of which the other end may lack something."""
         outputs = (*self._again, *self._output_in_doubt)
-        unsent = (*self._held.values(), *self._results, *self._results_in_doubt, *outputs)
+        unsent = (*self._held.values(), *self._results.values(), *self._results_in_doubt, *outputs)
         return tuple(dict.fromkeys(outgoing.request_id for outgoing in unsent))
 
     def repeat(self, request_id: str) -> bool:
@@ -278,15 +277,12 @@ class Outbox:
         Returns:
             Whether there is such a result; otherwise the request is to be run.
         """
-        if request_id in self._held or (
-            self._results and any(one.request_id == request_id for one in self._results)
-        ):
+        if request_id in self._results or request_id in self._held:
             return True
         written = self._answers.get(request_id)
         if written is None:
             return False
-        self._results.append(written)
-        self._wake("results" if self._is_split else "control")
+        self._write(written)
         return True
 
     @property
@@ -307,6 +303,14 @@ class Outbox:
             replaced=self._control.replaced,
             dropped=self._control.dropped,
         )
+
+    def _write(self, result: Outgoing) -> None:
+        self._results[result.request_id] = result
+        self._wake("results" if self._is_split else "control")
+
+    def _write_first(self, result: Outgoing) -> None:
+        self._results[result.request_id] = result
+        self._results.move_to_end(result.request_id, last=False)
 
     def _wake_all(self) -> None:
         for role in ROLES:

@@ -27,14 +27,27 @@ _decode = msgspec.msgpack.Decoder().decode
 class Served:
     """One function as jobs meet it."""
 
-    __slots__ = ("_payload_type", "factors", "form", "is_streamed", "names_destination", "spec")
+    __slots__ = (
+        "_payload_type",
+        "factors",
+        "form",
+        "is_streamed",
+        "name",
+        "names_destination",
+        "needs_gpu",
+        "spec",
+    )
 
     def __init__(self, spec: FunctionSpec) -> None:
         self.spec = spec
+        self.name = spec.name
+        self.needs_gpu = spec.resources.needs_gpu
         self.is_streamed = spec.is_streamed and spec.kind == "inference"
         self.form = DeltaForm(spec.name, spec.delta_type)
         self._payload_type = payload_type = payload_type_of(spec)
-        self.factors = ScalingFactors(spec, payload_type)
+        factors = ScalingFactors(spec, payload_type)
+        self.factors = factors if factors else None
+        """None where the cost of a call depends on nothing."""
         fields = getattr(payload_type, "__struct_encode_fields__", ())
         self.names_destination = spec.kind != "inference" or not _DESTINATIONS.isdisjoint(fields)
         """Whether a payload may say where the job publishes."""
