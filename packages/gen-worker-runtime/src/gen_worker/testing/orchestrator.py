@@ -74,15 +74,23 @@ class Orchestrator:
     registers anew and does not know of it any more: so do orchestrators that care for clients.
     """
 
-    def __init__(self, listen: str = "127.0.0.1:0", *, faults: Passage | None = None) -> None:
+    def __init__(
+        self,
+        listen: str = "127.0.0.1:0",
+        *,
+        faults: Passage | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         """Prepare a server.
 
         Args:
             listen: `host:port`; port 0 takes a free one, and keeps it through `stop` and `start`.
             faults: What goes wrong on the way.
+            credentials: Its certificate and key; without them connections are not encrypted.
         """
         self._listen = listen
         self._faults = faults
+        self._credentials = credentials
         self._dropped: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._news = asyncio.Condition()
@@ -114,7 +122,10 @@ class Orchestrator:
         """Listen, on the same port as before if there was one."""
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((_Methods(self._serve),))
-        port = self._server.add_insecure_port(self._listen)
+        if self._credentials is None:
+            port = self._server.add_insecure_port(self._listen)
+        else:
+            port = self._server.add_secure_port(self._listen, self._credentials)
         self._listen = f"{self._listen.rpartition(':')[0]}:{port}"
         await self._server.start()
 

@@ -277,7 +277,8 @@ def _lose(
         return _finish(state, now, Exit(1, "scheduler_protocol_incompatible", event.details))
     hint = _hint(event.details, policy)
     if hint is None:
-        return _wait(state, now, policy, random, event.code)
+        reason = f"{event.code}: {event.details}" if event.details else event.code
+        return _wait(state, now, policy, random, reason)
     # One that took the worker in for a moment only to send it on is part of the chain.
     is_settled = state.phase == "established" and now - state.since >= policy.grace_s
     redirects = 0 if is_settled else state.redirects
