@@ -15,6 +15,7 @@ from gen_worker.runtime.worker.endpoint_config import (
     EndpointState,
     apply,
     initial_state,
+    news_of,
     terminal_gate,
 )
 
@@ -124,7 +125,7 @@ def book(*pairs: tuple[str, str]) -> Any:
 
 def test_functions_wait_for_each_of_their_models_and_fail_without_any() -> None:
     models = book(("f", A), ("f", B), ("g", B))
-    models.require((), (A, B))
+    models.require((), (A, B), {A, B})
     assert models.loading_functions() == {"f", "g"}
     models[A] = "here"
     models[B] = "fetching"
@@ -137,10 +138,28 @@ def test_functions_wait_for_each_of_their_models_and_fail_without_any() -> None:
 
 def test_required_models_are_waited_for_and_what_may_not_be_used_is_not() -> None:
     models = book(("f", A), ("g", B))
-    models.require((C,), (A,))
+    models.require((C,), (A,), {A, C})
     assert models.waiting((A,)) == [A, C]
     assert models[B] == "left"
     assert not models.is_settled
     assert models.loading_functions() == {"f"}
-    models.require((), (B, A))
+    models.require((), (B, A), {B})
     assert models.waiting((B, A))[:2] == [B, A]
+
+
+def test_a_model_that_was_left_to_its_jobs_is_waited_for_when_there_is_news_of_it() -> None:
+    models = book(("f", A), ("g", B))
+    models[A], models[B] = "left", "failed"
+    models.require((), (A, B), ())
+    assert models.is_settled
+    models.require((), (A, B), {A, B})
+    assert models.loading_functions() == {"f", "g"}
+
+
+def test_news_are_other_descriptions_and_new_wishes() -> None:
+    described = ResolvedRepo(snapshot_digest="blake3:1")
+    first = apply(state(A, B), EndpointConfig())
+    assert news_of(first, apply(first, EndpointConfig())) == set()
+    told = apply(first, EndpointConfig(repos={A: described}, required_refs=(B,)))
+    assert news_of(first, told) == {A, B}
+    assert news_of(told, apply(told, EndpointConfig(repos={A: described}))) == set()

@@ -11,7 +11,7 @@ from gen_worker.models.keyed import declared_choices
 from gen_worker.spec import class_spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from gen_worker.runtime.worker.endpoint_config import EndpointState
     from gen_worker.spec import Binding, FunctionSpec
@@ -100,20 +100,24 @@ class ModelBook:
             self.bound.setdefault(model.ref, []).append(model)
             self._states.setdefault(model.ref, "waiting")
 
-    def require(self, refs: Iterable[str], allowed: Iterable[str]) -> None:
+    def require(self, refs: Iterable[str], allowed: Iterable[str], news: Collection[str]) -> None:
         """Take what the orchestrator wants here.
 
         Args:
             refs: To be here whatever functions are bound to.
             allowed: What functions are bound to and may use; the rest is left to jobs.
+            news: Refs of which it says something new: only these are waited for once more.
         """
         self._required = tuple(refs)
         usable = {*allowed, *self._required}
-        for ref in usable:
-            if self._states.get(ref, "left") == "left" and (ref in self.bound or ref in refs):
+        for ref in usable.intersection(news):
+            state = self._states.get(ref, "left")
+            if state == "left" and (ref in self.bound or ref in self._required):
                 self._states[ref] = "waiting"
         for ref, state in self._states.items():
-            if state == "waiting" and ref not in usable:
+            if ref in news and state == "failed":
+                self._states[ref] = "waiting"
+            elif state == "waiting" and ref not in usable:
                 self._states[ref] = "left"
 
     def waiting(self, order: Iterable[str]) -> list[str]:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from gen_worker.manifest import Manifest
     from gen_worker.models.refs import Ref
 
-__all__ = ["EndpointState", "Keyspace", "apply", "canonical", "initial_state", "terminal_gate"]
+__all__ = [
+    "EndpointState",
+    "Keyspace",
+    "apply",
+    "canonical",
+    "initial_state",
+    "news_of",
+    "terminal_gate",
+]
 
 Keyspace = Mapping[str, LockedModel]
 
@@ -115,6 +123,15 @@ def apply(state: EndpointState, config: EndpointConfig) -> EndpointState:
         has_new_keys=has_new_keys,
         revision=state.revision + 1,
     )
+
+
+def news_of(before: EndpointState, now: EndpointState) -> set[str]:
+    """Return the refs that are described in another way, or were not wanted before."""
+    described = {
+        ref for ref in (*now.required, *now.allowed) if now.repos.get(ref) != before.repos.get(ref)
+    }
+    required, allowed = {*before.required}, {*before.allowed}
+    return described | ({*now.required} - required) | ({*now.allowed} - allowed)
 
 
 def terminal_gate(state: EndpointState, function: str, keys: Iterable[str]) -> Gate | None:

@@ -9,6 +9,7 @@ from gen_worker.runtime.engine.deadlines import Timers
 from gen_worker.runtime.wire import ModelReady
 from gen_worker.runtime.worker.catalog import ModelBook, bound_models
 from gen_worker.runtime.worker.commands import Commands
+from gen_worker.runtime.worker.endpoint_config import news_of
 from gen_worker.runtime.worker.fetching import Fetching
 from gen_worker.runtime.worker.loading import Loading
 
@@ -113,11 +114,7 @@ class ModelRoom:
         state = self._state()
         if (state.models, state.models_by_function) != (before.models, before.models_by_function):
             self.book.rebind(bound_models(self._functions.values(), state))
-        self.book.require(state.required, state.allowed)
-        for ref in {*self.book.bound, *state.required}:
-            is_news = state.repos.get(ref) != before.repos.get(ref)
-            if self.book[ref] == "failed" and is_news:
-                self.book[ref] = "waiting"
+        self.book.require(state.required, state.allowed, news_of(before, state))
         self._gate()
         self.fetching.start()
 
