@@ -50,8 +50,9 @@ def stray_directories() -> list[str]:
 
 
 def _lift_deadlines() -> None:
-    # A busy machine makes single examples slow; Hypothesis' own profile for CI lifts this too.
-    from hypothesis import settings
+    # A busy machine makes single examples slow; Hypothesis' own profile for CI lifts these too.
+    from hypothesis import HealthCheck, settings
 
-    settings.register_profile("workspace", deadline=None)
+    unmeasured = [HealthCheck.too_slow]
+    settings.register_profile("workspace", deadline=None, suppress_health_check=unmeasured)
     settings.load_profile("workspace")
