@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOML = 'schema_version = 1\nname = "shop"\nmain = "shop"\n'
 CODE = """
-import os, time
+import asyncio, os, time
 import msgspec
 from gen_worker import RequestContext, inference_function
 
@@ -29,7 +29,8 @@ class Order(msgspec.Struct):
 @inference_function
 async def wait(ctx: RequestContext, order: Order) -> Order:
     while not os.path.exists(order.until):
-        time.sleep(0.01)  # of all things
+        time.sleep(1.5)  # of all things
+        await asyncio.sleep(0)  # a stall that the machine began is told of already
     return order
 """
 
@@ -41,6 +42,7 @@ class Watched:
         self.stalls: list[Stall] = []
         self.ends: list[Stall] = []
         self.reported = threading.Event()
+        self.named = threading.Event()
         self.watch = LoopWatch(
             limit_s,
             function_of=lambda name: "paint" if name == "r1" else "",
@@ -52,6 +54,8 @@ class Watched:
     def _stalled(self, stall: Stall) -> None:
         self.stalls.append(stall)
         self.reported.set()
+        if stall.function:
+            self.named.set()
 
 
 async def until(holds: Any) -> None:
@@ -64,15 +68,18 @@ async def test_a_blocking_function_is_named_once_with_its_line_and_again_at_its_
     watched = Watched()
 
     async def block() -> None:
-        assert watched.reported.wait(60)  # this line
+        while not watched.named.wait(0.5):  # this line
+            await asyncio.sleep(0)  # a stall that had begun before is told of already
 
     task = asyncio.get_running_loop().create_task(block(), name="r1")
     await task
-    await until(lambda: watched.ends)
+    await until(lambda: any(end.function for end in watched.ends))
     watched.watch.close()
-    (stall,), (end,) = watched.stalls, watched.ends
+    # On a busy machine the loop may stand still at other times, too.
+    (stall,) = [one for one in watched.stalls if one.function]
+    (end,) = [one for one in watched.ends if one.function]
     assert (stall.function, stall.request_id) == ("paint", "r1")
-    assert stall.line == "assert watched.reported.wait(60)  # this line"
+    assert stall.line == "while not watched.named.wait(0.5):  # this line"
     assert stall.location.startswith(f"{__name__}:")
     assert stall.location.endswith("block")
     assert (stall.path, end.location) == (__file__, stall.location)
@@ -81,12 +88,15 @@ async def test_a_blocking_function_is_named_once_with_its_line_and_again_at_its_
 
 async def test_each_stall_is_told_of() -> None:
     watched = Watched()
-    for count in (1, 2):
+    for _ in range(2):
+        before = len(watched.ends)
         watched.reported.clear()
-        assert watched.reported.wait(60)
-        await until(lambda count=count: len(watched.ends) == count)
+        while not watched.reported.wait(0.5):
+            await asyncio.sleep(0)
+        await until(lambda before=before: len(watched.ends) > before)
     watched.watch.close()
-    assert [stall.function for stall in watched.stalls] == ["", ""]
+    assert len(watched.stalls) >= 2
+    assert {stall.function for stall in watched.stalls} == {""}
 
 
 async def test_a_loop_that_turns_is_left_alone() -> None:
@@ -128,15 +138,23 @@ def test_a_worker_says_what_blocks_it(tmp_path: Path) -> None:
         while "'wait' (request 'r1') is at" not in process.log:
             assert monotonic() < ends_at, process.log
             sleep(0.02)
-        assert "`time.sleep(0.01)  # of all things`" in process.log
+        assert "`time.sleep(1.5)  # of all things`" in process.log
         flag.write_text("")
         assert job.output() == {"until": str(flag)}
         (worker,) = pool._connected()
-        event = pool._until(lambda: next(iter(worker.events("worker.loop_blocked")), None))
-        assert "the event loop turns again after" in process.log
-    payload = json.loads(event.payload_json)
+
+        def told() -> tuple[Any, dict[str, Any]] | None:
+            for event in worker.events("worker.loop_blocked"):
+                payload = json.loads(event.payload_json)
+                if payload["function_name"] == "wait":
+                    return event, payload
+            return None
+
+        event, payload = pool._until(told)
+        while "the event loop turns again after" not in process.log:
+            assert monotonic() < ends_at, process.log
+            sleep(0.02)
     assert problems_of(event.event_type, payload, request_id=event.request_id) == []
-    assert payload["function_name"] == "wait"
     assert payload["location"].startswith("shop:")
     assert payload["location"].endswith(" wait")
     assert payload["warn_after_s"] == 0.2
