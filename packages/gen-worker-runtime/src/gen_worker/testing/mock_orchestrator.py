@@ -195,11 +195,15 @@ async def _wait_for_worker(
 ) -> WorkerSession:
     """Return a worker once the function can be run there, or surely cannot."""
     function = slugify_name(options.run)
+    config = EndpointConfig(required_refs=_required_refs(options))
+    configured: set[WorkerSession] = set()
 
     def found() -> WorkerSession | None:
-        workers = [one for one in orchestrator.workers.values() if one.is_connected]
-        ready = (one for one in workers if function not in _loading(one))
-        return next(ready, None)
+        workers = {one for one in orchestrator.workers.values() if one.is_connected}
+        for worker in workers - configured:
+            worker.send(config)  # at once, as pools do: workers wait for it
+        configured.update(workers)
+        return next((one for one in workers if function not in _loading(one)), None)
 
     return await orchestrator.until(found, timeout_s=options.wait_s)
 
@@ -215,7 +219,6 @@ async def _run(
     files: FileApi | None,
 ) -> int:
     _print_connected(worker)
-    worker.send(EndpointConfig(required_refs=_required_refs(options)))
     job = _submit(options, worker, files)
     _say("sent", f"request_id={job.request.request_id} function={job.request.function}")
     wait_s = options.result_wait_s
