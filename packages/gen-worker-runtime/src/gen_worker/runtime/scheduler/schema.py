@@ -1,0 +1,54 @@
+"""The tables of the scheduler's database, as the steps that made them.
+
+A step is never changed once it was released: `PRAGMA user_version` counts those a database has.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EVENT_BITS", "MIGRATIONS"]
+
+EVENT_BITS = 24
+"""An event's key is its request's seq, shifted by so many bits, plus its id: one B-tree, in which
+the events of a request lie side by side."""
+
+_REQUESTS = """
+CREATE TABLE requests (
+    seq INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    function TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    release_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    priority INTEGER NOT NULL,
+    timeout_ms INTEGER,
+    deadline_at REAL,
+    created_at REAL NOT NULL,
+    status TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    worker_id TEXT NOT NULL,
+    started_at REAL,
+    due_at REAL NOT NULL,
+    last_event_id INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    ended_at REAL,
+    ending BLOB
+);
+CREATE UNIQUE INDEX requests_by_key ON requests (owner, key) WHERE key <> '';
+CREATE INDEX requests_by_end ON requests (ended_at);
+CREATE TABLE calls (
+    seq INTEGER PRIMARY KEY,
+    payload BLOB NOT NULL,
+    options BLOB NOT NULL
+);
+CREATE TABLE events (
+    key INTEGER PRIMARY KEY,
+    name BLOB NOT NULL,
+    data BLOB NOT NULL
+);
+"""
+
+MIGRATIONS = (_REQUESTS,)
