@@ -44,6 +44,8 @@ SUCCEEDED, FAILED, NO_WORKER, NO_RESULT, USAGE = 0, 1, 2, 3, 64
 _MIN_RESULT_WAIT_S = 5.0
 _LAST_EVENTS = ("request.completed", "request.failed", "request.cancelled", "request.rejected")
 _FIRST, _ONLY_EVENT, _LAST_EVENT_S = "request.received", "metrics.job", 3.0
+_LAST_WORDS_S = 1.0
+"""For streams to end in order: a broken one makes a worker send its last results again."""
 _FOREVER_S = 1e9
 _SECRET_METADATA = frozenset({"authorization"})
 
@@ -187,6 +189,7 @@ async def _serve(options: argparse.Namespace) -> int:
         code = await _run(options, orchestrator, worker, files)
         orchestrator.refusal = (grpc.StatusCode.UNAVAILABLE, "the mock orchestrator has ended")
         await orchestrator.hang_up()
+        await orchestrator.stop(_LAST_WORDS_S)
         return code
 
 

@@ -129,10 +129,14 @@ class Orchestrator:
         self._listen = f"{self._listen.rpartition(':')[0]}:{port}"
         await self._server.start()
 
-    async def stop(self) -> None:
-        """Break every connection and listen no more; what was heard stays."""
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Break every connection and listen no more; what was heard stays.
+
+        Args:
+            grace_s: Seconds for streams that are just ending, as after `hang_up`.
+        """
         if self._server is not None:
-            await self._server.stop(grace=None)
+            await self._server.stop(grace_s)
             self._server = None
 
     def cut(self, role: StreamRole = "control") -> None:
