@@ -200,7 +200,8 @@ def changes(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """The fault tests with many seeds (`-- --seeds N`)."""
     environment = exact_environment(session, EVERYTHING)
-    run_pytest(session, environment, "-m", "chaos", "--seeds", "100")
+    patience = ("-o", "faulthandler_timeout=3600")  # ten thousand jobs are one test
+    run_pytest(session, environment, "-m", "chaos", "--seeds", "100", *patience)
 
 
 @nox.session

@@ -6,13 +6,15 @@ import logging
 import os
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import grpc
 import msgspec
 import pytest
 
@@ -21,6 +23,8 @@ from gen_worker.runtime import Alarm, EngineLimits
 from gen_worker.runtime.engine import SYSTEM_CLOCK
 from gen_worker.runtime.engine.deadlines import Timer
 from gen_worker.runtime.wire import (
+    Drain,
+    DrainResult,
     InterruptJob,
     JobRequest,
     JobResult,
@@ -36,6 +40,9 @@ from gen_worker.testing.cable import Cable
 from gen_worker.testing.faults import StreamFaults, random_faults
 from gen_worker.testing.orchestrator import Job, Orchestrator, WorkerSession
 from gen_worker.testing.workers import quick_policy, working
+
+if TYPE_CHECKING:
+    from conftest import Work
 
 
 class Text(msgspec.Struct):
@@ -102,7 +109,12 @@ def gated(ctx: RequestContext, payload: Text) -> Text:
     return payload
 
 
-FUNCTIONS = [echo, echo_in_thread, count, count_async, fail, hold, block, drip, gated]
+@inference_function
+async def lengthen(ctx: RequestContext, payload: Text) -> Text:
+    return Text(text="x" * payload.count)
+
+
+FUNCTIONS = [echo, echo_in_thread, count, count_async, fail, hold, block, drip, gated, lengthen]
 
 
 class Scene(NamedTuple):
@@ -199,6 +211,18 @@ async def test_a_network_that_breaks_within_a_message(direction: str, at_bytes: 
         assert here.cable.connections > 1
 
 
+@pytest.mark.parametrize("at_bytes", [1_000_000, 11_900_000])
+async def test_a_network_that_breaks_within_a_long_result(at_bytes: int) -> None:
+    faults = StreamFaults()
+    async with scene(faults) as here:
+        faults.call(JobRequest, lambda: here.cable.cut_after(at_bytes))
+        job = here.session.submit("lengthen", {"count": 12_000_000})
+        assert len((await job.output(timeout_s=60))["text"]) == 12_000_000
+        check_ended_once(job)
+        assert job.attempts == 1
+        assert here.cable.connections > 1
+
+
 # ---- twice, late, out of order, or stuck
 
 
@@ -244,6 +268,40 @@ async def test_a_stalled_stream_does_not_hold_up_the_others() -> None:
         await stalled.result()
         assert stalled.text == counted("stalled", 20_000)
         check_ended_once(stalled)
+
+
+async def test_results_that_nobody_reads_hold_up_no_stream_and_are_not_lost() -> None:
+    faults = StreamFaults()
+    results = faults.hold(JobResult)
+    async with scene(faults) as here:
+        await here.orchestrator.until(lambda: len(here.session.streams) == 3)
+        jobs = [here.session.submit("echo", {"text": f"{number}"}) for number in range(50)]
+        await results.has_begun.wait()
+        streamed = here.session.submit("count", {"count": 500, "text": "s"})
+        await here.orchestrator.until(lambda: streamed.end is not None, timeout_s=60)
+        assert not any(job.results for job in [*jobs, streamed])
+        here.orchestrator.drop(here.session)
+        results.release()
+        for number, job in enumerate(jobs):
+            assert (await job.output(timeout_s=60))["text"] == f"{number}"
+        await streamed.result(timeout_s=60)
+        assert streamed.text == counted("s", 500)
+        assert {job.attempts for job in [*jobs, streamed]} == {1}
+
+
+async def test_commands_that_do_not_come_through_hold_up_no_results() -> None:
+    faults = StreamFaults()
+    commands = faults.hold(JobRequest, 2)
+    GATE.clear()
+    async with scene(faults) as here:
+        running = here.session.submit("gated", {"text": "first"})
+        waiting = here.session.submit("echo", {"text": "second"})
+        await commands.has_begun.wait()
+        GATE.set()
+        assert (await running.output(timeout_s=60))["text"] == "first"
+        assert waiting.results == []
+        commands.release()
+        assert (await waiting.output(timeout_s=60))["text"] == "second"
 
 
 async def test_a_network_that_falls_silent_is_left() -> None:
@@ -311,6 +369,29 @@ async def test_a_token_that_is_rotated_during_a_job() -> None:
         assert job.attempts == 1
 
 
+async def test_a_token_that_expires_during_a_job_costs_no_job(work: "Work") -> None:
+    GATE.clear()
+    kept = ["an-old-token"]
+    async with (
+        Orchestrator() as orchestrator,
+        work(orchestrator, *FUNCTIONS, token=kept[0], read_token=lambda: kept[0]) as worker,
+    ):
+        session = await orchestrator.connected()
+        job = session.submit("gated", {"text": "kept"})
+        await session.submit("echo").result(timeout_s=60)
+        orchestrator.refusal = (grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
+        orchestrator.drop(session)
+        async with asyncio.timeout(60):
+            while worker.link.state.failures < 3:
+                await asyncio.sleep(0.01)
+        GATE.set()
+        kept[0] = "a-newer-token"
+        orchestrator.refusal = None
+        assert (await job.output(timeout_s=60))["text"] == "kept"
+        assert job.attempts == 1
+        assert session.metadata["authorization"] == "Bearer a-newer-token"
+
+
 async def test_hours_that_pass_at_once_break_connections_and_no_jobs() -> None:
     GATE.clear()
     clock = VirtualClock()
@@ -353,6 +434,41 @@ async def test_a_clock_that_is_set_changes_no_deadline(jump_s: float) -> None:
         await here.session.submit("echo").result()
         GATE.set()
         assert (await job.result()).success
+
+
+async def test_nothing_but_time_stamps_heeds_the_time_of_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, real = JumpingClock(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + clock.offset_s)
+    async with scene(clock=clock, options=OPTIONS) as here:
+        await here.orchestrator.until(lambda: len(here.session.streams) == 3)
+        connections = here.cable.connections
+        choice = random.Random(1)
+        for jump_s in (86_400.0, -86_400.0, 1e9, -1e9, 0.0):
+            jobs = submit_some(here, choice, 20)
+            clock.offset_s = jump_s
+            patient = here.session.submit("echo", timeout_ms=600_000)
+            await check_jobs(here, jobs)
+            assert (await patient.result(timeout_s=60)).success
+        assert here.cable.connections == connections
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+async def test_a_drain_s_deadline_is_not_moved_by_a_clock_that_is_set(jump_s: float) -> None:
+    clock = JumpingClock()
+    GATE.clear()
+    async with scene(clock=clock, options=OPTIONS) as here:
+        job = here.session.submit("gated", {"text": "finished"})
+        await here.session.submit("echo").result(timeout_s=60)
+        deadline_unix_ms = int((clock.time() + 3600) * 1000)
+        here.session.send(Drain(deadline_unix_ms=deadline_unix_ms, terminate_after_deadline=True))
+        await here.orchestrator.until(lambda: bool(here.session.heard(DrainResult)), timeout_s=60)
+        clock.offset_s = jump_s
+        late = here.session.submit("echo")
+        assert (await late.result(timeout_s=60)).error_type == "retryable"
+        GATE.set()
+        assert (await job.output(timeout_s=60))["text"] == "finished"
 
 
 @pytest.mark.parametrize("function", ["hold", "block", "drip"])
