@@ -166,8 +166,7 @@ def test_whoever_is_killed_every_request_ends_once(
         processes = {"orchestrator": orchestrator, "worker": worker}
 
         def is_finished() -> bool:
-            lines = orchestrator.heard()
-            return bool(lines) and lines[-1].kind == "finished"
+            return any(line.kind == "finished" for line in orchestrator.heard())
 
         moments = sorted(choice.randint(1, 1500) for _ in range(KILLS))
         print(f"seed {seed}: {victims} killed at the lines {moments}")
