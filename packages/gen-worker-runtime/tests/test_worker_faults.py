@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -563,6 +564,7 @@ async def test_many_jobs_leave_nothing_behind(
     faults = StreamFaults()
     options = msgspec.structs.replace(OPTIONS, limits=EngineLimits(max_threads=2))
     levels: list[Counter[str]] = []
+    memory_mib: list[float] = []
     async with scene(faults, outbox_limits=UNMERGED, options=options) as here:
         for number in range(2 * request.config.getoption("seeds")):
             for fault in random_faults(number, count=3, messages=50):
@@ -576,9 +578,20 @@ async def test_many_jobs_leave_nothing_behind(
             await here.orchestrator.until(partial(is_fresh, here), timeout_s=60)
             here.orchestrator.forget()
             levels.append(living())
+            memory_mib.append(resident_mib())
+    print(f"memory in MiB: {memory_mib}")
     # What jobs leak is more after each round. All else comes and goes.
     grown = {kind: by for kind in levels[-1] if is_growing(by := [one[kind] for one in levels])}
     assert grown == {}
+    if (few := len(levels) // 10) >= 4:
+        assert median(memory_mib[-few:]) - median(memory_mib[few : 2 * few]) < 16
+
+
+def resident_mib() -> float:
+    """Return the memory of this process; 0 where nobody says."""
+    facts = Path("/proc/self/statm")
+    pages = int(facts.read_text().split()[1]) if facts.exists() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
 
 
 def is_fresh(here: Scene) -> bool:
