@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["BufferedStream", "DirectStream", "Stream"]
 
 
+_FIRST_ROOM = 16
+"""Items; twice as many after each time that the loop took some."""
+
+
 class Stream(Protocol):
     """Where a handler's items and telemetry go, in order."""
 
@@ -33,7 +37,9 @@ class BufferedStream:
     """A bounded queue between one handler and the event loop.
 
     Full means as many items or bytes as the limits say; the handler then waits until half is
-    taken. Letting it go on for every single item would cost a thread switch per item.
+    taken. Letting it go on for every single item would cost a thread switch per item. At first it is
+    full sooner: a handler that never waits keeps the interpreter to itself, and nobody would hear of
+    its first item before it has filled the buffer.
 
     The counts have one writer each, the handler's thread or the loop, so they need no lock.
     """
@@ -50,6 +56,7 @@ class BufferedStream:
         "_max_events",
         "_max_items",
         "_put",
+        "_room",
         "_taken",
         "_waiter",
     )
@@ -62,6 +69,7 @@ class BufferedStream:
             announce: Called from the handler's side, once per burst: something is to be taken.
         """
         self._max_items = limits.max_buffered_deltas
+        self._room = min(_FIRST_ROOM, self._max_items)
         self._max_bytes = limits.max_buffered_bytes
         self._max_events = limits.max_buffered_events
         self._announce = announce
@@ -75,7 +83,7 @@ class BufferedStream:
     @property
     def is_full(self) -> bool:
         return (
-            self._put - self._taken >= self._max_items
+            self._put - self._taken >= self._room
             or self._bytes_put - self._bytes_taken >= self._max_bytes
         )
 
@@ -83,7 +91,7 @@ class BufferedStream:
     def is_roomy(self) -> bool:
         """Whether a handler that waits may go on."""
         return (
-            self._put - self._taken <= self._max_items // 2
+            self._put - self._taken <= self._room // 2
             and self._bytes_put - self._bytes_taken <= self._max_bytes // 2
         )
 
@@ -121,6 +129,8 @@ class BufferedStream:
         self._taken += put
         self._bytes_taken += size
         self._events_taken += told
+        if self._room < self._max_items:
+            self._room = min(self._room * 2, self._max_items)
         waiter = self._waiter
         if waiter is not None and self.is_roomy:
             waiter.wake()

@@ -385,7 +385,7 @@ def _entries(wire: Mapping[str, Any], read: Callable[[Any], V]) -> dict[str, V]:
 
 
 def _scalars(wire: Mapping[str, V]) -> dict[str, V]:
-    return dict(wire)
+    return dict(wire) if len(wire) else {}
 
 
 READERS: Mapping[str, Callable[[Any], Message]] = {
