@@ -13,7 +13,7 @@ from gen_worker.models.low_vram.ladder import Facts, Ladder, preflight_mode
 from gen_worker.models.settings import load_model_settings
 from gen_worker.models.snapshot import SnapshotFile, snapshot_of
 from gen_worker.models.store import localizing
-from gen_worker.ports import drive
+from gen_worker.ports import ModelRequest, drive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +55,22 @@ def test_a_model_on_nfs_is_read_from_its_copy(
 
     binding: Repo[Any] = Repo(f"acme/words@{snapshot.checkpoint_id}")
     record = {**binding.choose("model", {}, None), "subfolder": "unet"}
-    prepared = drive(open_library(is_offline=True).prepare(binding, record, str))
+    told: list[tuple[str, dict[str, Any]]] = []
+    library = open_library(is_offline=True, tell=lambda kind, facts: told.append((kind, facts)))
+    asks = ModelRequest(request_id="r1")
+    prepared = drive(library.prepare(binding, record, str, asks))
     assert prepared.model.path == str(tmp_path / folder / "snapshots" / snapshot.digest / "unet")
+    assert prepared.model.is_localized is (folder == "local")
+    copies = [facts for kind, facts in told if kind == "model.copy.completed"]
+    assert [(copy["bytes_copied"], copy["request_id"]) for copy in copies] == (
+        [(1000, "r1")] if folder == "local" else []
+    )
+    drive(
+        open_library(is_offline=True, tell=lambda *event: told.append(event)).prepare(
+            binding, record, str
+        )
+    )
+    assert not any(kind.startswith("worker.model.copy") for kind, _ in told)  # it is here already
     with open(f"{prepared.model.path}/words.txt") as words:
         assert words.read() == "w" * 1000
 

@@ -111,6 +111,38 @@ def test_tokens_are_steps(model: Any) -> None:
     assert seen == [(n, 5) for n in range(1, 6)]
 
 
+@pytest.mark.parametrize(("beams", "rows"), [(1, 1), (1, 3), (2, 1), (2, 2)])
+def test_tokens_are_counted_at_the_end(model: Any, beams: int, rows: int) -> None:
+    counts: list[int] = []
+    prompt = torch.tensor([[1, 40, 41]] * rows)
+    with watch(model, CancelToken(), generated=counts.append):
+        for tokens in (5, 2):
+            made = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                num_beams=beams,
+                do_sample=False,
+            )
+            assert made.shape == (rows, 3 + tokens)
+    assert counts == [5 * rows, 2 * rows]
+
+
+def test_tokens_of_a_canceled_call_count_too(model: Any) -> None:
+    token, counts = CancelToken(), []
+
+    def stop(input_ids: Any, scores: Any, **_: Any) -> Any:
+        if input_ids.shape[1] == 6:
+            token.cancel()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+    criteria = transformers.StoppingCriteriaList([stop])
+    with watch(model, token, generated=counts.append), pytest.raises(CanceledError):
+        write(model, 50, stopping_criteria=criteria)
+    assert counts == [3]
+
+
 def test_a_cancel_stops_generate_within_a_token(model: Any) -> None:
     token = CancelToken()
     lengths: list[int] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
 from gen_worker.errors import InputTooLargeError, ValidationError
@@ -157,7 +158,11 @@ def write_image(
     """
     from gen_worker.context.images import encode_image
 
-    return ctx.save_bytes(ref, encode_image(image, format, quality=quality))
+    since = perf_counter()
+    data = encode_image(image, format, quality=quality)
+    if (measured := getattr(ctx, "_measured", None)) is not None:
+        measured("image_encode_ms", (perf_counter() - since) * 1000)
+    return ctx.save_bytes(ref, data)
 
 
 def _pillow() -> ModuleType:

@@ -45,6 +45,7 @@ class Local(msgspec.Struct):
     digest: str
     root: str
     size_bytes: int = 1000
+    is_localized: bool = False
 
 
 class Prepared(msgspec.Struct):
@@ -61,6 +62,7 @@ class Shelf:
         self.may_paint = asyncio.Event()
         self.is_downloaded = self.is_loaded = False
         self.error: Exception | None = None
+        self.is_on_nfs = False
         self._root = root
 
     def open(self) -> None:
@@ -87,7 +89,12 @@ class Shelf:
                 "model.download.completed", {**done, "request_id": request.request_id}, request
             )
         self.is_downloaded = True
-        return Prepared(Local("acme/painter:prod", "d1", self._root))
+        if self.is_on_nfs:
+            copied = {"model_id": "acme/painter:prod", "bytes_copied": 1000, "duration_ms": 40}
+            self._say("model.copy.completed", {**copied, "request_id": request.request_id}, request)
+        local = Local("acme/painter:prod", "d1", self._root, is_localized=self.is_on_nfs)
+        self.is_on_nfs = False
+        return Prepared(local)
 
     @asynccontextmanager
     async def lease(
@@ -153,6 +160,25 @@ async def test_each_step_is_told_of_live(watched: Any, shelf: Shelf, ports: Any)
             "metrics.job",
             "request.completed",
         ]
+
+
+async def test_a_copy_from_nfs_is_part_of_what_its_request_cost(
+    watched: Any, shelf: Shelf, ports: Any
+) -> None:
+    shelf.open()
+    shelf.is_on_nfs = True
+    async with watched(paint, ports=ports) as room:
+        shelf.tell = room.telemetry.emit
+        for request_id in ("first", "second"):
+            await room.run("paint", request_id=request_id)
+        first, second = (one["models"][0] for one in room.heard.payloads("metrics.job"))
+        assert room.heard.names("first").count("model.copy.completed") == 1
+    assert (first["localized"], first["nfs_to_local_copy_ms"], first["bytes_copied"]) == (
+        True,
+        40,
+        1000,
+    )
+    assert not {"localized", "nfs_to_local_copy_ms", "bytes_copied"} & second.keys()
 
 
 async def test_steps_before_anybody_watched_are_told_in_order(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from gen_worker.cancel import CancelToken, shield
-from gen_worker.events import Emitted, Log, Progress
+from gen_worker.events import Emitted, Log, Metric, Progress
 
 if TYPE_CHECKING:
     import threading
@@ -361,6 +361,10 @@ class CallContext:
                 at=self._clock(),
             )
         )
+
+    def _measured(self, name: str, value: float) -> None:
+        """Tell the host a number about this call; its followers do not see it."""
+        self._send(Metric(request_id=self.request_id, name=name, value=value, at=self._clock()))
 
     def _send(self, event: Telemetry) -> None:
         if self._ports is not None:

@@ -6,6 +6,7 @@ Every blocking `save_…` has an awaitable twin named `asave_…` for `async` ha
 from __future__ import annotations
 
 import os
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from gen_worker.cancel import shield
@@ -158,13 +159,16 @@ class OutputContext(CallContext):
         lossless: bool = False,
     ) -> Asset:
         """Await `save_image`; encoding happens in a thread."""
-        from functools import partial
-
         from gen_worker.context.images import encode_image, image_format
         from gen_worker.context.local import off_loop
 
+        def encode() -> bytes:
+            since = perf_counter()
+            data = encode_image(image, format, quality=quality, lossless=lossless)
+            self._measured("image_encode_ms", (perf_counter() - since) * 1000)
+            return data
+
         chosen = image_format(format)
-        encode = partial(encode_image, image, format, quality=quality, lossless=lossless)
         data = await off_loop(encode)
         target = self._default_image_ref(chosen.suffix) if ref is None else ref
         return await self._save_bytes(target, data, mime_type=chosen.mime_type)

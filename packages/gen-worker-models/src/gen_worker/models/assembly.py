@@ -54,6 +54,7 @@ def open_library(
     tell: Callable[[str, dict[str, Any]], None] | None = None,
     observe: Callable[[TierChange], None] | None = None,
     on_step: Callable[[ModelRequest, int, int], None] | None = None,
+    on_tokens: Callable[[ModelRequest, int], None] | None = None,
     describe: Describe | None = None,
 ) -> ModelLibrary:
     """Put together the model library of this process, from the settings.
@@ -66,6 +67,7 @@ def open_library(
         tell: Takes events that belong to no request.
         observe: Told of each model that came to another tier.
         on_step: Told of the steps done and their total while a call's pipeline computes.
+        on_tokens: Told how many tokens a call's model generated, at the end of each `generate`.
         describe: Says what a model means to whoever asks for it; see `ModelLibrary`.
     """
     from gen_worker.models.residency import Budgets, Residency
@@ -81,5 +83,6 @@ def open_library(
         copies=open_local_copies(settings),
         tell=tell,
         on_step=on_step,
+        on_tokens=on_tokens,
         describe=describe,
     )

@@ -6,7 +6,6 @@ need less. Each room does its own part: sources, loading, residency, the low-VRA
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ import msgspec
 
 from gen_worker.context.local import off_loop
 from gen_worker.models.choice import LoraChoice, ModelChoice
+from gen_worker.models.local_reading import localized
 from gen_worker.models.prepared import ModelLease, PreparedModel
 from gen_worker.models.shared import variant_of
 from gen_worker.models.variants import Part, Variants, plan_variant, repos_of
@@ -61,6 +61,7 @@ class ModelLibrary:
         copies: LocalModelCache | None = None,
         tell: Tell | None = None,
         on_step: Callable[[ModelRequest, int, int], None] | None = None,
+        on_tokens: Callable[[ModelRequest, int], None] | None = None,
         describe: Describe | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +74,7 @@ class ModelLibrary:
             copies: Where models that are on NFS are read from, once they were copied.
             tell: Takes events that belong to no request, such as `low_vram_mode_applied`.
             on_step: Told of the steps done and their total while a call's pipeline computes.
+            on_tokens: Told how many tokens a call's model generated, at the end of each `generate`.
             describe: Says what a model means to whoever asks for it, where that is known: a job
                 describes its models. Any thread; must not block.
             clock: Seconds.
@@ -83,6 +85,7 @@ class ModelLibrary:
         self._copies = copies
         self._tell = tell
         self._on_step = on_step
+        self._on_tokens = on_tokens
         self._describe = describe
         self._clock = clock
         self._lock = threading.Lock()
@@ -223,23 +226,10 @@ class ModelLibrary:
             tell=self._tell,
             request_id=request.request_id,
         )
-        return self._localized(stack.enter_context(held), request, stack)
-
-    def _localized(self, model: LocalModel, request: ModelRequest, stack: ExitStack) -> LocalModel:
-        """Return the model's copy on the local disk, kept until `stack` is closed, or the model."""
+        model = stack.enter_context(held)
         if self._copies is None or model.provider != "tensorhub":
             return model
-        from gen_worker.models.store import SnapshotNotFoundError, localize
-
-        found = localize(model.root, model.digest, self._copies, token=request.token)
-        if not found.localized:
-            return model
-        try:
-            root = stack.enter_context(self._copies.lease(model.digest))
-        except SnapshotNotFoundError:  # evicted this moment
-            return model
-        path = os.path.normpath(os.path.join(root, os.path.relpath(model.path, model.root)))
-        return msgspec.structs.replace(model, root=root, path=path)
+        return localized(model, self._copies, request, stack, tell=self._tell)
 
     # -- objects -----------------------------------------------------------------------------------
 
@@ -309,9 +299,15 @@ class ModelLibrary:
             return nullcontext()
         from gen_worker.models.loading import watch
 
-        on_step = self._on_step
-        report = partial(on_step, request) if on_step and request.request_id else None
-        return watch(value, request.token, report)
+        if not request.request_id:
+            return watch(value, request.token)
+        on_step, on_tokens = self._on_step, self._on_tokens
+        return watch(
+            value,
+            request.token,
+            partial(on_step, request) if on_step else None,
+            partial(on_tokens, request) if on_tokens else None,
+        )
 
     def _plan(self, prepared: PreparedModel, device: str, request: ModelRequest) -> LoadPlan:
         from gen_worker.models.loading import plan

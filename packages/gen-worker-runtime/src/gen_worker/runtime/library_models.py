@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.events import Emitted, Progress
+from gen_worker.events import Emitted, Metric, Progress
 from gen_worker.ports import NOBODY
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ class LibraryModels(ABC):
         """Report what happens to a model."""
         request_id = str(facts.get("request_id", ""))
         self._events.emit(Emitted(request_id=request_id, type=kind, payload=facts, at=time.time()))
+
+    def report_tokens(self, request: ModelRequest, count: int) -> None:
+        """Report how many tokens a call's model generated."""
+        self._events.emit(
+            Metric(request_id=request.request_id, name="output_tokens", value=count, at=time.time())
+        )
 
     def report_step(self, request: ModelRequest, done: int, total: int) -> None:
         """Report how far a call's pipeline has come, some twenty times at most."""

@@ -27,16 +27,18 @@ __all__ = ["Watch", "install_hooks", "watch"]
 class Watch:
     """Who wants to know about the steps of one call."""
 
-    __slots__ = ("_objects", "_parts", "progress", "token")
+    __slots__ = ("_objects", "_parts", "generated", "progress", "token")
 
     def __init__(
         self,
         token: CancelToken,
         progress: Callable[[int, int], None] | None,
         objects: tuple[Any, ...],
+        generated: Callable[[int], None] | None = None,
     ) -> None:
         self.token = token
         self.progress = progress
+        self.generated = generated
         self._objects = objects
         self._parts: tuple[Any, ...] | None = None
 
@@ -69,6 +71,7 @@ def watch(
     objects: Any,
     token: CancelToken,
     progress: Callable[[int, int], None] | None = None,
+    generated: Callable[[int], None] | None = None,
 ) -> Iterator[Watch]:
     """Watch the calls of pipelines and models for the length of a block.
 
@@ -80,11 +83,13 @@ def watch(
         objects: A pipeline or model, or a sequence of them.
         token: Once canceled, the next step raises `CanceledError` inside the author's call.
         progress: Called with the steps done and their total, in the thread of the call.
+        generated: Called with the number of tokens at the end of each `generate`, likewise: of each
+            text as many as of the longest; of one that failed, those of one text.
     """
     items = tuple(objects) if isinstance(objects, (list, tuple)) else (objects,)
     for item in items:
         install_hooks(item)
-    one = Watch(token, progress, items)
+    one = Watch(token, progress, items, generated)
     with _lock:
         _active.append(one)
     reset = _current.set(one)
@@ -194,12 +199,17 @@ def _watched_generate(original: Any) -> Any:
         if one is None or _inside.get():
             return original(self, *args, **kwargs)
         one.token.raise_if_canceled()
-        kwargs["stopping_criteria"] = _criteria(one, self, kwargs)
+        steps, texts = [0], 1
+        kwargs["stopping_criteria"] = _criteria(one, self, kwargs, steps)
         reset = _inside.set(True)
         try:
-            return original(self, *args, **kwargs)
+            made = original(self, *args, **kwargs)
+            texts = len(getattr(made, "sequences", made))
+            return made
         finally:
             _inside.reset(reset)
+            if one.generated is not None and steps[0]:
+                one.generated(steps[0] * texts)
 
     return generate
 
@@ -208,8 +218,11 @@ _inside: ContextVar[bool] = ContextVar("gen_worker_inside_generate", default=Fal
 """An assistant's `generate` inside another's: the outer one is asked at each token anyway."""
 
 
-def _criteria(one: Watch, model: Any, kwargs: dict[str, Any]) -> Any:
-    """Return the author's stopping criteria and one more, which never stops but may raise."""
+def _criteria(one: Watch, model: Any, kwargs: dict[str, Any], steps: list[int]) -> Any:
+    """Return the author's stopping criteria and one more, which never stops but may raise.
+
+    It counts in `steps[0]` the tokens of the longest text.
+    """
     transformers: Any = sys.modules["transformers"]
     torch: Any = sys.modules["torch"]
     total = _longest(model, kwargs)
@@ -219,7 +232,8 @@ def _criteria(one: Watch, model: Any, kwargs: dict[str, Any]) -> Any:
         def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
             length = int(input_ids.shape[-1])
             first.extend([] if first else [length - 1])
-            one.step(length - first[0], total)
+            steps[0] = length - first[0]
+            one.step(steps[0], total)
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     return transformers.StoppingCriteriaList([*(kwargs.get("stopping_criteria") or ()), Step()])

@@ -67,6 +67,8 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing had to be downloaded."""
     is_last_known: bool = False
     """Whether the hub could not be asked, and this is what the tag meant when it last answered."""
+    is_localized: bool = False
+    """Whether this is a copy on the local disk, of a model on NFS."""
     attributes: Mapping[str, str] = {}
     """What the provider says of the form, such as `dtype`, `file_layout` and `variant`."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.context import RequestContext
 from gen_worker.errors import classify
-from gen_worker.events import Emitted, Log, Progress
+from gen_worker.events import Emitted, Log, Metric, Progress
 from gen_worker.runtime.engine.admission import Admission
 from gen_worker.runtime.engine.call_ports import ports_for_calls
 from gen_worker.runtime.engine.deadlines import Deadlines, Timers
@@ -225,6 +225,11 @@ class Core:
         """Count a call whose outcome was delivered."""
         self.admission.answer(call)
         self.counters.count(outcome)
+
+    def measured(self, call: RunningCall, name: str, value: float) -> None:
+        """Tell the host a number about a call."""
+        metric = Metric(request_id=call.request_id, name=name, value=value, at=self.unix_time())
+        self.events.emit(metric)
 
     def _tell(self, event: Telemetry) -> None:
         if isinstance(event, (Progress, Log, Emitted)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -159,6 +160,8 @@ class Instance:
         """Where it is to be set up; None leaves that to who asks first."""
         self.device: str | None = None
         """Where it was set up; None when it needs no device."""
+        self.warmup_ms: float | None = None
+        """What its `warmup` took."""
         self.prepared: dict[str, object] = {}
         """Its models, to be leased again by each call."""
         self.choices = choose_models(endpoint.setup_models, None, overrides)
@@ -289,8 +292,10 @@ class Instance:
 
     async def _warm_up(self, runner: Runner, made: Any, place: Device | None) -> None:
         self._core.notice_warmup(self._endpoint.spec.name)
+        since = perf_counter()
         try:
             await self._author(runner, made.warmup, place)
+            self.warmup_ms = (perf_counter() - since) * 1000
         except Exception as error:  # a cold first call is better than none
             self._tell("worker.warmup_failed", "warmup_failed", error)
 

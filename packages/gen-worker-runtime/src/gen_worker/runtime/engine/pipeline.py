@@ -140,6 +140,8 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
         instance = call.instance = plan.endpoint.pick(overrides, call.invocation.device)
         if instance.state != "ready":
             await instance.set_up(call.token, runner, call.invocation.device)
+            if instance.warmup_ms is not None:
+                call.core.measured(call, "warmup_ms", instance.warmup_ms)
         elif plan.endpoint.spreads and call.invocation.device is None and not runner.is_inline:
             await plan.endpoint.spread(instance, runner)
         call.spend(LOAD)

@@ -14,6 +14,7 @@ import msgspec
 from gen_worker.runtime.telemetry.payloads import (
     ClassFailed,
     ComputeMoment,
+    CopyCompleted,
     DiskInventory,
     DownloadCompleted,
     DownloadFailed,
@@ -50,6 +51,7 @@ from gen_worker.runtime.telemetry.payloads import (
     ResolveStarted,
     Stuck,
     TelemetryShed,
+    Tokens,
     UploadProgress,
 )
 
@@ -100,11 +102,11 @@ def _worker(payload: type[Payload], says: str, *names: str) -> Event:
     return Event(names, "worker", payload, says)
 
 
-def _downloads(payload: type[Payload], says: str, name: str) -> tuple[Event, Event]:
-    """Return the event of a download that a request waits for, and that of any other."""
+def _files(payload: type[Payload], says: str, name: str) -> tuple[Event, Event]:
+    """Return the event of files that a request waits for, and that of any other's."""
     return (
-        Event((f"model.download.{name}",), "request", payload, f"{says}, for a request"),
-        Event((f"worker.model.download.{name}",), "worker", payload, f"{says}, for nobody yet"),
+        Event((f"model.{name}",), "request", payload, f"{says}, for a request"),
+        Event((f"worker.model.{name}",), "worker", payload, f"{says}, for nobody yet"),
     )
 
 
@@ -161,11 +163,17 @@ CATALOG: tuple[Event, ...] = (
         "gpu_load",
         "inference",
     ),
+    _metric(
+        Tokens,
+        "what a transformers model generated; with an engine of your own, `ctx.emit` it",
+        "tokens",
+    ),
     _metric(JobMetrics, "what a request cost; once, last", "job"),
-    *_downloads(DownloadStarted, "files of a model are fetched", "started"),
-    *_downloads(DownloadProgress, "how far that is", "progress"),
-    *_downloads(DownloadCompleted, "they are here", "completed"),
-    *_downloads(DownloadFailed, "they are not", "failed"),
+    *_files(DownloadStarted, "files of a model are fetched", "download.started"),
+    *_files(DownloadProgress, "how far that is", "download.progress"),
+    *_files(DownloadCompleted, "they are here", "download.completed"),
+    *_files(DownloadFailed, "they are not", "download.failed"),
+    *_files(CopyCompleted, "a model on NFS was copied to the local disk", "copy.completed"),
     _worker(OfModel, "download URLs ran out and are asked for again", "model.url_refresh"),
     _worker(
         OfModel,

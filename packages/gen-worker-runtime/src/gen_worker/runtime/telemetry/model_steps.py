@@ -61,7 +61,7 @@ class ReportedModels:
         parameter, now = request.parameter, requests.unix_time
         started = ResolveStarted(timestamp=now(), function_name=name, param_name=parameter)
         requests.begin(track, "model_resolve", started)
-        track.downloads = None
+        track.downloads = track.copies = None
         try:
             prepared: object = await self._models.prepare(binding, choice, annotation, request)
         except BaseException as error:
@@ -114,6 +114,12 @@ class ReportedModels:
                 if track.downloads is None:
                     track.downloads = []
                 track.downloads.append((payload["bytes_total"], payload["duration_ms"]))
+        elif event == "model.copy.completed":
+            track = self._requests.find(str(payload.get("request_id", "")))
+            if track is not None:
+                if track.copies is None:
+                    track.copies = []
+                track.copies.append((payload["bytes_copied"], payload["duration_ms"]))
         elif event in _LOAD_ENDS:
             with self._lock:
                 for lease in self._loading.get(payload["model_id"], ()):
@@ -122,13 +128,17 @@ class ReportedModels:
     def _note_model(
         self, track: Track, parameter: str, prepared: object, choice: Mapping[str, Any]
     ) -> None:
-        model, downloads = getattr(prepared, "model", None), track.downloads or ()
+        model = getattr(prepared, "model", None)
+        downloads, copies = track.downloads or (), track.copies or ()
         metrics = ModelMetrics(
             model_id=_name_of(prepared, choice),
             flavor=str(choice.get("flavor") or ""),
             snapshot_digest=str(getattr(model, "digest", "")),
             bytes_downloaded=sum(size_bytes for size_bytes, _ in downloads),
             download_ms=sum(ms for _, ms in downloads),
+            localized=getattr(model, "is_localized", False),
+            nfs_to_local_copy_ms=sum(ms for _, ms in copies),
+            bytes_copied=sum(size_bytes for size_bytes, _ in copies),
         )
         if track.models is None:
             track.models = {}
@@ -230,6 +240,7 @@ class _ReportedLease:
         else:
             metrics.cache_state = "hot_vram"
         model = getattr(self._prepared, "model", None)
+        metrics.localized = getattr(model, "is_localized", False)
         if self.loaded_ms is not None and model is not None:
             metrics.bytes_read_disk = model.size_bytes
             metrics.disk_fstype, metrics.disk_backend = self._models._disk_of(model.root)

@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "ClassFailed",
     "ComputeMoment",
+    "CopyCompleted",
     "DiskInventory",
     "DownloadCompleted",
     "DownloadFailed",
@@ -51,6 +52,7 @@ __all__ = [
     "ResolveStarted",
     "Stuck",
     "TelemetryShed",
+    "Tokens",
     "UploadProgress",
     "encode_payload",
 ]
@@ -183,6 +185,10 @@ class Duration(Payload, frozen=True, kw_only=True):
     ms: int
 
 
+class Tokens(Payload, frozen=True, kw_only=True):
+    output_tokens: int
+
+
 class ModelMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one model of a request cost, an entry of `models`."""
 
@@ -247,6 +253,13 @@ class DownloadCompleted(OfDownload, frozen=True, kw_only=True):
 
 class DownloadFailed(OfDownload, frozen=True, kw_only=True):
     error_type: str
+    duration_ms: int
+
+
+class CopyCompleted(Payload, frozen=True, kw_only=True):
+    model_id: str
+    request_id: str = ""
+    bytes_copied: int
     duration_ms: int
 
 

@@ -24,12 +24,13 @@ from gen_worker.runtime.telemetry.payloads import (
     RequestReceived,
     RequestStarted,
     Stuck,
+    Tokens,
 )
 from gen_worker.runtime.telemetry.tracks import FunctionNotes, Step, Track
 from gen_worker.runtime.telemetry.watch import Watch
 
 if TYPE_CHECKING:
-    from gen_worker.events import Started
+    from gen_worker.events import Metric, Started
     from gen_worker.runtime.engine import Clock
     from gen_worker.runtime.engine.deadlines import Timers
     from gen_worker.runtime.telemetry.memory import MemoryGauge
@@ -155,6 +156,12 @@ class Requests:
                     self._notice_call(track)
         return track
 
+    def measured(self, metric: Metric) -> None:
+        """Take note of a number of a request."""
+        track = self._tracks.get(metric.request_id)
+        if track is not None:
+            track.note_measure(metric.name, metric.value)
+
     def _notice_call(self, track: Track) -> None:
         """Tell that the function was called, once."""
         if track.called_at is None or track.is_called_told:
@@ -256,6 +263,8 @@ class Requests:
         ):
             if ms is not None:
                 self._send(track, f"metrics.{event}", Duration(timestamp=at, ms=round(ms)))
+        if (tokens := track.measure("output_tokens")) is not None:
+            self._send(track, "metrics.tokens", Tokens(timestamp=at, output_tokens=tokens))
         self._send(track, "metrics.job", metrics)
         if observation.status == "succeeded":
             total_ms = round((at - track.began_unix) * 1000)
@@ -300,7 +309,7 @@ class Requests:
         timings, notes, models = outcome.timings, track.notes, track.models
         compute_ms = timings.compute_ms
         inference_ms = round(compute_ms) if compute_ms > 0 else None
-        facts = notes.facts.of(track.job.request.payload) if notes.facts else NO_FACTS
+        facts = NO_FACTS if notes.facts is None else notes.facts.of(track.job.request.payload)
         steps, guidance, width, height = facts
         return JobMetrics(
             timestamp=self._unix_time(),
@@ -310,12 +319,14 @@ class Requests:
             models=tuple(models.values()) if models else (),
             pipeline_init_ms=track.loaded_ms,
             gpu_load_ms=None if track.load_s is None else round(track.load_s * 1000),
+            warmup_ms=track.measure("warmup_ms"),
             inference_ms=inference_ms,
             steps=steps,
             iters_per_s=round(steps / compute_ms * 1000, 3) if steps and compute_ms else None,
             width=width,
             height=height,
             guidance=guidance,
+            png_encode_ms=track.measure("image_encode_ms"),
             upload_ms=None if track.upload_s is None else round(track.upload_s * 1000),
             peak_vram_bytes=observation.peak_vram_bytes or None,
             peak_ram_bytes=observation.peak_memory_bytes or None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from gen_worker.events import Emitted, Started, context_record
+from gen_worker.events import Emitted, Metric, Started, context_record
 from gen_worker.runtime.engine import SYSTEM_CLOCK
 from gen_worker.runtime.engine.deadlines import Timers
 from gen_worker.runtime.telemetry.diagnostics import (
@@ -135,6 +135,9 @@ class Telemetry:
                 track = self._requests.called(event)
                 if track is not None and self._tracer is not None:
                     self._tracer.called(track)
+                return
+            if type(event) is Metric:
+                self._requests.measured(event)
                 return
             if isinstance(event, Emitted) and self._models is not None:
                 self._models.heard(event.type, event.payload)

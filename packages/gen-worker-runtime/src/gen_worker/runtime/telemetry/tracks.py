@@ -55,10 +55,14 @@ class FunctionNotes:
 
     __slots__ = ("facts", "name", "needs_gpu")
 
+    facts: PayloadFacts | None
+    """None where the payload says nothing of what a call costs."""
+
     def __init__(self, spec: FunctionSpec) -> None:
         self.name = spec.name
         self.needs_gpu = spec.resources.needs_gpu
-        self.facts = PayloadFacts(spec)
+        facts = PayloadFacts(spec)
+        self.facts = facts if facts else None
 
 
 class Track:
@@ -78,11 +82,15 @@ class Track:
     """By parameter."""
     downloads: list[tuple[int, int]] | None = None
     """Bytes and milliseconds, of the model that is being prepared."""
+    copies: list[tuple[int, int]] | None = None
+    """The same of its copies from NFS to the local disk."""
     loaded_ms: int | None = None
     """Making objects of files; None when all were there."""
     fetch_s: float | None = None
     load_s: float | None = None
     upload_s: float | None = None
+    measures: dict[str, float] | None = None
+    """What was measured of it elsewhere, such as `warmup_ms`, by name."""
     trace: Trace | None = None
 
     def __init__(
@@ -96,7 +104,12 @@ class Track:
     @property
     def has_costs(self) -> bool:
         """Whether it used models or stored files, of which its result's observation is silent."""
-        return self.models is not None or self.fetch_s is not None or self.upload_s is not None
+        return (
+            self.models is not None
+            or self.measures is not None
+            or self.fetch_s is not None
+            or self.upload_s is not None
+        )
 
     @property
     def request_id(self) -> str:
@@ -120,6 +133,17 @@ class Track:
         """Book the time of an output that was stored, in seconds of `time.perf_counter`."""
         self.upload_s = (self.upload_s or 0.0) + until - since
         self.note_span("upload", since, until)
+
+    def note_measure(self, name: str, value: float) -> None:
+        """Add to what was measured."""
+        if self.measures is None:
+            self.measures = {}
+        self.measures[name] = self.measures.get(name, 0.0) + value
+
+    def measure(self, name: str) -> int | None:
+        """Return what was measured under a name; None when nothing was."""
+        found = (self.measures or {}).get(name)
+        return None if found is None else round(found)
 
     def note_span(self, name: str, since: float, until: float, **attributes: str) -> None:
         """Remember a part of the request's time for its trace, if it has one."""

@@ -66,6 +66,7 @@ class WorkerModels(LibraryModels):
             tell=self.tell,
             observe=self._observe,
             on_step=self.report_step,
+            on_tokens=self.report_tokens,
             describe=self.describe,
         )
 
