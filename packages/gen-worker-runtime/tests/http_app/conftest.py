@@ -224,7 +224,11 @@ class Host:
     def talk(self, data: bytes = b"") -> socket.socket:
         """Open a connection of one's own and send bytes on it."""
         peer = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
-        peer.sendall(data)
+        try:
+            peer.sendall(data)
+        except BaseException:
+            peer.close()
+            raise
         return peer
 
     def post(self, path: str, body: bytes = b"{}", *headers: str) -> socket.socket:

@@ -117,3 +117,20 @@ def test_an_upload_that_breaks_off_leaves_nothing(
 def is_there(folder: Path, name: str) -> bool:
     """Tell whether some file below has this name; folders may go meanwhile."""
     return any(name in files for _, _, files in os.walk(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0100.txt",
+        "\u753b\u50cf.png",
+        "a b%20c.txt",
+        "\udcff".encode("utf-8", "surrogatepass").decode("latin-1"),
+    ],
+)
+def test_an_upload_may_have_any_name(client: httpx.Client, name: str) -> None:
+    made = client.post("/v1/files", params={"name": name}, content=b"data")
+    assert made.status_code == 201, made.text
+    assert made.json()["ref"].endswith(f"/inputs/{name}")
+    assert made.headers["location"].isascii()
+    assert client.get(made.headers["location"]).content == b"data"

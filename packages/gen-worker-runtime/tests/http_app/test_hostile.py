@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
@@ -10,12 +12,17 @@ import pytest
 
 from gen_worker.runtime.http import HttpOptions, HttpServer, open_listener
 from gen_worker.runtime.http.origins import is_local_host
+from gen_worker.runtime.loop import run
+from gen_worker.runtime.ndjson.address import TcpAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Host, RunHost
+    from gen_worker.runtime.http.exchange import Receive, Scope, Send
 
+TIMEOUT_S = 30.0
 MIB = 1024 * 1024
 
 
@@ -62,40 +69,69 @@ def test_bytes_that_are_no_http_are_refused(host: Host) -> None:
     assert works(host)
 
 
-def test_a_request_that_stops_coming_is_closed() -> None:
-    import asyncio
-    import threading
-
-    from gen_worker.runtime.loop import run
-    from gen_worker.runtime.ndjson.address import TcpAddress
-
+@contextmanager
+def impatient_server() -> Iterator[tuple[int, list[str]]]:
+    """Run a server that waits 50 ms for a request; gives its port, and how each request ended."""
     heard: list[str] = []
 
-    async def app(scope: dict[str, object], receive: object, send: object) -> None:
-        message = await receive()  # type: ignore[operator]
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
         while message.get("more_body"):
-            message = await receive()  # type: ignore[operator]
+            message = await receive()
         heard.append(message["type"])
 
     listener = open_listener(TcpAddress("127.0.0.1", 0))
-    port = listener.getsockname()[1]
     ready = threading.Event()
-    server = HttpServer(app, listener, patience_s=0.3)
-
-    async def main() -> None:
-        await asyncio.wait_for(server.serve(ready.set), 60)
-
-    peers = []  # before anybody is accepted: how fast this thread is does not count then
-    for start in (b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"):
-        peers.append(socket.create_connection(("127.0.0.1", port), 60))
-        peers[-1].sendall(start)
-    thread = threading.Thread(target=lambda: run(main()))
+    server = HttpServer(app, listener, patience_s=0.05)
+    thread = threading.Thread(target=lambda: run(server.serve(ready.set)))
     thread.start()
-    assert ready.wait(60)
-    assert [status_of(peer) for peer in peers] == [408, 408, 0]
-    server.stop()
-    thread.join(60)
+    assert ready.wait(TIMEOUT_S)
+    try:
+        yield listener.getsockname()[1], heard
+    finally:
+        server.stop()
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+
+
+def test_a_request_that_stops_coming_is_closed() -> None:
+    with impatient_server() as (port, heard):
+        peers = []
+        for start in (b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"):
+            peers.append(socket.create_connection(("127.0.0.1", port), TIMEOUT_S))
+            peers[-1].sendall(start)
+        assert [status_of(peer) for peer in peers] == [408, 408, 0]
     assert heard == ["http.disconnect"]
+
+
+def test_a_head_that_comes_byte_by_byte_is_closed_too() -> None:
+    with (
+        impatient_server() as (port, heard),
+        socket.create_connection(("127.0.0.1", port)) as peer,
+    ):
+        peer.sendall(b"GET / HTTP/1.1\r\nx: ")
+        peer.settimeout(0.005)
+        for _ in range(10_000):
+            try:
+                data = peer.recv(1000)
+                break
+            except TimeoutError:
+                peer.sendall(b"y")
+        else:
+            pytest.fail("it was listened to for a minute")
+        assert data.startswith(b"HTTP/1.1 408 ")
+    assert heard == []
+
+
+def test_clients_that_vanish_are_noticed() -> None:
+    with open_listener(TcpAddress("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                if hasattr(socket, "TCP_KEEPIDLE"):
+                    idle_s = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                    assert idle_s == 30
 
 
 # -- bodies ----------------------------------------------------------------------------------------

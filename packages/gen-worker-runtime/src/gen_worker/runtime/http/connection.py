@@ -68,12 +68,14 @@ class Connection(HttpToolsProtocol):
         if self._held is not None:  # the rest of its body is still on its way
             self._open()
         if self._is_unfinished:
-            self._heard_at = time.monotonic()
+            if self._has_begun or not self._is_in_head:
+                self._heard_at = time.monotonic()
+                return
+            # More of a head: it does not get more time, or a byte now and then would keep it open.
             # The parser keeps what belongs to no whole header, and would keep any amount.
-            if self._is_in_head and not self._has_begun:
-                self._head_bytes += len(data)
-                if self._head_bytes > _MAX_HEAD_BYTES:
-                    self._refuse(_TOO_LARGE)
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._is_unfinished = self._is_in_head = self._has_begun = True
@@ -163,7 +165,11 @@ class Connection(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def close_if_stalled(self, patience_s: float) -> None:
-        """Close the connection if its request has stopped coming, or if it is kept for nothing."""
+        """Close the connection if its request does not come, or if it is kept for nothing.
+
+        Args:
+            patience_s: How long a head may take as a whole, and how long a body may pause.
+        """
         silent_s = time.monotonic() - self._heard_at
         if self._is_unfinished:
             if silent_s > patience_s and not self.flow.read_paused:

@@ -14,6 +14,14 @@ __all__ = ["open_listener", "parse_http_address", "url_of"]
 
 _BACKLOG = 1024
 _PROBE_TIMEOUT_S = 1.0
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 30),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+)
+"""A client that vanished without a word is gone after a minute of silence, and its call canceled;
+connections inherit this from their listener. Seconds, and a count."""
 
 
 def parse_http_address(text: str) -> UnixAddress | TcpAddress:
@@ -60,7 +68,11 @@ def url_of(listener: socket.socket) -> str:
 
 def _listen_tcp(address: TcpAddress) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    return socket.create_server(tuple(address), family=family, backlog=_BACKLOG)
+    listener = socket.create_server(tuple(address), family=family, backlog=_BACKLOG)
+    for level, name, value in _KEEP_ALIVE:
+        if hasattr(socket, name):  # each system has some of them
+            listener.setsockopt(level, getattr(socket, name), value)
+    return listener
 
 
 def _listen_unix(address: UnixAddress) -> socket.socket:

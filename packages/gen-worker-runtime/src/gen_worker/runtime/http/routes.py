@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -158,7 +159,7 @@ class FileRoutes:
         except BaseException:
             await loop.run_in_executor(self._executor, _discard, path)
             raise
-        location = {"location": f"/v1/files/{ref}"}
+        location = {"location": f"/v1/files/{quote(ref)}"}
         return Answer({"ref": ref, "size_bytes": total}, status=201, headers=location)
 
     async def download(self, call: Call) -> FileAnswer:

@@ -37,7 +37,7 @@ class HttpServer:
             app: A plain ASGI callable; it needs no lifespan.
             listener: From `open_listener`; closed when the server ends, with its socket file.
             grace_s: How long a stop waits for requests under way.
-            patience_s: How long a client may leave a request unfinished without sending more of it.
+            patience_s: How long the head of a request may take, and how long its body may pause.
             idle_s: How long a connection without requests is kept; looked at once a second.
         """
         self._listener = listener
