@@ -37,9 +37,9 @@ class BufferedStream:
     """A bounded queue between one handler and the event loop.
 
     Full means as many items or bytes as the limits say; the handler then waits until half is
-    taken. Letting it go on for every single item would cost a thread switch per item. At first it is
-    full sooner: a handler that never waits keeps the interpreter to itself, and nobody would hear of
-    its first item before it has filled the buffer.
+    taken. Letting it go on for every single item would cost a thread switch per item. At first it
+    is full sooner: a handler that never waits keeps the interpreter to itself, and nobody would
+    hear of its first item before it has filled the buffer.
 
     The counts have one writer each, the handler's thread or the loop, so they need no lock.
     """
