@@ -34,6 +34,7 @@ from gen_worker.runtime.wire import (
     TokenDelta,
     WorkerEvent,
 )
+from gen_worker.runtime.worker.leaving import LeavingTimes
 from gen_worker.runtime.worker.outbox import OutboxLimits, Outgoing
 from gen_worker.runtime.worker.worker import Worker, WorkerOptions
 from gen_worker.testing import VirtualClock
@@ -347,6 +348,23 @@ async def test_full_queues_refuse_what_they_cannot_take() -> None:
         for job in jobs:
             check_ended_once(job)
         await here.orchestrator.until(lambda: here.is_quiet)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_result_whose_connection_breaks_while_the_worker_leaves(after: bool) -> None:
+    GATE.clear()
+    faults = StreamFaults()
+    faults.drop(JobResult, 2, after=after)
+    times = LeavingTimes(drain_s=60.0, flush_s=60.0)
+    options = msgspec.structs.replace(OPTIONS, times=times)
+    async with scene(faults, options=options) as here:
+        job = here.session.submit("gated", {"text": "the last one"})
+        await here.session.submit("echo").result(timeout_s=60)
+        here.worker.stop("the machine goes")
+        GATE.set()
+        assert (await job.output(timeout_s=60))["text"] == "the last one"
+        assert job.attempts == 1
+        assert len(faults.happened) == 1
 
 
 # ---- tokens, clocks, cancellation

@@ -130,13 +130,23 @@ class Link:
             phase: As it is logged.
         """
         ends_at = self._loop.time() + grace_s
-        while not self.outbox.is_empty and self._loop.time() < ends_at:
-            await asyncio.sleep(_LOOK_S)
-        self._is_leaving = True
-        if self._connection is not None and self._task is not None:
-            self._connection.finish()
-            await asyncio.wait([self._task], timeout=max(0.0, ends_at - self._loop.time()))
+        while True:
+            while not self.outbox.is_empty and self._loop.time() < ends_at:
+                await asyncio.sleep(_LOOK_S)
+            await self._finish(max(0.0, ends_at - self._loop.time()))
+            waits = self.outbox.statistics()
+            if not (waits.results or waits.deltas) or self._loop.time() >= ends_at:
+                break
+            self._feed(Lost(self.state.connection, "UNAVAILABLE", "broken while it was closed"))
         self._feed(Stopped(code, phase))
+
+    async def _finish(self, grace_s: float) -> None:
+        """Close the streams in order; what a broken one had taken is in the outbox then."""
+        if self._connection is not None and self._task is not None:
+            self._is_leaving = True
+            self._connection.finish()
+            await asyncio.wait([self._task], timeout=grace_s)
+            self._is_leaving = False
 
     @property
     def is_connected(self) -> bool:
