@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+import socket
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from gen_worker.testing import EndpointTester
+from gen_worker.testing.workers import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gen_worker.testing.shell import Shell
 
@@ -25,6 +28,7 @@ from medasr_transcribe.main import medasr_transcribe
 from medasr_transcribe.make_model import make_model
 from medasr_transcribe.recognizer import CHUNK_S, SpeechRecognizer
 
+PROJECT = Path(__file__).parents[1]
 RATE = 16_000
 
 
@@ -68,6 +72,36 @@ def test_a_published_model_is_fetched_and_hears(
     samples, _ = soundfile.read(shell.folder / "short.wav", dtype="float32")
     assert answer == {"text": recognizer.transcribe(samples), "duration_s": 1.5}
     assert answer["text"]
+
+
+def test_a_worker_hears_for_the_mock_orchestrator(
+    shell: Shell, model: Path, recognizer: SpeechRecognizer
+) -> None:
+    """The README's section, its containers replaced by processes."""
+    files = shell.folder / "files"
+    files.mkdir()
+    soundfile.write(files / "hello.wav", tones(1, RATE), RATE, subtype="PCM_16")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with shell.hub():
+        shell.push("tiny-ctc", "demo/tiny-ctc")
+        environment = {
+            "TENSORHUB_URL": shell.environment["TENSORHUB_URL"],
+            "WORKER_ALLOW_TENSORHUB_API_RESOLVE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with WorkerProcess(PROJECT, address, environment=environment) as worker:
+            done = shell.python(
+                *("-m", "gen_worker.testing.mock_orchestrator", "--run", "medasr-transcribe"),
+                *("--listen", address, "--wait-s", "120", "--result-wait-s", "120"),
+                *("--serve-files-dir", "files", "--serve-files-listen", "127.0.0.1:0"),
+                *("--payload-json", '{"audio": {"ref": "hello.wav"}}'),
+            )
+            assert worker.terminate(60) == 0, worker.log
+    samples, _ = soundfile.read(files / "hello.wav", dtype="float32")
+    answer = json.loads(done.stdout.partition("[output]")[2])
+    assert answer == {"text": recognizer.transcribe(samples), "duration_s": 1.0}
 
 
 def test_another_rate_and_more_channels_are_brought_into_shape(
