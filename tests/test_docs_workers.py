@@ -143,7 +143,8 @@ def test_the_numbers_are_those_of_the_code() -> None:
         (f"lived on for {outbox.settle_s:g} s after it", outbox.settle_s),
         (f"waits {worker.renewal_s:g} s for a new configuration", worker.renewal_s),
         (f"has not stopped after {engine.grace_s:g} s", engine.grace_s),
-        (f"on {engine.grace_s:g} s for functions that do not stop", engine.grace_s),
+        (f"on {worker.times.grace_s:g} s for functions that do not stop", worker.times.grace_s),
+        (f"(their jobs are answered after {engine.grace_s:g})", engine.grace_s),
         (f"{worker.times.flush_s:g} s for writing", worker.times.flush_s),
     )
     words = " ".join(PROTOCOL.split())
