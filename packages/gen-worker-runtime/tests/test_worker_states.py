@@ -198,6 +198,54 @@ def test_half_open_connections_are_left() -> None:
     assert line.now == 190.0
 
 
+def silences(line: Line, count: int, *, answer_s: float | None = 0.5) -> list[float]:
+    """Let the other end only answer the registration; return how long each silence was borne."""
+    borne = []
+    for _ in range(count):
+        (dialed,) = [effect for effect in line.wait() if isinstance(effect, Dial)]
+        line.feed(Opened(dialed.connection))
+        if answer_s is not None:
+            line.now += answer_s
+            line.feed(Heard(dialed.connection))
+        else:
+            assert line.wait() == (Connected(dialed.connection),)
+        since = line.state.heard_at
+        assert line.wait() == (HangUp(dialed.connection, "half_open"),)
+        borne.append(round(line.now - since, 6))
+    return borne
+
+
+@pytest.mark.parametrize("answer_s", [0.5, None])
+def test_a_silent_orchestrator_is_asked_ever_less_often(answer_s: float | None) -> None:
+    line = Line(silence_timeout_s=60)
+    line.establish()
+    assert line.wait() == (HangUp(1, "half_open"),)
+    assert silences(line, 6, answer_s=answer_s) == [120, 240, 480, 480, 480, 480]
+
+
+@pytest.mark.parametrize("how", ["word", "loss"])
+def test_an_orchestrator_that_speaks_or_breaks_off_is_expected_to_speak_again(how: str) -> None:
+    line = Line(silence_timeout_s=60)
+    line.establish()
+    line.wait()
+    assert silences(line, 2) == [120, 240]
+    line.wait()
+    line.feed(Opened(4))
+    line.feed(Heard(4))
+    line.now += 30
+    if how == "word":
+        line.feed(Heard(4))
+        assert line.wait() == (HangUp(4, "half_open"),)
+        assert line.now == pytest.approx(line.state.heard_at + 60)
+    else:
+        line.feed(Lost(4, "UNAVAILABLE"))
+        line.wait()
+        line.feed(Opened(5))
+        line.feed(Heard(5))
+        assert line.wait() == (HangUp(5, "half_open"),)
+        assert line.now == pytest.approx(line.state.heard_at + 60)
+
+
 def test_silence_may_be_allowed() -> None:
     line = Line(silence_timeout_s=0)
     line.establish()

@@ -138,7 +138,8 @@ class WorkerSettings(SettingsRecord, frozen=True, kw_only=True):
         Setting(
             env="WORKER_HALF_OPEN_SILENCE_TIMEOUT_S",
             group="worker",
-            meaning="seconds without a word from the orchestrator before connecting anew; 0 never",
+            meaning="seconds without a word from the orchestrator before connecting anew, up to "
+            "eight times as many for one that never says any; 0 never",
         ),
     ] = 60.0
     jwks_url: Annotated[

@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 MAX_REDIRECTS = 5
+MAX_PATIENCE = 8
+"""Times `silence_timeout_s`, for an orchestrator that says nothing on every connection."""
+_ANSWER_S = 10.0
+"""What is said this soon answers the registration, and does not show that more will come."""
 NOT_LEADER = "not_leader:"
 UNSUPPORTED_PROTOCOL = "unsupported_worker_protocol:"
 
@@ -57,7 +61,9 @@ class LinkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     disconnected_timeout_s: float = 0.0
     """Without an established connection, whether or not there was one before."""
     silence_timeout_s: float = 60.0
-    """Without a word from the other end, after which a connection counts as half open."""
+    """Without a word from the other end, after which a connection counts as half open. Each that
+    is left for that reason doubles it for the next, up to `MAX_PATIENCE` times, until the other end
+    speaks by itself: one that has nothing to say to an idle worker is no broken connection."""
     dial_timeout_s: float = 20.0
     """For one attempt, from dialing to an open stream."""
     grace_s: float = 1.0
@@ -97,6 +103,8 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """When this phase began."""
     heard_at: float = 0.0
     """When the other end last said something."""
+    silences: int = 0
+    """Connections in a row that were left because it said nothing."""
     started_at: float = 0.0
     linked_until: float | None = None
     """When a connection was last established; None: never yet."""
@@ -208,7 +216,10 @@ def transition(
         opened = msgspec.structs.replace(state, phase="opened", since=now, heard_at=now)
         return (opened, ()) if state.phase == "dialing" else (state, ())
     heard = msgspec.structs.replace(state, heard_at=now)
-    return (heard, ()) if state.phase == "established" else _establish(heard, now)
+    if state.phase != "established":
+        return _establish(heard, now)
+    is_answer = now - state.since < _ANSWER_S
+    return (heard if is_answer else msgspec.structs.replace(heard, silences=0)), ()
 
 
 def wake_at(state: LinkState, policy: LinkPolicy) -> float | None:
@@ -220,7 +231,7 @@ def wake_at(state: LinkState, policy: LinkPolicy) -> float | None:
         case "opened":
             due.append(state.since + policy.grace_s)
         case "established" if policy.silence_timeout_s > 0:
-            due.append(state.heard_at + policy.silence_timeout_s)
+            due.append(state.heard_at + policy.silence_timeout_s * _patience(state))
         case "waiting":
             due.append(state.resumes_at)
         case "finished":
@@ -260,7 +271,12 @@ def _tick(
         case "dialing":
             return _wait(state, now, policy, random, "dial_timeout")
         case _:
-            return _wait(state, now, policy, random, "half_open")
+            left = msgspec.structs.replace(state, silences=state.silences + 1)
+            return _wait(left, now, policy, random, "half_open")
+
+
+def _patience(state: LinkState) -> int:
+    return min(1 << min(state.silences, MAX_PATIENCE), MAX_PATIENCE)
 
 
 def _establish(state: LinkState, now: float) -> tuple[LinkState, tuple[Effect, ...]]:
@@ -275,6 +291,7 @@ def _lose(
 ) -> tuple[LinkState, tuple[Effect, ...]]:
     if event.details.startswith(UNSUPPORTED_PROTOCOL):
         return _finish(state, now, Exit(1, "scheduler_protocol_incompatible", event.details))
+    state = msgspec.structs.replace(state, silences=0)
     hint = _hint(event.details, policy)
     if hint is None:
         reason = f"{event.code}: {event.details}" if event.details else event.code
