@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gen_worker.runtime.wire import commands, reports
+from gen_worker.runtime.wire import alike, commands, reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,23 +43,9 @@ def _job_request(wire: pb.JobExecutionRequest) -> commands.JobRequest:
         repos=_entries(repos, _repo) if len(repos) else {},
         job_id=wire.job_id,
         capability_token=wire.worker_capability_token,
-        compute=_compute(wire.resolved_compute) if has_compute else None,
+        compute=alike.COMPUTE.read(wire.resolved_compute) if has_compute else None,
         hints=dict(hints) if len(hints) else {},
         models=_entries(models, _model) if len(models) else {},
-    )
-
-
-def _compute(wire: pb.ResolvedCompute) -> commands.ResolvedCompute:
-    return commands.ResolvedCompute(
-        accelerator=wire.accelerator,
-        min_compute_capability=wire.min_compute_capability,
-        vram_gb=wire.vram_gb,
-        gpu_count=wire.gpu_count,
-        gpu_tier=wire.gpu_tier,
-        memory_gb=wire.memory_gb,
-        cpu_cores=wire.cpu_cores,
-        disk_gb=wire.disk_gb,
-        gpu_index=wire.gpu_index,
     )
 
 
@@ -74,31 +60,13 @@ def _model(wire: pb.ResolvedModelBinding) -> commands.ResolvedModel:
         checkpoint_id=wire.checkpoint_id,
         compatibility_status=wire.compatibility_status,
         compatibility_detail=wire.compatibility_detail,
-        loras=tuple(map(_lora, wire.loras)),
-    )
-
-
-def _lora(wire: pb.ResolvedLoraBinding) -> commands.ResolvedLora:
-    return commands.ResolvedLora(
-        ref=wire.ref,
-        tag=wire.tag,
-        flavor=wire.flavor,
-        provider=wire.provider,
-        weight=wire.weight,
-        compatibility_status=wire.compatibility_status,
-        compatibility_detail=wire.compatibility_detail,
+        loras=tuple(map(alike.LORA.read, wire.loras)),
     )
 
 
 def _repo(wire: pb.ResolvedRepo) -> commands.ResolvedRepo:
     return commands.ResolvedRepo(
-        snapshot_digest=wire.snapshot_digest, files=tuple(map(_file, wire.files))
-    )
-
-
-def _file(wire: pb.ResolvedRepoFile) -> commands.ResolvedRepoFile:
-    return commands.ResolvedRepoFile(
-        path=wire.path, size_bytes=wire.size_bytes, blake3=wire.blake3, url=wire.url
+        snapshot_digest=wire.snapshot_digest, files=tuple(map(alike.FILE.read, wire.files))
     )
 
 
@@ -111,26 +79,6 @@ def _interrupt(wire: pb.InterruptJobCommand) -> commands.InterruptJob:
     )
 
 
-def _load(wire: pb.LoadModelCommand) -> commands.LoadModel:
-    return commands.LoadModel(model_id=wire.model_id)
-
-
-def _download(wire: pb.DownloadModelCommand) -> commands.DownloadModel:
-    return commands.DownloadModel(model_id=wire.model_id, ref=wire.ref, priority=wire.priority)
-
-
-def _unload(wire: pb.UnloadModelCommand) -> commands.UnloadModel:
-    return commands.UnloadModel(model_id=wire.model_id)
-
-
-def _drain(wire: pb.WorkerDrainCommand) -> commands.Drain:
-    return commands.Drain(
-        reason=wire.reason,
-        deadline_unix_ms=wire.deadline_unix_ms,
-        terminate_after_deadline=wire.terminate_after_deadline,
-    )
-
-
 def _endpoint_config(wire: pb.EndpointConfig) -> commands.EndpointConfig:
     return commands.EndpointConfig(
         supported_refs=tuple(wire.supported_repo_refs),
@@ -138,7 +86,7 @@ def _endpoint_config(wire: pb.EndpointConfig) -> commands.EndpointConfig:
         repos=_entries(wire.resolved_repos_by_ref, _repo),
         required_refs=tuple(wire.required_flavor_refs),
         models_by_function=_entries(wire.models_by_function, _models),
-        disabled_functions=tuple(map(_disabled_function, wire.disabled_functions)),
+        disabled_functions=tuple(map(alike.DISABLED_FUNCTION.read, wire.disabled_functions)),
         ref_status_by_function=_entries(wire.ref_availability_by_function, _ref_statuses),
     )
 
@@ -147,29 +95,8 @@ def _models(wire: pb.ModelsByKey) -> dict[str, str]:
     return {key: spec.ref for key, spec in wire.models.items()}
 
 
-def _disabled_function(wire: pb.DisabledFunction) -> commands.DisabledFunction:
-    return commands.DisabledFunction(
-        function=wire.function_name,
-        model_key=wire.model_key,
-        ref=wire.ref,
-        reason=wire.reason,
-        detail=wire.detail,
-        detected_at_unix=wire.detected_at_unix,
-    )
-
-
 def _ref_statuses(wire: pb.FunctionRefAvailability) -> dict[str, commands.RefStatus]:
-    return _entries(wire.by_model_key, _ref_status)
-
-
-def _ref_status(wire: pb.RefStatus) -> commands.RefStatus:
-    return commands.RefStatus(
-        ref=wire.ref,
-        status=wire.status,
-        reason=wire.reason,
-        detail=wire.detail,
-        last_checked_unix=wire.last_checked_unix,
-    )
+    return _entries(wire.by_model_key, alike.REF_STATUS.read)
 
 
 # -- What the worker says --------------------------------------------------------------------------
@@ -181,7 +108,7 @@ def _registration(wire: pb.WorkerRegistration) -> reports.Registration:
         is_heartbeat=wire.is_heartbeat,
         protocol_major=wire.protocol_major,
         protocol_minor=wire.protocol_minor,
-        assignments=tuple(map(_assignment, wire.active_assignments)),
+        assignments=tuple(map(alike.ASSIGNMENT.read, wire.active_assignments)),
         in_flight_request_ids=tuple(wire.in_flight_request_ids),
         stream_started_unix_ms=wire.stream_started_unix_ms,
         supports_split_streams=wire.supports_split_streams,
@@ -208,17 +135,6 @@ def _resources(wire: pb.WorkerResources) -> reports.Resources:
         installed_libs=tuple(wire.installed_libs),
         image_digest=wire.image_digest,
         git_commit=wire.git_commit,
-    )
-
-
-def _assignment(wire: pb.ActiveAssignmentResume) -> reports.Assignment:
-    return reports.Assignment(
-        request_id=wire.request_id,
-        item_id=wire.item_id,
-        attempt_epoch=wire.assignment_attempt_epoch,
-        last_job_result_seq=wire.last_job_result_seq,
-        last_worker_event_seq=wire.last_worker_event_seq,
-        last_incremental_seq=wire.last_incremental_seq,
     )
 
 
@@ -267,19 +183,6 @@ def _worker_event(wire: pb.WorkerEvent) -> reports.WorkerEvent:
     )
 
 
-def _diagnostic_log(wire: pb.WorkerDiagnosticLog) -> reports.DiagnosticLog:
-    return reports.DiagnosticLog(
-        worker_id=wire.worker_id,
-        release_id=wire.release_id,
-        runpod_pod_id=wire.runpod_pod_id,
-        category=wire.category,
-        severity=wire.severity,
-        message=wire.message,
-        payload_json=wire.payload_json,
-        emitted_at_unix_ms=wire.emitted_at_unix_ms,
-    )
-
-
 def _token_delta(wire: pb.IncrementalTokenDelta) -> reports.TokenDelta:
     return reports.TokenDelta(
         request_id=wire.request_id,
@@ -291,42 +194,6 @@ def _token_delta(wire: pb.IncrementalTokenDelta) -> reports.TokenDelta:
         payload_json=wire.payload_json,
         audio_chunk=wire.audio_chunk,
         audio_codec=wire.audio_codec,
-    )
-
-
-def _stream_done(wire: pb.IncrementalTokenStreamDone) -> reports.StreamDone:
-    return reports.StreamDone(
-        request_id=wire.request_id,
-        item_id=wire.item_id,
-        function=wire.function_name,
-        sequence=wire.sequence,
-        timestamp_unix_ms=wire.timestamp_unix_ms,
-    )
-
-
-def _stream_error(wire: pb.IncrementalTokenStreamError) -> reports.StreamError:
-    return reports.StreamError(
-        request_id=wire.request_id,
-        item_id=wire.item_id,
-        function=wire.function_name,
-        sequence=wire.sequence,
-        timestamp_unix_ms=wire.timestamp_unix_ms,
-        error_message=wire.error_message,
-    )
-
-
-def _load_result(wire: pb.LoadModelResult) -> reports.LoadModelResult:
-    return reports.LoadModelResult(
-        model_id=wire.model_id,
-        success=wire.success,
-        error_message=wire.error_message,
-        size_bytes=wire.size_bytes,
-    )
-
-
-def _unload_result(wire: pb.UnloadModelResult) -> reports.UnloadModelResult:
-    return reports.UnloadModelResult(
-        model_id=wire.model_id, success=wire.success, error_message=wire.error_message
     )
 
 
@@ -356,27 +223,12 @@ def _model_ready(wire: pb.WorkerModelReadySignal) -> reports.ModelReady:
     return reports.ModelReady(model_id=wire.model_id, kind=_AVAILABILITY.get(wire.kind, ""))
 
 
-def _capabilities(wire: pb.WorkerFunctionCapabilitiesSignal) -> reports.FunctionCapabilities:
-    return reports.FunctionCapabilities(
-        capabilities_json=wire.capabilities_json, signature=wire.signature
-    )
-
-
 def _prefix_cache(wire: pb.WorkerKVPrefixCache) -> reports.PrefixCache:
     return reports.PrefixCache(
         block_hashes=tuple(wire.block_hashes),
         block_size=wire.block_size,
         model_id=wire.model_id,
         event=_PREFIX_CACHE_CHANGES.get(wire.event, ""),
-    )
-
-
-def _drain_result(wire: pb.WorkerDrainResult) -> reports.DrainResult:
-    return reports.DrainResult(
-        reason=wire.reason,
-        status=wire.status,
-        active_requests=wire.active_requests,
-        emitted_at_unix_ms=wire.emitted_at_unix_ms,
     )
 
 
@@ -391,25 +243,25 @@ def _scalars(wire: Mapping[str, V]) -> dict[str, V]:
 READERS: Mapping[str, Callable[[Any], Message]] = {
     "worker_registration": _registration,
     "job_result": _job_result,
-    "load_model_result": _load_result,
-    "unload_model_result": _unload_result,
+    "load_model_result": alike.LOAD_RESULT.read,
+    "unload_model_result": alike.UNLOAD_RESULT.read,
     "worker_event": _worker_event,
     "job_request": _job_request,
-    "load_model_cmd": _load,
-    "unload_model_cmd": _unload,
+    "load_model_cmd": alike.LOAD.read,
+    "unload_model_cmd": alike.UNLOAD.read,
     "interrupt_job_cmd": _interrupt,
     "endpoint_config": _endpoint_config,
     "incremental_token_delta": _token_delta,
-    "incremental_token_stream_done": _stream_done,
-    "incremental_token_stream_error": _stream_error,
+    "incremental_token_stream_done": alike.STREAM_DONE.read,
+    "incremental_token_stream_error": alike.STREAM_ERROR.read,
     "worker_function_unavailable": _unavailable,
-    "worker_drain_cmd": _drain,
-    "worker_drain_result": _drain_result,
+    "worker_drain_cmd": alike.DRAIN.read,
+    "worker_drain_result": alike.DRAIN_RESULT.read,
     "worker_startup_phase": _startup_phase,
     "worker_model_ready": _model_ready,
-    "worker_function_capabilities": _capabilities,
+    "worker_function_capabilities": alike.CAPABILITIES.read,
     "worker_kv_prefix_cache": _prefix_cache,
-    "download_model_cmd": _download,
-    "worker_diagnostic_log": _diagnostic_log,
+    "download_model_cmd": alike.DOWNLOAD.read,
+    "worker_diagnostic_log": alike.DIAGNOSTIC_LOG.read,
 }
 """Who reads which field of the envelope."""

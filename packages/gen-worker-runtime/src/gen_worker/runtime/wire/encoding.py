@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.runtime.wire import commands, reports
+from gen_worker.runtime.wire import alike, commands, reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ def _registration(value: reports.Registration, wire: pb.WorkerRegistration) -> N
     wire.protocol_major = value.protocol_major
     wire.protocol_minor = value.protocol_minor
     for assignment in value.assignments:
-        _assignment(assignment, wire.active_assignments.add())
+        alike.ASSIGNMENT.fill(assignment, wire.active_assignments.add())
     wire.in_flight_request_ids.extend(value.in_flight_request_ids)
     wire.stream_started_unix_ms = value.stream_started_unix_ms
     wire.supports_split_streams = value.supports_split_streams
@@ -54,15 +54,6 @@ def _resources(value: reports.Resources, wire: pb.WorkerResources) -> None:
     wire.git_commit = value.git_commit
     wire.loading_functions.extend(value.loading_functions)
     wire.ram_models.extend(value.ram_models)
-
-
-def _assignment(value: reports.Assignment, wire: pb.ActiveAssignmentResume) -> None:
-    wire.request_id = value.request_id
-    wire.item_id = value.item_id
-    wire.assignment_attempt_epoch = value.attempt_epoch
-    wire.last_job_result_seq = value.last_job_result_seq
-    wire.last_worker_event_seq = value.last_worker_event_seq
-    wire.last_incremental_seq = value.last_incremental_seq
 
 
 def _job_result(value: reports.JobResult, wire: pb.JobExecutionResult) -> None:
@@ -124,17 +115,6 @@ def _worker_event(value: reports.WorkerEvent, wire: pb.WorkerEvent) -> None:
     wire.payload_json = value.payload_json
 
 
-def _diagnostic_log(value: reports.DiagnosticLog, wire: pb.WorkerDiagnosticLog) -> None:
-    wire.worker_id = value.worker_id
-    wire.release_id = value.release_id
-    wire.runpod_pod_id = value.runpod_pod_id
-    wire.category = value.category
-    wire.severity = value.severity
-    wire.message = value.message
-    wire.payload_json = value.payload_json
-    wire.emitted_at_unix_ms = value.emitted_at_unix_ms
-
-
 def _token_delta(value: reports.TokenDelta, wire: pb.IncrementalTokenDelta) -> None:
     wire.request_id = value.request_id
     wire.item_id = value.item_id
@@ -148,36 +128,6 @@ def _token_delta(value: reports.TokenDelta, wire: pb.IncrementalTokenDelta) -> N
         wire.audio_chunk = value.audio_chunk
     if value.audio_codec:
         wire.audio_codec = value.audio_codec
-
-
-def _stream_done(value: reports.StreamDone, wire: pb.IncrementalTokenStreamDone) -> None:
-    wire.request_id = value.request_id
-    wire.item_id = value.item_id
-    wire.function_name = value.function
-    wire.sequence = value.sequence
-    wire.timestamp_unix_ms = value.timestamp_unix_ms
-
-
-def _stream_error(value: reports.StreamError, wire: pb.IncrementalTokenStreamError) -> None:
-    wire.request_id = value.request_id
-    wire.item_id = value.item_id
-    wire.function_name = value.function
-    wire.sequence = value.sequence
-    wire.timestamp_unix_ms = value.timestamp_unix_ms
-    wire.error_message = value.error_message
-
-
-def _load_result(value: reports.LoadModelResult, wire: pb.LoadModelResult) -> None:
-    wire.model_id = value.model_id
-    wire.success = value.success
-    wire.error_message = value.error_message
-    wire.size_bytes = value.size_bytes
-
-
-def _unload_result(value: reports.UnloadModelResult, wire: pb.UnloadModelResult) -> None:
-    wire.model_id = value.model_id
-    wire.success = value.success
-    wire.error_message = value.error_message
 
 
 def _unavailable(
@@ -205,25 +155,11 @@ def _model_ready(value: reports.ModelReady, wire: pb.WorkerModelReadySignal) -> 
     wire.kind = _AVAILABILITY[value.kind]  # type: ignore[assignment]
 
 
-def _capabilities(
-    value: reports.FunctionCapabilities, wire: pb.WorkerFunctionCapabilitiesSignal
-) -> None:
-    wire.capabilities_json = value.capabilities_json
-    wire.signature = value.signature
-
-
 def _prefix_cache(value: reports.PrefixCache, wire: pb.WorkerKVPrefixCache) -> None:
     wire.block_hashes.extend(value.block_hashes)
     wire.block_size = value.block_size
     wire.model_id = value.model_id
     wire.event = _PREFIX_CACHE_CHANGES[value.event]  # type: ignore[assignment]
-
-
-def _drain_result(value: reports.DrainResult, wire: pb.WorkerDrainResult) -> None:
-    wire.reason = value.reason
-    wire.status = value.status
-    wire.active_requests = value.active_requests
-    wire.emitted_at_unix_ms = value.emitted_at_unix_ms
 
 
 # -- What the orchestrator says --------------------------------------------------------------------
@@ -242,22 +178,10 @@ def _job_request(value: commands.JobRequest, wire: pb.JobExecutionRequest) -> No
     for ref, repo in value.repos.items():
         _repo(repo, wire.resolved_repos_by_id[ref])
     if value.compute is not None:
-        _compute(value.compute, wire.resolved_compute)
+        alike.COMPUTE.fill(value.compute, wire.resolved_compute)
     wire.execution_hints.update(value.hints)
     for slot, model in value.models.items():
         _model(model, wire.resolved_models[slot])
-
-
-def _compute(value: commands.ResolvedCompute, wire: pb.ResolvedCompute) -> None:
-    wire.accelerator = value.accelerator
-    wire.min_compute_capability = value.min_compute_capability
-    wire.vram_gb = value.vram_gb
-    wire.gpu_count = value.gpu_count
-    wire.gpu_tier = value.gpu_tier
-    wire.memory_gb = value.memory_gb
-    wire.cpu_cores = value.cpu_cores
-    wire.disk_gb = value.disk_gb
-    wire.gpu_index = value.gpu_index
 
 
 def _model(value: commands.ResolvedModel, wire: pb.ResolvedModelBinding) -> None:
@@ -271,17 +195,7 @@ def _model(value: commands.ResolvedModel, wire: pb.ResolvedModelBinding) -> None
     wire.compatibility_status = value.compatibility_status
     wire.compatibility_detail = value.compatibility_detail
     for lora in value.loras:
-        _lora(lora, wire.loras.add())
-
-
-def _lora(value: commands.ResolvedLora, wire: pb.ResolvedLoraBinding) -> None:
-    wire.ref = value.ref
-    wire.tag = value.tag
-    wire.flavor = value.flavor
-    wire.provider = value.provider
-    wire.weight = value.weight
-    wire.compatibility_status = value.compatibility_status
-    wire.compatibility_detail = value.compatibility_detail
+        alike.LORA.fill(lora, wire.loras.add())
 
 
 def _repo(value: commands.ResolvedRepo, wire: pb.ResolvedRepo) -> None:
@@ -297,26 +211,6 @@ def _interrupt(value: commands.InterruptJob, wire: pb.InterruptJobCommand) -> No
     wire.assignment_attempt_epoch = value.assignment_attempt_epoch
 
 
-def _load(value: commands.LoadModel, wire: pb.LoadModelCommand) -> None:
-    wire.model_id = value.model_id
-
-
-def _download(value: commands.DownloadModel, wire: pb.DownloadModelCommand) -> None:
-    wire.model_id = value.model_id
-    wire.ref = value.ref
-    wire.priority = value.priority
-
-
-def _unload(value: commands.UnloadModel, wire: pb.UnloadModelCommand) -> None:
-    wire.model_id = value.model_id
-
-
-def _drain(value: commands.Drain, wire: pb.WorkerDrainCommand) -> None:
-    wire.reason = value.reason
-    wire.deadline_unix_ms = value.deadline_unix_ms
-    wire.terminate_after_deadline = value.terminate_after_deadline
-
-
 def _endpoint_config(value: commands.EndpointConfig, wire: pb.EndpointConfig) -> None:
     wire.supported_repo_refs.extend(value.supported_refs)
     wire.repo_ref_by_key.update(value.ref_by_key)
@@ -328,52 +222,35 @@ def _endpoint_config(value: commands.EndpointConfig, wire: pb.EndpointConfig) ->
         for key, ref in models.items():
             keyed[key].ref = ref
     for disabled in value.disabled_functions:
-        _disabled_function(disabled, wire.disabled_functions.add())
+        alike.DISABLED_FUNCTION.fill(disabled, wire.disabled_functions.add())
     for function, statuses in value.ref_status_by_function.items():
         by_key = wire.ref_availability_by_function[function].by_model_key
         for key, status in statuses.items():
-            _ref_status(status, by_key[key])
-
-
-def _disabled_function(value: commands.DisabledFunction, wire: pb.DisabledFunction) -> None:
-    wire.function_name = value.function
-    wire.model_key = value.model_key
-    wire.ref = value.ref
-    wire.reason = value.reason
-    wire.detail = value.detail
-    wire.detected_at_unix = value.detected_at_unix
-
-
-def _ref_status(value: commands.RefStatus, wire: pb.RefStatus) -> None:
-    wire.ref = value.ref
-    wire.status = value.status
-    wire.reason = value.reason
-    wire.detail = value.detail
-    wire.last_checked_unix = value.last_checked_unix
+            alike.REF_STATUS.fill(status, by_key[key])
 
 
 ENVELOPE_FIELDS: Mapping[type, tuple[str, Callable[[Any, Any], None]]] = {
     reports.Registration: ("worker_registration", _registration),
     reports.JobResult: ("job_result", _job_result),
-    reports.LoadModelResult: ("load_model_result", _load_result),
-    reports.UnloadModelResult: ("unload_model_result", _unload_result),
+    reports.LoadModelResult: ("load_model_result", alike.LOAD_RESULT.fill),
+    reports.UnloadModelResult: ("unload_model_result", alike.UNLOAD_RESULT.fill),
     reports.WorkerEvent: ("worker_event", _worker_event),
     reports.TokenDelta: ("incremental_token_delta", _token_delta),
-    reports.StreamDone: ("incremental_token_stream_done", _stream_done),
-    reports.StreamError: ("incremental_token_stream_error", _stream_error),
+    reports.StreamDone: ("incremental_token_stream_done", alike.STREAM_DONE.fill),
+    reports.StreamError: ("incremental_token_stream_error", alike.STREAM_ERROR.fill),
     reports.FunctionUnavailable: ("worker_function_unavailable", _unavailable),
-    reports.DrainResult: ("worker_drain_result", _drain_result),
+    reports.DrainResult: ("worker_drain_result", alike.DRAIN_RESULT.fill),
     reports.StartupPhase: ("worker_startup_phase", _startup_phase),
     reports.ModelReady: ("worker_model_ready", _model_ready),
-    reports.FunctionCapabilities: ("worker_function_capabilities", _capabilities),
+    reports.FunctionCapabilities: ("worker_function_capabilities", alike.CAPABILITIES.fill),
     reports.PrefixCache: ("worker_kv_prefix_cache", _prefix_cache),
-    reports.DiagnosticLog: ("worker_diagnostic_log", _diagnostic_log),
+    reports.DiagnosticLog: ("worker_diagnostic_log", alike.DIAGNOSTIC_LOG.fill),
     commands.JobRequest: ("job_request", _job_request),
-    commands.LoadModel: ("load_model_cmd", _load),
-    commands.DownloadModel: ("download_model_cmd", _download),
-    commands.UnloadModel: ("unload_model_cmd", _unload),
+    commands.LoadModel: ("load_model_cmd", alike.LOAD.fill),
+    commands.DownloadModel: ("download_model_cmd", alike.DOWNLOAD.fill),
+    commands.UnloadModel: ("unload_model_cmd", alike.UNLOAD.fill),
     commands.InterruptJob: ("interrupt_job_cmd", _interrupt),
     commands.EndpointConfig: ("endpoint_config", _endpoint_config),
-    commands.Drain: ("worker_drain_cmd", _drain),
+    commands.Drain: ("worker_drain_cmd", alike.DRAIN.fill),
 }
 """Which field of the envelope a value goes into, and who fills it."""
