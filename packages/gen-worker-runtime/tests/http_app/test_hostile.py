@@ -70,8 +70,12 @@ def test_bytes_that_are_no_http_are_refused(host: Host) -> None:
 
 
 @contextmanager
-def impatient_server() -> Iterator[tuple[int, list[str]]]:
-    """Run a server that waits 50 ms for a request; gives its port, and how each request ended."""
+def impatient_server(*starts: bytes) -> Iterator[tuple[list[socket.socket], list[str]]]:
+    """Run a server that waits 0.3 s for a request; gives its clients, and how each request ended.
+
+    Args:
+        *starts: What each client has said before anybody is accepted: it may be slow.
+    """
     heard: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,34 +86,33 @@ def impatient_server() -> Iterator[tuple[int, list[str]]]:
 
     listener = open_listener(TcpAddress("127.0.0.1", 0))
     ready = threading.Event()
-    server = HttpServer(app, listener, patience_s=0.05)
+    port = listener.getsockname()[1]
+    peers = [socket.create_connection(("127.0.0.1", port), TIMEOUT_S) for _ in starts]
+    for peer, start in zip(peers, starts, strict=True):
+        peer.sendall(start)
+    server = HttpServer(app, listener, patience_s=0.3)
     thread = threading.Thread(target=lambda: run(server.serve(ready.set)))
     thread.start()
     assert ready.wait(TIMEOUT_S)
     try:
-        yield listener.getsockname()[1], heard
+        yield peers, heard
     finally:
+        for peer in peers:
+            peer.close()
         server.stop()
         thread.join(TIMEOUT_S)
         assert not thread.is_alive()
 
 
 def test_a_request_that_stops_coming_is_closed() -> None:
-    with impatient_server() as (port, heard):
-        peers = []
-        for start in (b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"):
-            peers.append(socket.create_connection(("127.0.0.1", port), TIMEOUT_S))
-            peers[-1].sendall(start)
+    body = b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"
+    with impatient_server(b"", b"GET / HT", body) as (peers, heard):
         assert [status_of(peer) for peer in peers] == [408, 408, 0]
     assert heard == ["http.disconnect"]
 
 
 def test_a_head_that_comes_byte_by_byte_is_closed_too() -> None:
-    with (
-        impatient_server() as (port, heard),
-        socket.create_connection(("127.0.0.1", port)) as peer,
-    ):
-        peer.sendall(b"GET / HTTP/1.1\r\nx: ")
+    with impatient_server(b"GET / HTTP/1.1\r\nx: ") as ((peer,), heard):
         peer.settimeout(0.005)
         for _ in range(10_000):
             try:
