@@ -22,6 +22,8 @@ from gen_worker.modes import mode_named
 from gen_worker.runtime.entry import inference
 from gen_worker.runtime.entry.directories import check_writable, inductor_cache_dir
 from gen_worker.runtime.entry.privileges import User, find_user, owner_or
+from gen_worker.runtime.entry.unread import UNREAD
+from gen_worker.settings import records, settings_in
 from gen_worker.testing.pool import Pool
 
 TOML = 'schema_version = 1\nname = "shop"\nmain = "shop"\n'
@@ -213,6 +215,16 @@ def test_a_signal_while_modules_are_imported_ends_it(project: Path, number: int)
     assert worker.returncode == 0
     assert logged(stderr, "startup.phase")[-1]["phase"] == "stopped"
     assert logged(stderr, "fatal") == []
+
+
+def test_variables_that_older_workers_read_are_said_to_have_no_effect(project: Path) -> None:
+    ended = start(project, MODEL_MANAGER_CLASS="shop:Manager", COZY_HF_COMPONENTS="")
+    assert ended.returncode == 1
+    warnings = [line for line in ended.stderr.splitlines() if "is not read" in line]
+    assert len(warnings) == 1
+    assert "MODEL_MANAGER_CLASS is not read: a model is loaded by the type" in warnings[0]
+    known = {setting.env for _, record in records() for _, _, setting in settings_in(record)}
+    assert not known & UNREAD.keys()
 
 
 def test_a_module_that_cannot_be_imported_is_fatal(project: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gen_worker.errors import AuthError, SettingsError
 from gen_worker.manifest import IMAGE_LOCK_PATH, LockError, load_lock
 from gen_worker.runtime.entry.directories import check_writable
+from gen_worker.runtime.entry.unread import warn_of_unread
 from gen_worker.runtime.telemetry.logs import log_fatal
 from gen_worker.runtime.worker.phases import log_phase
 from gen_worker.settings import load
@@ -27,6 +28,7 @@ __all__ = ["run"]
 def run(settings: CoreSettings) -> int:
     """Work until there is a reason to end; return the exit code."""
     gc.disable()  # what is imported stays; `run_worker` enables it again
+    warn_of_unread()
     places = (settings.lock_path,) if settings.lock_path else (IMAGE_LOCK_PATH, _own_lock_path())
     path = next((place for place in places if os.path.isfile(place)), places[0])
     manifest = _read_manifest(path)
