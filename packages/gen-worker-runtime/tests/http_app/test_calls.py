@@ -6,16 +6,16 @@ import gc
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
-from gen_worker.runtime import EngineLimits, RunningCall
-from gen_worker.runtime.http import HttpOptions
+from gen_worker.runtime import Engine, EngineLimits, RunningCall
+from gen_worker.runtime.http import HttpApp, HttpOptions, LocalBackend
 from gen_worker.runtime.http.calls import StreamedCall, WholeCall
+from gen_worker.testing import fake_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import httpx
 
     from conftest import Host, RunHost
 
@@ -164,6 +164,26 @@ def test_the_dev_runner_knows_four_statuses(tmp_path: Path, run_host: RunHost) -
         assert (found.status_code, found.json()["error"]) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_what_breaks_in_the_host_itself_is_500(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_plain: bool
+) -> None:
+    class Broken(LocalBackend):
+        def status(self) -> dict[str, Any]:
+            raise RuntimeError("secret")
+
+    engine = Engine([], fake_ports(tmp_path))
+    app = HttpApp(Broken(engine), HttpOptions(is_plain=is_plain))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        found = await client.get("/v1/status")
+    assert (found.status_code, found.json()["error"]) == (500, "internal")
+    assert "secret" not in found.text
+    assert "GET /v1/status failed" in caplog.text
+    app.close()
+    await engine.close()
+
+
 def test_a_deadline_is_504(client: httpx.Client, host: Host) -> None:
     found = client.post("/v1/request/hold", json={"payload": {}, "timeout_ms": 300})
     assert (found.status_code, found.json()["error_type"]) == (504, "canceled")
@@ -237,8 +257,10 @@ def test_a_warmup_sets_up_and_may_call(client: httpx.Client, host: Host) -> None
     done = client.post("/v1/warmup/demo/echo", json={"text": "a"}).json()
     assert (done["ok"], done["error_message"]) == (True, None)
     assert done["duration_ms"] > 0
-    found = client.post("/v1/warmup/fail", json={"text": "other"})
-    assert (found.status_code, found.json()["ok"]) == (503, False)
+    for text, status in (("other", 500), ("value", 400), ("overloaded", 429)):
+        found = client.post("/v1/warmup/fail", json={"text": text})
+        assert (found.status_code, found.json()["ok"]) == (status, False)
+    assert client.post("/v1/warmup/echo", json=None, content=b"null").status_code == 400
     assert client.post("/v1/warmup/nope").status_code == 404
 
 
@@ -297,6 +319,10 @@ def test_facts_about_the_host(client: httpx.Client) -> None:
     cache = client.get("/v1/models/status").json()["model_cache"]
     assert cache == status["model_cache"]
     assert cache["vram_models"] == []
+    places = {"vram_models", "disk_models", "downloading_models"}
+    sizes = {"vram_used_gb", "vram_total_gb", "vram_available_gb"}
+    counts = {"total_models", "vram_model_count", "disk_model_count"}
+    assert set(cache) == places | sizes | counts
     assert client.get("/readyz").json() == {"ready": True, "reasons": []}
     metrics = client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")

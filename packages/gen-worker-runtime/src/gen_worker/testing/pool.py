@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from gen_worker.testing.closing import Closing
 from gen_worker.testing.faults import StreamFaults
 from gen_worker.testing.loop_thread import LoopThread
 from gen_worker.testing.orchestrator import Orchestrator
@@ -14,7 +15,6 @@ from gen_worker.testing.workers import WorkerProcess, working
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from gen_worker.runtime.wire import Inbound, JobResult, TokenDelta, WorkerEvent
     from gen_worker.testing.orchestrator import Job, WorkerSession
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _TIMEOUT_S = 30.0
 
 
-class Pool:
+class Pool(Closing):
     """An orchestrator over real gRPC on loopback, and workers that are connected to it.
 
     A context manager. It has an event loop in a thread of its own; every method blocks.
@@ -132,17 +132,6 @@ class Pool:
         self._loop.wait(self.faults.settle())
         self._loop.wait(self._stack.aclose())
         self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _connected(self) -> list[WorkerSession]:
         return [one for one in self._orchestrator.workers.values() if one.is_connected]

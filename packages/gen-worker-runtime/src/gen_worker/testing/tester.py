@@ -8,12 +8,13 @@ import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from gen_worker.cancel import CancelToken
 from gen_worker.runtime import Engine, EngineLimits, Invocation
 from gen_worker.spec import FunctionSpec, specs_of
 from gen_worker.testing.clock import VirtualClock
+from gen_worker.testing.closing import Closing
 from gen_worker.testing.loop_thread import LoopThread
 from gen_worker.testing.ports import (
     FakeFiles,
@@ -37,7 +38,7 @@ __all__ = ["EndpointTester", "functions_in"]
 _LIMITS = EngineLimits()
 
 
-class EndpointTester:
+class EndpointTester(Closing):
     """Calls the functions of an endpoint as a server would, and shows all that came of it.
 
     A context manager, for plain tests and, with `async with`, for async ones. It has an event loop
@@ -195,18 +196,7 @@ class EndpointTester:
         finally:
             self._directory.cleanup()
 
-    def __enter__(self) -> EndpointTester:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> EndpointTester:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

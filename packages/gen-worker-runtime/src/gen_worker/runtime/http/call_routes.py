@@ -279,23 +279,26 @@ class CallRoutes:
         self._refuse_when_draining()
         began = time.perf_counter()
         error: str | None = None
+        status = 200
+        more: tuple[tuple[bytes, bytes], ...] = ()
         try:
             await self._backend.warm_up(function)
         except Exception as raised:  # the author's
             failure = classify(raised)
             self._report(failure)
-            error = failure.message
+            error, status = failure.message, 400 if self._options.is_plain else 503
         if error is None and body.strip():
             _, outcome = await self._outcome(scope, invocation, receive)
-            error = outcome.failure.message if isinstance(outcome, Failed) else None
+            if isinstance(outcome, Failed):
+                error = outcome.failure.message
+                status, more = self.status(outcome.failure)
         answer = {
             "ok": error is None,
             "request_id": invocation.request_id,
             "duration_ms": round((time.perf_counter() - began) * 1e3, 3),
             "error_message": error,
         }
-        status = 200 if error is None else (400 if self._options.is_plain else 503)
-        await respond(send, status, encode(answer))
+        await respond(send, status, encode(answer), *more)
 
     # -- submitted requests ------------------------------------------------------------------------
 

@@ -1,0 +1,29 @@
+"""What all of the kit that has to be closed has in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Closing"]
+
+
+class Closing:
+    """A context manager that is closed at its end."""
+
+    def close(self) -> None:
+        """Give everything back; a test calls it once, or leaves it to `with`."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
