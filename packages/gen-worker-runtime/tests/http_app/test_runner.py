@@ -161,6 +161,38 @@ def test_options_are_stronger_and_a_lock_names_the_modules(start: Start, tmp_pat
     assert runner.end(signal.SIGINT) == 0
 
 
+KEYED = """
+from typing import Annotated
+import msgspec
+from gen_worker import ModelRef, ModelRefSource, RequestContext, worker_function
+
+class In(msgspec.Struct):
+    text: str = ""
+
+@worker_function()
+def hear(
+    ctx: RequestContext, asr: Annotated[str, ModelRef(ModelRefSource.FIXED, "ears")], payload: In
+) -> In:
+    return payload
+"""
+
+
+@pytest.mark.parametrize("is_locked", [True, False], ids=["locked", "unlocked"])
+def test_models_are_found_by_the_keys_of_the_project(
+    start: Start, tmp_path: Path, is_locked: bool
+) -> None:
+    (tmp_path / "src/app/main.py").write_text(KEYED)
+    (tmp_path / "endpoint.toml").write_text(TOML + '[models]\nears = { ref = "acme/ears" }\n')
+    lock = tmp_path / "endpoint.lock"
+    if is_locked:
+        discover = [sys.executable, "-m", "gen_worker.discover", "-o", str(lock)]
+        subprocess.run(discover, cwd=tmp_path, check=True)
+    runner = start("--manifest", str(lock))
+    with runner.client() as client:
+        answer = client.post("/v1/request/hear", json={}).json()
+    assert "model 'acme/ears:prod' is not on this machine" in answer["error_message"]
+
+
 class Web:
     """A server with one file, and a page that says nothing until its client has gone."""
 

@@ -10,12 +10,14 @@ import argparse
 import asyncio
 import os
 import sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gen_worker.context.local import LocalOutputs, run_blocking
 from gen_worker.errors import WorkerError
 from gen_worker.manifest import IMAGE_LOCK_PATH, load_lock
+from gen_worker.models.keyed import with_keyspaces
 from gen_worker.names import slugify_name
 from gen_worker.ports import Ports
 from gen_worker.runtime.engine import Engine, EngineLimits
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
     from gen_worker.errors import Failure
+    from gen_worker.manifest import Manifest
+    from gen_worker.models.injection import Keyspaces
+    from gen_worker.project import Project
     from gen_worker.settings import CoreSettings
     from gen_worker.spec import FunctionSpec
 
@@ -120,15 +125,28 @@ def _import_endpoint(manifest: str, root: str) -> tuple[str, tuple[FunctionSpec,
         from gen_worker.project import load_project
 
         loaded = load_project(project)
-        return loaded.endpoint_name, discover(root, loaded.main).raise_if_wrong().functions
-    modules = load_lock(manifest).modules
-    functions = discover(root, modules, skip_broken=True).raise_if_wrong().functions
+        found = discover(root, loaded.main).raise_if_wrong().functions
+        return loaded.endpoint_name, _with_refs(found, loaded)
+    lock = load_lock(manifest)
+    modules = lock.modules
+    found = discover(root, modules, skip_broken=True).raise_if_wrong().functions
     name = ""
     if os.path.exists(project):
         from gen_worker.project import load_project
 
         name = load_project(project).endpoint_name
-    return name or slugify_name(modules[0].partition(".")[0]), functions
+    return name or slugify_name(modules[0].partition(".")[0]), _with_refs(found, lock)
+
+
+def _with_refs(
+    functions: Sequence[FunctionSpec], declared: Manifest | Project
+) -> tuple[FunctionSpec, ...]:
+    """Return functions whose models are found by the keys of `[models]`."""
+
+    def keyspaces(name: str) -> Keyspaces:
+        return {"fixed": declared.models, "payload": declared.models_by_function.get(name, {})}
+
+    return tuple(with_keyspaces(spec, partial(keyspaces, spec.name)) for spec in functions)
 
 
 async def _serve(
