@@ -24,6 +24,7 @@ __all__ = [
     "answer_of",
     "encode",
     "json_line",
+    "printable",
     "record_of",
     "records_of",
     "retry_after",

@@ -11,7 +11,7 @@ from gen_worker.errors import UnknownFunctionError, classify
 from gen_worker.events import Failed, Result
 from gen_worker.models.hub.local.asgi import Call
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.http.answers import encode, retry_after, status_of
+from gen_worker.runtime.http.answers import encode, printable, retry_after, status_of
 from gen_worker.runtime.http.calls import StreamedCall, WholeCall
 from gen_worker.runtime.http.exchange import (
     Departures,
@@ -278,7 +278,7 @@ class CallRoutes:
         invocation = invocation_of(function, body, self._new_id(), self._options.owner)
         self._refuse_when_draining()
         began = time.perf_counter()
-        error: str | None = None
+        failure: Failure | None = None
         status = 200
         more: tuple[tuple[bytes, bytes], ...] = ()
         try:
@@ -286,17 +286,18 @@ class CallRoutes:
         except Exception as raised:  # the author's
             failure = classify(raised)
             self._report(failure)
-            error, status = failure.message, 400 if self._options.is_plain else 503
-        if error is None and body.strip():
+            status = 400 if self._options.is_plain else 503
+        if failure is None and body.strip():
             _, outcome = await self._outcome(scope, invocation, receive)
             if isinstance(outcome, Failed):
-                error = outcome.failure.message
-                status, more = self.status(outcome.failure)
+                failure = outcome.failure
+                status, more = self.status(failure)
         answer = {
-            "ok": error is None,
+            "ok": failure is None,
             "request_id": invocation.request_id,
             "duration_ms": round((time.perf_counter() - began) * 1e3, 3),
-            "error_message": error,
+            "error_type": None if failure is None else failure.error_type,
+            "error_message": None if failure is None else printable(failure.message),
         }
         await respond(send, status, encode(answer), *more)
 
