@@ -111,6 +111,14 @@ def test_everything_that_is_not_understood_is_named_with_it(project: Path) -> No
         assert word in fatal["exception_message"]
 
 
+def test_certificates_that_are_not_there_are_missed_where_they_are_needed(project: Path) -> None:
+    wrong = {"SSL_CERT_FILE": str(project / "nowhere.pem"), "WORKER_REGISTER_TIMEOUT_S": "0.2"}
+    (fatal,) = logged(start(project, **READY, **wrong, USE_TLS="1").stderr, "fatal")
+    assert fatal["phase_context"] == "settings_load"
+    assert fatal["exception_message"] == f"SSL_CERT_FILE names no file: {wrong['SSL_CERT_FILE']!r}"
+    assert logged(start(project, **READY, **wrong).stderr, "fatal") == []
+
+
 def test_a_token_that_its_keys_refuse_is_named(project: Path) -> None:
     ended = start(project, **READY, SCHEDULER_JWKS_URL="http://127.0.0.1:1/keys")
     (fatal,) = logged(ended.stderr, "fatal")

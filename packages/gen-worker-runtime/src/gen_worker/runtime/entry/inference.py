@@ -120,7 +120,8 @@ def _load_settings(problems: list[str]) -> WorkerSettings:
         load(record, on_problem=problems.append)
     if own.address or own.more_addresses:
         try:
-            own.policy()
+            if any(seed.uses_tls for seed in own.policy().seeds):
+                problems.extend(_certificate_problems())
         except SettingsError as error:
             problems.extend(error.problems)
     else:
@@ -135,6 +136,15 @@ def _load_settings(problems: list[str]) -> WorkerSettings:
     if problems:
         raise SettingsError(tuple(problems))
     return own
+
+
+def _certificate_problems() -> list[str]:
+    """Return what is wrong with the file of certificates; without it others would be trusted."""
+    import ssl  # only for those who use TLS, as it takes some megabytes
+
+    name = ssl.get_default_verify_paths().openssl_cafile_env
+    path = os.environ.get(name)
+    return [] if not path or os.path.isfile(path) else [f"{name} names no file: {path!r}"]
 
 
 def _root_of(path: str) -> str:
