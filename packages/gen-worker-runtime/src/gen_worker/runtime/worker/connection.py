@@ -177,7 +177,7 @@ class Connection:
 
     def _ended(self, role: Role, end: object) -> None:
         """Note the end of a stream; one that was closed in order has delivered everything."""
-        is_delivered = self._is_finishing and isinstance(end, End) and end.code == "OK"
+        is_delivered = isinstance(end, End) and end.is_complete
         (self._outbox.arrived if is_delivered else self._outbox.lost)(role)
 
     def _joined(self, role: Role) -> None:

@@ -44,6 +44,8 @@ class End(NamedTuple):
     code: str
     """Name of the gRPC status; `OK` for a clean end."""
     details: str = ""
+    is_complete: bool = False
+    """Whether the other end said so after all was written, and so has read it."""
 
 
 class Stream:
@@ -70,7 +72,7 @@ class Stream:
         self._opened = opened
         self._received = received
         self._news: asyncio.Future[None] | None = None
-        self._is_finishing = False
+        self._is_finishing = self._has_finished = False
 
     def wake(self) -> None:
         """Look into the outbox again. On the loop."""
@@ -111,7 +113,9 @@ class Stream:
             if writer is not None:
                 writer.cancel()
                 await ended(writer)
-        return End((await call.code()).name, await call.details() or "")
+        code = await call.code()
+        is_complete = self._has_finished and code is grpc.StatusCode.OK
+        return End(code.name, await call.details() or "", is_complete)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         outbox, role, loop = self._outbox, self.role, asyncio.get_running_loop()
@@ -120,6 +124,7 @@ class Stream:
             if outgoing is None:
                 if self._is_finishing:
                     await call.done_writing()
+                    self._has_finished = True
                     return
                 self._news = loop.create_future()
                 await self._news
