@@ -102,6 +102,7 @@ def test_everything_that_is_not_understood_is_named_with_it(project: Path) -> No
         "RECONNECT_DELAY": "soon",
         "PUBLIC_ORCHESTRATOR_GRPC_ADDR": "nowhere",
         "SCHEDULER_JWKS_URL": "keys",
+        "WORKER_METRICS_ADDR": "everywhere",
         "WORKER_MAX_UPLOAD_BYTES": "many",
         "WORKER_MAX_CONCURRENT_DOWNLOADS": "some",
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gen_worker.errors import ValidationError
+from gen_worker.errors import SettingsError
 from gen_worker.runtime.ndjson.claim import ListenError
 from gen_worker.runtime.telemetry import (
     Metrics,
@@ -102,5 +102,5 @@ def test_a_port_alone_means_this_machine(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "1.2.3.4:99999"])
 def test_a_wrong_address_is_refused(address: str) -> None:
-    with pytest.raises((ValidationError, ListenError), match=address):
+    with pytest.raises((SettingsError, ListenError), match=address):
         open_metrics_server(address, Probes(bytes, is_healthy=bool, is_ready=bool))

@@ -113,11 +113,20 @@ def _load_settings(problems: list[str]) -> WorkerSettings:
     """
     from gen_worker.models.settings import ModelSettings
     from gen_worker.runtime.files.settings import FileSettings
+    from gen_worker.runtime.telemetry.settings import load_telemetry_settings
     from gen_worker.runtime.worker.settings import WorkerSettings
 
     own = load(WorkerSettings, on_problem=problems.append)
     for record in (ModelSettings, FileSettings):
         load(record, on_problem=problems.append)
+    metrics_address = load_telemetry_settings().metrics_addr
+    if metrics_address:
+        from gen_worker.runtime.telemetry.listener import parse_metrics_address
+
+        try:
+            parse_metrics_address(metrics_address)
+        except SettingsError as error:
+            problems.extend(error.problems)
     if own.address or own.more_addresses:
         try:
             if any(seed.uses_tls for seed in own.policy().seeds):

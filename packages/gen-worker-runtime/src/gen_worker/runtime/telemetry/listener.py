@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.errors import SettingsError, ValidationError
 from gen_worker.runtime.telemetry.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gen_worker.runtime.http import HttpServer
+    from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
 
     Answer = tuple[int, bytes, str]
 
-__all__ = ["Probes", "open_metrics_server"]
+__all__ = ["Probes", "open_metrics_server", "parse_metrics_address"]
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -80,11 +82,24 @@ def open_metrics_server(address: str, probes: Probes) -> HttpServer:
         probes: The application.
 
     Raises:
-        ValidationError: It is no address.
+        SettingsError: It is no address.
         ListenError: It is taken or out of reach.
     """
     from gen_worker.runtime.http import HttpServer, open_listener
+
+    return HttpServer(probes, open_listener(parse_metrics_address(address)), grace_s=1.0)
+
+
+def parse_metrics_address(text: str) -> TcpAddress | UnixAddress:
+    """Read an address as operators write it.
+
+    Raises:
+        SettingsError: It is none.
+    """
     from gen_worker.runtime.ndjson.address import parse_address
 
-    text = address if "://" in address or address.startswith("/") else f"tcp://{address}"
-    return HttpServer(probes, open_listener(parse_address(text)), grace_s=1.0)
+    try:
+        return parse_address(text if "://" in text or text.startswith("/") else f"tcp://{text}")
+    except ValidationError:
+        problem = f"WORKER_METRICS_ADDR {text!r} is no address: write host:port or :port"
+        raise SettingsError((problem,)) from None

@@ -120,7 +120,7 @@ async def metrics_served(worker: Worker, address: str) -> AsyncIterator[None]:
         address: `host:port` or `:port`.
 
     Raises:
-        ValidationError: It is no address.
+        SettingsError: It is no address.
         ListenError: It is taken or out of reach.
     """
     from gen_worker.runtime.telemetry.listener import Probes, open_metrics_server
