@@ -563,7 +563,9 @@ def check_job(job: Job, right: Any) -> None:
 async def test_random_faults(seed: int) -> None:
     plan = random_faults(seed, count=12, messages=60)
     print(f"seed {seed}: {plan}")
-    async with scene(StreamFaults(plan), outbox_limits=UNMERGED, options=OPTIONS) as here:
+    limits = OutboxLimits(merges_text=seed % 2 == 1)
+    options = msgspec.structs.replace(OPTIONS, splits=seed % 3 != 2)
+    async with scene(StreamFaults(plan), outbox_limits=limits, options=options) as here:
         await check_jobs(here, submit_some(here, random.Random(seed), 100))
 
 
