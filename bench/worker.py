@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = "bench/peers/grpc_echo.py"
 GROUPS = ("sync", "async", "merged", "unmerged", "idle", "start")
-LOAD_BLOCKS = 20
+LOAD_BLOCKS = 16
 STREAM_BLOCKS = 14
 ITEMS = {"merged": 10_000, "unmerged": 5_000}
 """Of each stream; an echo of 10,000 takes more than a second."""
@@ -53,14 +53,14 @@ ITEM_RATE = {"merged": Bar(5, 20, is_rate=True), "unmerged": Bar(0.7, 0.9, is_ra
 
 
 @contextlib.contextmanager
-def processes(address: str, scratch: str, **environment: str) -> Iterator[tuple[int, int]]:
-    """Run both, and return their process ids."""
+def our_worker(address: str, scratch: str, **environment: str) -> Iterator[int]:
+    """Run a worker, and return its process id."""
     project = os.path.join(HERE, "echo")
     lock = os.path.join(scratch, "endpoint.lock")
     if not os.path.exists(lock):
         command = [sys.executable, "-m", "gen_worker.discover", "--root", project, "-o", lock]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    ours = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "gen_worker.entrypoint"],
         cwd=project,
         env={
@@ -77,13 +77,26 @@ def processes(address: str, scratch: str, **environment: str) -> Iterator[tuple[
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    peer = subprocess.Popen([sys.executable, os.path.join(HERE, "peers/grpc_echo.py"), address])
+    with ended(process):
+        yield process.pid
+
+
+@contextlib.contextmanager
+def peer_worker(address: str) -> Iterator[int]:
+    """Run the peer, and return its process id."""
+    process = subprocess.Popen([sys.executable, os.path.join(HERE, "peers/grpc_echo.py"), address])
+    with ended(process):
+        yield process.pid
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process after the block."""
     try:
-        yield ours.pid, peer.pid
+        yield
     finally:
-        for process in (ours, peer):
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 class Run:
@@ -198,17 +211,16 @@ def _blocks(measure: Callable[[str], Any], blocks: int) -> list[tuple[Any, Any]]
 def start_row(loop: asyncio.AbstractEventLoop, scratch: str) -> Row:
     """From the entrypoint to the first answer, beyond a bare interpreter."""
 
-    def ours() -> float:
+    def worker() -> float:
         async def first_answer() -> float:
             orchestrator = Orchestrator()
             address = await orchestrator.start()
             began = time.perf_counter()
-            with processes(address, scratch) as (pid, _):
-                worker = orchestrator.workers["ours"]
-                worker.pid = pid
+            with our_worker(address, scratch):
+                first = orchestrator.workers["ours"]
                 answered = asyncio.Event()
-                worker.answer = lambda _: answered.set()
-                worker.send("echo-sync", 0, {"text": "hello world"})
+                first.answer = lambda _: answered.set()
+                first.send("echo-sync", 0, {"text": "hello world"})
                 await asyncio.wait_for(answered.wait(), 60)
                 took_ms = (time.perf_counter() - began) * 1e3
             await orchestrator.stop()
@@ -223,7 +235,7 @@ def start_row(loop: asyncio.AbstractEventLoop, scratch: str) -> Row:
 
     return paired(
         "entrypoint to first answer",
-        ours,
+        worker,
         bare,
         unit="ms",
         peer_source="bench/peers/bare.py",
@@ -238,8 +250,9 @@ def connected(
     """Return the rows of workers with such settings."""
     orchestrator = Orchestrator()
     run = Run(loop, orchestrator)
-    with processes(loop.run_until_complete(orchestrator.start()), scratch, **settings) as pids:
-        run.connect(*pids)
+    address = loop.run_until_complete(orchestrator.start())
+    with our_worker(address, scratch, **settings) as our_pid, peer_worker(address) as peer_pid:
+        run.connect(our_pid, peer_pid)
         measure(run)
     loop.run_until_complete(orchestrator.stop())
     return run.rows
