@@ -187,15 +187,17 @@ def test_an_error_of_generate_is_raised_after_the_text_it_produced(streamer_cls:
 
 
 def test_a_cancel_ends_the_text_and_stops_generation_at_the_next_token() -> None:
-    canceled = threading.Event()
+    begun, canceled = threading.Event(), threading.Event()
 
     def wait_for_cancel(number: int) -> None:
         if number == 1:
+            begun.set()
             assert canceled.wait(60)
 
     model = Model(["a", "b", "c"], wait_for_cancel)
-    stream = deltas(model, cancel_checker=canceled.is_set)
+    stream = deltas(model, cancel_checker=canceled.is_set, join_timeout=60)
     assert next(stream) == "a"
+    assert begun.wait(60)
     canceled.set()
     assert list(stream) == []
     assert model.generated == 2
@@ -232,15 +234,20 @@ def test_an_error_raised_by_the_checker_stops_everything() -> None:
 
 
 def test_a_consumer_that_leaves_early_stops_generation() -> None:
+    begun = threading.Event()
+
     def wait(number: int) -> None:
+        if number == 1:
+            begun.set()
         until = time.monotonic() + 60
         while number == 1 and not model.is_to_stop():
             assert time.monotonic() < until
             time.sleep(0.001)
 
     model = Model([str(number) for number in range(10_000)], wait)
-    stream = deltas(model)
+    stream = deltas(model, join_timeout=60)
     assert next(stream) == "0"
+    assert begun.wait(60)
     stream.close()  # type: ignore[attr-defined]  # a generator
     assert model.generated == 2
 
