@@ -17,7 +17,6 @@ from gen_worker.runtime.scheduler.values import (
     NewEvent,
     RequestRecord,
     Requeued,
-    StoredCall,
     StoredEvent,
     Submitted,
 )
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.values import Ending, Submission
 
-__all__ = ["Append", "Assign", "Draft", "End", "Operation", "Requeue", "Submit"]
+__all__ = ["Append", "Assign", "Draft", "End", "Flush", "Operation", "Requeue", "Submit"]
 
 
 class Submit(NamedTuple):
@@ -57,7 +56,11 @@ class Requeue(NamedTuple):
     due_at: float
 
 
-Operation = Submit | Assign | Append | End | Requeue
+class Flush(NamedTuple):
+    """Only waits for those before it."""
+
+
+Operation = Submit | Assign | Append | End | Requeue | Flush
 
 
 class Draft:
@@ -72,8 +75,8 @@ class Draft:
             now: Unix time.
         """
         self.next_seq = next_seq
-        self.new: dict[int, StoredCall] = {}
-        """What workers are given of the new requests, by seq."""
+        self.new: dict[int, Submission] = {}
+        """By seq."""
         self.changed: set[int] = set()
         """Requests that were there before, by seq."""
         self.ended: list[int] = []
@@ -96,8 +99,7 @@ class Draft:
         Raises:
             DuplicateRequestError: The id of a new request is another one's, or its key is.
         """
-        decide = _DECISIONS[type(operation)]
-        return decide(self, *operation)
+        return _DECISIONS[type(operation)](self, *operation)
 
     def _note(self, record: RequestRecord) -> None:
         self._by_seq[record.seq] = record
@@ -131,7 +133,7 @@ class Draft:
         record = _begun(submission, self.next_seq, self._now)
         self.next_seq += 1
         self._note(record)
-        self.new[record.seq] = StoredCall(submission.payload, submission.options)
+        self.new[record.seq] = submission
         return Submitted(record, is_new=True)
 
     def _assign(self, seq: int, worker_id: str, attempt: int) -> None:
@@ -185,6 +187,9 @@ class Draft:
             return Requeued(again.attempt, None)
         data = msgspec.json.encode({"attempt": again.attempt})
         return Requeued(again.attempt, self._store(again, (NewEvent(b"restarted", data),))[0])
+
+    def _flush(self) -> None:
+        pass
 
     def _store(self, record: RequestRecord, events: Sequence[NewEvent]) -> tuple[StoredEvent, ...]:
         first = record.last_event_id + 1
@@ -249,4 +254,5 @@ _DECISIONS: dict[type, Callable[..., object]] = {
     Append: Draft._append,
     End: Draft._end,
     Requeue: Draft._requeue,
+    Flush: Draft._flush,
 }

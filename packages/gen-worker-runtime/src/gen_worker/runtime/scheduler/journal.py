@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.errors import DuplicateRequestError
-from gen_worker.runtime.scheduler.changes import Draft, Submit
+from gen_worker.runtime.scheduler.changes import Draft, Flush, Submit
 from gen_worker.runtime.scheduler.database import translated
 from gen_worker.runtime.scheduler.errors import DamagedLedgerError, LedgerWriteError
 from gen_worker.runtime.scheduler.retention import forget_some, totals_of
@@ -63,14 +63,15 @@ class Journal:
         self._forget_at = 0.0
         self._is_moved = True
         """Whether all that was committed is in the database itself."""
+        self._is_writable = True
         self.batches = 0
         self.failed_batches = 0
 
-    def commit(self, operations: Sequence[Operation | None]) -> Sequence[object]:
+    def commit(self, operations: Sequence[Operation]) -> Sequence[object]:
         """Write a batch.
 
         Args:
-            operations: None stands for one that only waits for those before it.
+            operations: In order.
 
         Returns:
             What each came to: an exception where it failed. Nothing is written of a batch for which
@@ -78,12 +79,15 @@ class Journal:
         """
         try:
             with translated(self._database.path):
-                return self._commit(operations)
+                return self._commit_believing(operations)
         except Exception as error:
             self._roll_back()
-            if len(operations) == 1 or isinstance(error, (LedgerWriteError, DamagedLedgerError)):
+            is_disk = isinstance(error, (LedgerWriteError, DamagedLedgerError))
+            if is_disk or len(operations) == 1:
                 self.failed_batches += 1
-                _log.warning("%d operations are not written: %s", len(operations), error)
+                if is_disk and self._is_writable:
+                    self._is_writable = False
+                    _log.error("nothing is accepted, and nothing ends: %s", error)
                 return [error] * len(operations)
         # One of them cannot be written, whatever is tried: the others are not to suffer for it.
         return [outcome for one in operations for outcome in self.commit((one,))]
@@ -92,8 +96,8 @@ class Journal:
         """Do what can wait; return the seconds until there may be more."""
         try:
             with translated(self._database.path):
-                while self._forget():
-                    pass
+                if self._forget():
+                    return 0.0
                 if not self._is_moved:
                     self._database.checkpoint()
                     self._is_moved = True
@@ -102,7 +106,15 @@ class Journal:
             _log.warning("the ledger is not tidied up: %s", error)
         return _FORGET_EVERY_S
 
-    def _commit(self, operations: Sequence[Operation | None]) -> list[object]:
+    def _commit_believing(self, operations: Sequence[Operation]) -> list[object]:
+        """Write a batch, and only look for earlier requests with the same ids if there are some."""
+        try:
+            return self._commit(operations, looks_for_ids=False)
+        except sqlite3.IntegrityError:
+            self._roll_back()
+            return self._commit(operations, looks_for_ids=True)
+
+    def _commit(self, operations: Sequence[Operation], *, looks_for_ids: bool) -> list[object]:
         now = self._clock()
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
@@ -111,8 +123,9 @@ class Journal:
             # First, so that nobody is told of a request that is forgotten with the same commit.
             left = forget_some(connection, totals, self._keeping, now)
             totals, forget_at = left or totals, now + _FORGET_EVERY_S if left is None else now
-        draft = Draft(self._named_by(operations), next_seq=self._next_seq, now=now)
-        outcomes = [_applied(draft, operation) for operation in operations]
+        records = self._named_by(operations, looks_for_ids=looks_for_ids)
+        draft = Draft(records, next_seq=self._next_seq, now=now)
+        outcomes = _applied(draft, operations)
         self._write(draft)
         connection.execute("COMMIT")
         self.totals = totals.plus(
@@ -124,20 +137,28 @@ class Journal:
         self._next_seq = draft.next_seq
         self._is_moved = False
         self.batches += 1
+        if not self._is_writable:
+            self._is_writable = True
+            _log.warning("the ledger can be written again")
         return outcomes
 
-    def _named_by(self, operations: Sequence[Operation | None]) -> Iterable[RequestRecord]:
+    def _named_by(
+        self, operations: Sequence[Operation], *, looks_for_ids: bool
+    ) -> Iterable[RequestRecord]:
         seqs: set[int] = set()
         ids: list[str] = []
         keys: list[tuple[str, str]] = []
         for operation in operations:
             if isinstance(operation, Submit):
                 submission = operation.submission
-                ids.append(submission.request_id)
+                if looks_for_ids:
+                    ids.append(submission.request_id)
                 if submission.key:
                     keys.append((submission.owner, submission.key))
-            elif operation is not None:
+            elif not isinstance(operation, Flush):
                 seqs.add(operation.seq)
+        if not (seqs or ids or keys):
+            return ()
         names = [msgspec.json.encode(found).decode() for found in (sorted(seqs), ids, keys)]
         return map(record_of, self._connection.execute(_NAMED, names))
 
@@ -146,7 +167,11 @@ class Journal:
         # In this order: a request that is tried again gives its key to its successor.
         update_requests(connection, [draft[seq] for seq in draft.changed])
         insert(connection, "requests", [row_of(draft[seq]) for seq in draft.new])
-        insert(connection, "calls", [(seq, *call) for seq, call in draft.new.items()])
+        insert(
+            connection,
+            "calls",
+            [(seq, asked.payload, asked.options) for seq, asked in draft.new.items()],
+        )
         insert(connection, "events", draft.events)
 
     def _forget(self) -> bool:
@@ -166,10 +191,11 @@ class Journal:
                 self._connection.execute("ROLLBACK")
 
 
-def _applied(draft: Draft, operation: Operation | None) -> object:
-    if operation is None:
-        return None
-    try:
-        return draft.apply(operation)
-    except DuplicateRequestError as error:
-        return error
+def _applied(draft: Draft, operations: Sequence[Operation]) -> list[object]:
+    outcomes: list[object] = []
+    for operation in operations:
+        try:
+            outcomes.append(draft.apply(operation))
+        except DuplicateRequestError as error:
+            outcomes.append(error)
+    return outcomes

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.scheduler.changes import Append, Assign, End, Operation, Requeue, Submit
+from gen_worker.runtime.scheduler.changes import (
+    Append,
+    Assign,
+    End,
+    Flush,
+    Operation,
+    Requeue,
+    Submit,
+)
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.database import open_database, translated
 from gen_worker.runtime.scheduler.journal import Journal
@@ -102,7 +110,7 @@ class Ledger:
         self._journal = journal
         self._reader = reader
         self._options = options
-        self._writing: Lane[Operation | None] = Lane(
+        self._writing: Lane[Operation] = Lane(
             "gen-worker-ledger",
             self._journal.commit,
             max_batch=options.max_batch,
@@ -203,7 +211,7 @@ class Ledger:
 
     async def flush(self) -> None:
         """Wait until all that was given is written, or has failed."""
-        await self._writing.put(None)
+        await self._writing.put(Flush())
 
     # -- questions: what was committed is seen -----------------------------------------------------
 

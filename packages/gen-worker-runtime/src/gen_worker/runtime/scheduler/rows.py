@@ -8,6 +8,8 @@ with a statement for each.
 from __future__ import annotations
 
 import functools
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +31,8 @@ _STABLE = (
     " created_at"
 ).split()
 _CHANGING = [field for field in _FIELDS if field not in _STABLE]
-_CHANGING_AT = [_FIELDS.index(field) for field in _CHANGING]
+_changing = itemgetter(0, *map(_FIELDS.index, _CHANGING))
+"""Takes the seq and what changes out of a row."""
 _UPDATE = (
     "UPDATE requests SET "
     + ", ".join(f"{field} = new.column{number}" for number, field in enumerate(_CHANGING, 2))
@@ -66,17 +69,14 @@ def insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[A
     """Insert rows into all columns of a table."""
     for some in _pieces(rows):
         values = _placeholders(len(some), len(some[0]))
-        parameters = [value for row in some for value in row]
-        connection.execute(f"INSERT INTO {table} VALUES {values}", parameters)
+        connection.execute(f"INSERT INTO {table} VALUES {values}", list(chain.from_iterable(some)))
 
 
 def update_requests(connection: sqlite3.Connection, records: Iterable[RequestRecord]) -> None:
     """Write what changes in requests that are there."""
-    rows = [row_of(record) for record in records]
-    for some in _pieces(rows):
-        values = _placeholders(len(some), len(_CHANGING) + 1)
-        parameters = [row[at] for row in some for at in (0, *_CHANGING_AT)]
-        connection.execute(_UPDATE.format(values), parameters)
+    for some in _pieces([_changing(row_of(record)) for record in records]):
+        values = _placeholders(len(some), len(some[0]))
+        connection.execute(_UPDATE.format(values), list(chain.from_iterable(some)))
 
 
 def _pieces(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:

@@ -38,7 +38,7 @@ CREATE TABLE requests (
     ending BLOB
 );
 CREATE UNIQUE INDEX requests_by_key ON requests (owner, key) WHERE key <> '';
-CREATE INDEX requests_by_end ON requests (ended_at);
+CREATE INDEX requests_by_end ON requests (ended_at) WHERE ended_at IS NOT NULL;
 CREATE TABLE calls (
     seq INTEGER PRIMARY KEY,
     payload BLOB NOT NULL,
