@@ -19,8 +19,8 @@ import grpc.aio
 import msgspec
 
 from gen_worker.runtime.wire import (
-    CHANNEL_OPTIONS,
     METHODS,
+    SERVER_OPTIONS,
     JobRequest,
     Registration,
     decode,
@@ -40,7 +40,7 @@ M = TypeVar("M")
 
 _ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()}
 
-_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0))
+_OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
 """Without sharing the port: two orchestrators on one would each get some of the streams."""
 
 

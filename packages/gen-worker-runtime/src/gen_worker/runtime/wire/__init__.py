@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         MAX_OUTPUT_BYTES,
         MAX_RECEIVE_BYTES,
         METHODS,
+        SERVER_OPTIONS,
         SERVICE,
         role_of,
     )
@@ -83,6 +84,7 @@ __all__ = [
     "MAX_OUTPUT_BYTES",
     "MAX_RECEIVE_BYTES",
     "METHODS",
+    "SERVER_OPTIONS",
     "SERVICE",
     "STARTUP_PHASES",
     "Assignment",
@@ -194,6 +196,7 @@ _MODULES = {
         "MAX_OUTPUT_BYTES",
         "MAX_RECEIVE_BYTES",
         "METHODS",
+        "SERVER_OPTIONS",
         "SERVICE",
         "role_of",
     ),

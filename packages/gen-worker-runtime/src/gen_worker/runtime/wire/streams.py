@@ -24,6 +24,7 @@ __all__ = [
     "MAX_OUTPUT_BYTES",
     "MAX_RECEIVE_BYTES",
     "METHODS",
+    "SERVER_OPTIONS",
     "SERVICE",
     "role_of",
 ]
@@ -50,6 +51,13 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
 )
 """Of every channel. What is sent has no limit of gRPC's: an output is too long by our own rules."""
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *CHANNEL_OPTIONS,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+"""Of a server that workers connect to. By default it would take their pings over streams that are
+silent for an attack, and after a minute or two have no more of the connection."""
 
 _ROLES: Mapping[type, StreamRole] = {
     JobResult: "results",
