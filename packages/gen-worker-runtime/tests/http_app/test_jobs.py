@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -237,6 +239,27 @@ async def test_what_has_ended_is_kept_for_a_while() -> None:
     assert kept.jobs.find("a") is None
     assert kept.jobs.find("b") is not None, "it has not ended"
     assert kept.start("a").status == "running"
+
+
+async def test_idle_time_begins_when_the_last_one_ends() -> None:
+    kept = Kept(keep_s=1.0)
+    assert kept.jobs.idle_s == math.inf
+    kept.start("a")
+    kept.now = 5.0
+    assert kept.jobs.idle_s == 0.0
+    kept.calls[0].succeed()
+    kept.now = 9.0
+    assert kept.jobs.find("a") is None
+    assert kept.jobs.idle_s == 4.0
+
+
+def test_a_server_is_idle_since_its_last_submitted_request(
+    client: httpx.Client, host: Host
+) -> None:
+    began = time.monotonic()
+    submit(client, {"function": "echo", "payload": {"text": "a"}, "request_id": "last"})
+    client.get("/v1/requests/last/events")
+    assert host.app.idle_s <= time.monotonic() - began
 
 
 async def test_the_oldest_that_has_ended_makes_room() -> None:

@@ -135,7 +135,7 @@ class HttpServing:
 
     async def _watch_idleness(self, app: HttpApp) -> None:
         limit = self._args.idle_timeout
-        while app.idle_s < limit or app.backend.jobs.running:
+        while app.idle_s < limit:
             await asyncio.sleep(max(limit - app.idle_s, 0.01))
         say(f"no request for {limit:g} s")
         self._stop.set()

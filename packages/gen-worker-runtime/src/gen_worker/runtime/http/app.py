@@ -100,7 +100,7 @@ class HttpApp:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last call ended; 0 while one runs."""
+        """Seconds since the last call or submitted request ended; 0 while one runs."""
         return self._calls.idle_s
 
     def close(self) -> None:

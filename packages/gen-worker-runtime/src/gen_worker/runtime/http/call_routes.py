@@ -102,8 +102,10 @@ class CallRoutes:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last call ended; 0 while one runs."""
-        return 0.0 if self._calls else time.monotonic() - self._last_busy
+        """Seconds since the last call or submitted request ended; 0 while one runs."""
+        if self._calls:
+            return 0.0
+        return min(time.monotonic() - self._last_busy, self._backend.jobs.idle_s)
 
     def cancel(self, request_id: str) -> bool | None:
         """Cancel a call whose caller waits; None when there is none."""

@@ -65,6 +65,11 @@ class Jobs(Protocol):
         """How many would be lost if this process ended."""
         ...
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last one ended; 0 while one runs, infinite when there was none."""
+        ...
+
     def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> Job:
         """Start a request, or return the one that was started with the same key.
 

@@ -6,6 +6,7 @@ A request that has ended is kept for a while, and only as many as there is room 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ class MemoryJobs:
         self._ended: dict[str, tuple[float, int]] = {}
         """When each job ended, in that order, and the bytes it keeps."""
         self._ended_bytes = 0
+        self._last_end = -math.inf
         self._keys: dict[str, tuple[bytes, MemoryJob]] = {}
 
     def __len__(self) -> int:
@@ -78,6 +80,10 @@ class MemoryJobs:
     @property
     def running(self) -> int:
         return len(self._jobs) - len(self._ended)
+
+    @property
+    def idle_s(self) -> float:
+        return 0.0 if self.running else self._clock() - self._last_end
 
     def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> MemoryJob:
         self._forget_old(room_for=1)
@@ -109,7 +115,8 @@ class MemoryJobs:
     def _note_end(self, job: MemoryJob) -> None:
         if isinstance(job.outcome, Failed):
             self._report(job.outcome.failure)
-        self._ended[job.request_id] = (self._clock(), job.size_bytes)
+        self._last_end = self._clock()
+        self._ended[job.request_id] = (self._last_end, job.size_bytes)
         self._ended_bytes += job.size_bytes
         self._forget_old()
 
