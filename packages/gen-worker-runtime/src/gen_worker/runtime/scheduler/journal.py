@@ -30,12 +30,12 @@ _log = logging.getLogger("gen_worker.scheduler")
 
 _FORGET_EVERY_S = 10.0
 _NAMED = f"""
-SELECT {COLUMNS} FROM requests WHERE seq IN (SELECT value FROM json_each(?1))
+SELECT {COLUMNS} FROM requests WHERE seq IN (SELECT value FROM json_each(?))
 UNION ALL
-SELECT {COLUMNS} FROM requests WHERE request_id IN (SELECT value FROM json_each(?2))
+SELECT {COLUMNS} FROM requests WHERE request_id IN (SELECT value FROM json_each(?))
 UNION ALL
 SELECT {COLUMNS} FROM requests WHERE key <> '' AND (owner, key) IN (
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?3)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
 )
 """
 """Every request that a batch names, in one statement."""
