@@ -82,6 +82,7 @@ def test_forms_of_an_address(cli: Cli, serve: Serve, form: str) -> None:
     [
         (["--http", "127.0.0.1:99999"], "port 0 to 65535"),
         (["--http", "203.0.113.7:80"], "cannot listen on"),
+        (["--http", "8080"], "write host:port"),
         (["--http", ":0", "--socket", "x.sock"], "give one of them"),
         (["--http", ":0", "--listen", "tcp://:0"], "give one of them"),
     ],

@@ -152,7 +152,7 @@ def test_a_missing_main_says_where_it_was_looked_for(write_project: WriteProject
     for main in ("nowhere", "nowhere.app", "painter.nowhere", "painter.app.nowhere"):
         (problem,) = discover(root, main).problems
         assert problem.code == "main_missing", main
-        assert "src/" in problem.hint
+        assert f"{str(root)!r} or from its src/" in problem.hint
 
 
 def test_a_module_of_another_place_is_noticed(write_project: WriteProject) -> None:

@@ -161,6 +161,34 @@ def test_options_are_stronger_and_a_lock_names_the_modules(start: Start, tmp_pat
     assert runner.end(signal.SIGINT) == 0
 
 
+@pytest.mark.parametrize("word", ["nonsense", "8081", "localhost", "nonsense://"])
+def test_an_address_without_a_port_is_refused(start: Start, tmp_path: Path, word: str) -> None:
+    runner = start("--listen", word)
+    assert runner.end() == 2
+    assert f"argument --listen: {word!r} is no address: " in runner.said
+    assert "host:port" in runner.said
+    assert not (tmp_path / word).exists()
+
+
+def test_what_was_looked_for_is_named(start: Start, tmp_path: Path) -> None:
+    runner = start("--endpoint-root", "/nowhere", "--manifest", "no.lock")
+    assert runner.end() == 1
+    assert "no lock, --manifest 'no.lock', and no endpoint.toml in --endpoint-root" in runner.said
+    lock = tmp_path / "other.lock"
+    lock.write_text('lock_version = 1\n[[functions]]\nname = "f"\nmodule = "marco_polo"\n')
+    runner = start("--manifest", str(lock))
+    assert runner.end() == 1
+    assert "there is no module 'marco_polo'" in runner.said
+    assert f"from {str(tmp_path)!r} or from its src/" in runner.said
+
+
+def test_outputs_must_be_writable(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    runner = start("--outputs", str(tmp_path / "file/x"))
+    assert runner.end() == 1
+    assert f"--outputs {str(tmp_path / 'file/x')!r} cannot be written, Not a dir" in runner.said
+
+
 KEYED = """
 from typing import Annotated
 import msgspec
@@ -308,7 +336,6 @@ def test_a_stop_lets_a_stream_end(start: Start) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--listen", "nonsense://"], "no address"),
         (["--listen", "203.0.113.7:80"], "cannot listen on"),
         (["--endpoint-root", "/nowhere"], "endpoint.lock"),
     ],

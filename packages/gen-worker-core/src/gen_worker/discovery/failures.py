@@ -44,7 +44,7 @@ def problems_of(error: BaseException, module: str, root: str) -> list[Problem]:
         return [_placed(problem, file, line, detail) for problem in error.problems]
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno or 0
-    code, message, hint = _explain(error, module)
+    code, message, hint = _explain(error, module, root)
     return [Problem(code=code, message=message, hint=hint, file=file, line=line, detail=detail)]
 
 
@@ -54,11 +54,11 @@ def _placed(problem: Problem, file: str, line: int, detail: str) -> Problem:
     return msgspec.structs.replace(problem, file=file, line=line, detail=detail)
 
 
-def _explain(error: BaseException, module: str) -> tuple[str, str, str]:
+def _explain(error: BaseException, module: str, root: str) -> tuple[str, str, str]:
     """Return code, message and hint."""
     text = _text(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing(error.name, module)
+        return _missing(error.name, module, root)
     if isinstance(error, SyntaxError):
         return "syntax_error", f"module {module!r} is not valid Python, {error.msg}", ""
     if isinstance(error, SystemExit):
@@ -72,11 +72,11 @@ def _explain(error: BaseException, module: str) -> tuple[str, str, str]:
     return "import_fails", f"module {module!r} fails when imported, {name}: {text}".rstrip(": "), ""
 
 
-def _missing(missing: str, module: str) -> tuple[str, str, str]:
+def _missing(missing: str, module: str, root: str) -> tuple[str, str, str]:
     top = missing.partition(".")[0]
     if missing == module or module.startswith(f"{missing}."):
         message = f"there is no module {missing!r}"
-        hint = "write the import path that `main` has from the project's folder or its src/"
+        hint = f"write the import path that `main` has from {root!r} or from its src/"
         return "main_missing", message, hint
     if top == module.partition(".")[0]:
         message = f"module {module!r} imports {missing!r}, which does not exist"

@@ -15,12 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gen_worker.context.local import LocalOutputs, run_blocking
-from gen_worker.errors import WorkerError
+from gen_worker.errors import SettingsError, ValidationError, WorkerError
 from gen_worker.manifest import IMAGE_LOCK_PATH, load_lock
 from gen_worker.models.keyed import with_keyspaces
 from gen_worker.names import slugify_name
 from gen_worker.ports import Ports
 from gen_worker.runtime.engine import Engine, EngineLimits
+from gen_worker.runtime.entry.directories import check_writable
 from gen_worker.runtime.files import FilePolicy, FileSettings, JobScope, WorkerFiles
 from gen_worker.runtime.http import (
     HttpApp,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from gen_worker.manifest import Manifest
     from gen_worker.models.injection import Keyspaces
     from gen_worker.project import Project
+    from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress
     from gen_worker.settings import CoreSettings
     from gen_worker.spec import FunctionSpec
 
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None, signals: StopSignals) -> int:
     settings = load_settings()
     args = _parser(load(HttpRunnerSettings), settings).parse_args(arguments)
-    address = parse_http_address(args.listen)
+    _check_outputs(args.outputs)
+    address = args.listen
     with open_listener(address) as listener:
         name, functions = _import_endpoint(args.manifest, args.endpoint_root)
         if not address.is_private:
@@ -88,7 +91,11 @@ def _parser(defaults: HttpRunnerSettings, settings: CoreSettings) -> argparse.Ar
         description="Run an endpoint's functions on this machine, for requests over HTTP.",
     )
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", default=defaults.listen, help="(default: %(default)s)"
+        "--listen",
+        metavar="HOST:PORT",
+        type=_address,
+        default=defaults.listen,
+        help="(default: %(default)s)",
     )
     parser.add_argument(
         "--manifest",
@@ -111,17 +118,40 @@ def _parser(defaults: HttpRunnerSettings, settings: CoreSettings) -> argparse.Ar
     return parser
 
 
+def _address(text: str) -> TcpAddress | UnixAddress:
+    try:
+        return parse_http_address(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _check_outputs(directory: str) -> None:
+    """Fail before anything is imported rather than at the first output."""
+    try:
+        check_writable(directory)
+    except OSError as error:
+        reason = error.strerror or error
+        problem = f"--outputs {directory!r} cannot be written, {reason}: name another directory"
+        raise SettingsError((problem,)) from error
+
+
 def _import_endpoint(manifest: str, root: str) -> tuple[str, tuple[FunctionSpec, ...]]:
     """Return the endpoint's name and its functions.
 
     Raises:
-        LockError: There is neither a lock nor a project.
+        SettingsError: There is neither a lock nor a project.
         ProblemsError: The lock or the project is wrong.
     """
     from gen_worker.discovery import discover
 
     project = os.path.join(root, _ENDPOINT)
-    if not os.path.exists(manifest) and os.path.exists(project):
+    if not os.path.exists(manifest):
+        if not os.path.exists(project):
+            problem = (
+                f"there is no lock, --manifest {manifest!r}, and no {_ENDPOINT} in "
+                f"--endpoint-root {root!r}: name the project's directory, or its lock"
+            )
+            raise SettingsError((problem,))
         from gen_worker.project import load_project
 
         loaded = load_project(project)

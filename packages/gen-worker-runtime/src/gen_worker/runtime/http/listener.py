@@ -7,6 +7,7 @@ import re
 import socket
 import stat
 
+from gen_worker.errors import ValidationError
 from gen_worker.runtime.ndjson.address import TcpAddress, UnixAddress, parse_address
 from gen_worker.runtime.ndjson.claim import ListenError
 
@@ -27,6 +28,8 @@ connections inherit this from their listener. Seconds, and a count."""
 def parse_http_address(text: str) -> UnixAddress | TcpAddress:
     """Read `host:port`, `:port`, `http://host:port`, or what `parse_address` reads.
 
+    A path has a slash: a word alone is an address that lacks its port, or its host.
+
     Raises:
         ValidationError: The text is none of these.
     """
@@ -34,6 +37,10 @@ def parse_http_address(text: str) -> UnixAddress | TcpAddress:
         text = "tcp://" + text.removeprefix("http://").rstrip("/")
     elif re.fullmatch(r"(?a)(\[[^\]/]+\]|[\w.-]*):[0-9]+", text):
         text = f"tcp://{text}"
+    elif "/" not in text:
+        raise ValidationError(
+            f"{text!r} is no address: write host:port, or the path of a unix socket with a slash"
+        )
     return parse_address(text)
 
 
