@@ -33,6 +33,8 @@ _OLDEST_SQLITE = (3, 35, 0)
 _WAL_PAGES = 4000
 """Of 4 KiB, after which a commit moves them into the database: half as many syncs as with the
 1,000 of the default, and 16 MiB more on disk."""
+_PATIENCE_S = 0.25
+"""With others that have the file open, such as a shell of SQLite: everybody waits meanwhile."""
 _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}",
@@ -74,10 +76,11 @@ class Database:
             uri = f"file:{_quoted(self.path)}?mode=ro"
             return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
-    def checkpoint(self) -> None:
-        """Move what was committed into the database, as far as nobody reads what was before."""
+    def checkpoint(self) -> bool:
+        """Move what was committed into the database; False where somebody reads what was before."""
         with translated(self.path):
-            self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_busy, _, _ = self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
 
     def close(self) -> None:
         """Close it; everything is in one file then, unless readers are open."""
@@ -115,7 +118,9 @@ def open_database(
         lock = opened.enter_context(_locked(os.fspath(folder)))
         with translated(path):
             was_closed = not _has_content(f"{path}-wal")
-            writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            writer = sqlite3.connect(
+                path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
             opened.callback(writer.close)
             _configure(writer, path)
             if not was_closed:

@@ -98,9 +98,7 @@ class Journal:
             with translated(self._database.path):
                 if self._forget():
                     return 0.0
-                if not self._is_moved:
-                    self._database.checkpoint()
-                    self._is_moved = True
+                self._is_moved = self._is_moved or self._database.checkpoint()
         except Exception as error:
             self._roll_back()
             _log.warning("the ledger is not tidied up: %s", error)

@@ -60,9 +60,6 @@ class _Line:
     def __len__(self) -> int:
         return len(self._entries) - self._first
 
-    def __lt__(self, other: _Line) -> bool:
-        return self.order < other.order
-
     def add(self, entry: Entry) -> None:
         insort(self._entries, entry, lo=self._first)
 
@@ -131,16 +128,13 @@ class Turns:
         line.add(entry)
         self._length += 1
 
-    def first(self) -> Ticket | None:
-        """Return the request whose turn it is."""
-        line = self._next_line()
-        return None if line is None else line.first()
+    def first(self) -> Ticket:
+        """Return the request whose turn it is; there has to be one."""
+        return self._next_line().first()
 
-    def pop(self) -> Ticket | None:
-        """Take the request whose turn it is."""
+    def pop(self) -> Ticket:
+        """Take the request whose turn it is; there has to be one."""
         line = self._next_line()
-        if line is None:
-            return None
         ticket = line.pop()
         self._length -= 1
         self._now = line.start
@@ -168,13 +162,12 @@ class Turns:
         others = (line for line in self._lines.values() if line is not own)
         return index + sum(line.turns_before(tag, own.order) for line in others)
 
-    def _next_line(self) -> _Line | None:
-        while self._heap:
+    def _next_line(self) -> _Line:
+        while True:
             start, _, line = self._heap[0]
             if self._lines.get(line.owner) is line and line.start == start:
                 return line
             heapq.heappop(self._heap)
-        return None
 
     def _leave(self, line: _Line) -> None:
         del self._lines[line.owner]

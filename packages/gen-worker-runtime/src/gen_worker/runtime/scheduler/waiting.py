@@ -43,7 +43,7 @@ class WaitingLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Queue:
-    """What waits for one function, and how fast it goes."""
+    """What waits for one function, and how fast it goes; gone when nothing waits."""
 
     def __init__(self, now: float) -> None:
         self.turns = Turns()
@@ -61,12 +61,11 @@ class _Queue:
             heapq.heapify(self._by_age)
         heapq.heappush(self._by_age, (entry.ticket.enqueued_at, entry.seq))
 
-    def pop(self, now: float) -> Ticket | None:
+    def pop(self, now: float) -> Ticket:
         ticket = self.turns.pop()
-        if ticket is not None:
-            self._seqs.discard(ticket.seq)
-            self._popped = self._popped_until(now) + 1
-            self._popped_at = now
+        self._seqs.discard(ticket.seq)
+        self._popped = self._popped_until(now) + 1
+        self._popped_at = now
         return ticket
 
     def remove(self, entry: Entry) -> None:
@@ -170,9 +169,10 @@ class Waiting:
     def pop(self, function: str) -> Ticket | None:
         """Take the request whose turn it is; None when nobody waits."""
         queue = self._queues.get(function)
-        ticket = None if queue is None else queue.pop(self._clock())
-        if ticket is not None:
-            self._forget(ticket)
+        if queue is None:
+            return None
+        ticket = queue.pop(self._clock())
+        self._forget(ticket)
         return ticket
 
     def remove(self, request_id: str) -> Ticket | None:
