@@ -342,6 +342,7 @@ class TestStuck:
             assert result.failure is not None
             assert result.failure.error_type == "canceled"
             assert "did not stop within 5 s" in result.failure.message
+            assert result.timings.compute_ms > 0, "it has run, though it has not ended"
             event = result.events[-1]
             assert event.type == "request.inference.stuck"
             assert event.payload["function_name"] == "ignore"
@@ -371,6 +372,7 @@ class TestStuck:
                 wait_until(lambda n=expected: len(trail.marks) == n)
                 tester.clock.advance(1.0)
             assert "did not stop" in getattr(call.wait().failure, "message", "")
+            assert call.wait().timings.compute_ms > 0, "it has run, though it has not ended"
             assert tester.statistics().stuck_threads == 1
             trail.may_end.set()
             wait_until(lambda: tester.statistics().stuck_threads == 0)

@@ -251,18 +251,21 @@ class RunningCall(_Rarities):
 
     def give_up(self, failure: Failure) -> None:
         """Answer before the handler has ended; whatever it ends with is not delivered any more."""
-        self.given_up = self._failed(failure)
+        running_s = perf_counter() - self._since if self.phase == "handler" else 0.0
+        self.given_up = self._failed(failure, running_s)
 
-    def _failed(self, failure: Failure) -> Failed:
-        return Failed(request_id=self.request_id, failure=failure, timings=self._timings())
+    def _failed(self, failure: Failure, running_s: float = 0.0) -> Failed:
+        timings = self._timings(running_s)
+        return Failed(request_id=self.request_id, failure=failure, timings=timings)
 
-    def _timings(self) -> Timings:
+    def _timings(self, running_s: float = 0.0) -> Timings:
+        """Return where the time went; `running_s` of the handler is not booked yet."""
         queue, prepare, load, compute, output = self.spent_s
         return Timings(
             queue_ms=queue * 1e3,
             input_ms=prepare * 1e3,
             load_ms=load * 1e3,
-            compute_ms=compute * 1e3,
+            compute_ms=(compute + running_s) * 1e3,
             output_ms=output * 1e3,
         )
 
