@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -104,3 +105,10 @@ def test_a_port_alone_means_this_machine(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_wrong_address_is_refused(address: str) -> None:
     with pytest.raises((SettingsError, ListenError), match=address):
         open_metrics_server(address, Probes(bytes, is_healthy=bool, is_ready=bool))
+
+
+def test_a_taken_address_names_the_variable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ListenError, match=f"^WORKER_METRICS_ADDR '{address}'.*in use"):
+            open_metrics_server(address, Probes(bytes, is_healthy=bool, is_ready=bool))

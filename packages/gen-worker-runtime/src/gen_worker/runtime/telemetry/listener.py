@@ -86,8 +86,13 @@ def open_metrics_server(address: str, probes: Probes) -> HttpServer:
         ListenError: It is taken or out of reach.
     """
     from gen_worker.runtime.http import HttpServer, open_listener
+    from gen_worker.runtime.ndjson.claim import ListenError
 
-    return HttpServer(probes, open_listener(parse_metrics_address(address)), grace_s=1.0)
+    try:
+        listener = open_listener(parse_metrics_address(address))
+    except ListenError as error:
+        raise ListenError(f"WORKER_METRICS_ADDR {address!r} is not to be had: {error}") from error
+    return HttpServer(probes, listener, grace_s=1.0)
 
 
 def parse_metrics_address(text: str) -> TcpAddress | UnixAddress:
