@@ -54,7 +54,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *CHANNEL_OPTIONS,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
 )
 """Of a server that workers connect to. By default it would take their pings over streams that are
 silent for an attack, and after a minute or two have no more of the connection."""
