@@ -6,11 +6,13 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.runtime.scheduler import Ending, Keeping, NewEvent
-from gen_worker.runtime.scheduler.changes import End, Submit
+from gen_worker.errors import ValidationError
+from gen_worker.runtime.scheduler import Ending, Keeping, NewEvent, StoredEvent
+from gen_worker.runtime.scheduler.changes import Append, End, Submit
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.database import open_database
 from gen_worker.runtime.scheduler.journal import Journal
+from gen_worker.runtime.scheduler.schema import MAX_EVENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +58,24 @@ def test_what_is_old_is_forgotten_when_there_is_time(
         assert [journal.relax() for _ in range(2)] == [0.0, 0.0]  # 256 of them, then the others
         assert journal.relax() > 1
         assert journal.totals.requests == 0
+
+
+def test_a_request_keeps_so_many_events_and_still_ends(
+    folder: Path, submission: Any, clock: Any
+) -> None:
+    with closing(open_database(folder)) as database:
+        journal = Journal(database, Keeping(), clock)
+        journal.commit([Submit(submission("r-1")), Submit(submission("r-2"))])
+        query = "UPDATE requests SET last_event_id = ? WHERE seq = 1"
+        database.writer.execute(query, (MAX_EVENTS - 1,))
+        item = NewEvent(b"event", b"{}")
+        outcomes = journal.commit(
+            [Append(1, (item, item)), Append(1, (item,)), Append(2, (item,)), End(1, DONE, RESULT)]
+        )
+        assert isinstance(outcomes[0], ValidationError)
+        assert outcomes[1] == (StoredEvent(MAX_EVENTS, b"event", b"{}"),)
+        assert outcomes[2] == (StoredEvent(1, b"event", b"{}"),)
+        assert outcomes[3] == StoredEvent(MAX_EVENTS + 1, b"result", b"{}")
 
 
 def test_a_disk_that_is_full_is_logged_once(

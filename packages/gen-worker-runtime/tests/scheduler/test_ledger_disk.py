@@ -60,6 +60,17 @@ async def test_the_owner_is_named_and_a_dead_one_is_none(folder: Path, open_ledg
         assert ledger.statistics().requests == 0
 
 
+async def test_nobody_else_reads_what_is_in_it(
+    open_ledger: Any, submission: Any, folder: Path
+) -> None:
+    folder.mkdir(mode=0o755)
+    async with open_ledger() as ledger:
+        await ledger.submit(submission("r-1"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert "scheduler.db-wal" in modes
+
+
 @contextmanager
 def full_disk(ledger: Ledger, folder: Path) -> Iterator[None]:
     """Let no file of this process grow any more, as `RLIMIT_FSIZE` does."""
@@ -175,10 +186,13 @@ async def test_damage_that_is_found_later_is_told_to_who_asks(
             await ledger.page()
 
 
-async def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, folder: Path) -> None:
     tmp_path.joinpath("file").write_bytes(b"")
-    with pytest.raises(LedgerWriteError, match="give it another one"):
-        await Ledger.open(tmp_path / "file" / "scheduler")
+    with pytest.raises(LedgerWriteError, match=r"'scheduler\.lock' .* another folder"):
+        await Ledger.open(tmp_path / "file" / "inner")
+    folder.joinpath("scheduler.db").mkdir(parents=True)
+    with pytest.raises(LedgerWriteError, match=r"'scheduler\.db' .* another folder"):
+        await Ledger.open(folder)
 
 
 ADDED = "ALTER TABLE requests ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"

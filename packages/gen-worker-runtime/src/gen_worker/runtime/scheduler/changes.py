@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from gen_worker.errors import DuplicateRequestError
+from gen_worker.errors import DuplicateRequestError, ValidationError
 from gen_worker.runtime.scheduler.errors import KeyConflictError
-from gen_worker.runtime.scheduler.schema import EVENT_BITS
+from gen_worker.runtime.scheduler.schema import EVENT_BITS, MAX_EVENTS
 from gen_worker.runtime.scheduler.values import (
     NewEvent,
     RequestRecord,
@@ -98,6 +98,7 @@ class Draft:
 
         Raises:
             DuplicateRequestError: The id of a new request is another one's, or its key is.
+            ValidationError: A request has produced too many events.
         """
         return _DECISIONS[type(operation)](self, *operation)
 
@@ -156,6 +157,11 @@ class Draft:
             fresh.append(event)
         if not fresh:
             return ()
+        if record.last_event_id + len(fresh) > MAX_EVENTS:
+            raise ValidationError(
+                f"{record.request_id!r} has produced {record.last_event_id} events, at most "
+                f"{MAX_EVENTS} are kept: let the function yield larger items"
+            )
         return self._store(replace(record, last_sequence=sequence), fresh)
 
     def _end(self, seq: int, ending: Ending, event: NewEvent) -> StoredEvent | None:

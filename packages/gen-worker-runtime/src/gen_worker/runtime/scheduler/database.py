@@ -118,6 +118,9 @@ def open_database(
         lock = opened.enter_context(_locked(os.fspath(folder)))
         with translated(path):
             was_closed = not _has_content(f"{path}-wal")
+            # SQLite gives its other files the same mode. Not before the lock is held: to close a
+            # file takes back all locks that this process has on it, another ledger's too.
+            _opened_private(path).close()
             writer = sqlite3.connect(
                 path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
             )
@@ -132,15 +135,7 @@ def open_database(
 
 def _locked(folder: str) -> BinaryIO:
     path = os.path.join(folder, LOCK_NAME)
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        lock = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
-    except OSError as error:
-        raise LedgerWriteError(
-            f"the scheduler's folder {folder!r} cannot be written ({error.strerror}): "
-            "give it another one",
-            path=folder,
-        ) from error
+    lock = _opened_private(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.truncate(0)
@@ -160,6 +155,20 @@ def _locked(folder: str) -> BinaryIO:
             pid=pid,
         ) from error
     return lock
+
+
+def _opened_private(path: str) -> BinaryIO:
+    """Open a file, made with its folder where there is none, that nobody else may read."""
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
+    except OSError as error:
+        raise LedgerWriteError(
+            f"{os.path.basename(path)!r} in the scheduler's folder {folder!r} cannot be written "
+            f"({error.strerror}): let the scheduler's user write it, or give it another folder",
+            path=path,
+        ) from error
 
 
 def _number(text: bytes) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gen_worker.errors import DuplicateRequestError
+from gen_worker.errors import DuplicateRequestError, ValidationError
 from gen_worker.runtime.scheduler.changes import Draft, Flush, Submit
 from gen_worker.runtime.scheduler.database import translated
 from gen_worker.runtime.scheduler.errors import DamagedLedgerError, LedgerWriteError
@@ -194,6 +194,6 @@ def _applied(draft: Draft, operations: Sequence[Operation]) -> list[object]:
     for operation in operations:
         try:
             outcomes.append(draft.apply(operation))
-        except DuplicateRequestError as error:
+        except (DuplicateRequestError, ValidationError) as error:
             outcomes.append(error)
     return outcomes

@@ -184,6 +184,10 @@ class Ledger:
 
         Left out is what an attempt says that is not the present one, and streamed output whose
         sequence is not greater than the last. Of a request that has ended nothing is kept.
+
+        Raises:
+            ValidationError: It has produced more than 16 million; none of these is kept.
+            LedgerWriteError: They are not kept.
         """
         return self._writing.put(Append(seq, events))
 

@@ -5,11 +5,13 @@ A step is never changed once it was released: `PRAGMA user_version` counts those
 
 from __future__ import annotations
 
-__all__ = ["EVENT_BITS", "MIGRATIONS"]
+__all__ = ["EVENT_BITS", "MAX_EVENTS", "MIGRATIONS"]
 
 EVENT_BITS = 24
 """An event's key is its request's seq, shifted by so many bits, plus its id: one B-tree, in which
 the events of a request lie side by side."""
+MAX_EVENTS = (1 << EVENT_BITS) - 1024
+"""Of what a request produces; the others are for its attempts and its end."""
 
 _REQUESTS = """
 CREATE TABLE requests (

@@ -66,7 +66,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """All that is known of a request but its payload and its events. Times are Unix times.
 
-    A row of the database is one, by position: with names it takes ten times as long to make.
+    A row of the database is one, by position: made with names it takes several times as long.
     """
 
     seq: int
