@@ -40,6 +40,7 @@ class Echo:
     def __init__(self) -> None:
         self.received: list[Message] = []
         self.losses: list[str] = []
+        self.failures: list[str] = []
         self.opens = 0
 
     def registration(
@@ -61,6 +62,9 @@ class Echo:
 
     def opened(self, address: str) -> None:
         self.opens += 1
+
+    def unreached(self, reason: str) -> None:
+        self.failures.append(reason)
 
     def lost(self, reason: str) -> None:
         self.losses.append(reason)
@@ -230,6 +234,19 @@ async def test_nobody_there_ends_with_the_registration_watchdog() -> None:
     async with linked(orchestrator, register_timeout_s=0.3) as (_, task):
         exit = await asyncio.wait_for(task, 60)
     assert (exit.code, exit.phase) == (1, "startup_timeout_unregistered")
+    assert exit.detail.startswith("no orchestrator took the registration; ")
+    assert "grpc://127.0.0.1:1" in exit.detail
+
+
+async def test_a_dial_that_fails_is_no_lost_connection() -> None:
+    async with linked(Orchestrator("127.0.0.1:1"), max_attempts=2) as (handler, task):
+        exit = await asyncio.wait_for(task, 60)
+    (failure,) = handler.failures
+    assert failure.startswith("UNAVAILABLE: ")
+    assert handler.losses == []
+    assert exit.phase == "scheduler_connect_failed"
+    text = "2 attempts in a row failed, the last to grpc://127.0.0.1:1: UNAVAILABLE: "
+    assert exit.detail.startswith(text)
 
 
 @SPLITS

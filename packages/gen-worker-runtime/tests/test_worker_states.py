@@ -15,6 +15,7 @@ from gen_worker.runtime.worker.states import (
     Dial,
     Effect,
     Event,
+    Exit,
     Finish,
     HangUp,
     Heard,
@@ -64,8 +65,16 @@ class Line:
 
     @property
     def exit_phase(self) -> str:
-        ends = [effect.exit.phase for effect in self.effects if isinstance(effect, Finish)]
-        return ends[0] if ends else ""
+        return self._exit.phase
+
+    @property
+    def exit_detail(self) -> str:
+        return self._exit.detail
+
+    @property
+    def _exit(self) -> Exit:
+        ends = [effect.exit for effect in self.effects if isinstance(effect, Finish)]
+        return ends[0] if ends else Exit(0, "")
 
 
 def test_a_connection_is_established_by_a_word_from_the_other_end() -> None:
@@ -265,6 +274,14 @@ def test_a_worker_nobody_registers_ends_with_an_error() -> None:
     while line.state.phase != "finished":
         line.wait()
     assert (line.exit_phase, line.now) == ("startup_timeout_unregistered", 190.0)
+    assert line.exit_detail.endswith("; the last attempt, to grpc://a:1: dial_timeout")
+
+
+def test_an_orchestrator_that_never_answers_is_named() -> None:
+    line = Line(register_timeout_s=5)
+    line.feed(Started())
+    line.wait()
+    assert line.exit_detail.endswith("registration; grpc://a:1 does not answer")
 
 
 def test_the_registration_watchdog_sleeps_once_there_was_a_connection() -> None:

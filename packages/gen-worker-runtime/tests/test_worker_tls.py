@@ -277,7 +277,9 @@ async def test_an_orchestrator_whose_certificate_is_not_good_is_not_talked_to(
         assert [process.returncode for process in processes] == [1, 1]
         for log in logs:
             assert '"phase":"scheduler_connect_failed"' in log
-            assert "2 attempts in a row failed, the last with UNAVAILABLE: " in log
+            assert "2 attempts in a row failed, the last to grpcs://127.0.0.1:" in log
+            assert log.count("cannot connect to grpcs://127.0.0.1:") == 1
+            assert "connection lost" not in log
             assert "dev-worker-jwt" not in log
         assert "CERTIFICATE_VERIFY_FAILED" in logs[0]
         assert all(not one.workers for one in (known, elsewhere))

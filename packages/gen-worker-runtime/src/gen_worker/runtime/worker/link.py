@@ -65,6 +65,10 @@ class LinkHandler(Registrar, Protocol):
         """Take what the orchestrator says."""
         ...
 
+    def unreached(self, reason: str) -> None:
+        """Take note that the address that was dialed cannot be had now; it is dialed again."""
+        ...
+
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone; what is under way goes on."""
         ...
@@ -161,6 +165,7 @@ class Link:
 
     def _feed(self, event: Event, *, at: float | None = None) -> None:
         """Let the state machine decide, and do what it says."""
+        before = self.state.phase
         self.state, effects = transition(
             self.state,
             event,
@@ -173,7 +178,11 @@ class Link:
                 case Dial():
                     self._dial(effect)
                 case HangUp(_, reason):
-                    self._hang_up(reason)
+                    self._hang_up()
+                    if before != "dialing":
+                        self._handler.lost(reason)
+                    elif self.state.phase == "waiting":
+                        self._handler.unreached(reason)
                 case Connected():
                     pass
                 case Finish(exit):
@@ -209,13 +218,12 @@ class Link:
             if not self._is_leaving:
                 self._feed(Lost(number, end.code, end.details))
 
-    def _hang_up(self, reason: str) -> None:
+    def _hang_up(self) -> None:
         self._connection = None
         if self._heart is not None:
             self._heart.cancel()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        self._handler.lost(reason)
 
     def _opened(self, number: int, address: str) -> None:
         self._feed(Opened(number))

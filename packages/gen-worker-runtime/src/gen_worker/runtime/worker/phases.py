@@ -14,7 +14,7 @@ from gen_worker.runtime.wire import StartupPhase
 if TYPE_CHECKING:
     from gen_worker.runtime.worker.outbox import Outbox
 
-__all__ = ["STARTED_AT", "Phases", "log_phase"]
+__all__ = ["STARTED_AT", "Dials", "Phases", "log_phase"]
 
 STARTED_AT = time.monotonic()
 """When this process began, near enough: this module is among the first that are imported."""
@@ -68,6 +68,42 @@ class Phases:
             detail=" ".join(f"{name}={value}" for name, value in facts.items()),
         )
         self._outbox.control(signal, replaces=("phase", phase))
+
+
+class Dials:
+    """The attempts to connect: what is new is logged, what happens again and again is counted."""
+
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
+        self._failures = 0
+        self._addresses: set[str] = set()
+        self._troubles: set[tuple[str, str]] = set()
+
+    def begin(self, address: str) -> None:
+        """Note that an address is dialed."""
+        self._phases.address = address
+        if address not in self._addresses:
+            self._addresses.add(address)
+            self._phases.log("scheduler_connecting")
+
+    def fail(self, reason: str) -> None:
+        """Note that the address cannot be had."""
+        self._failures += 1
+        address = self._phases.address
+        if (address, reason) not in self._troubles:
+            self._troubles.add((address, reason))
+            _log.info("cannot connect to %s: %s", address, reason)
+        elif self._failures.bit_count() == 1:  # twice as many as the last time
+            _log.info("%d attempts to connect have failed", self._failures)
+
+    def succeed(self) -> None:
+        """Note that the address that was dialed last is connected."""
+        if self._failures:
+            address, failures = self._phases.address, self._failures
+            _log.info("connected to %s after %d failed attempts", address, failures)
+        self._failures = 0
+        self._addresses.clear()
+        self._troubles.clear()
 
 
 def elapsed_ms() -> int:

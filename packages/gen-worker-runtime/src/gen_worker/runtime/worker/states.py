@@ -108,6 +108,8 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     linked_until: float | None = None
     """When a connection was last established; None: never yet."""
+    trouble: str = ""
+    """Where the last attempt or connection went to, and why it ended."""
     resumes_at: float = 0.0
     """While waiting: when to dial again."""
 
@@ -243,8 +245,12 @@ def _give_up_at(state: LinkState, policy: LinkPolicy) -> tuple[float | None, Exi
     """Return when the worker leaves unless it gets a connection, and how."""
     if state.phase == "established":
         return None, Exit(0, "")
-    never = Exit(1, "startup_timeout_unregistered", "no orchestrator took the registration")
-    alone = Exit(0, "disconnected", "no orchestrator for longer than allowed")
+    trouble = f"; the last attempt, to {state.trouble}" if state.trouble else ""
+    if not trouble and state.phase == "dialing":
+        trouble = f"; {state.address} does not answer"
+    text = f"no orchestrator took the registration{trouble}"
+    never = Exit(1, "startup_timeout_unregistered", text)
+    alone = Exit(0, "disconnected", f"no orchestrator for longer than allowed{trouble}")
     ends: list[tuple[float, Exit]] = []
     if state.linked_until is None and policy.register_timeout_s > 0:
         ends.append((state.started_at + policy.register_timeout_s, never))
@@ -325,9 +331,9 @@ def _wait(
     random: Callable[[], float],
     reason: str,
 ) -> tuple[LinkState, tuple[Effect, ...]]:
-    failures = state.failures + 1
+    failures, trouble = state.failures + 1, f"{state.address}: {reason}"
     if 0 < policy.max_attempts <= failures:
-        text = f"{failures} attempts in a row failed, the last with {reason}"
+        text = f"{failures} attempts in a row failed, the last to {trouble}"
         return _finish(state, now, Exit(1, "scheduler_connect_failed", text))
     waiting = msgspec.structs.replace(
         _unlinked(state, now),
@@ -335,6 +341,7 @@ def _wait(
         since=now,
         failures=failures,
         redirects=0,
+        trouble=trouble,
         resumes_at=now + policy.backoff.delay_s(failures, random),
     )
     return waiting, (HangUp(state.connection, reason),)

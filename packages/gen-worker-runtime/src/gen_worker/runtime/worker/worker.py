@@ -42,7 +42,7 @@ from gen_worker.runtime.worker.link import Link
 from gen_worker.runtime.worker.model_room import ModelRoom
 from gen_worker.runtime.worker.models import WorkerModels
 from gen_worker.runtime.worker.options import WorkerOptions
-from gen_worker.runtime.worker.phases import Phases
+from gen_worker.runtime.worker.phases import Dials, Phases
 from gen_worker.runtime.worker.reporting import tell
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Worker:
         self._clock = clock
         self.link = self._make_link(policy, outbox_limits)
         self.phases = Phases(self.link.outbox, self.identity.worker_id)
+        self._dials = Dials(self.phases)
         self._loop = asyncio.get_running_loop()
         self._signature = ""
         self._is_ready = False
@@ -243,8 +244,7 @@ class Worker:
 
     def dialing(self, address: str) -> None:
         """Note that an orchestrator is dialed."""
-        self.phases.address = address
-        self.phases.log("scheduler_connecting")
+        self._dials.begin(address)
 
     def registration(
         self, *, role: Role, is_heartbeat: bool, stream_started_unix_ms: int
@@ -260,7 +260,7 @@ class Worker:
     def opened(self, address: str) -> None:
         """Tell a new orchestrator everything it cannot know."""
         self._connections += 1
-        self.phases.address = address
+        self._dials.succeed()
         self._signature, self._is_ready = "", False
         self._tell_capabilities()
         for function, gate in self.availability.disabled_here.items():
@@ -271,6 +271,10 @@ class Worker:
         self.phases.say("models_downloading")
         self.room.begin()
         self._tell_ready()
+
+    def unreached(self, reason: str) -> None:
+        """Note that the orchestrator cannot be had; it is dialed again."""
+        self._dials.fail(reason)
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone; jobs go on."""
