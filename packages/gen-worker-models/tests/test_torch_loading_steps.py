@@ -129,6 +129,21 @@ def test_tokens_are_counted_at_the_end(model: Any, beams: int, rows: int) -> Non
     assert counts == [5 * rows, 2 * rows]
 
 
+def test_an_author_may_generate_whatever_there_is(model: Any) -> None:
+    """What comes of `custom_generate` is the author's; the tokens are counted all the same."""
+    counts: list[int] = []
+
+    def generate(model: Any, input_ids: Any, stopping_criteria: Any, **_: Any) -> int:
+        for _ in range(3):
+            input_ids = torch.cat([input_ids, input_ids[:, :1]], dim=1)
+            stopping_criteria(input_ids, None)
+        return 42
+
+    with watch(model, CancelToken(), generated=counts.append):
+        assert write(model, custom_generate=generate) == 42
+    assert counts == [3]
+
+
 def test_tokens_of_a_canceled_call_count_too(model: Any) -> None:
     token, counts = CancelToken(), []
 

@@ -204,7 +204,7 @@ def _watched_generate(original: Any) -> Any:
         reset = _inside.set(True)
         try:
             made = original(self, *args, **kwargs)
-            texts = len(getattr(made, "sequences", made))
+            texts = _texts_in(made)
             return made
         finally:
             _inside.reset(reset)
@@ -212,6 +212,12 @@ def _watched_generate(original: Any) -> Any:
                 one.generated(steps[0] * texts)
 
     return generate
+
+
+def _texts_in(made: Any) -> int:
+    """Return how many texts there are; 1 in what only a `custom_generate` knows how to read."""
+    shape = getattr(getattr(made, "sequences", made), "shape", ())
+    return int(shape[0]) if len(shape) == 2 else 1
 
 
 _inside: ContextVar[bool] = ContextVar("gen_worker_inside_generate", default=False)
