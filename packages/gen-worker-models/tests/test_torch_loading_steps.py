@@ -133,7 +133,7 @@ def test_an_author_may_generate_whatever_there_is(model: Any) -> None:
     """What comes of `custom_generate` is the author's; the tokens are counted all the same."""
     counts: list[int] = []
 
-    def generate(model: Any, input_ids: Any, stopping_criteria: Any, **_: Any) -> int:
+    def generate(model: Any, input_ids: Any, stopping_criteria: Any, **kwargs: Any) -> int:
         for _ in range(3):
             input_ids = torch.cat([input_ids, input_ids[:, :1]], dim=1)
             stopping_criteria(input_ids, None)
@@ -145,7 +145,8 @@ def test_an_author_may_generate_whatever_there_is(model: Any) -> None:
 
 
 def test_tokens_of_a_canceled_call_count_too(model: Any) -> None:
-    token, counts = CancelToken(), []
+    token = CancelToken()
+    counts: list[int] = []
 
     def stop(input_ids: Any, scores: Any, **_: Any) -> Any:
         if input_ids.shape[1] == 6:

@@ -216,7 +216,7 @@ def _watched_generate(original: Any) -> Any:
 
 def _texts_in(made: Any) -> int:
     """Return how many texts there are; 1 in what only a `custom_generate` knows how to read."""
-    shape = getattr(getattr(made, "sequences", made), "shape", ())
+    shape: Any = getattr(getattr(made, "sequences", made), "shape", ())
     return int(shape[0]) if len(shape) == 2 else 1
 
 
