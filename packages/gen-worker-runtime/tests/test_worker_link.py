@@ -250,6 +250,14 @@ async def test_a_dial_that_fails_is_no_lost_connection() -> None:
 
 
 @SPLITS
+async def test_leaving_while_dialing_does_not_wait_for_more(splits: bool) -> None:
+    async with Orchestrator() as orchestrator, linked(orchestrator, splits=splits) as (handler, _):
+        await asyncio.sleep(0)
+        assert handler.link.state.phase == "dialing"
+        await asyncio.wait_for(handler.link.leave(600.0), 60)
+
+
+@SPLITS
 async def test_leaving_writes_what_waits(splits: bool) -> None:
     async with (
         Orchestrator() as orchestrator,

@@ -132,6 +132,8 @@ class Connection:
             stream_started_unix_ms=self.started_unix_ms,
         )
         stream = self._streams[role] = Stream(role, self._outbox, opened=opened, received=received)
+        if self._is_finishing:  # told so while it was dialed
+            stream.finish()
         try:
             async with open_channel(self._address, self._number) as channel:
                 return await stream.run(
@@ -142,7 +144,7 @@ class Connection:
 
     def _control_opened(self) -> None:
         self._opened()
-        if self._splits:
+        if self._splits and not self._is_finishing:
             self._helpers = asyncio.get_running_loop().create_task(self._run_auxiliary())
 
     def _control_received(self, data: bytes) -> None:
