@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from typing import TYPE_CHECKING
 
 import httpx
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0
 MIB = 1024 * 1024
+CHUNKED = b"POST /v1/request/echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def status_of(peer: socket.socket) -> int:
@@ -46,8 +48,27 @@ def test_a_flood_of_headers_is_refused(host: Host) -> None:
     assert works(host)
 
 
+def test_a_head_is_measured_as_a_whole(host: Host) -> None:
+    start = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: "
+    with socket.create_connection(("127.0.0.1", host.port), TIMEOUT_S) as peer:
+        for size, status in ((60_000, 200), (66_000, 431)):
+            peer.sendall(start + b"y" * size + b"\r\n\r\n")
+            answer = HTTPResponse(peer)
+            answer.begin()
+            assert answer.status == status
+            answer.read()
+    assert works(host)
+
+
 @pytest.mark.parametrize(
-    "start", [b"GET /healthz HTTP/1.1\r\nx: ", b"GET /", b"GET /healthz HTTP/1.1\r\n"]
+    "start",
+    [
+        b"GET /healthz HTTP/1.1\r\nx: ",
+        b"GET /",
+        b"GET /healthz HTTP/1.1\r\n",
+        CHUNKED + b"0\r\nx: ",
+        CHUNKED + b"2;x=",
+    ],
 )
 def test_a_head_without_end_is_refused(host: Host, start: bytes) -> None:
     peer = host.talk(start)
@@ -61,11 +82,32 @@ def test_a_head_without_end_is_refused(host: Host, start: bytes) -> None:
     assert works(host)
 
 
+def test_a_trailer_says_nothing_of_the_request(host: Host) -> None:
+    for named, late, status in ((b"localhost", b"evil", 200), (b"evil", b"localhost", 403)):
+        data = CHUNKED.replace(b"localhost", named) + b"2\r\n{}\r\n0\r\nhost: %b\r\n\r\n" % late
+        assert status_of(host.talk(data)) == status
+
+
+def test_nothing_is_put_into_an_answer_that_has_begun(host: Host) -> None:
+    head = b"accept: text/event-stream\r\ncontent-length: 2\r\n\r\n{}"
+    start = b"POST /v1/request/count-slowly HTTP/1.1\r\nhost: localhost\r\n"
+    with host.talk(start + head) as peer, peer.makefile("rb") as file:
+        host.stage.expect("yielded 0")
+        assert b"event: delta\n" in iter(file.readline, b"")
+        peer.sendall(b"\0\r\n\r\n")
+        rest = file.read()
+    host.stage.go.set()
+    assert b"data: " in rest
+    assert b"HTTP/1.1" not in rest
+    assert works(host)
+
+
 def test_bytes_that_are_no_http_are_refused(host: Host) -> None:
     assert status_of(host.talk(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")) == 400
     assert (
         status_of(host.talk(b"POST /v1/request/echo HTTP/1.1\r\ncontent-length: x\r\n\r\n")) == 400
     )
+    assert status_of(host.talk(CHUNKED + b"zz\r\n")) == 400
     assert works(host)
 
 
@@ -107,7 +149,7 @@ def impatient_server(*starts: bytes) -> Iterator[tuple[list[socket.socket], list
 def test_a_request_that_stops_coming_is_closed() -> None:
     body = b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"
     with impatient_server(b"", b"GET / HT", body) as (peers, heard):
-        assert [status_of(peer) for peer in peers] == [408, 408, 0]
+        assert [status_of(peer) for peer in peers] == [408, 408, 408]
     assert heard == ["http.disconnect"]
 
 

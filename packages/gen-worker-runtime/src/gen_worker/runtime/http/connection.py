@@ -22,6 +22,7 @@ __all__ = ["Connection"]
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 
+_INVALID = b"HTTP/1.1 400 Bad Request\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
 _END = b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -37,11 +38,14 @@ class Connection(HttpToolsProtocol):
     # The first request is due with the connection.
     _is_unfinished = True
     _is_in_head = True
-    _has_begun = False
-    _has_too_many = False
+    _has_moved = False
+    """Whether the last piece brought more than a part of a head, or of what is around a body."""
+    _is_too_large = False
     _held: list[bytes] | None = None
     """The body, so far, of a request of which nothing was made yet."""
+    _piece_bytes = 0
     _head_bytes = 0
+    """Of the pieces since one that brought more; the parser may have kept them all."""
     _dated: object = None
 
     leaver: Leaver | None = None
@@ -63,40 +67,50 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._has_begun = False
+        self._has_moved = False
+        self._piece_bytes = len(data)
         super().data_received(data)
-        if self._held is not None:  # the rest of its body is still on its way
-            self._open()
+        if self._held is not None and not self.transport.is_closing():
+            self._open()  # the rest of its body is still on its way
         if self._is_unfinished:
-            if self._has_begun or not self._is_in_head:
+            if self._has_moved:
                 self._heard_at = time.monotonic()
+                self._head_bytes = 0
                 return
-            # More of a head: it does not get more time, or a byte now and then would keep it open.
-            # The parser keeps what belongs to no whole header, and would keep any amount.
+            # More of a head, or of a trailer: it does not get more time, or a byte now and then
+            # would keep it open. The parser keeps what belongs to no whole header, any amount.
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        self._is_unfinished = self._is_in_head = self._has_begun = True
-        self._head_bytes = 0
+        self._is_unfinished = self._is_in_head = self._has_moved = True
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # in a trailer: nothing of what is asked, and by whom, may be said that late
         self.headers.append((name.lower(), value))
         if len(self.headers) > _MAX_HEADERS:
-            self._has_too_many = True
+            self._is_too_large = True
             raise ValueError  # the parser then refuses the whole request
 
     def on_headers_complete(self) -> None:
+        if self._piece_bytes > _MAX_HEAD_BYTES or not self._has_moved:  # it began before this piece
+            sizes = (len(name) + len(value) for name, value in self.headers)
+            if len(self.url) + sum(sizes) > _MAX_HEAD_BYTES:
+                self._is_too_large = True
+                raise ValueError
         self._is_in_head = False
+        self._has_moved = True
         self._held = []
         is_busy = self.cycle is not None and not self.cycle.response_complete
         if self._express is None or is_busy or self.flow.write_paused:
             self._open()
 
     def on_body(self, body: bytes) -> None:
+        self._has_moved = True
         if self._held is None:
             super().on_body(body)
         else:
@@ -159,10 +173,7 @@ class Connection(HttpToolsProtocol):
             self._heard_at = time.monotonic()
 
     def send_400_response(self, msg: str) -> None:
-        if self._has_too_many:
-            self._refuse(_TOO_LARGE)
-        else:
-            super().send_400_response(msg)
+        self._refuse(_TOO_LARGE if self._is_too_large else _INVALID)
 
     def close_if_stalled(self, patience_s: float) -> None:
         """Close the connection if its request does not come, or if it is kept for nothing.
@@ -180,9 +191,17 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
+            if self._is_unanswered():
                 self.transport.write(status + _END)
             self.transport.close()
+
+    def _is_unanswered(self) -> bool:
+        """Tell whether what is written now would be read as the answer to what comes just now."""
+        is_unmade = self._is_in_head or self._held is not None
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return is_unmade
+        return self._is_unfinished and not (is_unmade or self.pipeline or cycle.response_started)
 
 
 class _Exchange:
