@@ -254,7 +254,8 @@ async def test_leaving_while_dialing_does_not_wait_for_more(splits: bool) -> Non
     async with Orchestrator() as orchestrator, linked(orchestrator, splits=splits) as (handler, _):
         await asyncio.sleep(0)
         assert handler.link.state.phase == "dialing"
-        await asyncio.wait_for(handler.link.leave(600.0), 60)
+        async with asyncio.timeout(60):  # in this task, and so before the stream is opened
+            await handler.link.leave(600.0)
 
 
 @SPLITS
