@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.context.local import off_loop
+from gen_worker.gpus import CurrentGpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,7 @@ class ModelLease:
 
     def _bring(self) -> object:
         library, prepared = self._library, self._prepared
-        with ExitStack() as stack:
+        with CurrentGpu(self._device), ExitStack() as stack:
             leased = library.bring(prepared, self._device, self._request)
             value: object = stack.enter_context(leased)
             if prepared.loras:

@@ -20,13 +20,14 @@ class Device:
     """One GPU, or the stand-in for it where there is none.
 
     A thread of its own: blocking CPU functions cannot keep a call with a slot waiting for a
-    thread, and CUDA's per-thread state stays on one device.
+    thread, and CUDA's per-thread state stays on one device: what runs there finds it current.
     """
 
     def __init__(self, name: str, interrupter: Interrupter) -> None:
         self.name = name
         self.slot = SlotQueue(name)
-        self.pool = ThreadPool(name, 1, interrupter)
+        gpu = name if name.startswith("cuda:") else None
+        self.pool = ThreadPool(name, 1, interrupter, gpu=gpu)
 
     def __repr__(self) -> str:
         return f"<Device {self.name}, {self.slot}>"

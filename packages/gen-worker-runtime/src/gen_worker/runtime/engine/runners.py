@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from gen_worker.gpus import CurrentGpu
 from gen_worker.runtime.engine.handoff import LoopPort, LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Runner(Protocol):
     async def blocking(
         self, traveler: Traveler, function: Callable[[Region], T], pool: ThreadPool
     ) -> T:
-        """Call a function that blocks and runs author code."""
+        """Call a function that blocks and runs author code; the pool's GPU is current then."""
         ...
 
     async def coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -85,6 +87,8 @@ class InlineRunner:
     async def blocking(
         self, traveler: Traveler, function: Callable[[Region], T], pool: ThreadPool
     ) -> T:
+        if pool.gpu is not None:
+            return _on_gpu(pool.gpu, function, self.region)
         return function(self.region)
 
     async def coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -121,6 +125,8 @@ class LoopRunner:
     async def blocking(
         self, traveler: Traveler, function: Callable[[Region], T], pool: ThreadPool
     ) -> T:
+        if pool.gpu is not None:
+            function = partial(_on_gpu, pool.gpu, function)
         hop = Hop(self.port_to_loop, traveler, function)
         traveler.hop = hop
         pool.submit(hop)
@@ -161,6 +167,11 @@ class LoopRunner:
 
         if self._apart:
             await wait(self._apart, timeout=timeout_s)
+
+
+def _on_gpu(gpu: str, function: Callable[[Region], T], region: Region) -> T:
+    with CurrentGpu(gpu):
+        return function(region)
 
 
 class Hop(Generic[T]):

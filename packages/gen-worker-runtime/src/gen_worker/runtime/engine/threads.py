@@ -74,8 +74,12 @@ class ThreadPool:
     # There is no lock on the way of a job. What is read here may have changed by the next line, so
     # each side first says what it did and then looks at what the other has said.
 
-    def __init__(self, name: str, limit: int, interrupter: Interrupter) -> None:
+    def __init__(
+        self, name: str, limit: int, interrupter: Interrupter, *, gpu: str | None = None
+    ) -> None:
         self.name = name
+        self.gpu = gpu
+        """What `.cuda()` is to mean in its jobs."""
         self.limit = limit
         self._interrupter = interrupter
         self._jobs: deque[Job | None] = deque()
