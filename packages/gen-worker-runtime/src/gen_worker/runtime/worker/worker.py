@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from gen_worker.context.local import off_loop
 from gen_worker.models.keyed import with_keyspaces
@@ -44,6 +42,7 @@ from gen_worker.runtime.worker.models import WorkerModels
 from gen_worker.runtime.worker.options import WorkerOptions
 from gen_worker.runtime.worker.phases import Dials, Phases
 from gen_worker.runtime.worker.reporting import tell
+from gen_worker.runtime.worker.token import ROTATIONS, ConnectionToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -63,9 +62,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerOptions"]
 
 _log = logging.getLogger("gen_worker.worker")
-
-_ROTATIONS = ("worker.jwt.rotate", "worker_jwt.rotate")
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Worker:
@@ -103,8 +99,7 @@ class Worker:
         self.identity = identity_of(
             options.token, worker_id=options.worker_id, runpod_pod_id=options.runpod_pod_id
         )
-        self._token = self._read = options.token
-        self._read_token = read_token
+        self._token = ConnectionToken(options.token, read_token)
         self._clock = clock
         self.link = self._make_link(policy, outbox_limits)
         self.phases = Phases(self.link.outbox, self.identity.worker_id)
@@ -236,11 +231,8 @@ class Worker:
     # The connection's handler.
 
     def token(self) -> str:
-        """Return the token to connect with next: the one that came last, however it came."""
-        read = self._read_token() if self._read_token is not None else ""
-        if read and read != self._read:
-            self._token = self._read = read
-        return self._token
+        """Return the token to connect with next; empty for none."""
+        return self._token.current()
 
     def dialing(self, address: str) -> None:
         """Note that an orchestrator is dialed."""
@@ -297,8 +289,8 @@ class Worker:
                 self._configure(message)
             case Drain():
                 self.leaving.drain(message)
-            case WorkerEvent() if message.event_type in _ROTATIONS:
-                self._rotate(message)
+            case WorkerEvent() if message.event_type in ROTATIONS:
+                self._token.rotate(message)
             case _:
                 _log.info("%r is not for a worker and is ignored", message)
 
@@ -378,16 +370,6 @@ class Worker:
             axes=gate.axes,
         )
         self.link.outbox.control(signal, replaces=("unavailable", function))
-
-    def _rotate(self, event: WorkerEvent) -> None:
-        """Take a token for the next connection."""
-        try:
-            payload = _decode(event.payload_json)
-        except msgspec.DecodeError:
-            return
-        token = payload.get("worker_jwt") or payload.get("token")
-        if isinstance(token, str) and token:
-            self._token = token
 
     def _figures(self) -> WorkerFigures:
         """Return what Prometheus is told besides the engine's figures."""
