@@ -258,6 +258,25 @@ def test_nobody_there_ends_the_container(project: Path) -> None:
     assert (ended.returncode, last["phase"]) == (1, "startup_timeout_unregistered")
 
 
+@pytest.mark.parametrize("environment", [READY, {}], ids=["ran", "refused"])
+def test_a_program_that_was_a_worker_collects_its_garbage_afterwards(
+    project: Path, environment: dict[str, str]
+) -> None:
+    program = "\n".join(
+        [
+            "import gc",
+            "from gen_worker.runtime.entry import inference",
+            "from gen_worker.settings import CoreSettings, load",
+            "assert inference.run(load(CoreSettings)) == 1",
+            "print(gc.isenabled(), gc.get_freeze_count())",
+        ]
+    )
+    ended = start(
+        project, sys.executable, "-c", program, WORKER_REGISTER_TIMEOUT_S="0.2", **environment
+    )
+    assert ended.stdout == "True 0\n", ended.stderr
+
+
 @pytest.mark.parametrize(
     ("mode", "words"),
     [("trainer", "install 'gen-worker-trainer'"), ("dancer", "must be inference or trainer")],

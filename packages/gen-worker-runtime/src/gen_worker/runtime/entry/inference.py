@@ -28,6 +28,13 @@ __all__ = ["run"]
 def run(settings: CoreSettings) -> int:
     """Work until there is a reason to end; return the exit code."""
     gc.disable()  # what is imported stays; `run_worker` enables it again
+    try:
+        return _run(settings)
+    finally:
+        gc.enable()
+
+
+def _run(settings: CoreSettings) -> int:
     warn_of_unread()
     places = (settings.lock_path,) if settings.lock_path else (IMAGE_LOCK_PATH, _own_lock_path())
     path = next((place for place in places if os.path.isfile(place)), places[0])

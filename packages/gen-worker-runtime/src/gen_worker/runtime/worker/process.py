@@ -71,7 +71,10 @@ def run_worker(
             _spare_collector()
             return (await worker.run()).code
 
-    return run(main())
+    try:
+        return run(main())
+    finally:
+        gc.unfreeze()  # libraries may rely on the last collection of a process
 
 
 def _spare_collector() -> None:
