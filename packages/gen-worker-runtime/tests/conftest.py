@@ -1,7 +1,8 @@
-"""A real NDJSON server in a thread of its own, and clients that talk to it byte by byte."""
+"""A real NDJSON server in a thread of its own, and clients; a worker; who publishes keys of tokens."""
 
 import asyncio
 import inspect
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -30,6 +32,8 @@ from gen_worker.runtime.ndjson.server import Server, ServerLimits
 from gen_worker.spec import specs_of
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
     from gen_worker.runtime.worker.worker import Worker
     from gen_worker.testing.orchestrator import Orchestrator
 
@@ -341,3 +345,70 @@ def work() -> Work:
             await task
 
     return start
+
+
+class Issuer:
+    """An HTTP server that publishes keys, and what signs with them."""
+
+    def __init__(self) -> None:
+        issuer = self
+        self.keys: list[dict[str, Any]] = []
+        self.body: bytes | None = None
+        self.status = 200
+        self.requests: list[str] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.requests.append(self.path)
+                issuer.may_answer.wait(30)
+                body = issuer.body
+                if body is None:
+                    body = json.dumps({"keys": issuer.keys}).encode()
+                with suppress(OSError):  # whoever asked may be gone
+                    self.send_response(issuer.status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json?secret=TOPSECRET"
+
+    def publish(self, key: "RSAPrivateKey", key_id: str | None, **more: Any) -> None:
+        """Add the public half of a key to what is published."""
+        import jwt
+
+        published = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+        named = {} if key_id is None else {"kid": key_id}
+        self.keys.append({**published, **named, **more})
+
+    def close(self) -> None:
+        self.may_answer.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def keys() -> "tuple[RSAPrivateKey, RSAPrivateKey]":
+    """Keys of those who sign tokens."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+
+    first, second = (generate_private_key(public_exponent=65537, key_size=2048) for _ in "12")
+    return first, second
+
+
+@pytest.fixture
+def issuer(keys: "tuple[RSAPrivateKey, RSAPrivateKey]") -> Iterator[Issuer]:
+    """One that publishes the first key."""
+    issuer = Issuer()
+    issuer.publish(keys[0], "one", use="sig", alg="RS256")
+    yield issuer
+    issuer.close()

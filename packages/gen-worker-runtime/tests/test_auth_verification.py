@@ -3,78 +3,28 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
 import pickle
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gen_worker.errors import AuthError
 from gen_worker.models.net import UrlRefusedError
 from gen_worker.runtime.auth import KeysUnavailableError, TokenRefusedError, TokenVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey as PrivateKey
 
-PrivateKey = rsa.RSAPrivateKey
-
-
-class Issuer:
-    """An HTTP server that publishes keys, and what signs with them."""
-
-    def __init__(self) -> None:
-        issuer = self
-        self.keys: list[dict[str, Any]] = []
-        self.body: bytes | None = None
-        self.status = 200
-        self.requests: list[str] = []
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                issuer.requests.append(self.path)
-                issuer.may_answer.wait(30)
-                body = issuer.body
-                if body is None:
-                    body = json.dumps({"keys": issuer.keys}).encode()
-                with contextlib.suppress(OSError):  # whoever asked may be gone
-                    self.send_response(issuer.status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json?secret=TOPSECRET"
-
-    def publish(self, key: PrivateKey, key_id: str | None, **more: Any) -> None:
-        """Add the public half of a key to what is published."""
-        published = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
-        named = {} if key_id is None else {"kid": key_id}
-        self.keys.append({**published, **named, **more})
-
-    def close(self) -> None:
-        self.may_answer.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    from conftest import Issuer
 
 
 class FakeClock:
@@ -85,22 +35,6 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def keys() -> tuple[PrivateKey, PrivateKey]:
-    return (
-        rsa.generate_private_key(public_exponent=65537, key_size=2048),
-        rsa.generate_private_key(public_exponent=65537, key_size=2048),
-    )
-
-
-@pytest.fixture
-def issuer(keys: tuple[PrivateKey, PrivateKey]) -> Iterator[Issuer]:
-    issuer = Issuer()
-    issuer.publish(keys[0], "one", use="sig", alg="RS256")
-    yield issuer
-    issuer.close()
 
 
 def signed(key: PrivateKey, key_id: str | None = "one", **claims: Any) -> str:

@@ -9,9 +9,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -19,7 +17,6 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from gen_worker.testing.orchestrator import Orchestrator
@@ -28,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PrivateKey = rsa.RSAPrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey as PrivateKey
+
+    from conftest import Issuer
 
 CODE = """
 import msgspec
@@ -43,57 +42,6 @@ def sell(ctx: RequestContext, payload: Order) -> Order:
 """
 LOCK = 'lock_version = 1\n[[functions]]\nname = "sell"\nmodule = "shop"\n'
 TIMEOUT_S = 60.0
-
-
-class Issuer:
-    """Publishes keys, as an orchestrator does that signs tokens."""
-
-    def __init__(self) -> None:
-        issuer = self
-        self.keys: list[dict[str, Any]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps({"keys": issuer.keys}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json?secret=TOPSECRET"
-
-    def publish(self, key: PrivateKey, name: str) -> None:
-        """Have this key and no other published."""
-        published = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
-        self.keys = [{**published, "kid": name, "use": "sig", "alg": "RS256"}]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture(scope="module")
-def keys() -> tuple[PrivateKey, PrivateKey]:
-    return (
-        rsa.generate_private_key(public_exponent=65537, key_size=2048),
-        rsa.generate_private_key(public_exponent=65537, key_size=2048),
-    )
-
-
-@pytest.fixture
-def issuer(keys: tuple[PrivateKey, PrivateKey]) -> Iterator[Issuer]:
-    issuer = Issuer()
-    issuer.publish(keys[0], "one")
-    yield issuer
-    issuer.close()
 
 
 def signed(key: PrivateKey, name: str = "one", **claims: Any) -> str:
@@ -207,6 +155,7 @@ async def test_a_worker_over_tls_whose_token_is_checked(
     async with secure(keys[0], certificate) as orchestrator:
         first = signed(keys[0], sub="w-one")
         assert await check_works(start, orchestrator, **checked, WORKER_JWT=first) == "w-one"
+        issuer.keys.clear()
         issuer.publish(keys[1], "two")  # and whoever starts from now on has a token of it
         second = signed(keys[1], "two", sub="w-two")
         assert await check_works(start, orchestrator, **checked, WORKER_JWT=second) == "w-two"
