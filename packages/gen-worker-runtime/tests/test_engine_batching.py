@@ -83,6 +83,22 @@ def test_a_full_batch_goes_at_once(tester: EndpointTester) -> None:
     assert Seen.batches == [[0, 1, 2, 3]]
 
 
+def test_what_keeps_something_of_each_call_is_given_one_at_a_time() -> None:
+    class StepCache:
+        breaks_cross_request_batching = True
+
+    class Cached(Doubler):
+        def setup(self) -> None:
+            super().setup()
+            self.cache = StepCache()
+
+    cached = inference(batch_window_ms=60_000, max_batch=4)(Cached)
+    with EndpointTester(cached) as tester:
+        calls = start(tester, range(3))
+        assert [call.wait().value for call in calls] == [Out(0), Out(2), Out(4)]
+    assert sorted(Seen.batches) == [[0], [1], [2]]
+
+
 def test_a_window_that_closes_sends_what_there_is(tester: EndpointTester) -> None:
     calls = start(tester, [1, 2])
     tester.clock.advance(0.05)

@@ -54,6 +54,9 @@ class Batcher:
         self.core = core
         self.plan = plan
         self.instance = instance
+        self._max_batch = plan.spec.batching.max_batch if plan.spec.batching else 1
+        if instance is not None and _breaks_batching(instance.object):
+            self._max_batch = 1
         self._forming: _Batch | None = None
         self._lock = threading.Lock()
 
@@ -95,7 +98,7 @@ class Batcher:
                 batch = self._forming = _Batch(self, runner, member)
             else:
                 batch.members.append(member)
-            is_full = len(batch.members) >= batching.max_batch
+            is_full = len(batch.members) >= self._max_batch
             if is_full:
                 self._forming = None
         if is_full:
@@ -103,6 +106,12 @@ class Batcher:
         elif is_new:
             self.core.timers.add(batching.window_ms / 1000, batch.post)
         return batch
+
+
+def _breaks_batching(made: object) -> bool:
+    """Tell whether an attribute declares that it keeps something of one call for the next."""
+    attributes = getattr(made, "__dict__", {}).values()
+    return any(getattr(one, "breaks_cross_request_batching", False) is True for one in attributes)
 
 
 class _Batch:
