@@ -333,7 +333,10 @@ async def test_the_deadline_ends_a_job(work: "Work") -> None:
         assert (result.error_type, result.safe_message) == ("canceled", "deadline exceeded")
 
 
-async def test_what_is_asked_for_wrongly_is_refused_in_words(work: "Work") -> None:
+async def test_what_is_asked_for_wrongly_is_refused_in_words(
+    work: "Work", caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="gen_worker.worker")
     limits = EngineLimits(max_input_bytes=64)
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL, limits=limits):
         worker = await orchestrator.connected()
@@ -359,6 +362,17 @@ async def test_what_is_asked_for_wrongly_is_refused_in_words(work: "Work") -> No
         assert event["input_bytes"] > 100
         error_type, _, _, event = await refused("render")
         assert (error_type, event["reason"]) == ("hardware_unmet", "cuda_unavailable")
+        said = [message for message in caplog.messages if "is refused" in message]
+        for number, (function, reason) in enumerate(
+            [
+                ("nothing-of-the-kind", "unknown_function"),
+                ("hello", "input_too_large"),
+                ("render", "cuda_unavailable"),
+            ]
+        ):
+            assert said[number].startswith("request '")
+            assert said[number].endswith(f"of {function!r} is refused: {reason}")
+        assert len(said) == 3
 
 
 async def test_more_than_may_run_is_put_off(work: "Work") -> None:
@@ -427,6 +441,19 @@ async def test_each_gpu_runs_what_is_meant_for_it(work: "Work") -> None:
         compute = ResolvedCompute(accelerator="cuda", gpu_index=7)
         result = await worker.submit("render", compute=compute).result()
         assert result.error_type == "hardware_unmet"
+
+
+async def test_a_request_for_another_kind_of_gpu_is_run_and_warned_of(
+    work: "Work", caplog: pytest.LogCaptureFixture
+) -> None:
+    gpus = fake_gpus(1, 24 * 1024**3, "NVIDIA H100 80GB HBM3")
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL, gpus=gpus):
+        worker = await orchestrator.connected()
+        for tier in ("", "H100", "h100-80gb", "A100-80gb", "A100-80gb"):
+            compute = ResolvedCompute(accelerator="cuda", gpu_tier=tier)
+            assert (await worker.submit("render", compute=compute).result()).success
+    (said,) = [message for message in caplog.messages if "is meant for" in message]
+    assert said.endswith("is meant for a GPU 'A100-80gb', and here is NVIDIA H100 80GB HBM3")
 
 
 async def test_a_class_has_an_instance_on_each_gpu_it_is_asked_for(work: "Work") -> None:

@@ -11,7 +11,7 @@ from gen_worker.host_requirements import Gpu, HostFacts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["GpuFacts", "fake_gpus", "find_gpus", "free_bytes", "host_facts"]
+__all__ = ["GpuFacts", "fake_gpus", "find_gpus", "free_bytes", "host_facts", "is_of_tier"]
 
 _GIB = 1024**3
 # Names and numbers of the CUDA driver API (cuda.h), stable since CUDA 3.2, and of NVML.
@@ -47,6 +47,15 @@ def host_facts(gpus: Sequence[GpuFacts]) -> HostFacts:
     return HostFacts(
         gpus=tuple(Gpu(gpu.memory_bytes / _GIB, gpu.compute_capability) for gpu in gpus)
     )
+
+
+def is_of_tier(name: str, tier: str) -> bool:
+    """Tell whether a GPU's name has what a tier such as `h100-80gb` says before its dash."""
+    return _plain(tier.partition("-")[0]) in _plain(name)
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
 
 
 def find_gpus() -> tuple[GpuFacts, ...]:

@@ -12,12 +12,13 @@ from gen_worker.runtime.telemetry.memory import MemoryGauge
 from gen_worker.runtime.wire import DEFAULT_ITEM_ID
 from gen_worker.runtime.worker import admission, answers
 from gen_worker.runtime.worker.endpoint_config import terminal_gate
+from gen_worker.runtime.worker.gpus import is_of_tier
 from gen_worker.runtime.worker.job import Job
 from gen_worker.runtime.worker.serving import Served, served_functions
 from gen_worker.types import Compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from gen_worker.errors import Failure
     from gen_worker.events import Failed, Result
@@ -69,7 +70,7 @@ class Jobs:
         availability: Availability,
         state: Callable[[], EndpointState],
         *,
-        devices: Collection[str] = ("cpu",),
+        devices: Mapping[str, str],
         limits: JobLimits | None = None,
         observer: JobObserver | None = None,
         gauge: MemoryGauge | None = None,
@@ -84,7 +85,7 @@ class Jobs:
             identity: Says who the worker is.
             availability: Says which functions run.
             state: Says what the orchestrator configured.
-            devices: Of the engine.
+            devices: Of the engine, and what each GPU is called.
             limits: Of what is taken in.
             observer: Reports on jobs besides their results.
             gauge: Measures the memory of jobs.
@@ -98,7 +99,7 @@ class Jobs:
         self._identity = identity
         self._availability = availability
         self._state = state
-        self._devices = frozenset(devices)
+        self._devices = devices
         self._limits = limits or JobLimits()
         self._observer = observer
         self._ended = tuple(ended)
@@ -107,6 +108,7 @@ class Jobs:
         self.gauge = MemoryGauge() if gauge is None else gauge
         self._is_draining = False
         self._idle: asyncio.Event | None = None
+        self._odd_tier = ""
 
     def __repr__(self) -> str:
         return f"<Jobs {', '.join(self.active) or 'none'}>"
@@ -139,6 +141,8 @@ class Jobs:
         if refusal is not None:
             self._refuse(request, refusal)
             return
+        if served.needs_gpu and request.compute is not None:
+            self._check_tier(request.request_id, request.compute)
         others = len(self.active)
         job = Job(
             self,
@@ -207,10 +211,23 @@ class Jobs:
 
     def _device(self, compute: ResolvedCompute | None) -> str | None:
         """Return the device that was chosen for a request; None when none was."""
-        if compute is None or compute.accelerator != "cuda" or self._devices == {"cpu"}:
+        if compute is None or compute.accelerator != "cuda" or "cpu" in self._devices:
             return None
         device = f"cuda:{compute.gpu_index}"
         return device if device in self._devices else _NOWHERE
+
+    def _check_tier(self, request_id: str, compute: ResolvedCompute) -> None:
+        """Warn of a request that is meant for another kind of GPU; once, while they all are."""
+        tier, device = compute.gpu_tier, self._device(compute)
+        if not tier or tier == self._odd_tier:
+            return
+        names = self._devices.values() if device is None else (self._devices[device],)
+        if not any(is_of_tier(name, tier) for name in names):
+            self._odd_tier = tier
+            found = ", ".join(sorted({name or "no GPU" for name in names}))
+            _log.warning(
+                "request %r is meant for a GPU %r, and here is %s", request_id, tier, found
+            )
 
     # Stops.
 
@@ -269,6 +286,12 @@ class Jobs:
     """Told of a function whose own code found that this machine cannot run it."""
 
     def _refuse(self, request: JobRequest, refusal: Refusal) -> None:
+        _log.info(
+            "request %.200r of %.200r is refused: %s",
+            request.request_id,
+            request.function,
+            refusal.event["reason"],
+        )
         if self._observer is not None:
             self._observer.refused(request, refusal)
         self.outbox.result(

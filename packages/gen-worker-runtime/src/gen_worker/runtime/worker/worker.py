@@ -45,7 +45,7 @@ from gen_worker.runtime.worker.reporting import tell
 from gen_worker.runtime.worker.token import ROTATIONS, ConnectionToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gen_worker.errors import Failure
     from gen_worker.manifest import Manifest
@@ -121,11 +121,12 @@ class Worker:
         )
         self._seams = Seams(self.telemetry, self.models, self._find_job, [], [])
         ports = self.telemetry.watch(make_ports(self._seams))
-        devices = tuple(f"cuda:{index}" for index in range(len(options.gpus))) or ("cpu",)
+        gpus = {f"cuda:{index}": gpu.name for index, gpu in enumerate(options.gpus)} or {"cpu": ""}
+        devices = tuple(gpus)
         self.engine = Engine(keyed, ports, limits=options.limits, devices=devices, clock=clock)
         self.engine.on_warmup(self._note_warmup)
         self.availability = Availability(self.engine.functions, host_facts(options.gpus))
-        self.jobs = self._make_jobs(devices, gauge)
+        self.jobs = self._make_jobs(gpus, gauge)
         self.room = self._make_room(devices)
         self.inventory = self._make_inventory()
         self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
@@ -163,7 +164,7 @@ class Worker:
             clock=self._clock,
         )
 
-    def _make_jobs(self, devices: Sequence[str], gauge: MemoryGauge) -> Jobs:
+    def _make_jobs(self, gpus: Mapping[str, str], gauge: MemoryGauge) -> Jobs:
         limits = self.options.limits
         jobs = Jobs(
             self.engine,
@@ -171,7 +172,7 @@ class Worker:
             lambda: self.identity,
             self.availability,
             lambda: self.state,
-            devices=devices,
+            devices=gpus,
             limits=JobLimits(
                 max_input_bytes=limits.max_input_bytes,
                 max_concurrency=self.options.max_concurrency,
