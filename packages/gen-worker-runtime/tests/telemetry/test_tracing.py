@@ -64,13 +64,14 @@ def own_span(spans: Spans, name: str) -> None:
         pass
 
 
-async def test_a_request_is_a_span_below_its_callers(watched: Any, spans: Spans) -> None:
+@pytest.mark.parametrize("hint", ["traceparent", "TraceParent"])
+async def test_a_request_is_a_span_below_its_callers(watched: Any, spans: Spans, hint: str) -> None:
     @inference_function
     async def echo(ctx: RequestContext, payload: Text) -> Text:
         return payload
 
     async with watched(echo, tracer=Tracer(spans.provider)) as room:
-        await room.run("echo", hints={"TraceParent": PARENT})
+        await room.run("echo", hints={hint: PARENT})
     request = spans["request echo"]
     assert request.context is not None
     assert f"{request.context.trace_id:032x}" == PARENT.split("-")[1]
