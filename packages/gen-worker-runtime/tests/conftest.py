@@ -1,4 +1,4 @@
-"""A real NDJSON server in a thread of its own, and clients; a worker; who publishes keys of tokens."""
+"""A real NDJSON server and its clients, a worker, and who publishes the keys of tokens."""
 
 import asyncio
 import inspect
