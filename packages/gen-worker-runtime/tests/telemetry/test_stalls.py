@@ -114,6 +114,40 @@ async def test_a_watch_ends_while_the_loop_is_blocked() -> None:
     assert watched.ends == []
 
 
+async def test_a_look_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[str] = []
+    reported = threading.Event()
+
+    def function_of(name: str) -> str:
+        looks.append(name)
+        if len(looks) == 1:
+            raise RuntimeError("changed during iteration")
+        return ""
+
+    watch = LoopWatch(
+        0.05,
+        function_of=function_of,
+        stalled=lambda stall: reported.set(),
+        turned=lambda stall: None,
+        ping_s=0.001,
+    )
+    assert reported.wait(60)
+    watch.close()
+    assert "changed during iteration" in caplog.text
+
+
+async def test_a_watch_ends_with_its_loop() -> None:
+    loop = asyncio.new_event_loop()
+
+    async def watched() -> LoopWatch:
+        return Watched(limit_s=60).watch
+
+    watch = await asyncio.to_thread(loop.run_until_complete, watched())
+    loop.close()
+    await asyncio.to_thread(watch._thread.join, 60)
+    assert not watch._thread.is_alive()
+
+
 def test_what_an_operator_is_told() -> None:
     stall = Stall(2.04, "paint", "r1", "shop:12 paint", "/app/shop.py", "time.sleep(9)")
     text = complaint(stall)

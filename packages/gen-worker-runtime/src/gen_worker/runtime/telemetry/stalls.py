@@ -97,10 +97,10 @@ class LoopWatch:
         while not self._closed.wait(self._ping_s):
             try:
                 self._look()
-            except RuntimeError:  # the loop is closed
-                return
             except Exception:
-                _log.exception("the event loop cannot be watched")
+                if self._loop.is_closed():
+                    return
+                _log.exception("a look at the event loop failed")
 
     def _look(self) -> None:
         since = monotonic()
@@ -127,7 +127,7 @@ class LoopWatch:
             return stall
         import linecache
 
-        code, number = frame.f_code, frame.f_lineno
+        code, number = frame.f_code, frame.f_lineno or 0  # it has none between two lines
         return stall._replace(
             location=f"{frame.f_globals.get('__name__', '?')}:{number} {code.co_qualname}",
             path=code.co_filename,
