@@ -286,4 +286,5 @@ def main() -> None:
     save("worker", rows)
 
 
-main()
+if __name__ == "__main__":
+    main()

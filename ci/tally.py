@@ -19,7 +19,8 @@ ORDER = ("failed", "passed", "skipped", "error", "rerun")
 def main(results: str, report: str, duration_s: str) -> int:
     suites = {path.stem: _counts(path) for path in Path(results).glob("*.xml")}
     for path in Path(results, "again").glob("*.xml"):
-        suites[path.stem] = _after_rerun(suites[path.stem], _counts(path))
+        first = suites.get(path.stem, Counter())  # a run that crashed leaves no file
+        suites[path.stem] = _after_rerun(first, _counts(path))
     sessions: list[dict[str, Any]] = json.loads(Path(report).read_text())["sessions"]
     counts: Counter[str] = sum(suites.values(), Counter())
     counts["error"] += sum(_failed_untold(session, suites) for session in sessions)

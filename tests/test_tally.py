@@ -67,6 +67,15 @@ def test_what_passes_when_it_is_run_again_is_told(
     assert line == "1 failed, 8 passed, 1 skipped, 3 rerun in 1.50s"
 
 
+def test_a_run_that_crashed_and_had_nothing_to_run_again_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "tests-core-3.11.xml").write_text(JUNIT.format(0, 0, 0, 0))
+    line = summed(tmp_path, capsys, {}, session("tests(core-3.11)", "failed"))
+    assert line == "1 error in 1.50s"
+
+
 def test_the_line_looks_like_pytests_own() -> None:
     line = closing_line(Counter(passed=3), 3725.0)
     assert " 3 passed in 3725.00s (1:02:05) " in line
