@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["Pace", "ScalingFactors"]
+__all__ = ["Pace", "ScalingFactors", "factors_of"]
 
 _MAX_GAPS = 1024
 
@@ -80,8 +80,18 @@ class ScalingFactors:
             value = msgspec.to_builtins(self._decode(payload))
         except (msgspec.MsgspecError, TypeError, RecursionError):
             return {}
-        found = ((path, _number_at(value, _steps(path))) for path in self._paths)
-        return {path: number for path, number in found if number is not None}
+        return factors_of(value, self._paths)
+
+
+def factors_of(value: Any, paths: Iterable[str]) -> dict[str, float]:
+    """Return the numbers of a payload by field path; what is missing is left out.
+
+    Args:
+        value: The payload as plain values.
+        paths: Dotted and indexed, as `Resources.runtime_scales_with` has them.
+    """
+    found = ((path, _number_at(value, _steps(path))) for path in paths)
+    return {path: number for path, number in found if number is not None}
 
 
 def _steps(path: str) -> list[str]:
