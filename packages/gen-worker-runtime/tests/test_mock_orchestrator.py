@@ -15,6 +15,7 @@ from blake3 import blake3
 from gen_worker.runtime.loop import run
 from gen_worker.testing import mock_orchestrator
 from gen_worker.testing.file_api import FileApi
+from gen_worker.testing.held_port import HeldPort
 from gen_worker.testing.workers import WorkerProcess
 
 CODE = """
@@ -48,13 +49,9 @@ def sleep(ctx: RequestContext, payload: Text) -> Text:
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+def port() -> Iterator[int]:
+    with HeldPort() as held:
+        yield held.number
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from gen_worker.testing.held_port import HeldPort
 from gen_worker.testing.workers import WorkerProcess
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class OrchestratorProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self.address = "127.0.0.1:0"
+        self._port = HeldPort()
+        self.address = f"127.0.0.1:{self._port.number}"
 
     def start(self) -> None:
         script = str(Path(__file__).with_name("orchestrator_process.py"))
@@ -76,12 +78,15 @@ class OrchestratorProcess:
         place.unlink(missing_ok=True)
         self._process = subprocess.Popen([sys.executable, script, str(self._folder), self.address])
         wait_for(place.exists)
-        self.address = place.read_text()
 
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._port.close()
 
     def said(self) -> bytes:
         """Return what it wrote so far; the last line may be in the making."""
@@ -115,7 +120,7 @@ def project(tmp_path: Path) -> Path:
 def orchestrator(tmp_path: Path) -> Iterator[OrchestratorProcess]:
     process = OrchestratorProcess(tmp_path)
     yield process
-    process.kill()
+    process.close()
 
 
 def ask_some(folder: Path, choice: random.Random) -> dict[str, str]:

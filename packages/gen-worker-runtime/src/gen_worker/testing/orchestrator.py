@@ -25,6 +25,7 @@ from gen_worker.runtime.wire import (
     Registration,
     decode,
 )
+from gen_worker.testing.held_port import HeldPort
 from gen_worker.testing.jobs import Job
 from gen_worker.testing.sessions import WorkerSession
 
@@ -89,6 +90,7 @@ class Orchestrator:
             credentials: Its certificate and key; without them connections are not encrypted.
         """
         self._listen = listen
+        self._port: HeldPort | None = None
         self._faults = faults
         self._credentials = credentials
         self._dropped: set[asyncio.Task[None]] = set()
@@ -112,6 +114,8 @@ class Orchestrator:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
+        if self._port is not None:
+            self._port.close()
 
     @property
     def address(self) -> str:
@@ -120,13 +124,16 @@ class Orchestrator:
 
     async def start(self) -> None:
         """Listen, on the same port as before if there was one."""
+        host, _, port = self._listen.rpartition(":")
+        if port == "0":
+            self._port = HeldPort(host.strip("[]"))
+            self._listen = f"{host}:{self._port.number}"
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((_Methods(self._serve),))
         if self._credentials is None:
-            port = self._server.add_insecure_port(self._listen)
+            self._server.add_insecure_port(self._listen)
         else:
-            port = self._server.add_secure_port(self._listen, self._credentials)
-        self._listen = f"{self._listen.rpartition(':')[0]}:{port}"
+            self._server.add_secure_port(self._listen, self._credentials)
         await self._server.start()
 
     async def stop(self, grace_s: float | None = None) -> None:
