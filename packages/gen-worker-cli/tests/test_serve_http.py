@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import stat
+import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,6 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from conftest import Cli, Server
 
@@ -224,6 +227,75 @@ def test_idle_time_begins_when_the_last_request_ends(cli: Cli, serve: Serve) -> 
     server.expect(f"no request for {limit_s:g} s")
     server.expect("stopped")
     assert server.process.wait(30) == 0
+
+
+READER = """
+import msgspec
+from gen_worker import Asset, RequestContext, inference_function
+
+class In(msgspec.Struct):
+    file: Asset
+
+class Out(msgspec.Struct):
+    text: str
+
+@inference_function
+def read(ctx: RequestContext, payload: In) -> Out:
+    with open(payload.file.local_path) as file:
+        return Out(file.read())
+"""
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "7")
+        self.end_headers()
+        self.wfile.write(b"fetched")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.claims("serve.http-files")
+def test_inputs_come_from_urls_and_uploads_but_not_from_this_machine(
+    cli: Cli, serve: Serve, web: str, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs"
+    project = cli.write_project(READER)
+    server = serve(*HTTP, project=project, WORKER_TRUSTED_URLS=web, WORKER_JOB_DIR=str(jobs))
+    with client_of(cli) as client:
+
+        def read(ref: str) -> httpx.Response:
+            return client.post("/v1/request/read", json={"file": {"ref": ref}})
+
+        assert read(f"{web}/a.txt").json()["output"] == {"text": "fetched"}
+        uploaded = client.post("/v1/files?name=b.txt", content=b"uploaded").json()["ref"]
+        assert read(uploaded).json()["output"] == {"text": "uploaded"}
+        for ref in ("/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:1/a.txt"):
+            refused = read(ref)
+            assert (refused.status_code, refused.json()["error_type"]) == (400, "validation"), ref
+    assert server.stop() == 0
+    assert not list(jobs.glob("worker-*")), "nothing is left of any request"
+
+
+@pytest.mark.claims("serve.http-files")
+def test_offline_no_url_is_fetched(cli: Cli, serve: Serve, web: str) -> None:
+    serve(*HTTP, "--offline", project=cli.write_project(READER), WORKER_TRUSTED_URLS=web)
+    with client_of(cli) as client:
+        answer = client.post("/v1/request/read", json={"file": {"ref": f"{web}/a.txt"}})
+        assert answer.status_code == 400
+        assert "refused" in answer.json()["safe_message"]
 
 
 @pytest.mark.claims("serve.http")

@@ -9,8 +9,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gen_worker.cli.host import chosen_device, local_owner, open_engine, open_ports, tell_gaps
 from gen_worker.cli.serving import choose_token, report_failure, say, set_up
+from gen_worker.context.local import LocalOutputs
+from gen_worker.runtime.files import WorkerFiles
 from gen_worker.runtime.http import (
     HttpApp,
     HttpOptions,
@@ -18,10 +22,12 @@ from gen_worker.runtime.http import (
     LocalFileRoom,
     LocalModelRoom,
     open_listener,
+    open_local_files,
     parse_http_address,
     serve_app,
     url_of,
 )
+from gen_worker.runtime.local import StubPublisher
 from gen_worker.runtime.ndjson.address import TcpAddress
 from gen_worker.runtime.ndjson.claim import Claim, ListenError
 from gen_worker.runtime.ndjson.sidecar import identity_of, write_sidecar
@@ -29,7 +35,9 @@ from gen_worker.version import sdk_version
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.cli.project import Endpoint
     from gen_worker.ports import Ports
     from gen_worker.runtime import Engine
@@ -67,6 +75,7 @@ class HttpServing:
         self._claim = claim
         self._signals = signals
         self._exit_code = 0
+        self._outputs = LocalOutputs(getattr(args, "output", None))
         self._sidecar = os.path.abspath(_SIDECAR)
         self._token = choose_token(claim.address, f"requests need the token in {_SIDECAR}")
 
@@ -74,8 +83,7 @@ class HttpServing:
         """Serve, and return the exit code."""
         self._stop = asyncio.Event()
         self._signals.stops(asyncio.get_running_loop(), self._stop)
-        # Anybody's web page can make a browser ask, so payloads name no files of this machine.
-        ports = open_ports(self._args, allow_local_files=False)
+        ports = self._open_ports(lambda request_id: engine.token_of(request_id))
         engine = open_engine(self._endpoint, self._args, ports=ports)
         for spec in self._endpoint.functions:
             tell_gaps(spec)
@@ -99,8 +107,19 @@ class HttpServing:
             await asyncio.gather(*work, return_exceptions=True)
             self._withdraw(announced)
             await engine.close(_GRACE_S)
+            if isinstance(ports.files, WorkerFiles):
+                ports.files.close()
         say("stopped")
         return self._exit_code
+
+    def _open_ports(self, find_token: Callable[[str], CancelToken | None]) -> Ports:
+        # Anybody's web page can make a browser ask, so payloads name no files of this machine.
+        ports = open_ports(self._args, allow_local_files=False)
+        if self._args.offline:
+            return ports
+        files = open_local_files(self._outputs.root, ports.events, find_token)
+        publisher = ports.publisher and StubPublisher(files, ports.events)
+        return msgspec.structs.replace(ports, files=files, publisher=publisher)
 
     def _app(self, engine: Engine, ports: Ports) -> tuple[HttpApp, LocalBackend]:
         device = chosen_device(self._endpoint, self._args)
@@ -108,7 +127,7 @@ class HttpServing:
         backend = LocalBackend(
             engine,
             endpoint=self._endpoint.name,
-            files=LocalFileRoom(ports.files),  # type: ignore[arg-type]  # of a laptop
+            files=LocalFileRoom(self._outputs),
             models=LocalModelRoom(ports.models, functions, device or "cpu"),  # type: ignore[arg-type]
             device=device,
             report=report_failure,

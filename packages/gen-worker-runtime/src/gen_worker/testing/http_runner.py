@@ -22,7 +22,6 @@ from gen_worker.names import slugify_name
 from gen_worker.ports import Ports
 from gen_worker.runtime.engine import Engine, EngineLimits
 from gen_worker.runtime.entry.directories import check_writable
-from gen_worker.runtime.files import FilePolicy, FileSettings, JobScope, WorkerFiles
 from gen_worker.runtime.http import (
     HttpApp,
     HttpOptions,
@@ -30,6 +29,7 @@ from gen_worker.runtime.http import (
     LocalFileRoom,
     LocalModelRoom,
     open_listener,
+    open_local_files,
     parse_http_address,
     serve_app,
     url_of,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from gen_worker.cancel import CancelToken
     from gen_worker.errors import Failure
     from gen_worker.manifest import Manifest
     from gen_worker.models.injection import Keyspaces
@@ -187,11 +186,8 @@ async def _serve(
     name: str,
     functions: tuple[FunctionSpec, ...],
 ) -> int:
-    files = WorkerFiles(
-        FilePolicy.of(load(FileSettings), output_dir=args.outputs),
-        events := JsonLineEvents(sys.stderr),
-        find=lambda request_id: _found(engine.token_of(request_id)),
-    )
+    events = JsonLineEvents(sys.stderr)
+    files = open_local_files(args.outputs, events, lambda one: engine.token_of(one))
     models = LocalModels(events)
     publisher = StubPublisher(files, events)
     ports = Ports(files=files, events=events, models=models, publisher=publisher, run=run_blocking)
@@ -225,11 +221,6 @@ async def _serve(
         await engine.close(_GRACE_S)
         files.close()
     return 0
-
-
-def _found(token: CancelToken | None) -> tuple[JobScope, CancelToken] | None:
-    """Say of a call's files that they belong to no hub, and what ends their downloads."""
-    return None if token is None else (JobScope(), token)
 
 
 def _devices(functions: Sequence[FunctionSpec], chosen: str) -> tuple[str, ...]:

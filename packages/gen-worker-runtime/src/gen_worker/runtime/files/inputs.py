@@ -212,6 +212,10 @@ class Inputs:
         path = None if self._kept is None else kept_file(self._kept, ref)
         if path is not None:
             return path
+        if self._kept is not None:
+            raise ValidationError(
+                f"file {ref!r} is none that was stored here: upload it, or send its URL or content"
+            )
         raise AuthError(
             f"file {ref!r} is no URL, and the request names no hub that has it: send an http(s) "
             "URL, or set FILE_API_BASE_URL and WORKER_CAPABILITY_TOKEN"
@@ -221,7 +225,11 @@ class Inputs:
         """Fetch a blob, which the hub lets this job read or not; it may be here already."""
         name, scope = blob_name(digest), request.scope
         if not scope.has_hub:
-            raise AuthError(f"blob {name} cannot be had: the request names no hub")
+            if self._kept is None:
+                raise AuthError(f"blob {name} cannot be had: the request names no hub")
+            from gen_worker.models.assembly import open_store
+
+            return described(value, open_store(self._policy.cas_dir).blob(name), limits)
         path = request.new_path(_FOLDER, suffix_of(value.ref))
         asked = Asked(scope.blob_url(name), name, limits.max_bytes, scope.credentials)
         opener = self._opener(scope.base_url)

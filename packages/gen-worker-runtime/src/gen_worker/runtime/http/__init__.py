@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.http.jobs import Job, Jobs, Reader
     from gen_worker.runtime.http.listener import open_listener, parse_http_address, url_of
     from gen_worker.runtime.http.local import LocalBackend, LocalFileRoom
+    from gen_worker.runtime.http.local_files import open_local_files
     from gen_worker.runtime.http.local_models import LocalModelRoom
     from gen_worker.runtime.http.memory_jobs import JobLimits, MemoryJobs
     from gen_worker.runtime.http.openapi import openapi_of
@@ -42,6 +43,7 @@ _MODULES = {
     "jobs": ("Job", "Jobs", "Reader"),
     "listener": ("open_listener", "parse_http_address", "url_of"),
     "local": ("LocalBackend", "LocalFileRoom"),
+    "local_files": ("open_local_files",),
     "local_models": ("LocalModelRoom",),
     "memory_jobs": ("JobLimits", "MemoryJobs"),
     "openapi": ("openapi_of",),
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "url_of",
     "LocalBackend",
     "LocalFileRoom",
+    "open_local_files",
     "LocalModelRoom",
     "JobLimits",
     "MemoryJobs",
