@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -307,6 +308,78 @@ def test_a_stream_that_may_be_lost_is_made_again_when_it_is_asked_for_again() ->
     assert desk.outbox.repeat("r1")
     desk.drain()
     assert not desk.outbox.repeat("r1")
+
+
+def test_an_answer_that_asks_for_another_try_does_not_answer_it() -> None:
+    desk = Desk()
+    desk.outbox.result(JobResult(request_id="r1", success=False, retryable=True))
+    assert desk.outbox.repeat("r1"), "nobody has heard it yet"
+    desk.drain()
+    assert not desk.outbox.repeat("r1")
+    desk.outbox.lost("control")
+    assert desk.drain() == [], "the first try is over, whatever became of its answer"
+
+
+def test_a_stream_that_is_made_again_is_not_mixed_with_the_first() -> None:
+    desk = Desk()
+    desk.outbox.split(True)
+    desk.say("a")
+    desk.say("b", "r2")
+    desk.finish()
+    desk.drain("events")
+    desk.drain("results")
+    desk.outbox.lost("events")
+    assert not desk.outbox.repeat("r1")
+    desk.say("A")
+    desk.finish()
+    messages = desk.drain("events")
+    said = [one.delta_text for one in messages if isinstance(one, TokenDelta)]
+    assert said == ["b", "A"]
+    assert kinds(desk.drain("results")) == ["JobResult"]
+
+
+def test_a_result_that_is_being_written_answers_a_repeated_request() -> None:
+    desk = Desk()
+    desk.outbox.result(JobResult(request_id="r1", success=True))
+    outgoing = desk.outbox.next("control")
+    assert outgoing is not None
+    assert desk.outbox.repeat("r1")
+    desk.outbox.written(outgoing)
+    assert kinds(desk.drain()) == ["JobResult"]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_of_two_results_of_a_request_the_newer_outlives_a_loss(is_streamed: bool) -> None:
+    desk = Desk()
+    desk.outbox.split(True)
+
+    def answer(success: bool) -> None:
+        if is_streamed:
+            desk.say("a")
+            desk.outbox.end(StreamDone(request_id="r1", sequence=0))
+        desk.outbox.result(JobResult(request_id="r1", success=success))
+
+    answer(False)
+    desk.drain("events")
+    outgoing = desk.outbox.next("results")
+    assert outgoing is not None
+    answer(True)
+    desk.outbox.returned(outgoing)
+    desk.outbox.lost("results")
+    desk.drain("events")
+    desk.outbox.lost("results")
+    results = desk.drain("results")
+    assert [one.success for one in results if isinstance(one, JobResult)] == [True]
+
+
+def test_of_two_results_in_doubt_the_newer_is_written_again() -> None:
+    desk = Desk()
+    for success in (False, True):
+        desk.outbox.result(JobResult(request_id="r1", success=success))
+        desk.drain()
+    desk.outbox.lost("control")
+    results = desk.drain()
+    assert [one.success for one in results if isinstance(one, JobResult)] == [True]
 
 
 def test_a_stream_of_its_own_that_is_lost_gives_back_only_its_messages() -> None:

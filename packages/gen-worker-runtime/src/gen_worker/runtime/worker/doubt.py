@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Doubt"]
 
@@ -56,6 +56,12 @@ class Doubt(Generic[M]):
         """Believe in everything that was sent before a time."""
         while self._messages and self._messages[0][1] < before:
             self._forget()
+
+    def discard(self, is_unwanted: Callable[[M], bool]) -> None:
+        """Forget messages that are not to be sent again whether they arrived or not."""
+        kept = [(message, at) for message, at in self._messages if not is_unwanted(message)]
+        self._messages = deque(kept)
+        self.size_bytes = sum(len(message.data) for message, _ in kept)
 
     def take(self) -> list[M]:
         """Return all of it, to be sent again."""

@@ -72,8 +72,9 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     kind: Kind
     request_id: str = ""
-    is_streamed: bool = False
-    """Of a result: whether streamed output came before it."""
+    is_final: bool = False
+    """Of a result: whether it also answers its request when that comes again. One that ended a
+    stream does not, nor one that asks for another try."""
     key: object = None
     """Of a signal: whatever waits under an equal one says the same."""
 
@@ -135,7 +136,7 @@ class Outbox:
         self._results_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
         self._output_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
         self._answers: dict[str, Outgoing] = {}
-        """Results in doubt, by request; those of streams left out."""
+        """Results that are being written or in doubt, by request; of several the newest."""
 
     # What the worker says.
 
@@ -156,7 +157,8 @@ class Outbox:
     def result(self, result: JobResult) -> None:
         """Take the one result of a request; it goes out after the end of its streamed output."""
         is_streamed = result.request_id in self._ending
-        outgoing = Outgoing(encode(result), "result", result.request_id, is_streamed)
+        is_final = not is_streamed and not result.retryable
+        outgoing = Outgoing(encode(result), "result", result.request_id, is_final)
         if is_streamed:
             self._held[result.request_id] = outgoing
         else:
@@ -199,7 +201,9 @@ class Outbox:
             if self._is_split:
                 return None
         if role != "events" and self._results:
-            return self._results.popitem(last=False)[1]
+            request_id, result = self._results.popitem(last=False)
+            self._answers[request_id] = result
+            return result
         if role != "results":
             return self._next_event()
         return None
@@ -209,8 +213,6 @@ class Outbox:
         kind = outgoing.kind
         if kind == "result":
             self._results_in_doubt.add(outgoing, self._clock())
-            if not outgoing.is_streamed:
-                self._answers[outgoing.request_id] = outgoing
         elif kind in ("delta", "end"):
             self._output_in_doubt.add(outgoing, self._clock())
         if kind == "end":
@@ -256,9 +258,7 @@ class Outbox:
         """Believe in what was written long enough ago. Called while the connection is healthy."""
         for doubt in (self._results_in_doubt, self._output_in_doubt):
             doubt.settle(self._clock() - self._limits.settle_s)
-        self._answers = {
-            one.request_id: one for one in self._results_in_doubt if not one.is_streamed
-        }
+        self._answers = {one.request_id: one for one in self._results_in_doubt}
 
     # What is to be known of it.
 
@@ -272,7 +272,8 @@ class Outbox:
         """Have a result that was made already answer its request a second time.
 
         One that waits answers both. One that was written and may be lost is written again, unless
-        it ended a streamed output: whoever asks again for that has not heard the stream either.
+        it ended a streamed output, which whoever asks again has not heard either, or asked for
+        another try, which this is. Then nothing of the first try is sent any more.
 
         Returns:
             Whether there is such a result; otherwise the request is to be run.
@@ -281,6 +282,9 @@ class Outbox:
             return True
         written = self._answers.get(request_id)
         if written is None:
+            return False
+        if not written.is_final:
+            self._disown(request_id)
             return False
         self._write(written)
         return True
@@ -309,8 +313,19 @@ class Outbox:
         self._wake("results" if self._is_split else "control")
 
     def _write_first(self, result: Outgoing) -> None:
-        self._results[result.request_id] = result
-        self._results.move_to_end(result.request_id, last=False)
+        """Have a result written again, unless there is a newer one of its request."""
+        request_id = result.request_id
+        if request_id not in self._held:
+            self._results.setdefault(request_id, result)
+            self._results.move_to_end(request_id, last=False)
+
+    def _disown(self, request_id: str) -> None:
+        """Forget what was written for a request that is run anew."""
+        del self._answers[request_id]
+        for doubt in (self._results_in_doubt, self._output_in_doubt):
+            doubt.discard(lambda one: one.request_id == request_id)
+        self._again = deque(one for one in self._again if one.request_id != request_id)
+        self._ending.discard(request_id)
 
     def _wake_all(self) -> None:
         for role in ROLES:
