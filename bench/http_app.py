@@ -79,12 +79,10 @@ async def _disconnect_ms(port: int, _number: int) -> float:
     Both processes read the same monotonic clock.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    path = b"/hold" if port == _PORTS["bare"] else b"/v1/request/hold"
     writer.write(
-        b"POST /hold HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(BODY), BODY)
-        if port == _PORTS["bare"]
-        else b"POST /v1/request/hold HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(BODY), BODY)
+        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
+        % (path, len(BODY), BODY)
     )
     await writer.drain()
     log = _LOGS[port]
@@ -184,12 +182,14 @@ def _peer(
 
 def _latency_rows(ours: int, bare: int) -> Iterator[Row]:
     for name, goal, stretch in (("echo-async", 1.4, 1.2), ("echo-sync", 2.2, 1.8)):
-        yield _latency_row(
+        yield paired(
             f"http {name} p50 c1",
             partial(p50_us, Site(ours, f"/v1/request/{name}")),
             partial(p50_us, Site(bare, "/echo")),
-            f"at most {goal}x (stretch {stretch})",
-            partial(_is_at_most, goal),
+            unit="us",
+            peer_source=BARE,
+            goal=f"at most {goal}x (stretch {stretch})",
+            passes=partial(_is_at_most, goal),
         )
     # The other way to meet the second bar: 20 us more than the peer and a hop to a thread.
     yield paired(
@@ -207,16 +207,6 @@ def _is_at_most(bar: float, _ours: float, _peer: float, ratio: float) -> bool:
 
 def _is_at_least(bar: float, rejected: list[int], _ours: float, _peer: float, ratio: float) -> bool:
     return ratio >= bar and not sum(rejected)
-
-
-def _latency_row(
-    name: str,
-    ours: Callable[[], float],
-    peer: Callable[[], float],
-    goal: str,
-    passes: Callable[[float, float, float], bool],
-) -> Row:
-    return paired(name, ours, peer, unit="us", peer_source=BARE, goal=goal, passes=passes)
 
 
 def _throughput_rows(ours: int, fastapi: int) -> Iterator[Row]:
