@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,6 +70,21 @@ def test_it_is_gone_when_the_request_is(files: WorkerFiles, web: WebServer) -> N
 
     assert not os.path.exists(asset.local_path)
     assert len(files.requests) == 0
+
+
+def test_without_a_hub_blobs_are_those_of_the_store(make_files: MakeFiles, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    blob = tmp_path / "cas/blobs" / digest
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"weights")
+    value = Tensors(ref="w", blob_digest=f"sha256:{digest}")
+    host = make_files(cas_dir=str(tmp_path / "cas"), output_dir=str(tmp_path / "out"))
+    host.enter("r", JobScope())
+    assert Path(take(host, value).local_path).read_bytes() == b"weights"
+    worker = make_files(cas_dir=str(tmp_path / "cas"))
+    worker.enter("r", JobScope())
+    with pytest.raises(AuthError, match="names no hub"):
+        take(worker, value)
 
 
 def test_bytes_of_the_payload_are_checked_alike(files: WorkerFiles) -> None:
