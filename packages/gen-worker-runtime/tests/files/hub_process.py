@@ -16,7 +16,7 @@ def main(directory: str, port: str) -> None:
     listener = socket.create_server(("127.0.0.1", int(port)), backlog=64)
     with LocalHub(directory, options=HubOptions(part_bytes=64 * 1024)) as hub:
         config = uvicorn.Config(hub.app, log_level="error", lifespan="off", ws="none")
-        print(listener.getsockname()[1], hub.issue_capability(publish=["acme/model"]), flush=True)
+        print(hub.issue_capability(publish=["acme/model"]), flush=True)
         threading.Thread(target=sys.stdin.read, daemon=True).start()
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 

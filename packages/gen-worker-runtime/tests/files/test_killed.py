@@ -16,6 +16,7 @@ from blake3 import blake3
 from gen_worker.context.local import run_blocking
 from gen_worker.ports import FileLimits, SaveOptions
 from gen_worker.runtime.files import FilePolicy, JobScope, WorkerFiles
+from gen_worker.testing.held_port import HeldPort
 from gen_worker.types import Asset
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class HubProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = "0"
+        self._port = HeldPort()
         self._process: subprocess.Popen[str] | None = None
         self.scope = JobScope()
         self.start()
@@ -39,15 +40,15 @@ class HubProcess:
     def start(self) -> None:
         script = str(Path(__file__).with_name("hub_process.py"))
         self._process = subprocess.Popen(
-            [sys.executable, script, str(self._folder), self._port],
+            [sys.executable, script, str(self._folder), str(self._port.number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
-        self._port, token = self._process.stdout.readline().split()
+        token = self._process.stdout.readline().strip()
         if not self.scope.has_hub:
-            url = f"http://127.0.0.1:{self._port}"
+            url = f"http://127.0.0.1:{self._port.number}"
             self.scope = JobScope(base_url=url, capability_token=token, owner="acme", job_id="j")
 
     def kill(self) -> None:
@@ -56,12 +57,16 @@ class HubProcess:
             process.send_signal(signal.SIGKILL)
             process.communicate()
 
+    def close(self) -> None:
+        self.kill()
+        self._port.close()
+
 
 @pytest.fixture
 def hub_process(tmp_path: Path) -> Iterator[HubProcess]:
     process = HubProcess(tmp_path / "hub")
     yield process
-    process.kill()
+    process.close()
 
 
 def run_worker(*words: str) -> int:
