@@ -25,6 +25,8 @@ _UNKNOWN_S = {"ram": 1.0, "disk": 10.0, "cold": 60.0}
 """For a model of unknown size."""
 _MAX_REFS = 10_000
 _LONGEST_S = 86_400.0
+_SHORTEST_S = 1e-6
+"""What is over sooner says nothing of how fast a tier is."""
 
 
 class LearnedLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +71,7 @@ class LoadTimes:
         self._seconds[ref] = known
         if len(self._seconds) > _MAX_REFS:
             del self._seconds[next(iter(self._seconds))]
-        if size_bytes > 0 and seconds > 0:
+        if size_bytes > 0 and seconds >= _SHORTEST_S:
             old = self._rates[tier]
             self._rates[tier] = math.exp(_mean(math.log(old), math.log(size_bytes / seconds)))
 
