@@ -265,16 +265,17 @@ def test_a_program_that_was_a_worker_collects_its_garbage_afterwards(
     program = "\n".join(
         [
             "import gc",
+            "before = gc.get_freeze_count()",  # some Pythons begin with a few
             "from gen_worker.runtime.entry import inference",
             "from gen_worker.settings import CoreSettings, load",
             "assert inference.run(load(CoreSettings)) == 1",
-            "print(gc.isenabled(), gc.get_freeze_count())",
+            "print(gc.isenabled(), gc.get_freeze_count() <= before)",
         ]
     )
     ended = start(
         project, sys.executable, "-c", program, WORKER_REGISTER_TIMEOUT_S="0.2", **environment
     )
-    assert ended.stdout == "True 0\n", ended.stderr
+    assert ended.stdout == "True True\n", ended.stderr
 
 
 @pytest.mark.parametrize(
