@@ -29,6 +29,7 @@ from gen_worker.runtime import Engine, EngineLimits
 from gen_worker.runtime.http import (
     HttpApp,
     HttpOptions,
+    HttpServer,
     JobLimits,
     LocalBackend,
     LocalFileRoom,
@@ -296,6 +297,30 @@ def running_host(
         stage.go.set()
         stage.gate.set()
         host.stop()
+
+
+@contextmanager
+def running_server(app: Any, listener: socket.socket, **limits: float) -> Iterator[HttpServer]:
+    server = HttpServer(app, listener, **limits)
+    is_ready = threading.Event()
+    thread = threading.Thread(target=lambda: run(server.serve(is_ready.set)))
+    thread.start()
+    try:
+        assert is_ready.wait(TIMEOUT_S)
+        yield server
+    finally:
+        server.stop()
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+
+
+RunServer = Callable[..., AbstractContextManager[HttpServer]]
+"""Serves any application in a thread; see `running_server`."""
+
+
+@pytest.fixture(scope="session")
+def run_server() -> RunServer:
+    return running_server
 
 
 RunHost = Callable[..., AbstractContextManager[Host]]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gen_worker.runtime.http import HttpServer, open_listener
+from gen_worker.runtime.http import open_listener
 from gen_worker.runtime.http.exchange import read_body, respond
-from gen_worker.runtime.loop import run
 from gen_worker.runtime.ndjson.address import TcpAddress
 
 if TYPE_CHECKING:
-    from conftest import Host
+    from conftest import Host, RunServer
     from gen_worker.runtime.http.exchange import (
         Answer,
         Headers,
@@ -118,7 +116,9 @@ def test_failures_on_a_kept_connection(host: Host) -> None:
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
-def test_a_connection_that_is_kept_for_nothing_is_closed(is_quick: bool) -> None:
+def test_a_connection_that_is_kept_for_nothing_is_closed(
+    run_server: RunServer, is_quick: bool
+) -> None:
     body = b'{"ok":true}'
 
     async def nobody() -> Message:
@@ -148,17 +148,9 @@ def test_a_connection_that_is_kept_for_nothing_is_closed(is_quick: bool) -> None
             raise AssertionError("the client was answered before it left")
 
     listener = open_listener(TcpAddress("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    server = HttpServer(App(), listener, idle_s=0.01)
-    ready = threading.Event()
-    thread = threading.Thread(target=lambda: run(server.serve(ready.set)))
-    thread.start()
-    assert ready.wait(TIMEOUT_S)
-    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as peer:
-        peer.sendall(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        data = read_to_end(peer)
+    with run_server(App(), listener, idle_s=0.01):
+        with socket.create_connection(listener.getsockname(), TIMEOUT_S) as peer:
+            peer.sendall(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            data = read_to_end(peer)
     assert data.endswith(body)
     assert b"connection: close" not in data
-    server.stop()
-    thread.join(TIMEOUT_S)
-    assert not thread.is_alive()

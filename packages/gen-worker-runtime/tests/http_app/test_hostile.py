@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
+import time
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from gen_worker.runtime.http import HttpOptions, HttpServer, open_listener
+from gen_worker.runtime.http import HttpOptions, open_listener
+from gen_worker.runtime.http.exchange import respond
 from gen_worker.runtime.http.origins import is_local_host
-from gen_worker.runtime.loop import run
 from gen_worker.runtime.ndjson.address import TcpAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Host, RunHost
+    from conftest import Host, RunHost, RunServer
     from gen_worker.runtime.http.exchange import Receive, Scope, Send
 
 TIMEOUT_S = 30.0
@@ -112,10 +112,13 @@ def test_bytes_that_are_no_http_are_refused(host: Host) -> None:
 
 
 @contextmanager
-def impatient_server(*starts: bytes) -> Iterator[tuple[list[socket.socket], list[str]]]:
+def impatient_server(
+    run_server: RunServer, *starts: bytes
+) -> Iterator[tuple[list[socket.socket], list[str]]]:
     """Run a server that waits 0.3 s for a request; gives its clients, and how each request ended.
 
     Args:
+        run_server: The fixture.
         *starts: What each client has said before anybody is accepted: it may be slow.
     """
     heard: list[str] = []
@@ -127,34 +130,26 @@ def impatient_server(*starts: bytes) -> Iterator[tuple[list[socket.socket], list
         heard.append(message["type"])
 
     listener = open_listener(TcpAddress("127.0.0.1", 0))
-    ready = threading.Event()
-    port = listener.getsockname()[1]
-    peers = [socket.create_connection(("127.0.0.1", port), TIMEOUT_S) for _ in starts]
+    peers = [socket.create_connection(listener.getsockname(), TIMEOUT_S) for _ in starts]
     for peer, start in zip(peers, starts, strict=True):
         peer.sendall(start)
-    server = HttpServer(app, listener, patience_s=0.3)
-    thread = threading.Thread(target=lambda: run(server.serve(ready.set)))
-    thread.start()
-    assert ready.wait(TIMEOUT_S)
-    try:
-        yield peers, heard
-    finally:
-        for peer in peers:
-            peer.close()
-        server.stop()
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
+    with run_server(app, listener, patience_s=0.3):
+        try:
+            yield peers, heard
+        finally:
+            for peer in peers:
+                peer.close()
 
 
-def test_a_request_that_stops_coming_is_closed() -> None:
+def test_a_request_that_stops_coming_is_closed(run_server: RunServer) -> None:
     body = b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"
-    with impatient_server(b"", b"GET / HT", body) as (peers, heard):
+    with impatient_server(run_server, b"", b"GET / HT", body) as (peers, heard):
         assert [status_of(peer) for peer in peers] == [408, 408, 408]
     assert heard == ["http.disconnect"]
 
 
-def test_a_head_that_comes_byte_by_byte_is_closed_too() -> None:
-    with impatient_server(b"GET / HTTP/1.1\r\nx: ") as ((peer,), heard):
+def test_a_head_that_comes_byte_by_byte_is_closed_too(run_server: RunServer) -> None:
+    with impatient_server(run_server, b"GET / HTTP/1.1\r\nx: ") as ((peer,), heard):
         peer.settimeout(0.005)
         for _ in range(10_000):
             try:
@@ -166,6 +161,23 @@ def test_a_head_that_comes_byte_by_byte_is_closed_too() -> None:
             pytest.fail("it was listened to for a minute")
         assert data.startswith(b"HTTP/1.1 408 ")
     assert heard == []
+
+
+def test_an_answer_that_is_not_read_is_not_kept_forever(run_server: RunServer) -> None:
+    body = b"x" * (64 * MIB)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, body)
+
+    listener = open_listener(TcpAddress("127.0.0.1", 0))
+    with run_server(app, listener, patience_s=0.3, idle_s=0.01) as server:
+        with socket.create_connection(listener.getsockname(), TIMEOUT_S) as peer:
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert peer.recv(9) == b"HTTP/1.1 "
+            ends_at = time.monotonic() + TIMEOUT_S
+            while server._server.server_state.connections:
+                assert time.monotonic() < ends_at, "its rest is kept"
+                time.sleep(0.01)
 
 
 def test_clients_that_vanish_are_noticed() -> None:

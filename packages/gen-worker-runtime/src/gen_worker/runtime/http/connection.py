@@ -46,6 +46,7 @@ class Connection(HttpToolsProtocol):
     _piece_bytes = 0
     _head_bytes = 0
     """Of the pieces since one that brought more; the parser may have kept them all."""
+    _unsent_bytes = 0
     _dated: object = None
 
     leaver: Leaver | None = None
@@ -179,10 +180,17 @@ class Connection(HttpToolsProtocol):
         """Close the connection if its request does not come, or if it is kept for nothing.
 
         Args:
-            patience_s: How long a head may take as a whole, and how long a body may pause.
+            patience_s: How long a head may take as a whole, how long a body may pause, and how
+                long a client may read nothing of its answer once there is nothing else to do.
         """
         silent_s = time.monotonic() - self._heard_at
-        if self._is_unfinished:
+        if self.transport.is_closing():  # it waits for the client, which may never read the rest
+            unsent_bytes = self.transport.get_write_buffer_size()
+            if unsent_bytes != self._unsent_bytes:
+                self._unsent_bytes, self._heard_at = unsent_bytes, time.monotonic()
+            elif silent_s > patience_s:
+                self.transport.abort()
+        elif self._is_unfinished:
             if silent_s > patience_s and not self.flow.read_paused:
                 self._refuse(_TOO_SLOW)
         elif isinstance(self.cycle, _Exchange) and self.cycle.response_complete:
