@@ -84,7 +84,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A device gets its next job this long before it needs it, so that it never runs dry."""
     max_prefetched: int = 16
     """Jobs per slot beyond those that run, however short they are."""
-    replica_factor: float = 1.5
+    replica_factor: float = 1.25
     """How much sooner a backlog has to be done with a second copy, for it to be loaded."""
     patience_s: float = 30.0
     """After this, and the load, a request takes the next worker that can run it at all."""
