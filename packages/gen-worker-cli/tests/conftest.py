@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import pytest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROJECTS = Path(__file__).parent / "projects"
 TIMEOUT_S = 60
+T = TypeVar("T")
 _ENDPOINT = 'schema_version = 1\nmain = "app"\n'
 
 
@@ -312,6 +313,33 @@ def serve(cli: Cli) -> Callable[..., Server]:
         server = Server(cli.start("serve", "--no-stdin", *words, project=project, **environment))
         server.expect(f"gen-worker serve: {until}")
         return server
+
+    return start
+
+
+class Busy(Protocol):
+    """Starts a server, and a request that lasts much longer than the server's idle time."""
+
+    def __call__(self, begin: Callable[[int], T], *words: str) -> tuple[Server, T, float]: ...
+
+
+@pytest.fixture
+def busy(serve: Callable[..., Server]) -> Busy:
+    def start(begin: Callable[[int], T], *words: str) -> tuple[Server, T, float]:
+        """Begin a request of `deaf` with this limit; the last that is returned is the idle time.
+
+        A busy machine may bring the request too late for a short limit.
+        """
+        for limit_s in (0.3, 2.0, 10.0):
+            server = serve(*words, "--idle-timeout", str(limit_s))
+            try:
+                begun = begin(round(40 * limit_s))
+                server.expect("started")
+            except (OSError, AssertionError):  # no request for too long
+                assert server.process.wait(TIMEOUT_S) == 0
+            else:
+                return server, begun, limit_s
+        raise AssertionError("no request came in time")
 
     return start
 

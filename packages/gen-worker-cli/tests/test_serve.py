@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Cli, Server, Terminal
+    from conftest import Busy, Cli, Server, Terminal
 
     Serve = Callable[..., Server]
 
@@ -511,27 +511,12 @@ def test_a_stop_before_it_serves(cli: Cli, number: int, code: int) -> None:
     assert left(cli) == []
 
 
-def busy_beyond_its_limit(cli: Cli, serve: Serve) -> tuple[Server, socket.socket, float]:
-    """Return a server, its first request, and the idle time that this lasts twice as long as.
-
-    A busy machine may bring the request too late for a short limit.
-    """
-    for limit_s in (0.3, 2.0, 10.0):
-        server = serve("--idle-timeout", str(limit_s))
-        frame = {"function": "deaf", "payload": {"limit": round(20 * limit_s)}}
-        try:
-            running = talk(cli, frame)
-            server.expect("started")
-        except (OSError, AssertionError):  # there was no request for too long
-            assert server.process.wait(30) == 0
-        else:
-            return server, running, limit_s
-    raise AssertionError("no request came in time")
-
-
 @pytest.mark.claims("serve.idle")
-def test_idle_time_begins_when_the_last_request_ends(cli: Cli, serve: Serve) -> None:
-    server, running, limit_s = busy_beyond_its_limit(cli, serve)
+def test_idle_time_begins_when_the_last_request_ends(cli: Cli, busy: Busy) -> None:
+    def begin(limit: int) -> socket.socket:
+        return talk(cli, {"function": "deaf", "payload": {"limit": limit}})
+
+    server, running, limit_s = busy(begin)
     (answer,) = answers(running)
     assert answer["ok"], "a long request was cut"
     server.expect(f"no request for {limit_s:g} s")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Cli, Server
+    from conftest import Busy, Cli, Server
 
     Serve = Callable[..., Server]
 
@@ -198,29 +198,17 @@ def _answers(client: httpx.Client) -> bool:
         return False
 
 
-def busy_beyond_its_limit(cli: Cli, serve: Serve) -> tuple[Server, float]:
-    """Return a server with the request `r`, and the idle time that this lasts ten times as long as.
-
-    A busy machine may bring the request too late for a short limit.
-    """
-    for limit_s in (0.3, 2.0):
-        server = serve(*HTTP, "--idle-timeout", str(limit_s))
-        payload = {"limit": round(100 * limit_s)}
-        body = {"function": "deaf", "payload": payload, "request_id": "r"}
+@pytest.mark.claims("serve.http-idle")
+def test_idle_time_begins_when_the_last_request_ends(cli: Cli, busy: Busy) -> None:
+    def begin(limit: int) -> None:
+        body = {"function": "deaf", "payload": {"limit": limit}, "request_id": "r"}
         try:
             with client_of(cli) as client:
                 assert client.post("/v1/requests", json=body).status_code == 202
-            server.expect("started")
-        except (OSError, httpx.TransportError, AssertionError):  # no request for too long
-            assert server.process.wait(30) == 0
-        else:
-            return server, limit_s
-    raise AssertionError("no request came in time")
+        except httpx.TransportError as error:
+            raise ConnectionError("the server has ended") from error
 
-
-@pytest.mark.claims("serve.http-idle")
-def test_idle_time_begins_when_the_last_request_ends(cli: Cli, serve: Serve) -> None:
-    server, limit_s = busy_beyond_its_limit(cli, serve)
+    server, _, limit_s = busy(begin, *HTTP)
     with client_of(cli) as client:
         events = client.get("/v1/requests/r/events").text
         assert "event: result" in events, "a long request was cut"
