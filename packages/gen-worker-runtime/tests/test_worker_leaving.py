@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from gen_worker import RequestContext, inference, inference_function
-from gen_worker.runtime.wire import Drain, DrainResult, InterruptJob
+from gen_worker.runtime.wire import Drain, DrainResult, InterruptJob, StartupPhase
 from gen_worker.runtime.worker.leaving import LeavingTimes
 from gen_worker.testing import VirtualClock
 from gen_worker.testing.orchestrator import Orchestrator
@@ -137,6 +138,27 @@ async def test_a_second_drain_may_hurry_the_first(work: "Work") -> None:
         worker.send(Drain(terminate_after_deadline=True, deadline_unix_ms=1))
         await job.result()
         await orchestrator.until(lambda: not worker.is_connected)
+
+
+async def test_a_draining_worker_that_connects_anew_is_not_ready(work: "Work") -> None:
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
+        worker = await orchestrator.connected()
+
+        def phases() -> list[str]:
+            return [one.phase for one in worker.heard(StartupPhase)]
+
+        await orchestrator.until(lambda: "ready" in phases())
+        job = worker.submit("work-on")
+        await orchestrator.until(lambda: job.events)
+        worker.send(Drain(deadline_unix_ms=int((time.time() + 600) * 1000)))
+        await orchestrator.until(lambda: statuses(worker))
+        orchestrator.cut()
+        await orchestrator.until(lambda: len(worker.registrations) == 2)
+        Stage.go.set()
+        assert (await job.output()) == {"text": "done"}
+        await orchestrator.until(lambda: not any(worker.streams.values()))
+        assert phases().count("models_downloading") == 2
+        assert phases().count("ready") == 1
 
 
 async def test_a_draining_worker_still_takes_interrupts(work: "Work") -> None:

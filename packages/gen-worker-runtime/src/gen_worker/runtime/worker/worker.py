@@ -106,8 +106,8 @@ class Worker:
         self._dials = Dials(self.phases)
         self._loop = asyncio.get_running_loop()
         self._signature = ""
-        self._is_ready = False
-        """Whether this connection was told so."""
+        self._is_told_ready = False
+        """Whether this connection was told that the worker is."""
         self._connections = 0
         self.state = initial_state(manifest)
         keyed = [with_keyspaces(one, partial(self._keyspaces, one.name)) for one in functions]
@@ -254,7 +254,7 @@ class Worker:
         """Tell a new orchestrator everything it cannot know."""
         self._connections += 1
         self._dials.succeed()
-        self._signature, self._is_ready = "", False
+        self._signature, self._is_told_ready = "", False
         self._tell_capabilities()
         for function, gate in self.availability.disabled_here.items():
             self._tell_unavailable(function, gate)
@@ -339,8 +339,8 @@ class Worker:
             self.link.outbox.control(capabilities, replaces="capabilities")
 
     def _tell_ready(self) -> None:
-        if self.link.is_connected and not self._is_ready and self.room.is_settled:
-            self._is_ready = True
+        if self.is_ready and not self._is_told_ready:
+            self._is_told_ready = True
             self.phases.say("ready")
         self._tell_disk()
 
