@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine.deadlines import Timers
     from gen_worker.runtime.wire import DiagnosticLog
 
-__all__ = ["Sender", "Teller"]
+__all__ = ["Sender", "Teller", "encode_keys"]
 
 _REPORT_S = 1.0
 _MAX_SHOWN_CHARS = 2000
@@ -82,7 +82,7 @@ class Sender:
             request_id: Empty when it is about the worker.
         """
         try:
-            self._send(name, _encoded({"timestamp": self.unix_time(), **keys}), request_id)
+            self._send(name, encode_keys(keys, self.unix_time()), request_id)
         except Exception:
             _log.exception("event %r is left out", name)
 
@@ -116,7 +116,14 @@ class Sender:
         return self._refused
 
 
-def _encoded(payload: dict[str, Any]) -> bytes:
+def encode_keys(keys: Mapping[str, Any], now: float) -> bytes:
+    """Return the payload of an event, whatever its values are.
+
+    Args:
+        keys: Its payload.
+        now: Its `timestamp`, in unix time, unless it has one.
+    """
+    payload = {"timestamp": now, **keys}
     try:
         return encode_payload(payload)
     except (TypeError, ValueError, RecursionError):
