@@ -10,7 +10,13 @@ import pytest
 
 from gen_worker.errors import AuthError, SettingsError
 from gen_worker.runtime.auth import verification
-from gen_worker.runtime.wire import EndpointConfig, ModelReady
+from gen_worker.runtime.wire import (
+    MAX_RECEIVE_BYTES,
+    DeltaForm,
+    EndpointConfig,
+    ModelReady,
+    encode,
+)
 from gen_worker.runtime.worker.backoff import Backoff
 from gen_worker.runtime.worker.identity import MissingTokenError, check_token, identity_of
 from gen_worker.runtime.worker.options import options_of, outbox_limits_of
@@ -168,6 +174,13 @@ def test_streams_may_be_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options_of(read()).limits.max_deltas == 0
     monkeypatch.setenv("WORKER_MAX_OUTPUT_DELTA_EVENTS", "7")
     assert options_of(read()).limits.max_deltas == 7
+
+
+def test_an_item_of_whatever_text_fits_into_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_MAX_OUTPUT_DELTA_BYTES", "0")
+    text = "\x01" * options_of(read()).limits.max_output_delta_bytes
+    delta = DeltaForm("write").delta({"text": text}, request_id="r1")
+    assert len(encode(delta)) < MAX_RECEIVE_BYTES
 
 
 @pytest.mark.claims("WORKER_MERGE_DELTAS")

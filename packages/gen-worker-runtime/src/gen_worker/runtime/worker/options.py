@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerOptions", "options_of", "outbox_limits_of"]
 
-_MAX_DELTA_BYTES = MAX_OUTPUT_BYTES // 4
-"""An item's text is in its message twice, once as JSON."""
+_MAX_DELTA_BYTES = MAX_OUTPUT_BYTES // 8
+"""An item's text is in its message twice, once as JSON, where a character may take six bytes."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
