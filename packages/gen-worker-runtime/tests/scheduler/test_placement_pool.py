@@ -246,7 +246,7 @@ def test_requests_are_done_sooner_than_at_random_or_with_sticky_models(
     rules = {"place": by_placement(Policy()), "random": at_random, "sticky": sticky}
     for name, rule in rules.items():
         pool = Pool(200, 300, seed)
-        found[name] = pool.run(pool.arrivals(600, per_s, skew), rule)
+        found[name] = pool.run(pool.arrivals(400, per_s, skew), rule)
     ours = found["place"]
     for other in ("random", "sticky"):
         assert ours.mean_s * 3.0 <= found[other].mean_s, found

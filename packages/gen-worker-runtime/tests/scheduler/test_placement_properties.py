@@ -151,7 +151,7 @@ def may_run(needs: Needs, worker: WorkerState) -> bool:
 
 
 @given(case=cases)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_gate_is_ever_passed(case: Case) -> None:
     needs, pool, needed = case
     decision = decide(needs, pool, needed)
@@ -179,7 +179,7 @@ def test_the_order_of_workers_does_not_matter(case: Case, data: st.DataObject) -
 
 
 @given(case=cases, is_warmer=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_warmer_or_emptier_worker_is_chosen_all_the_more(case: Case, is_warmer: bool) -> None:
     needs, pool, needed = case
     decision = decide(needs, pool, needed)

@@ -6,7 +6,8 @@ fitness, what has to make room) is judged once for a machine, or only for what w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import heapq
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from gen_worker.runtime.scheduler.gates import lasting_gap
 
@@ -20,6 +21,12 @@ __all__ = ["Candidate", "Found", "find", "missing_room"]
 
 _OVERDUE = 0.5
 """A job that should have ended is expected to take this much of its delay in addition."""
+_Glance = tuple[Any, ...]
+"""What a device looks like before it is judged, and never worse than it is.
+
+The first five are those of `Candidate`, then what `consider` takes.
+"""
+_IS_READY = 8
 _NOBODY: Final[Any] = (float("inf"),)
 
 
@@ -79,24 +86,44 @@ class _Search:
         self.warm = self.best = self.ready = _NOBODY
         self.crowded = 0
 
+    def settle(self, glances: list[_Glance], sort: Literal["warm", "best"]) -> None:
+        """Judge devices, those that look best first, until no other can be better.
+
+        Args:
+            glances: At warm devices or at others; they are used up.
+            sort: Which of the bests is looked for besides the one that is ready.
+        """
+        heapq.heapify(glances)
+        ready_left = sum([glance[_IS_READY] for glance in glances])
+        while glances:
+            glance = heapq.heappop(glances)
+            key, is_ready = glance[:4], glance[_IS_READY]
+            best = self.warm if sort == "warm" else self.best
+            is_beaten = key >= best[:4]
+            if is_beaten and (not ready_left or key >= self.ready[:4]):
+                return
+            ready_left -= is_ready
+            if is_ready or not is_beaten:
+                self.consider(*glance[5:])
+
     def consider(
         self,
-        worker: WorkerState,
-        device: DeviceState,
         start_at: float,
         load_s: float,
         missing_bytes: int | None,
         is_ready: bool,
+        worker: WorkerState,
+        device: DeviceState,
     ) -> None:
-        """Judge a device that may be among the best.
+        """Judge one device.
 
         Args:
-            worker: Open for the function.
-            device: Of it.
             start_at: When it has a free slot.
             load_s: What loading takes.
             missing_bytes: Of the models that are not here; None when all are.
             is_ready: Whether it can be given a job.
+            worker: Open for the function.
+            device: Of it.
         """
         needs, policy, now, hardware = self._needs, self._policy, self._now, worker.hardware
         key = id(hardware)
@@ -122,12 +149,6 @@ class _Search:
                 size_bytes = 0
         where = (worker.worker_id, device.index, start_at, load_s, run_s, worker, device)
         found = (done_at, displaced_at, device.outstanding, *where)
-        if (
-            found > self.best
-            and not (is_ready and found < self.ready)
-            and missing_bytes is not None
-        ):
-            return
         if size_bytes and self._is_crowded(device, size_bytes, load_s):
             self.crowded += 1
             return
@@ -161,27 +182,40 @@ def find(
         policy: How to weigh.
     """
     search = _Search(needs, needed, now, policy)
+    warm, others, warm_slots = _glance(needs, workers, now, policy)
+    search.settle(warm, "warm")
+    search.settle(others, "best")
+    bests = (search.warm, search.best, search.ready)
+    warmest, any_, ready = (None if one is _NOBODY else Candidate(*one) for one in bests)
+    return Found(warmest, any_, ready, warm_slots, search.crowded)
+
+
+def _glance(
+    needs: Needs, workers: Iterable[WorkerState], now: float, policy: Policy
+) -> tuple[list[_Glance], list[_Glance], int]:
+    """Return a first, hopeful look at all devices: warm ones, others, and the slots of the warm."""
     function, release_id, needs_gpu = needs.function, needs.release_id, needs.resources.needs_gpu
-    warm_slots = 0
     models = [
         (one.ref, one.size_bytes, {"ram": one.ram_s, "disk": one.disk_s, None: one.cold_s})
         for one in needs.models
     ]
     quickest_s = min(_run_times(needs, policy).values())
     prefetch_until, per_slot = now + policy.prefetch_s, 1 + policy.max_prefetched
+    warm: list[_Glance] = []
+    others: list[_Glance] = []
+    warm_slots = 0
     for worker in workers:
         if function not in worker.open_for or worker.release_id != release_id:
             continue
         for device in worker.gpus if needs_gpu else worker.processors:
             start_at = device.free_at
+            outstanding = device.outstanding
             if not start_at:
                 start_at, is_ready = now, True
             else:
                 if start_at < now:
                     start_at = now + (now - start_at) * _OVERDUE
-                is_ready = (
-                    start_at <= prefetch_until and device.outstanding < device.slots * per_slot
-                )
+                is_ready = start_at <= prefetch_until and outstanding < device.slots * per_slot
             residents, load_s, missing_bytes = device.models, 0.0, None
             for ref, size_bytes, seconds in models:
                 resident = residents.get(ref)
@@ -190,24 +224,28 @@ def find(
                     load_s += seconds[worker.nearby.get(ref)]
                 elif resident.ready_at > start_at + load_s:
                     load_s = resident.ready_at - start_at
+            done_at, displaced_at, found = start_at + load_s + quickest_s, 0.0, warm
             if missing_bytes is None:
                 warm_slots += device.slots
-            done_at, best = start_at + load_s + quickest_s, search.best
-            if done_at > best[0]:
-                if not (is_ready and done_at <= search.ready[0]) and (
-                    missing_bytes is not None or done_at > search.warm[0]
-                ):
-                    continue
-            elif done_at == best[0] and best is search.ready and not best[1]:
-                # As good as the best can be beaten only by a lower count or name.
-                if (device.outstanding, worker.worker_id) >= best[2:4] and (
-                    missing_bytes is not None or best is search.warm
-                ):
-                    continue
-            search.consider(worker, device, start_at, load_s, missing_bytes, is_ready)
-    found = (search.warm, search.best, search.ready)
-    warm, any_, ready = (None if one is _NOBODY else Candidate(*one) for one in found)
-    return Found(warm, any_, ready, warm_slots, search.crowded)
+            else:
+                found, free_bytes = others, device.free_bytes
+                if free_bytes is not None and missing_bytes > free_bytes:
+                    displaced_at = device.coldest_at
+            glance = (  # in one piece: to put it together from parts takes three times as long
+                done_at,
+                displaced_at,
+                outstanding,
+                worker.worker_id,
+                device.index,
+                start_at,
+                load_s,
+                missing_bytes,
+                is_ready,
+                worker,
+                device,
+            )
+            found.append(glance)
+    return warm, others, warm_slots
 
 
 def missing_room(candidate: Candidate, needs: Needs, needed: Set[str]) -> tuple[str, ...]:
