@@ -186,7 +186,7 @@ async def _serve(options: argparse.Namespace) -> int:
             if any(one.is_connected for one in orchestrator.workers.values()):
                 return _fail(NO_WORKER, f"the models of {options.run!r} were not loaded {waited}")
             return _fail(NO_WORKER, f"no worker connected to {orchestrator.address} {waited}")
-        code = await _run(options, orchestrator, worker, files)
+        code = await _run(options, worker, files)
         orchestrator.refusal = (grpc.StatusCode.UNAVAILABLE, "the mock orchestrator has ended")
         await orchestrator.hang_up()
         await orchestrator.stop(_LAST_WORDS_S)
@@ -217,7 +217,6 @@ def _loading(worker: WorkerSession) -> tuple[str, ...]:
 
 async def _run(
     options: argparse.Namespace,
-    orchestrator: Orchestrator,
     worker: WorkerSession,
     files: FileApi | None,
 ) -> int:

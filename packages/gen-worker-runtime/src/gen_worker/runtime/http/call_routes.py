@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine import Invocation
     from gen_worker.runtime.http.backend import Backend, Target
     from gen_worker.runtime.http.exchange import Answer, Headers, Receive, Scope, Send
-    from gen_worker.runtime.http.jobs import Job, Reader
+    from gen_worker.runtime.http.jobs import Reader
     from gen_worker.runtime.http.options import HttpOptions
 
 __all__ = ["CALL_PATH", "READ_HEADERS", "SUBMIT_PATH", "WARMUP_PATH", "CallRoutes"]
@@ -328,7 +328,7 @@ class CallRoutes:
         """Answer a call that has a key: it goes on when its client leaves, who may come back."""
         job = self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
         if wants_events:
-            await self._pass_on(job, job.read(0), receive, send)
+            await self._pass_on(job.read(0), receive, send)
             return
         await unless_gone(job.wait(), receive)
         outcome = job.outcome
@@ -346,9 +346,9 @@ class CallRoutes:
         last = last or call.query.get("last_event_id", "")
         if not (last.isascii() and last.isdecimal() and len(last) < 16) and last:
             raise Refusal(400, "invalid_last_event_id", "Last-Event-ID is the `id` of an event")
-        await self._pass_on(job, job.read(int(last or 0)), receive, send)
+        await self._pass_on(job.read(int(last or 0)), receive, send)
 
-    async def _pass_on(self, job: Job, reader: Reader, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, reader: Reader, receive: Receive, send: Send) -> None:
         self.pings.add(reader)
         try:
             await start_events(send)
