@@ -60,7 +60,7 @@ class Echo:
     def dialing(self, address: str) -> None:
         pass
 
-    def opened(self, address: str) -> None:
+    def opened(self) -> None:
         self.opens += 1
 
     def unreached(self, reason: str) -> None:

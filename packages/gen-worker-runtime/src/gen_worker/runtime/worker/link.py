@@ -57,7 +57,7 @@ class LinkHandler(Registrar, Protocol):
         """Take note that an address is being dialed."""
         ...
 
-    def opened(self, address: str) -> None:
+    def opened(self) -> None:
         """Take note that the worker's registration is written; signals go out behind it."""
         ...
 
@@ -199,7 +199,7 @@ class Link:
             self._handler,
             token=self._handler.token(),
             splits=self._splits,
-            opened=partial(self._opened, number, str(address)),
+            opened=partial(self._opened, number),
             heard=partial(self._heard, number),
         )
         self._task = self._loop.create_task(self._run(connection, number, self._task))
@@ -225,9 +225,9 @@ class Link:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    def _opened(self, number: int, address: str) -> None:
+    def _opened(self, number: int) -> None:
         self._feed(Opened(number))
-        self._handler.opened(address)
+        self._handler.opened()
         self._beat_later()
 
     def _heard(self, number: int, message: Message | None) -> None:

@@ -250,7 +250,7 @@ class Worker:
             unsent=self.link.outbox.unsent_request_ids(),
         )
 
-    def opened(self, address: str) -> None:
+    def opened(self) -> None:
         """Tell a new orchestrator everything it cannot know."""
         self._connections += 1
         self._dials.succeed()
