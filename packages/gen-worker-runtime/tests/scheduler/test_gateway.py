@@ -547,13 +547,14 @@ async def test_a_scheduler_that_fails_at_a_message_is_told_again(
         assert len(log.losses) >= 1
 
 
-async def test_hanging_up_tells_workers_that_all_was_read() -> None:
+async def test_workers_are_told_that_the_scheduler_stops() -> None:
     log = Log()
     async with serving(log) as gateway, peer(gateway, "control", REGISTRATION, result(1)) as worker:
         await log.until(lambda: log.messages)
-        await gateway.hang_up()
-        assert (await worker.end()).code is grpc.StatusCode.OK
-        assert len(log.losses) == 1
+        await gateway.stop(PATIENCE_S)
+        ended = await worker.end()
+        assert (ended.word, ended.code) == ("stopping", grpc.StatusCode.UNAVAILABLE)
+        assert log.losses == [ended.details]
         assert gateway.statistics().streams == 0
 
 

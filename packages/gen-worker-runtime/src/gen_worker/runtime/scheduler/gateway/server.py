@@ -24,8 +24,8 @@ from gen_worker.runtime.scheduler.gateway.values import (
     refusal,
 )
 from gen_worker.runtime.wire import (
-    CHANNEL_OPTIONS,
     METHODS,
+    SERVER_OPTIONS,
     MalformedMessageError,
     Registration,
     decode,
@@ -40,14 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Gateway"]
 
-_OPTIONS = (
-    *CHANNEL_OPTIONS,
-    # Without sharing the port: of two servers on one, each would get some of the streams.
-    ("grpc.so_reuseport", 0),
-    # Workers ping every ten seconds, also while they have nothing to say; by default that is abuse.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+_OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
+"""Without sharing the port: of two servers on one, each would get some of the streams."""
+
 _ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()}
 _SAYS = frozenset(Outbound.__args__) - {Registration}
 """What workers say, apart from who they are."""
@@ -145,27 +140,22 @@ class Gateway:
         self._look_later()
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Break every connection and listen no more. Workers go on, and come back.
+        """End every connection and listen no more. Workers go on, and come back.
 
         Args:
-            grace_s: Seconds for streams that are just ending, as after `hang_up`.
+            grace_s: Seconds for streams to end in order, told why; None breaks them. What workers
+                were just saying they say again in either case.
         """
         server, self._server = self._server, None
         if server is None:
             return
         if self._timer is not None:
             self._timer.cancel()
+        if grace_s is not None:
+            for stream in list(self._streams):
+                stream.end(refusal("stopping", "the scheduler is being stopped"))
         await server.stop(grace_s)
-        await self._ended(_END_S)
-
-    async def hang_up(self) -> None:
-        """End every stream in order, and wait until none is open.
-
-        Workers know then that all they wrote was read. Set `refusal` first, or they come back.
-        """
-        for stream in list(self._streams):
-            stream.end()
-        await self._ended(None)
+        await self._ended()
 
     def look(self) -> None:
         """Find workers that are silent, and forget those that are gone. Called by itself."""
@@ -201,12 +191,12 @@ class Gateway:
         self._look_later()
         self.look()
 
-    async def _ended(self, within_s: float | None) -> None:
+    async def _ended(self) -> None:
         """Wait until no stream is served any more."""
         me = asyncio.current_task()
         tasks = [stream.task for stream in self._streams if stream.task is not me]
         if tasks:
-            await asyncio.wait(tasks, timeout=within_s)
+            await asyncio.wait(tasks, timeout=_END_S)
 
     async def _serve(
         self, role: StreamRole, first: Any, context: grpc.aio.ServicerContext[bytes, bytes]
@@ -311,7 +301,7 @@ class Gateway:
         if self._passage is None:
             self._deliver(stream, session, message)
         else:
-            await self._passage.cross(session, stream.role, message, deliver)
+            await self._passage.cross(session, stream.role, message, deliver, is_command=False)
 
     def _deliver(self, stream: ServedStream, session: Session, message: Message) -> None:
         if type(message) in _SAYS:

@@ -113,7 +113,10 @@ class Session:
         self.break_off(Refusal(grpc.StatusCode.UNAVAILABLE, reason))
 
     def end(self, role: StreamRole) -> None:
-        """End its streams of one role, from this side and in order."""
+        """End its streams of one role with the status OK, as if all had been read.
+
+        For tests: a worker that has just said its last word believes it.
+        """
         for stream in list(self._open):
             if stream.role == role:
                 stream.end()

@@ -148,4 +148,4 @@ class ServedStream:
         if passage is None or item.command is None:
             await write()
         else:
-            await passage.cross(session, "control", item.command, write)
+            await passage.cross(session, "control", item.command, write, is_command=True)

@@ -38,6 +38,7 @@ RefusalWord = Literal[
     "replaced",
     "silent",
     "stale_connection",
+    "stopping",
     "token_refused",
     "tokens_uncheckable",
     "too_many_workers",
@@ -55,6 +56,7 @@ _STATUS: Mapping[RefusalWord, grpc.StatusCode] = {
     "replaced": grpc.StatusCode.ABORTED,
     "silent": grpc.StatusCode.UNAVAILABLE,
     "stale_connection": grpc.StatusCode.ABORTED,
+    "stopping": grpc.StatusCode.UNAVAILABLE,
     "token_refused": grpc.StatusCode.UNAUTHENTICATED,
     "tokens_uncheckable": grpc.StatusCode.UNAVAILABLE,
     "too_many_workers": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -180,8 +182,18 @@ class Passage(Protocol):
         role: StreamRole,
         message: Message,
         deliver: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_command: bool,
     ) -> None:
-        """Await `deliver` once, or twice, or not at all."""
+        """Await `deliver` once, or twice, or not at all.
+
+        Args:
+            session: Whose stream.
+            role: Of the stream.
+            message: What crosses it.
+            deliver: Has the handler take it, or writes it.
+            is_command: Whether it goes to the worker; otherwise it comes from there.
+        """
         ...
 
     def ended(self, session: Session, role: StreamRole) -> None:
