@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gen_worker.runtime.http import HttpOptions
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import httpx
@@ -107,16 +111,27 @@ def test_an_upload_that_breaks_off_leaves_nothing(
         peer = fresh.talk(
             b"POST /v1/files?name=a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx"
         )
-        while not is_there(tmp_path, "a"):
-            pass
+        until(lambda: any("a" in files for _, _, files in os.walk(tmp_path)))
         peer.close()
-        while is_there(tmp_path, "a"):
-            pass
+        until(lambda: uploads(tmp_path) == [])
 
 
-def is_there(folder: Path, name: str) -> bool:
-    """Tell whether some file below has this name; folders may go meanwhile."""
-    return any(name in files for _, _, files in os.walk(folder))
+def test_an_upload_that_is_refused_leaves_nothing(tmp_path: Path, run_host: RunHost) -> None:
+    with run_host(tmp_path, HttpOptions(max_body_bytes=1000)) as fresh, fresh.client() as client:
+        for content in (b"x" * 1001, iter([b"x" * 600] * 2)):
+            assert client.post("/v1/files", content=content).status_code == 413
+        assert uploads(tmp_path) == []
+
+
+def uploads(folder: Path) -> list[str]:
+    return [name for _, folders, _ in os.walk(folder) for name in folders if "upload-" in name]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < ends_at
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(

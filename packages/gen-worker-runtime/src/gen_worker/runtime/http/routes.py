@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -146,12 +147,12 @@ class FileRoutes:
 
     async def upload(self, call: Call) -> Answer:
         loop = asyncio.get_running_loop()
-        name = call.query.get("name", "file")
-        ref, path = await loop.run_in_executor(self._executor, self._room.new_upload, name)
         length = call.headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdecimal() else None
         if size is not None and size > self._max_bytes:
             raise Refusal(413, "body_too_large", f"the body has more than {self._max_bytes} bytes")
+        name = call.query.get("name", "file")
+        ref, path = await loop.run_in_executor(self._executor, self._room.new_upload, name)
         try:
             total = await receive_file(
                 call, path, self._executor, size_bytes=size, max_bytes=self._max_bytes, hashers=()
@@ -178,11 +179,13 @@ class FileRoutes:
 
 
 def _discard(path: str) -> None:
-    try:
+    """Remove an upload, and the folders that were made for it."""
+    folder = os.path.dirname(path)
+    with suppress(OSError):  # it had not begun
         os.unlink(path)
-        os.rmdir(os.path.dirname(path))
-    except OSError:
-        return  # it was never made
+    with suppress(OSError):  # a room may keep other files there
+        os.rmdir(folder)
+        os.rmdir(os.path.dirname(folder))
 
 
 class _Model(msgspec.Struct, frozen=True):
