@@ -117,7 +117,9 @@ class Fetching:
 
     async def _settle(self, ref: str) -> None:
         """Have a model here, or know that it cannot be had."""
-        for pause_s in (*self._pauses_s, None):
+        pauses_s = iter(self._pauses_s)
+        while True:
+            described = self._state().repos.get(ref)
             try:
                 await self.have(ref)
                 break
@@ -125,7 +127,10 @@ class Fetching:
                 self._book[ref] = "left"
                 return
             except Exception as error:
+                if self._state().repos.get(ref) != described:
+                    continue  # that was what it meant before
                 may_retry = isinstance(error, ArtifactTransferError) and error.retryable
+                pause_s = next(pauses_s, None)
                 if pause_s is not None and may_retry and not self._token.is_canceled:
                     _log.info("model %r is fetched again in %g s: %s", ref, pause_s, error)
                     await asyncio.sleep(pause_s)
