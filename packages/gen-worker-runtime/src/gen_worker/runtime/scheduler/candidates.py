@@ -93,6 +93,16 @@ class _Search:
             glances: At warm devices or at others; they are used up.
             sort: Which of the bests is looked for besides the one that is ready.
         """
+        if not glances:
+            return
+        # Mostly the first is the best, and to make a heap of all would take longer than the rest.
+        first = min(glances)
+        if self._is_settled(first, sort):
+            return
+        self.consider(*first[5:])
+        if self._is_settled(first, sort):
+            return
+        glances.remove(first)
         heapq.heapify(glances)
         ready_left = sum([glance[_IS_READY] for glance in glances])
         while glances:
@@ -105,6 +115,11 @@ class _Search:
             ready_left -= is_ready
             if is_ready or not is_beaten:
                 self.consider(*glance[5:])
+
+    def _is_settled(self, least: _Glance, sort: Literal["warm", "best"]) -> bool:
+        """Tell whether neither the least of the glances nor any other can be better."""
+        best = self.warm if sort == "warm" else self.best
+        return bool(least[:4] >= best[:4] and least[:4] >= self.ready[:4])
 
     def consider(
         self,
