@@ -32,6 +32,10 @@ class MakeSubmission(Protocol):
     def __call__(self, request_id: str, **fields: Any) -> Submission: ...
 
 
+class MakeProject(Protocol):
+    def __call__(self, name: str = ..., **files: str) -> Path: ...
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -61,5 +65,21 @@ def submission() -> MakeSubmission:
     def make(request_id: str, **fields: Any) -> Submission:
         defaults = {"owner": "acme", "endpoint": "paint", "function": "draw", "payload": b"\x80"}
         return Submission(request_id=request_id, **(defaults | fields))
+
+    return make
+
+
+@pytest.fixture
+def make_project(tmp_path: Path) -> MakeProject:
+    """Write a project of two functions, or of others."""
+
+    def make(name: str = "project", **files: str) -> Path:
+        project = tmp_path / name
+        some = {"pyproject.toml": "[project]\n", "src/paint.py": "one\n"}
+        for path, text in (some | files).items():
+            target = project / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        return project
 
     return make

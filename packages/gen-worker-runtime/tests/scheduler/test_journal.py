@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.errors import ValidationError
-from gen_worker.runtime.scheduler import Ending, Keeping, NewEvent, StoredEvent
-from gen_worker.runtime.scheduler.changes import Append, End, Submit
+from gen_worker.runtime.scheduler import Ending, Keeping, NewEvent, StoredEvent, Submitted
+from gen_worker.runtime.scheduler.changes import Append, End, Submit, Transact
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.database import open_database
 from gen_worker.runtime.scheduler.journal import Journal
@@ -76,6 +77,36 @@ def test_a_request_keeps_so_many_events_and_still_ends(
         assert outcomes[1] == (StoredEvent(MAX_EVENTS, b"event", b"{}"),)
         assert outcomes[2] == (StoredEvent(1, b"event", b"{}"),)
         assert outcomes[3] == StoredEvent(MAX_EVENTS + 1, b"result", b"{}")
+
+
+def test_other_changes_share_the_commit_and_see_its_requests(
+    folder: Path, submission: Any, clock: Any
+) -> None:
+    def note(connection: Any, now: float) -> tuple[int, float]:
+        connection.execute("INSERT INTO notes VALUES ('kept')")
+        return connection.execute("SELECT count(*) FROM requests").fetchone()[0], now
+
+    def refuse(connection: Any, _: float) -> None:
+        connection.execute("INSERT INTO notes VALUES ('taken back')")
+        raise ValidationError("no")
+
+    def break_off(connection: Any, _: float) -> None:
+        connection.execute("INSERT INTO notes VALUES ('taken back')")
+        connection.execute("INSERT INTO nothing VALUES (1)")
+
+    with closing(open_database(folder)) as database:
+        database.writer.execute("CREATE TABLE notes (text TEXT)")
+        journal = Journal(database, Keeping(), clock)
+        outcomes = journal.commit(
+            [Transact(note), Submit(submission("r-1")), Transact(refuse), Transact(note)]
+        )
+        assert (outcomes[0], outcomes[3]) == ((1, clock.now), (1, clock.now))
+        assert isinstance(outcomes[2], ValidationError)
+        broken, kept = journal.commit([Transact(break_off), Submit(submission("r-2"))])
+        assert isinstance(broken, sqlite3.OperationalError)
+        assert isinstance(kept, Submitted)
+        rows = database.writer.execute("SELECT text FROM notes").fetchall()
+        assert rows == [("kept",), ("kept",)]
 
 
 def test_a_disk_that_is_full_is_logged_once(

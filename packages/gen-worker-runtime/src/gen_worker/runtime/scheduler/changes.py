@@ -5,7 +5,7 @@ Pure: a `Draft` is given the records of those requests, and tells afterwards wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -22,11 +22,22 @@ from gen_worker.runtime.scheduler.values import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Sequence
 
     from gen_worker.runtime.scheduler.values import Ending, Submission
 
-__all__ = ["Append", "Assign", "Draft", "End", "Flush", "Operation", "Requeue", "Submit"]
+__all__ = [
+    "Append",
+    "Assign",
+    "Draft",
+    "End",
+    "Flush",
+    "Operation",
+    "Requeue",
+    "Submit",
+    "Transact",
+]
 
 
 class Submit(NamedTuple):
@@ -60,7 +71,18 @@ class Flush(NamedTuple):
     """Only waits for those before it."""
 
 
-Operation = Submit | Assign | Append | End | Requeue | Flush
+class Transact(NamedTuple):
+    """Anything else, inside of the batch's transaction: it sees what the batch makes of requests.
+
+    It is called again when the batch is written again, and its own changes are taken back when it
+    raises.
+    """
+
+    change: Callable[[sqlite3.Connection, float], Any]
+    """Given the connection that writes, and the Unix time."""
+
+
+Operation = Submit | Assign | Append | End | Requeue | Flush | Transact
 
 
 class Draft:
@@ -197,6 +219,9 @@ class Draft:
     def _flush(self) -> None:
         pass
 
+    def _transact(self, change: object) -> None:
+        """Nothing of a request changes; the journal calls it when the requests are written."""
+
     def _store(self, record: RequestRecord, events: Sequence[NewEvent]) -> tuple[StoredEvent, ...]:
         first = record.last_event_id + 1
         base = record.seq << EVENT_BITS
@@ -261,4 +286,5 @@ _DECISIONS: dict[type, Callable[..., object]] = {
     End: Draft._end,
     Requeue: Draft._requeue,
     Flush: Draft._flush,
+    Transact: Draft._transact,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.errors import DuplicateRequestError, ValidationError
-from gen_worker.runtime.scheduler.changes import Draft, Flush, Submit
+from gen_worker.runtime.scheduler.changes import Draft, Flush, Submit, Transact
 from gen_worker.runtime.scheduler.database import translated
 from gen_worker.runtime.scheduler.errors import DamagedLedgerError, LedgerWriteError
 from gen_worker.runtime.scheduler.retention import forget_some, totals_of
@@ -125,6 +125,9 @@ class Journal:
         draft = Draft(records, next_seq=self._next_seq, now=now)
         outcomes = _applied(draft, operations)
         self._write(draft)
+        for index, operation in enumerate(operations):
+            if isinstance(operation, Transact):
+                outcomes[index] = _transacted(connection, operation, now)
         connection.execute("COMMIT")
         self.totals = totals.plus(
             requests=len(draft.new),
@@ -153,7 +156,7 @@ class Journal:
                     ids.append(submission.request_id)
                 if submission.key:
                     keys.append((submission.owner, submission.key))
-            elif not isinstance(operation, Flush):
+            elif not isinstance(operation, (Flush, Transact)):
                 seqs.add(operation.seq)
         if not (seqs or ids or keys):
             return ()
@@ -197,3 +200,17 @@ def _applied(draft: Draft, operations: Sequence[Operation]) -> list[object]:
         except (DuplicateRequestError, ValidationError) as error:
             outcomes.append(error)
     return outcomes
+
+
+def _transacted(connection: sqlite3.Connection, operation: Transact, now: float) -> object:
+    """Return what it returns, or why it refused; what SQLite cannot write fails the batch."""
+    connection.execute("SAVEPOINT change")
+    try:
+        outcome = operation.change(connection, now)
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # whoever asked is told
+        connection.execute("ROLLBACK TO change")
+        outcome = error
+    connection.execute("RELEASE change")
+    return outcome

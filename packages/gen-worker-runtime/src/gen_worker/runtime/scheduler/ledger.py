@@ -19,6 +19,7 @@ from gen_worker.runtime.scheduler.changes import (
     Operation,
     Requeue,
     Submit,
+    Transact,
 )
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.database import open_database, translated
@@ -213,6 +214,19 @@ class Ledger:
         """
         return self._writing.put(Requeue(seq, attempt, due_at))
 
+    def transact(self, change: Callable[[sqlite3.Connection, float], T]) -> Future[T]:
+        """Change other tables of the database, with the commit of everything around it.
+
+        Args:
+            change: Called in the writing thread, perhaps twice, with the connection and the Unix
+                time, when the requests of its batch are written. What it raises is raised here,
+                and nothing that it did is kept.
+
+        Raises:
+            LedgerWriteError: Nothing is changed.
+        """
+        return self._writing.put(Transact(change))
+
     async def flush(self) -> None:
         """Wait until all that was given is written, or has failed."""
         await self._writing.put(Flush())
@@ -221,21 +235,21 @@ class Ledger:
 
     async def record(self, request_id: str) -> RequestRecord | None:
         """Return a request; None when there is none, or none any more."""
-        return await self._ask(lambda reader: record_by_id(reader, request_id))
+        return await self.ask(lambda reader: record_by_id(reader, request_id))
 
     async def call(self, seq: int) -> StoredCall | None:
         """Return what a worker is given of a request; None when there is no such request."""
-        return await self._ask(lambda reader: call_of(reader, seq))
+        return await self.ask(lambda reader: call_of(reader, seq))
 
     async def events(
         self, seq: int, *, after: int = 0, limit: int = 1000, max_bytes: int = 256 * 1024
     ) -> tuple[StoredEvent, ...]:
         """Return events with greater numbers, in order; at least one, if there are any."""
-        return await self._ask(lambda reader: events_of(reader, seq, after, limit, max_bytes))
+        return await self.ask(lambda reader: events_of(reader, seq, after, limit, max_bytes))
 
     async def unfinished(self, *, after: int = 0, limit: int = 1000) -> tuple[RequestRecord, ...]:
         """Return requests that have not ended, from the first whose seq is greater than `after`."""
-        return await self._ask(lambda reader: unfinished_after(reader, after, limit))
+        return await self.ask(lambda reader: unfinished_after(reader, after, limit))
 
     async def page(
         self, wanted: RequestFilter = _EVERYTHING, *, before: int | None = None, limit: int = 100
@@ -247,7 +261,7 @@ class Ledger:
             before: `RequestPage.before` of the page before; None begins with the latest.
             limit: At most so many.
         """
-        return await self._ask(lambda reader: page_of(reader, wanted, before, limit))
+        return await self.ask(lambda reader: page_of(reader, wanted, before, limit))
 
     def statistics(self) -> LedgerStatistics:
         """Return what there is at this moment."""
@@ -261,7 +275,8 @@ class Ledger:
             failed_batches=journal.failed_batches,
         )
 
-    def _ask(self, query: Callable[[sqlite3.Connection], T]) -> Future[T]:
+    def ask(self, query: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Return what a query of other tables comes to, with a connection that only reads."""
         return self._reading.put(query)
 
     def _answer(self, queries: Sequence[Query]) -> Sequence[object]:

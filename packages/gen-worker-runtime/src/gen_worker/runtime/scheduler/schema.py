@@ -53,4 +53,49 @@ CREATE TABLE events (
 );
 """
 
-MIGRATIONS = (_REQUESTS,)
+_RELEASES = """
+CREATE TABLE releases (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    release_id TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    created_by TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    functions TEXT NOT NULL,
+    manifest BLOB NOT NULL,
+    UNIQUE (owner, endpoint, release_id)
+);
+CREATE TABLE tags (
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    function TEXT NOT NULL,
+    change INTEGER NOT NULL,
+    release_id TEXT NOT NULL,
+    PRIMARY KEY (owner, endpoint, tag, function)
+) WITHOUT ROWID;
+CREATE TABLE tag_steps (
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    function TEXT NOT NULL,
+    change INTEGER NOT NULL,
+    release_id TEXT NOT NULL,
+    PRIMARY KEY (owner, endpoint, tag, function, change)
+) WITHOUT ROWID;
+CREATE TABLE tag_changes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    action TEXT NOT NULL,
+    changed_at REAL NOT NULL,
+    changed_by TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    moves TEXT NOT NULL
+);
+CREATE INDEX tag_changes_by_endpoint ON tag_changes (owner, endpoint, number);
+"""
+
+MIGRATIONS = (_REQUESTS, _RELEASES)
