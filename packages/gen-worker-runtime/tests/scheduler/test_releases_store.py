@@ -174,6 +174,30 @@ def test_everything_that_cannot_be_stored_is_told_at_once(
     assert left_over(store) == []
 
 
+def test_a_link_through_links_stays_inside(store: ReleaseStore, make_project: Any) -> None:
+    project = make_project(**{"a/b/c/x": "", ".venv/x": "", "top/y": ""})
+    (project / "a/b/back").symlink_to("../../top")
+    (project / "good").symlink_to("./a/b/back/y")
+    assert "good" in tree(put(store, project).source)
+    (project / "out").symlink_to("a/b/back/../../../pyproject.toml")
+    (project / "by-env").symlink_to(".venv/../top/y")
+    with pytest.raises(RefusedReleaseError) as caught:
+        put(store, project)
+    assert len(caught.value.problems) == 2
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    store: ReleaseStore, make_project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    project = make_project()
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(RefusedReleaseError, match=r"'pyproject\.toml' cannot be read"):
+        put(store, project)
+
+
 def test_a_project_is_as_large_as_it_may_be(tmp_path: Path, make_project: Any) -> None:
     project = make_project(**{"weights.bin": "x" * 100, "more.txt": "y" * 50})
 

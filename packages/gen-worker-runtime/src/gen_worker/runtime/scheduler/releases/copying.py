@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gen_worker.models.store.durable import copy_into, opened_new, remove_tree
-from gen_worker.runtime.scheduler.releases.errors import ProjectChangedError
+from gen_worker.runtime.scheduler.releases.errors import ProjectChangedError, RefusedReleaseError
 from gen_worker.runtime.scheduler.releases.project import stamp_of
 from gen_worker.runtime.scheduler.releases.values import StoredFile
 
@@ -23,7 +23,10 @@ def copied(root: str, one: Found, copy: str) -> tuple[StoredFile, str]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(os.path.join(root, one.path), flags)
-    except OSError as error:
+    except PermissionError as error:
+        problem = f"{one.path!r} cannot be read ({error.strerror})"
+        raise RefusedReleaseError(root, [problem]) from error
+    except OSError as error:  # it is gone, or a link
         raise ProjectChangedError(one.path) from error
     with open(descriptor, "rb", buffering=0) as reader, opened_new(copy) as writer:
         digest, size = copy_into(writer, reader)

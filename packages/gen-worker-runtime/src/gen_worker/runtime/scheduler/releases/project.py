@@ -13,7 +13,7 @@ from gen_worker.paths import safe_join
 from gen_worker.runtime.scheduler.releases.errors import RefusedReleaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Set
 
     from gen_worker.manifest import Manifest
     from gen_worker.runtime.scheduler.releases.values import ReleaseLimits
@@ -26,8 +26,10 @@ _NOWHERE = frozenset(
     " .DS_Store .env".split()
 )
 """What git, environments, caches, editors and local runs leave, and secrets of the author's."""
-_NOT_AT_THE_TOP = frozenset("outputs venv env build dist".split())
+_NOT_AT_THE_TOP = frozenset("outputs venv build dist".split())
 """Below the top such a name may well be a package's."""
+_MAX_LINKS = 40
+"""That one path leads through, as on Linux; more are a circle."""
 
 
 class Found(NamedTuple):
@@ -162,21 +164,41 @@ def _identity(folder: str) -> tuple[int, int] | None:
 
 def _link_problems(project: str, found: list[Found]) -> Iterator[str]:
     """Find the links that would not mean the same in a release."""
-    inside = {one.path for one in found}
-    for path in tuple(inside):
+    inside = {one.path for one in found if not one.target}
+    links = {one.path: one.target for one in found if one.target}
+    for path in (*inside, *links):
         while path := posixpath.dirname(path):
             inside.add(path)
-    for one in found:
-        if not one.target:
-            continue
-        text = posixpath.normpath(posixpath.join(posixpath.dirname(one.path), one.target))
-        if one.target.startswith("/") or text not in inside:
+    for path, target in links.items():
+        is_there = os.path.exists(os.path.join(project, path))
+        if not (is_there and _stays_inside(path, links, inside)):
             yield (
-                f"link {one.path!r} leads to {one.target!r}, which is not in the release: "
-                "have it lead to a file of the project by a relative path, or copy the file"
+                f"link {path!r} leads to {target!r}, which is not in the release: have it lead "
+                "to a file of the project by a relative path, or copy the file"
             )
-        elif not os.path.exists(os.path.join(project, one.path)):
-            yield f"link {one.path!r} leads nowhere: remove it"
+
+
+def _stays_inside(link: str, links: Mapping[str, str], inside: Set[str]) -> bool:
+    """Return whether a link passes nothing but what is in the release, other links included."""
+    here, followed = posixpath.dirname(link), 0
+    parts = [posixpath.basename(link)]
+    while parts:
+        part = parts.pop()
+        path = posixpath.join(here, part)
+        if part == "..":
+            if not here:
+                return False
+            here = posixpath.dirname(here)
+        elif path in links:
+            followed += 1
+            if followed > _MAX_LINKS or links[path].startswith("/"):
+                return False
+            parts += reversed(links[path].split("/"))
+        elif path in inside:
+            here = path
+        elif part not in ("", "."):
+            return False
+    return True
 
 
 def _size_problems(found: list[Found], limits: ReleaseLimits) -> Iterator[str]:

@@ -221,7 +221,7 @@ class ReleaseStore:
     def _move_in(self, draft: str, release_id: str) -> None:
         """Make a release visible; the same one that is there stays, unless it is damaged."""
         fsync_directory(draft)
-        for _ in range(2):
+        while True:
             try:
                 os.rename(draft, self._release(release_id))
             except OSError as error:

@@ -167,9 +167,8 @@ class Tags:
         self, owner: str, endpoint: str, *, tag: str | None = None, limit: int = 100
     ) -> tuple[TagChange, ...]:
         """List what was changed about an endpoint's tags, the latest first."""
-        return await self._ledger.ask(
-            lambda reader: tag_tables.history_of(reader, owner, endpoint, tag, limit)
-        )
+        name = checked_slug("owner", owner), checked_slug("endpoint", endpoint), tag
+        return await self._ledger.ask(lambda reader: tag_tables.history_of(reader, *name, limit))
 
     async def change(self, change: Callable[[sqlite3.Connection, float], T]) -> T:
         """Have rows changed; names mean it before anybody is told."""
