@@ -201,7 +201,7 @@ def chaos(session: nox.Session) -> None:
     """The fault tests with many seeds (`-- --seeds N`)."""
     environment = exact_environment(session, EVERYTHING)
     patience = ("-o", "faulthandler_timeout=3600")  # ten thousand jobs are one test
-    run_pytest(session, environment, "-m", "chaos", "--seeds", "100", *patience)
+    run_pytest(session, environment, "-m", "chaos", "--seeds", "100", *patience, again=False)
 
 
 @nox.session
@@ -265,7 +265,9 @@ def install(session: nox.Session, environment: Path, *requirements: str) -> None
     session.run(UV, "pip", "install", "--quiet", *target, *constraint, *requirements)
 
 
-def run_pytest(session: nox.Session, environment: Path, *arguments: str) -> None:
+def run_pytest(
+    session: nox.Session, environment: Path, *arguments: str, again: bool = "CI" in os.environ
+) -> None:
     """Run pytest with an environment's own commands first on the path, and keep the counts.
 
     In CI what fails is run once more by itself; the closing line counts what then passes as rerun.
@@ -282,7 +284,7 @@ def run_pytest(session: nox.Session, environment: Path, *arguments: str) -> None
     try:
         session.run(*command, f"--junitxml={RESULTS / stem}.xml", env=own)
     except nox.command.CommandFailed as failure:
-        if "CI" not in os.environ or failure.return_code != 1:  # 1: all ran, and some failed
+        if not again or failure.return_code != 1:  # 1: all ran, and some failed
             raise
         failed = ("--last-failed", "--last-failed-no-failures=none")
         session.run(*command, *failed, f"--junitxml={AGAIN / stem}.xml", env=own)
