@@ -136,11 +136,23 @@ async def test_a_look_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixtur
     assert "changed during iteration" in caplog.text
 
 
-async def test_a_watch_ends_with_its_loop() -> None:
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_watch_ends_with_its_loop(asked: bool) -> None:
     loop = asyncio.new_event_loop()
+    has_asked = threading.Event()
 
     async def watched() -> LoopWatch:
-        return Watched(limit_s=60).watch
+        own = Watched(limit_s=60).watch
+        if asked:  # and the loop is closed before it can answer
+            ask = loop.call_soon_threadsafe
+
+            def swallow(*_: object, **__: object) -> asyncio.Handle:
+                has_asked.set()
+                return ask(lambda: None)
+
+            loop.call_soon_threadsafe = swallow  # type: ignore[method-assign]
+            assert has_asked.wait(60)
+        return own
 
     watch = await asyncio.to_thread(loop.run_until_complete, watched())
     loop.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import threading
@@ -108,13 +109,24 @@ class LoopWatch:
         if self._closed.is_set():
             return
         self._loop.call_soon_threadsafe(self._answered.set)
-        if self._answered.wait(self._limit_s):
+        if self._is_answered(self._limit_s):
             return
         stall = self._examine()
         self._stalled(stall._replace(seconds=monotonic() - since))
-        self._answered.wait()
+        self._is_answered(math.inf)
         if not self._closed.is_set():
             self._turned(stall._replace(seconds=monotonic() - since))
+
+    def _is_answered(self, within_s: float) -> bool:
+        """Wait for the loop to turn; one that was closed before it did so never will."""
+        ends_at = monotonic() + within_s
+        while not self._answered.wait(min(self._ping_s, within_s)):
+            if self._loop.is_closed():
+                raise RuntimeError("the loop is closed")
+            within_s = ends_at - monotonic()
+            if within_s <= 0:
+                return False
+        return True
 
     def _examine(self) -> Stall:
         """Return what runs on the loop at this moment."""
