@@ -189,10 +189,13 @@ def test_a_link_through_links_stays_inside(store: ReleaseStore, make_project: An
 def test_a_file_that_cannot_be_read_is_named(
     store: ReleaseStore, make_project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    project, opened = make_project(), os.open
 
-    project = make_project()
+    def refuse(path: str, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("project/pyproject.toml"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(RefusedReleaseError, match=r"'pyproject\.toml' cannot be read"):
         put(store, project)

@@ -104,8 +104,11 @@ def releases_of(
     connection: sqlite3.Connection, owner: str | None, endpoint: str | None
 ) -> tuple[ReleaseRecord, ...]:
     """Return releases, the latest first."""
-    where = "(?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR endpoint = ?2) ORDER BY number DESC"
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM releases WHERE {where}", (owner, endpoint))
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM releases WHERE (:owner IS NULL OR owner = :owner)"
+        " AND (:endpoint IS NULL OR endpoint = :endpoint) ORDER BY number DESC",
+        {"owner": owner, "endpoint": endpoint},
+    )
     return tuple(map(_record_of, rows))
 
 

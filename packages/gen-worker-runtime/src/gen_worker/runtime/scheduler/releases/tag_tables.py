@@ -119,9 +119,9 @@ def history_of(
     """Return changes of an endpoint's tags, the latest first."""
     rows = connection.execute(
         "SELECT number, owner, endpoint, tag, action, changed_at, changed_by, reason, moves"
-        " FROM tag_changes WHERE owner = ?1 AND endpoint = ?2 AND (?3 IS NULL OR tag = ?3)"
-        " ORDER BY number DESC LIMIT ?4",
-        (owner, endpoint, tag, limit),
+        " FROM tag_changes WHERE owner = :owner AND endpoint = :endpoint"
+        " AND (:tag IS NULL OR tag = :tag) ORDER BY number DESC LIMIT :limit",
+        {"owner": owner, "endpoint": endpoint, "tag": tag, "limit": limit},
     )
     return tuple(TagChange._make((*row[:-1], _decode_moves(row[-1]))) for row in rows)
 
