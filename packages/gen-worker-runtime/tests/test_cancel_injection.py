@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import dis
 import io
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 
 from gen_worker import RequestContext, inference_function
 from gen_worker.cancel import Interrupted, shield
+from gen_worker.runtime.engine import interrupt
 from gen_worker.runtime.engine.interrupt import Interrupter, Region
 from gen_worker.testing import EndpointTester, TesterCall
 
@@ -160,12 +163,13 @@ def test_cancels_at_random_moments(function: Any, seed: int) -> None:
         assert statistics.running == statistics.queued == 0
 
 
+class Occupant:
+    region: Region | None = None
+
+
 def test_an_interrupt_never_escapes_its_region() -> None:
     """Thrown right when handlers end by themselves, none appears in the code around them."""
     interrupter, escaped, results = Interrupter(), [], []
-
-    class Occupant:
-        region: Region | None = None
 
     def short() -> None:
         for _ in range(100):
@@ -204,6 +208,49 @@ def test_an_interrupt_never_escapes_its_region() -> None:
     assert not escaped
     assert len(results) == 200
     assert False in results, "no interrupt hit at all"
+
+
+def test_a_thread_that_went_deeper_from_the_same_instruction_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is judged the thread moves on, into what the instruction calls."""
+    gate, deeper, done = threading.Lock(), threading.Event(), threading.Event()
+    gate.acquire()
+
+    def callee(_: bool) -> bool:
+        deeper.set()
+        return done.wait(60)
+
+    def handler() -> bool:
+        return next(map(callee, iter(gate.acquire, None)))  # waits in C, and then calls Python
+
+    def judge(*_: object, **__: object) -> bool:
+        gate.release()
+        return deeper.wait(60)
+
+    regions: list[Region] = []
+    answers: list[bool] = []
+
+    def run() -> None:
+        regions.append(Region())
+        answers.append(regions[0].call(occupant, handler))
+
+    occupant = Occupant()
+    thread = threading.Thread(target=run)
+    thread.start()
+    call = max(one.offset for one in dis.get_instructions(handler) if one.opname == "CALL")
+    while not (regions and waits_at(regions[0].ident, handler, call)):
+        time.sleep(0.001)
+    monkeypatch.setattr(interrupt, "is_interruptible", judge)
+    assert not regions[0].throw(occupant, 0.0)
+    done.set()
+    thread.join(60)
+    assert answers == [True]
+
+
+def waits_at(ident: int, function: Any, at: int) -> bool:
+    frame = sys._current_frames()[ident]
+    return frame.f_code is function.__code__ and frame.f_lasti >= at
 
 
 def test_many_at_once(tmp_path: Any) -> None:

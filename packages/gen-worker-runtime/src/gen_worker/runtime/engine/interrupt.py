@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from functools import lru_cache
+from itertools import compress
+from operator import attrgetter, eq, is_, itemgetter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -64,6 +66,19 @@ def _thrower() -> Callable[[int, type[BaseException]], int]:
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     throw.argtypes = (ctypes.c_ulong, ctypes.py_object)
     return throw
+
+
+def _throw_at(ident: int, frame: FrameType, at: int) -> bool:
+    """Throw at a thread if it still stands where it was judged: in this frame, at this instruction.
+
+    From the look to the throw this is one call of C code: between two bytecodes the GIL may go to
+    the thread. The instruction alone would not do, it is the same while what it calls is running.
+    """
+    innermost = map(itemgetter(ident), iter(sys._current_frames, None))
+    is_there = map(is_, innermost, (frame,))
+    is_unmoved = map(eq, map(attrgetter("f_lasti"), (frame,)), (at,))
+    targets = compress(compress((ident,), is_there), is_unmoved)
+    return bool(next(map(_thrower(), targets, (Interrupted,)), 0))
 
 
 class _Place(NamedTuple):
@@ -147,7 +162,7 @@ class Region:
 
         Only one thread may call this for one occupant.
         """
-        throw, ident = _thrower(), self.ident
+        ident = self.ident
         if ident == threading.get_ident():  # canceling itself; the watcher tries again
             return False
         with self._lock:
@@ -155,14 +170,14 @@ class Region:
             if self.occupant is occupant and not is_shielded(ident):
                 frame = sys._current_frames().get(ident)
                 at = -1 if frame is None else frame.f_lasti
-                if frame is not None and is_interruptible(
-                    frame, at, waited_s, is_blocked=self._is_blocked(frame, at)
+                if (
+                    frame is not None
+                    and is_interruptible(
+                        frame, at, waited_s, is_blocked=self._is_blocked(frame, at)
+                    )
+                    and _throw_at(ident, frame, at)
                 ):
-                    # No bytecode between this look and the throw can give the GIL away, so the
-                    # thread still stands where it was judged.
-                    if frame.f_lasti == at:
-                        throw(ident, Interrupted)
-                        return True
+                    return True
             self._is_disputed = was_disputed
             return False
 
