@@ -122,9 +122,13 @@ def test_the_numbers_are_those_of_the_code() -> None:
     worker, outbox, engine = WorkerOptions(), OutboxLimits(), EngineLimits()
     settings, policy = WorkerSettings(), states.LinkPolicy(seeds=())
     delays = (settings.reconnect_delay_s, settings.reconnect_max_delay_s)
+    most_min = settings.silence_timeout_s * states.MAX_PATIENCE / 60
     assert {what: value for what, value, _ in rows(section(PROTOCOL, "Numbers"))} == {
         "heartbeat": f"{worker.heartbeat_s:g} s",
-        "silence before a new connection": f"{settings.silence_timeout_s:g} s",
+        "silence before a new connection": (
+            f"{settings.silence_timeout_s:g} s; twice as long each time, up to {most_min:g} min, "
+            "when nothing but the registration is ever answered"
+        ),
         "an open stream is a connection after": f"{policy.grace_s:g} s, or its first message",
         "first registration": f"{settings.register_timeout_s:g} s",
         "pause before dialing again": "{:g} s to {:g} s".format(*delays),
@@ -134,7 +138,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
         "streamed output that waits, of one request": f"{outbox.max_output_bytes // _KIB} KiB",
         "streamed output that waits, of all": f"{outbox.max_total_output_bytes // _MIB} MiB",
         "events that wait": str(outbox.max_telemetry),
-        "signals and answers that wait": str(outbox.max_signals),
+        "signals and answers to commands that wait; then the oldest goes": str(outbox.max_signals),
         "JSON of one delta": f"{engine.max_output_delta_bytes // _KIB} KiB",
         "jobs that wait": str(engine.max_queue),
     }
