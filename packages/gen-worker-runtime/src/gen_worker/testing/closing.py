@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -10,12 +11,12 @@ if TYPE_CHECKING:
 __all__ = ["Closing"]
 
 
-class Closing:
+class Closing(ABC):
     """A context manager that is closed at its end."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give everything back; a test calls it once, or leaves it to `with`."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

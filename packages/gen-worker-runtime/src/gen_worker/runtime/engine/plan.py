@@ -87,16 +87,19 @@ class Plan:
         self.repo_fields = _repo_fields(self.payload_type) if self.is_inference else frozenset()
         """Where the payload says what `ctx.source` and `ctx.destination` are; the other kinds look
         themselves."""
-        self.runs_directly = self.is_inference and not (
+        self.runs_directly = self._needs_nothing()
+        """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
+        encode."""
+
+    def _needs_nothing(self) -> bool:
+        return self.is_inference and not (
             self.needs_gpu
             or self.lane
             or self.input_files
             or self.models
-            or spec.batching
+            or self.spec.batching
             or self.repo_fields
         )
-        """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
-        encode."""
 
     def _read(self, message: Message) -> Any:
         payload = self._decode(message)

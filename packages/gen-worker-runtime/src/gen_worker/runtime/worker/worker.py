@@ -109,11 +109,7 @@ class Worker:
         self._is_told_ready = False
         """Whether this connection was told that the worker is."""
         self._connections = 0
-        self.state = initial_state(manifest)
-        keyed = [with_keyspaces(one, partial(self._keyspaces, one.name)) for one in functions]
-        self.state = initial_state(
-            manifest, [model.choice.target for model in bound_models(keyed, self.state)]
-        )
+        keyed = self._key(functions, manifest)
         gauge = MemoryGauge()
         self.telemetry = self._make_telemetry(gauge)
         self.models = WorkerModels(
@@ -131,6 +127,16 @@ class Worker:
         self.inventory = self._make_inventory()
         self.leaving = Leaving(self.engine, self.jobs, self.link, options.times, clock)
         self.telemetry.metrics.gather(self.engine.statistics, self._figures)
+
+    def _key(
+        self, functions: Iterable[FunctionSpec], manifest: Manifest | None
+    ) -> list[FunctionSpec]:
+        """Have functions read the keys of models from the state, and begin it with those models."""
+        self.state = initial_state(manifest)
+        keyed = [with_keyspaces(one, partial(self._keyspaces, one.name)) for one in functions]
+        models = bound_models(keyed, self.state)
+        self.state = initial_state(manifest, [model.choice.target for model in models])
+        return keyed
 
     def _make_link(self, policy: LinkPolicy, limits: OutboxLimits | None) -> Link:
         return Link(
