@@ -16,12 +16,13 @@ import signal
 import sqlite3
 import sys
 from contextlib import closing
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from forking import forked, reap
 
-from gen_worker.runtime.loop import run
 from gen_worker.runtime.scheduler import (
     Ending,
     Ledger,
@@ -133,22 +134,6 @@ async def work(folder: str, seed: str, pipe: int) -> None:
     await asyncio.gather(*(client.work(found) for client in clients))
 
 
-def forked(folder: str, seed: str) -> tuple[int, int]:
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(ours)
-            run(work(folder, seed, theirs))
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        os._exit(70)
-    os.close(theirs)
-    return pid, ours
-
-
 def lines(pipe: int, pid: int, count: int) -> Iterator[bytes]:
     """Yield what a process says; kill it once it has said so much, and yield the rest."""
     with open(pipe, "rb") as file:
@@ -157,9 +142,7 @@ def lines(pipe: int, pid: int, count: int) -> Iterator[bytes]:
                 os.kill(pid, signal.SIGKILL)
             if line.endswith(b"\n"):
                 yield line
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code != -signal.SIGKILL:
-        print(f"a process ended by itself with {code}")
+    reap(pid)
 
 
 def check(folder: str, facts: list[Fact]) -> Iterator[str]:
@@ -219,7 +202,7 @@ def main(folder: str, seed: str, kills: int) -> None:
     rng = random.Random(f"kill-{seed}")
     facts: list[Fact] = []
     for kill in range(kills):
-        pid, pipe = forked(folder, f"{seed}-{kill}")
+        pid, pipe = forked(partial(work, folder, f"{seed}-{kill}"))
         is_last = kill == kills - 1
         for line in lines(pipe, pid, 300 if is_last else rng.choice((0, 1, 5, 100))):
             if line != b"[]\n":

@@ -13,12 +13,13 @@ import random
 import select
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from forking import forked, reap
 
 from gen_worker.manifest import dump_lock
-from gen_worker.runtime.loop import run
 from gen_worker.runtime.scheduler import Ledger
 from gen_worker.runtime.scheduler.releases import ReleaseInUseError, Releases
 
@@ -111,22 +112,6 @@ async def work(folder: Path, seed: str, pipe: int) -> None:
     )
 
 
-def forked(folder: Path, seed: str) -> tuple[int, int]:
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(ours)
-            run(work(folder, seed, theirs))
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        os._exit(70)
-    os.close(theirs)
-    return pid, ours
-
-
 def facts_of(pid: int, pipe: int, count: int, moment_s: float) -> list[Fact]:
     """Kill a process a moment after it has said so much; return all that it said."""
     content = b""
@@ -138,9 +123,7 @@ def facts_of(pid: int, pipe: int, count: int, moment_s: float) -> list[Fact]:
     while more := os.read(pipe, 65536):
         content += more
     os.close(pipe)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code != -signal.SIGKILL:
-        print(f"a process ended by itself with {code}")
+    reap(pid)
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     return [msgspec.json.decode(line, type=Fact) for line in lines]
 
@@ -151,7 +134,7 @@ def main(folder: Path, seed: str, kills: int) -> None:
     deleted: set[str] = set()
     promoted = 0
     for kill in range(kills):
-        pid, pipe = forked(folder, f"{seed}-{kill}")
+        pid, pipe = forked(partial(work, folder, f"{seed}-{kill}"))
         is_last = kill == kills - 1
         count = 6 if is_last else rng.choice((1, 1, 2, 6))
         for fact in facts_of(pid, pipe, count, rng.random() * 0.03):
