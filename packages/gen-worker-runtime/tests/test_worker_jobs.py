@@ -509,11 +509,9 @@ async def test_a_token_that_is_sent_is_used_next(work: "Work") -> None:
         assert worker.metadata["authorization"] == "Bearer a-token"
         for payload in (b"no json", b"{}", b'{"worker_jwt": 5}'):
             event = WorkerEvent(event_type="worker.jwt.rotate", payload_json=payload)
-            worker._commands.append(encode(event))
+            worker.send(encode(event))
         payload = b'{"worker_jwt": "another"}'
-        worker._commands.append(
-            encode(WorkerEvent(event_type="worker_jwt.rotate", payload_json=payload))
-        )
+        worker.send(encode(WorkerEvent(event_type="worker_jwt.rotate", payload_json=payload)))
         await worker.submit("hello").result()
         orchestrator.cut()
         await orchestrator.until(lambda: len(worker.registrations) == 2)
@@ -548,11 +546,11 @@ async def test_a_job_that_did_not_arrive_is_run_when_it_comes_again(work: "Work"
 async def test_what_is_not_for_a_worker_changes_nothing(work: "Work") -> None:
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
         worker = await orchestrator.connected()
-        worker._commands.append(encode(JobResult(request_id="r", success=True)))
+        worker.send(encode(JobResult(request_id="r", success=True)))
         job = worker.submit("hello", timeout_ms=-5)
         job.request = msgspec.structs.replace(job.request, payload=b"\xc1")
-        garbage = worker.submit("hello")
-        worker._commands[-1] = encode(msgspec.structs.replace(garbage.request, payload=b"\xc1\x00"))
+        garbage = orchestrator.job("hello")
+        worker.send(encode(msgspec.structs.replace(garbage.request, payload=b"\xc1\x00")))
         assert (await garbage.result()).error_type == "validation"
         assert (await worker.submit("hello").result()).success
 

@@ -165,12 +165,7 @@ def _model(text: str) -> tuple[str, Ref]:
 
 async def _serve(options: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
-        orchestrator = Orchestrator(options.listen)
-        try:
-            await stack.enter_async_context(orchestrator)
-        except RuntimeError as error:  # what gRPC raises for an address that is taken
-            problem = str(error).partition(";")[0]
-            return _fail(USAGE, f"cannot listen on {options.listen}: {problem}")
+        orchestrator = await stack.enter_async_context(Orchestrator(options.listen))
         files: FileApi | None = None
         if options.serve_files_dir:
             from gen_worker.testing.file_api import FileApi as Files

@@ -11,20 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-import grpc
-import grpc.aio
 import msgspec
 
-from gen_worker.runtime.wire import (
-    METHODS,
-    SERVER_OPTIONS,
-    JobRequest,
-    Registration,
-    decode,
-)
+from gen_worker.runtime.scheduler.gateway import Gateway, GatewayOptions
+from gen_worker.runtime.wire import METHODS, JobRequest
 from gen_worker.testing.held_port import HeldPort
 from gen_worker.testing.jobs import Job
 from gen_worker.testing.sessions import WorkerSession
@@ -33,16 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
-    from gen_worker.runtime.wire import Message, StreamRole
+    import grpc
+
+    from gen_worker.runtime.scheduler.gateway import Session
+    from gen_worker.runtime.wire import Message, Registration, StreamRole
 
 __all__ = ["Crossing", "Job", "Orchestrator", "Passage", "WorkerSession"]
 
 M = TypeVar("M")
 
-_ROLES: Mapping[str, StreamRole] = {path: role for role, path in METHODS.items()}
-
-_OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
-"""Without sharing the port: two orchestrators on one would each get some of the streams."""
+_OPTIONS = GatewayOptions(
+    silent_after_s=0,
+    first_message_s=0,
+    forget_after_s=0,
+    max_unwritten_bytes=1 << 62,
+    trusts_everyone=True,
+)
+"""Tests decide what goes wrong, and nothing else does."""
 
 
 class Crossing(NamedTuple):
@@ -89,19 +88,15 @@ class Orchestrator:
             faults: What goes wrong on the way.
             credentials: Its certificate and key; without them connections are not encrypted.
         """
-        self._listen = listen
         self._port: HeldPort | None = None
         self._faults = faults
         self._credentials = credentials
-        self._dropped: set[asyncio.Task[None]] = set()
-        self._server: grpc.aio.Server | None = None
-        self._news = asyncio.Condition()
+        self._gateway = self._listening(listen)
+        self._waiting: list[asyncio.Future[None]] = []
         self._numbers = itertools.count(1)
         self.workers: dict[str, WorkerSession] = {}
         """By worker id; those that were here once stay."""
         self.jobs: dict[str, Job] = {}
-        self.refusal: tuple[grpc.StatusCode, str] | None = None
-        """Status with which every stream is refused."""
 
     async def __aenter__(self) -> Orchestrator:
         await self.start()
@@ -120,21 +115,29 @@ class Orchestrator:
     @property
     def address(self) -> str:
         """Where workers connect to, `host:port`."""
-        return self._listen
+        return self._gateway.address
+
+    @property
+    def refusal(self) -> tuple[grpc.StatusCode, str] | None:
+        """Status with which every stream is refused."""
+        return self._gateway.refusal
+
+    @refusal.setter
+    def refusal(self, refusal: tuple[grpc.StatusCode, str] | None) -> None:
+        self._gateway.refusal = refusal
 
     async def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
-        host, _, port = self._listen.rpartition(":")
+        """Listen, on the same port as before if there was one.
+
+        Raises:
+            ListenError: The address is taken.
+        """
+        host, _, port = self.address.rpartition(":")
         if port == "0":
-            self._port = HeldPort(host.strip("[]"))
-            self._listen = f"{host}:{self._port.number}"
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_Methods(self._serve),))
-        if self._credentials is None:
-            self._server.add_insecure_port(self._listen)
-        else:
-            self._server.add_secure_port(self._listen, self._credentials)
-        await self._server.start()
+            self._port, refusal = HeldPort(host.strip("[]")), self.refusal
+            self._gateway = self._listening(f"{host}:{self._port.number}")
+            self.refusal = refusal
+        await self._gateway.start()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Break every connection and listen no more; what was heard stays.
@@ -142,16 +145,12 @@ class Orchestrator:
         Args:
             grace_s: Seconds for streams that are just ending, as after `hang_up`.
         """
-        if self._server is not None:
-            await self._server.stop(grace_s)
-            self._server = None
+        await self._gateway.stop(grace_s)
 
     def cut(self, role: StreamRole = "control") -> None:
         """End the streams of one role, from this side and in order."""
-        for worker in self.workers.values():
-            for reader, its_role in worker._readers.items():
-                if its_role == role:
-                    reader.cancel()
+        for session in self._gateway.sessions.values():
+            session.end(role)
 
     def forget(self) -> None:
         """Forget every job, and what the workers said."""
@@ -163,9 +162,8 @@ class Orchestrator:
 
     def drop(self, worker: WorkerSession) -> None:
         """Break all streams of one worker, as a network does: nothing under way arrives."""
-        for reader in worker._readers:
-            self._dropped.add(reader)
-            reader.cancel()
+        if worker._session is not None:
+            worker._session.close("dropped")
 
     async def hang_up(self) -> None:
         """End every stream in order, and wait until none is open."""
@@ -189,9 +187,11 @@ class Orchestrator:
         Raises:
             TimeoutError: It did not in time.
         """
-        async with asyncio.timeout(timeout_s), self._news:
+        async with asyncio.timeout(timeout_s):
             while not (found := look()):
-                await self._news.wait()
+                news = asyncio.get_running_loop().create_future()
+                self._waiting.append(news)
+                await news
             return found
 
     def job(self, function: str, payload: Mapping[str, Any] | None = None, **fields: Any) -> Job:
@@ -208,89 +208,77 @@ class Orchestrator:
 
     # Inside.
 
-    async def _serve(
-        self, role: StreamRole, first: Any, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> None:
-        if self.refusal is not None:
-            await context.abort(*self.refusal)
-        data = await context.read()
-        if not isinstance(data, bytes):
-            return  # it left before it said a word
-        registration = decode(data)
-        assert isinstance(registration, Registration), "every stream begins with a registration"
-        worker_id = registration.resources.worker_id
-        worker = self.workers.get(worker_id)
+    def _listening(self, listen: str) -> Gateway:
+        ear = _Ear(self, self._faults)
+        return Gateway(listen, ear, passage=ear, credentials=self._credentials, options=_OPTIONS)
+
+    def _worker(self, session: Session) -> WorkerSession:
+        worker = self.workers.get(session.worker_id)
         if worker is None:
-            worker = self.workers[worker_id] = WorkerSession(worker_id, self)
-        worker.streams[role] = worker.streams.get(role, 0) + 1
-        if role == "control":
-            worker.metadata = dict(context.invocation_metadata() or ())
-            worker.peer = context.peer()
-        reader = asyncio.create_task(self._read(worker, role, context, registration))
-        worker._readers[reader] = role
-        try:
-            await asyncio.wait([reader])
-        finally:
-            reader.cancel()
-            del worker._readers[reader]
-            worker.streams[role] -= 1
-            if role == "control":
-                await worker._end_writing(context)
-            await self._tell()
-        if reader in self._dropped:
-            self._dropped.remove(reader)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "dropped")
+            worker = self.workers[session.worker_id] = WorkerSession(session.worker_id, self)
+        worker._session = session
+        return worker
 
-    async def _read(
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            if not news.done():
+                news.set_result(None)
+
+
+class _Ear:
+    """What an orchestrator hears of its gateway: as its handler, and on the way to that."""
+
+    def __init__(self, orchestrator: Orchestrator, faults: Passage | None) -> None:
+        self._orchestrator = orchestrator
+        self._faults = faults
+
+    # As the gateway's passage.
+
+    async def cross(
         self,
-        worker: WorkerSession,
-        role: StreamRole,
-        context: grpc.aio.ServicerContext[bytes, bytes],
-        first: Registration,
-    ) -> None:
-        await self._hear(worker, role, first)
-        if role == "control":
-            worker._begin_writing(context)
-            await self._tell()
-        while isinstance(data := await context.read(), bytes):
-            message = decode(data)
-            if message is not None:
-                await self._hear(worker, role, message)
-
-    async def _hear(self, worker: WorkerSession, role: StreamRole, message: Message) -> None:
-        await self._pass(worker, role, message, partial(self._heard, worker, role, message))
-        await asyncio.sleep(0)  # a fault may have ended this stream: gRPC must not be reading then
-
-    async def _pass(
-        self,
-        worker: WorkerSession,
+        session: Session,
         role: StreamRole,
         message: Message,
         deliver: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_command: bool,
     ) -> None:
-        if self._faults is None:
-            await deliver()
-        else:
-            await self._faults.cross(Crossing(self, worker, role, message), deliver)
+        worker = self._orchestrator._worker(session)
 
-    async def _heard(self, worker: WorkerSession, role: StreamRole, message: Message) -> None:
-        worker._heard(role, message)
-        job = self.jobs.get(getattr(message, "request_id", ""))
+        async def arrive() -> None:
+            if not is_command:
+                worker._heard(role, message)
+            await deliver()
+            if is_command:
+                worker._wrote(message)
+            self._orchestrator._tell()
+
+        if self._faults is None:
+            await arrive()
+        else:
+            await self._faults.cross(Crossing(self._orchestrator, worker, role, message), arrive)
+        if is_command:
+            worker._wrote(message)  # one that a fault took is lost
+
+    def ended(self, session: Session, role: StreamRole) -> None:
+        self._orchestrator._tell()
+
+    # As its handler.
+
+    def registered(self, session: Session, registration: Registration) -> None:
+        self._orchestrator._worker(session)._registered(session, registration)
+
+    def heartbeat(self, session: Session, registration: Registration) -> None:
+        """Nothing follows from it."""
+
+    def heard(self, session: Session, message: Message) -> None:
+        job = self._orchestrator.jobs.get(getattr(message, "request_id", ""))
         if job is not None:
             job._heard(message)
             if job.is_finished:
+                worker = self._orchestrator._worker(session)
                 worker.assigned.pop(job.request.request_id, None)
-        await self._tell()
 
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
-
-
-class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, serve: Callable[..., Any]) -> None:
-        self._serve = serve
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        role = _ROLES.get(details.method)
-        return role and grpc.stream_stream_rpc_method_handler(partial(self._serve, role))
+    def lost(self, session: Session, reason: str) -> None:
+        self._orchestrator._tell()
