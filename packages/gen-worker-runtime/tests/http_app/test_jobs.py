@@ -223,33 +223,33 @@ class Kept:
         self.calls.append(Call(invocation, sink))
         return self.calls[-1]
 
-    def start(self, request_id: str, **options: Any) -> Any:
+    async def start(self, request_id: str, **options: Any) -> Any:
         invocation = Invocation(function="f", request_id=request_id, result_format="json")
-        return self.jobs.submit(invocation, **options)
+        return await self.jobs.submit(invocation, **options)
 
 
 async def test_what_has_ended_is_kept_for_a_while() -> None:
     kept = Kept(keep_s=10.0)
-    kept.start("a")
+    await kept.start("a")
     kept.calls[0].succeed()
-    kept.start("b")
+    await kept.start("b")
     kept.now = 9.0
-    assert kept.jobs.find("a") is not None
+    assert await kept.jobs.find("a") is not None
     kept.now = 10.0
-    assert kept.jobs.find("a") is None
-    assert kept.jobs.find("b") is not None, "it has not ended"
-    assert kept.start("a").status == "running"
+    assert await kept.jobs.find("a") is None
+    assert await kept.jobs.find("b") is not None, "it has not ended"
+    assert (await kept.start("a")).status == "running"
 
 
 async def test_idle_time_begins_when_the_last_one_ends() -> None:
     kept = Kept(keep_s=1.0)
     assert kept.jobs.idle_s == math.inf
-    kept.start("a")
+    await kept.start("a")
     kept.now = 5.0
     assert kept.jobs.idle_s == 0.0
     kept.calls[0].succeed()
     kept.now = 9.0
-    assert kept.jobs.find("a") is None
+    assert await kept.jobs.find("a") is None
     assert kept.jobs.idle_s == 4.0
 
 
@@ -264,29 +264,30 @@ def test_a_server_is_idle_since_its_last_submitted_request(
 
 async def test_the_oldest_that_has_ended_makes_room() -> None:
     kept = Kept(max_jobs=2)
-    kept.start("a", key="ka")
-    kept.start("b")
+    await kept.start("a", key="ka")
+    await kept.start("b")
     with pytest.raises(OverloadedError):
-        kept.start("c")
+        await kept.start("c")
     kept.calls[0].succeed()
-    kept.start("c")
-    assert (kept.jobs.find("a"), len(kept.jobs), kept.jobs.running) == (None, 2, 2)
+    await kept.start("c")
+    assert (await kept.jobs.find("a"), len(kept.jobs), kept.jobs.running) == (None, 2, 2)
     with pytest.raises(Refusal, match="'b' already"):
-        kept.start("b")
+        await kept.start("b")
 
 
 async def test_all_that_have_ended_share_the_memory() -> None:
     kept = Kept(max_bytes=1000)
     for name in "abc":
-        kept.start(name)
+        await kept.start(name)
         kept.calls[-1].yield_bytes(300)
         kept.calls[-1].succeed()
-    assert [kept.jobs.find(name) is not None for name in "abc"] == [False, False, True]
+    assert [await kept.jobs.find(name) is not None for name in "abc"] == [False, False, True]
 
 
 async def test_a_reader_holds_its_request_and_slows_it_down() -> None:
     kept = Kept(max_job_bytes=1000, patience_s=3600.0, keep_s=0.0)
-    job, call = kept.start("a"), kept.calls[-1]
+    job = await kept.start("a")
+    call = kept.calls[-1]
     reader = job.read(0)
     for _ in range(4):
         call.yield_bytes(300)
@@ -294,27 +295,28 @@ async def test_a_reader_holds_its_request_and_slows_it_down() -> None:
     assert (await reader.read()).count(b"event: delta") == 4
     assert not call.is_paused
     call.succeed()
-    assert kept.jobs.find("a") is job, "somebody reads it"
+    assert await kept.jobs.find("a") is job, "somebody reads it"
     assert (await reader.read()).startswith(b"id: 5\nevent: result\n")
     assert await reader.read() == b""
     late = job.read(0)
     lines = (await late.read()).split(b"\n")
     assert lines[:2] == [b"event: gap", b'data: {"from":1,"to":3}']
-    assert b'"output":null' in job.answer(), "half an output is none"
+    assert b'"output":null' in await job.answer(), "half an output is none"
     late.close()
     reader.close()
-    assert kept.jobs.find("a") is None
+    assert await kept.jobs.find("a") is None
 
 
 async def test_what_nobody_reads_ends_when_there_is_no_room() -> None:
     kept = Kept(max_job_bytes=1000, patience_s=0.01)
-    job, call = kept.start("a"), kept.calls[-1]
+    job = await kept.start("a")
+    call = kept.calls[-1]
     for _ in range(4):
         call.yield_bytes(300)
     assert call.is_paused
     await job.wait()
     assert call.canceled == "interrupt"
-    assert b"follow its events" in job.answer()
+    assert b"follow its events" in await job.answer()
     assert job.status == "failed"
 
 

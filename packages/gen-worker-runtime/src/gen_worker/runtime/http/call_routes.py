@@ -312,9 +312,9 @@ class CallRoutes:
         self._refuse_when_draining()
         owner = self._options.owner
         invocation = invocation_from(submitted, function, self._new_id(), owner)
-        job = self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
+        job = await self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
         location = (b"location", f"{SUBMIT_PATH}/{job.request_id}".encode())
-        await respond(send, 202, job.answer(), location)
+        await respond(send, 202, await job.answer(), location)
 
     async def _join(
         self,
@@ -326,22 +326,21 @@ class CallRoutes:
         send: Send,
     ) -> None:
         """Answer a call that has a key: it goes on when its client leaves, who may come back."""
-        job = self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
+        job = await self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
         if wants_events:
             await self._pass_on(job.read(0), receive, send)
             return
         await unless_gone(job.wait(), receive)
-        outcome = job.outcome
-        if isinstance(outcome, Failed):
-            status, more = self.status(outcome.failure)
-            await respond(send, status, job.answer(), *more)
+        if job.failure is None:
+            await respond(send, 200, await job.answer())
         else:
-            await respond(send, 200, job.answer())
+            status, more = self.status(job.failure)
+            await respond(send, status, await job.answer(), *more)
 
     async def follow(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         call = Call(scope, receive)
         request_id = "/".join(call.segments[2:-1])
-        job = self.jobs.job(request_id)
+        job = await self.jobs.job(request_id)
         last = headers.get(b"last-event-id", b"").decode("latin-1")
         last = last or call.query.get("last_event_id", "")
         if not (last.isascii() and last.isdecimal() and len(last) < 16) and last:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelReason
-    from gen_worker.events import Failed, Result
+    from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Invocation
 
 __all__ = ["Job", "Jobs", "Reader", "Status"]
@@ -39,8 +39,13 @@ class Job(Protocol):
     @property
     def status(self) -> Status: ...
     @property
-    def outcome(self) -> Result | Failed | None: ...
-    def answer(self) -> bytes:
+    def failure(self) -> Failure | None:
+        """Why it failed, once it has."""
+        ...
+
+    @property
+    def last_event_id(self) -> int: ...
+    async def answer(self) -> bytes:
         """Return the body of an answer; of a request under way what is known so far."""
         ...
 
@@ -48,7 +53,7 @@ class Job(Protocol):
         """Wait until it has ended."""
         ...
 
-    def cancel(self, reason: CancelReason) -> bool:
+    async def cancel(self, reason: CancelReason) -> bool:
         """Cancel it; False when it has ended, or was canceled before."""
         ...
 
@@ -70,7 +75,7 @@ class Jobs(Protocol):
         """Seconds since the last one ended; 0 while one runs, infinite when there was none."""
         ...
 
-    def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> Job:
+    async def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> Job:
         """Start a request, or return the one that was started with the same key.
 
         Args:
@@ -80,8 +85,9 @@ class Jobs(Protocol):
 
         Raises:
             Refusal: 409, the key belongs to another body, or the id to another request.
+            UnknownFunctionError: There is no such function, if the backend's `find` did not say so.
             OverloadedError: There are too many.
         """
         ...
 
-    def find(self, request_id: str) -> Job | None: ...
+    async def find(self, request_id: str) -> Job | None: ...

@@ -81,6 +81,14 @@ class MemoryJob:
         return self._first + len(self._kept)
 
     @property
+    def last_event_id(self) -> int:
+        return self.next_id - 1
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.outcome.failure if isinstance(self.outcome, Failed) else None
+
+    @property
     def may_be_tried_again(self) -> bool:
         return isinstance(self.outcome, Failed) and self.outcome.failure.retryable
 
@@ -93,12 +101,12 @@ class MemoryJob:
             return "succeeded"
         return "canceled" if outcome.failure.error_type == "canceled" else "failed"
 
-    def answer(self) -> bytes:
+    async def answer(self) -> bytes:
         more = {
             "status": self.status,
             "function": self.function,
             "created_at": self._created_at,
-            "last_event_id": self.next_id - 1,
+            "last_event_id": self.last_event_id,
         }
         addition = msgspec.json.encode(more)[1:]
         if self.outcome is None:
@@ -198,7 +206,7 @@ class MemoryJob:
     async def wait(self) -> None:
         await self._ended.wait()
 
-    def cancel(self, reason: CancelReason) -> bool:
+    async def cancel(self, reason: CancelReason) -> bool:
         if self.outcome is not None or self._is_canceled or self.handle is None:
             return False
         self._is_canceled = True

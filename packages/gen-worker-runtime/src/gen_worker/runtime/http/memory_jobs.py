@@ -85,7 +85,9 @@ class MemoryJobs:
     def idle_s(self) -> float:
         return 0.0 if self.running else self._clock() - self._last_end
 
-    def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> MemoryJob:
+    async def submit(
+        self, invocation: Invocation, *, key: str = "", body: bytes = b""
+    ) -> MemoryJob:
         self._forget_old(room_for=1)
         digest = b""
         if key:
@@ -108,7 +110,7 @@ class MemoryJobs:
             self._keys[key] = (digest, job)
         return job
 
-    def find(self, request_id: str) -> MemoryJob | None:
+    async def find(self, request_id: str) -> MemoryJob | None:
         self._forget_old()
         return self._jobs.get(request_id)
 

@@ -109,20 +109,20 @@ class JobRoutes:
         yield Route("DELETE", "/v1/requests/{id}", "write", self.cancel, is_stream=True)
 
     async def show(self, call: Call) -> Answer:
-        job = self.job(call.params["id"])
-        return Answer(job.answer(), content_type="application/json")
+        job = await self.job(call.params["id"])
+        return Answer(await job.answer(), content_type="application/json")
 
     async def cancel(self, call: Call) -> Answer:
         request_id = call.params["id"]
         is_canceled = self._cancel_waiting(request_id)
         status = "running"
         if is_canceled is None:
-            job = self.job(request_id)
-            is_canceled, status = job.cancel("caller"), job.status
+            job = await self.job(request_id)
+            is_canceled, status = await job.cancel("caller"), job.status
         return Answer({"request_id": request_id, "canceled": is_canceled, "status": status})
 
-    def job(self, request_id: str) -> Job:
-        job = self._backend.jobs.find(request_id)
+    async def job(self, request_id: str) -> Job:
+        job = await self._backend.jobs.find(request_id)
         if job is None:
             raise Refusal(
                 404,
