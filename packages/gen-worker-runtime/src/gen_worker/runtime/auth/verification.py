@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import jwt
 
-__all__ = ["KeysUnavailableError", "TokenRefusedError", "TokenVerifier"]
+__all__ = ["KeysUnavailableError", "TokenRefusedError", "TokenVerifier", "refused"]
 
 Refusal = Literal[
     "malformed",
@@ -61,6 +61,12 @@ class TokenRefusedError(AuthError):
         super().__init__(f"the token is refused: {lacks if claim else _SAID[reason]}")
         self.reason = reason
         self.claim = claim
+
+
+def refused(error: Exception) -> TokenRefusedError:
+    """Return what an error of PyJWT means."""
+    claim = str(getattr(error, "claim", ""))  # of one that lacks a claim
+    return TokenRefusedError(_REFUSALS.get(type(error).__name__, "malformed"), claim=claim)
 
 
 class KeysUnavailableError(AuthError):
@@ -135,10 +141,8 @@ class TokenVerifier:
                 # When it was made does not matter, and clocks differ.
                 options={"verify_aud": bool(self._audience), "verify_iat": False},
             )
-        except jwt.MissingRequiredClaimError as error:
-            raise TokenRefusedError("malformed", claim=error.claim) from None
         except (jwt.InvalidTokenError, RecursionError) as error:
-            raise TokenRefusedError(_REFUSALS.get(type(error).__name__, "malformed")) from None
+            raise refused(error) from None
         return claims_from(claims)
 
     def _key(self, key_id: str | None) -> jwt.PyJWK:
