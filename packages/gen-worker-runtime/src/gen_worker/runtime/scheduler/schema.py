@@ -98,4 +98,27 @@ CREATE TABLE tag_changes (
 CREATE INDEX tag_changes_by_endpoint ON tag_changes (owner, endpoint, number);
 """
 
-MIGRATIONS = (_REQUESTS, _RELEASES)
+_WEBHOOKS = """
+CREATE TABLE webhooks (
+    seq INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    webhook_id TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    url TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    happened_at REAL,
+    next_at REAL NOT NULL,
+    last_at REAL,
+    last_status INTEGER NOT NULL,
+    last_error TEXT NOT NULL,
+    PRIMARY KEY (seq, event)
+) WITHOUT ROWID;
+CREATE INDEX webhooks_waiting ON webhooks (seq) WHERE state = 'waiting';
+CREATE INDEX webhooks_pending ON webhooks (next_at, origin) WHERE state = 'pending';
+CREATE INDEX webhooks_over ON webhooks (last_at) WHERE state IN ('delivered', 'failed', 'gone');
+"""
+
+MIGRATIONS = (_REQUESTS, _RELEASES, _WEBHOOKS)

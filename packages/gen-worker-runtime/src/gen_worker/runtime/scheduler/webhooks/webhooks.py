@@ -1,0 +1,244 @@
+"""Webhooks: which requests want one, what has happened to them, and who is told now.
+
+How no end is missed. A promise is put into the ledger's lane as soon as its request is known, so it
+is committed before anything that the request may come to, or with it. What has happened is read
+from the request's row: when a watcher is told of it, and of all promises at the start. So a process
+that is killed between the end of a request and its delivery finds both; and one that is killed
+between a delivery and its note delivers again, under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, NamedTuple
+
+from gen_worker.errors import RetryableError, ValidationError
+from gen_worker.models.net import is_public, parse_url
+from gen_worker.runtime.scheduler.clock import steady_clock
+from gen_worker.runtime.scheduler.errors import LedgerWriteError
+from gen_worker.runtime.scheduler.webhooks import tables
+from gen_worker.runtime.scheduler.webhooks.deliveries import Deliveries
+from gen_worker.runtime.scheduler.webhooks.values import WebhookOptions
+
+if TYPE_CHECKING:
+    import sqlite3
+    from asyncio import Future, Task
+    from collections.abc import Callable, Sequence
+
+    from gen_worker.runtime.scheduler.ledger import Ledger
+    from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
+    from gen_worker.runtime.scheduler.webhooks.deliveries import Answer
+    from gen_worker.runtime.scheduler.webhooks.secrets import WebhookSecrets
+    from gen_worker.runtime.scheduler.webhooks.values import (
+        Delivery,
+        Webhook,
+        WebhookEvent,
+        WebhookStatistics,
+    )
+
+__all__ = ["Webhooks"]
+
+_log = logging.getLogger("gen_worker.scheduler")
+
+_MAX_URL_CHARS = 2048
+_OPTIONS = WebhookOptions()
+
+
+class _Wanted(NamedTuple):
+    """What one live request's client is to be told, and was not yet."""
+
+    events: set[WebhookEvent]
+    promises: tuple[tables.Promise, ...]
+
+
+class Webhooks:
+    """Tells receivers what happens to requests. On the ledger's loop.
+
+    A `Watcher` of live requests: whoever has them calls `follow` with each whose client wants a
+    webhook, both when it is new and when it is found at the start, and `told` with what follows.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        answer: Answer,
+        secrets: WebhookSecrets,
+        options: WebhookOptions = _OPTIONS,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin with `start`.
+
+        Args:
+            ledger: Keeps deliveries beside requests.
+            answer: Makes the JSON object of `GET /v1/requests/{id}` of a request; it is what a
+                receiver gets, with one more key, `event`.
+            secrets: What owners' webhooks are signed with.
+            options: Where they may lead, and how long one is tried.
+            clock: Unix time.
+        """
+        clock = clock or steady_clock()
+        self._ledger = ledger
+        self._options = options
+        self._live: dict[int, _Wanted] = {}
+        self._happened: set[int] = set()
+        self._unwritten: dict[int, _Wanted] = {}
+        """Whose promises found no room on the disk."""
+        self._news = asyncio.Event()
+        self._noting: Task[None] | None = None
+        self._deliveries = Deliveries(ledger, answer, secrets, options, clock)
+
+    async def start(self) -> None:
+        """Find what happened while no scheduler ran, and begin to deliver.
+
+        Raises:
+            LedgerWriteError: The disk has no room.
+        """
+        await self._ledger.transact(partial(_advance, seqs=None))
+        self._noting = asyncio.create_task(self._note(), name="gen-worker-webhooks")
+        self._deliveries.start()
+
+    async def close(self) -> None:
+        """Stop; attempts under way are given up, and made again by the next start.
+
+        Call it before the ledger is closed, and after the last request was ended.
+        """
+        if self._noting is not None:
+            self._noting.cancel()
+            await asyncio.wait((self._noting,))
+        await self._deliveries.close()
+
+    def __repr__(self) -> str:
+        return f"<Webhooks {len(self._live)} requests {self._deliveries.statistics()}>"
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def check(self, webhook: Webhook) -> None:
+        """Refuse a URL that nothing can be sent to. Names are looked up when it is sent.
+
+        Raises:
+            ValidationError: It is none, too long, a private address that may not be reached, or
+                there is nothing to tell it.
+        """
+        if len(webhook.url) > _MAX_URL_CHARS:
+            raise ValidationError(
+                f"the webhook's URL has {len(webhook.url)} characters: at most {_MAX_URL_CHARS}",
+                path="$.webhook.url",
+            )
+        if not webhook.events:
+            raise ValidationError("the webhook has no events: name some", path="$.webhook.events")
+        url = parse_url(webhook.url)
+        may_be_private = self._options.allow_private or url.origin in self._deliveries.trusted
+        if _is_numeric(url.host) and not is_public(url.host) and not may_be_private:
+            raise ValidationError(
+                f"the webhook's host {url.host!r} is no public address: use one, or let the "
+                "operator trust it",
+                path="$.webhook.url",
+            )
+
+    def follow(self, record: RequestRecord, webhook: Webhook) -> None:
+        """Promise to tell a receiver of a request that has not ended.
+
+        Call it as soon as the request is committed, before anything else is written of it, and
+        again with every request that is found unfinished at the start; call `told` from then on.
+        """
+        origin = parse_url(webhook.url).origin
+        promises = tuple(
+            tables.Promise(
+                record.seq,
+                event,
+                record.request_id,
+                f"msg_{token_hex(16)}",
+                record.owner,
+                webhook.url,
+                origin,
+            )
+            for event in dict.fromkeys(webhook.events)
+        )
+        wanted = _Wanted(set(webhook.events), promises)
+        self._live[record.seq] = wanted
+        written = self._ledger.transact(partial(_promise, promises=promises))
+        written.add_done_callback(partial(self._promised, record.seq, wanted))
+
+    def told(self, events: Sequence[StoredEvent], record: RequestRecord) -> None:
+        """Take what was committed of a request that is followed; of another one nothing."""
+        wanted = self._live.get(record.seq)
+        if wanted is None:
+            return
+        has_ended = record.ended_at is not None
+        if has_ended:
+            del self._live[record.seq]
+        elif "started" not in wanted.events or record.started_at is None:
+            return
+        wanted.events.discard("started")
+        self._happened.add(record.seq)
+        self._news.set()
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    async def of(self, record: RequestRecord) -> Sequence[Delivery]:
+        """Return the deliveries of a request, as they are now; none if it wanted none."""
+        query = partial(tables.of_request, request_id=record.request_id, seq=record.seq)
+        return await self._ledger.ask(query)
+
+    async def pending(self) -> int:
+        """Return how many deliveries are on their way."""
+        return await self._ledger.ask(tables.pending)
+
+    def statistics(self) -> WebhookStatistics:
+        """Return what was done since the start."""
+        return self._deliveries.statistics()
+
+    # -- notes -------------------------------------------------------------------------------------
+
+    def _promised(self, seq: int, wanted: _Wanted, written: Future[None]) -> None:
+        if written.cancelled():
+            return
+        error = written.exception()
+        if error is None or isinstance(error, RetryableError):  # or the scheduler is stopping
+            return
+        _log.warning("a webhook of request %r is noted later: %s", wanted.promises[0][2], error)
+        self._unwritten[seq] = wanted
+        self._news.set()
+
+    async def _note(self) -> None:
+        """Write what has happened, for as long as it takes to get it written."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            happened, self._happened = self._happened, set()
+            unwritten, self._unwritten = self._unwritten, {}
+            promises = [one for wanted in unwritten.values() for one in wanted.promises]
+            try:
+                await self._ledger.transact(partial(_note, promises=promises, seqs=happened))
+            except LedgerWriteError as error:
+                self._happened |= happened
+                self._unwritten = unwritten | self._unwritten
+                self._news.set()
+                await asyncio.sleep(error.retry_after_s)
+            else:
+                self._deliveries.wake()
+
+
+def _promise(
+    connection: sqlite3.Connection, now: float, promises: Sequence[tables.Promise]
+) -> None:
+    tables.promise(connection, promises)
+
+
+def _advance(connection: sqlite3.Connection, now: float, seqs: set[int] | None) -> int:
+    return tables.advance(connection, now, seqs)
+
+
+def _note(
+    connection: sqlite3.Connection, now: float, promises: Sequence[tables.Promise], seqs: set[int]
+) -> int:
+    tables.promise(connection, promises)
+    return tables.advance(connection, now, seqs | {promise.seq for promise in promises})
+
+
+def _is_numeric(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
