@@ -71,6 +71,8 @@ class _Failure(msgspec.Struct, gc=False, kw_only=True):
     retryable: bool
     code: str
     path: str
+    http_status: int
+    retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
     error: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -115,6 +117,8 @@ def answer_of(
             retryable=failure.retryable,
             code=printable(failure.code),
             path=printable(failure.path),
+            http_status=failure.http_status,
+            retry_after_s=failure.retry_after_s or msgspec.UNSET,
             error=error or msgspec.UNSET,
         )
     )
