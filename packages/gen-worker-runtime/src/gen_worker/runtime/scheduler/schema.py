@@ -121,4 +121,12 @@ CREATE INDEX webhooks_pending ON webhooks (next_at, origin) WHERE state = 'pendi
 CREATE INDEX webhooks_over ON webhooks (last_at) WHERE state IN ('delivered', 'failed', 'gone');
 """
 
-MIGRATIONS = (_REQUESTS, _RELEASES, _WEBHOOKS)
+_MARKS = """
+CREATE TABLE marks (
+    seq INTEGER PRIMARY KEY,
+    lost INTEGER NOT NULL,
+    cancel TEXT NOT NULL
+);
+"""
+
+MIGRATIONS = (_REQUESTS, _RELEASES, _WEBHOOKS, _MARKS)
