@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.webhooks.values import (
         Delivery,
         DeliveryState,
-        Webhook,
         WebhookEvent,
         WebhookOptions,
         WebhookStatistics,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Delivery",
     "DeliveryState",
-    "Webhook",
     "WebhookEvent",
     "WebhookOptions",
     "WebhookSecrets",
@@ -43,7 +41,6 @@ _MODULES = {
     "values": (
         "Delivery",
         "DeliveryState",
-        "Webhook",
         "WebhookEvent",
         "WebhookOptions",
         "WebhookStatistics",

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
 __all__ = [
+    "ALL_EVENTS",
     "Delivery",
     "DeliveryState",
-    "Webhook",
     "WebhookEvent",
     "WebhookOptions",
     "WebhookStatistics",
 ]
 
 WebhookEvent = Literal["started", "completed"]
+ALL_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 DeliveryState = Literal["waiting", "pending", "delivered", "failed", "gone"]
 """`waiting` for its event, `pending` until a receiver has it, `failed` after the last try, `gone`
 when the receiver answered 410."""
-
-
-class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a request's client wants to be told, and of what."""
-
-    url: str
-    """May hold a secret: no message and no log repeats what is behind its `?`."""
-    events: tuple[WebhookEvent, ...] = ("completed",)
 
 
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True):

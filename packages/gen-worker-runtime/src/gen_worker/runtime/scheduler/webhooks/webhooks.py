@@ -13,7 +13,7 @@ import asyncio
 import logging
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gen_worker.errors import RetryableError, ValidationError
 from gen_worker.models.net import is_public, parse_url
@@ -21,23 +21,20 @@ from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.errors import LedgerWriteError
 from gen_worker.runtime.scheduler.webhooks import tables
 from gen_worker.runtime.scheduler.webhooks.deliveries import Deliveries
-from gen_worker.runtime.scheduler.webhooks.values import WebhookOptions
+from gen_worker.runtime.scheduler.webhooks.values import ALL_EVENTS, WebhookOptions
 
 if TYPE_CHECKING:
     import sqlite3
     from asyncio import Future, Task
     from collections.abc import Callable, Sequence
 
+    from gen_worker.runtime.scheduler.job_options import Webhook
     from gen_worker.runtime.scheduler.ledger import Ledger
+    from gen_worker.runtime.scheduler.requests import Requests
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
     from gen_worker.runtime.scheduler.webhooks.deliveries import Answer
     from gen_worker.runtime.scheduler.webhooks.secrets import WebhookSecrets
-    from gen_worker.runtime.scheduler.webhooks.values import (
-        Delivery,
-        Webhook,
-        WebhookEvent,
-        WebhookStatistics,
-    )
+    from gen_worker.runtime.scheduler.webhooks.values import Delivery, WebhookStatistics
 
 __all__ = ["Webhooks"]
 
@@ -47,23 +44,21 @@ _MAX_URL_CHARS = 2048
 _OPTIONS = WebhookOptions()
 
 
-class _Wanted(NamedTuple):
-    """What one live request's client is to be told, and was not yet."""
+class _Wanted:
+    """What the client of a request that has not ended is to be told."""
 
-    events: set[WebhookEvent]
-    promises: tuple[tables.Promise, ...]
+    def __init__(self, promises: Sequence[tables.Promise]) -> None:
+        self.promises = promises
+        self.start_is_awaited = any(promise.event == "started" for promise in promises)
 
 
 class Webhooks:
-    """Tells receivers what happens to requests. On the ledger's loop.
-
-    A `Watcher` of live requests: whoever has them calls `follow` with each whose client wants a
-    webhook, both when it is new and when it is found at the start, and `told` with what follows.
-    """
+    """Tells receivers what happens to requests. On the ledger's loop; watches all of them."""
 
     def __init__(
         self,
         ledger: Ledger,
+        requests: Requests,
         answer: Answer,
         secrets: WebhookSecrets,
         options: WebhookOptions = _OPTIONS,
@@ -74,6 +69,8 @@ class Webhooks:
 
         Args:
             ledger: Keeps deliveries beside requests.
+            requests: Tells what happens to those that have not ended, from now on; it is to say of
+                a new one, with no events, that it is on disk.
             answer: Makes the JSON object of `GET /v1/requests/{id}` of a request; it is what a
                 receiver gets, with one more key, `event`.
             secrets: What owners' webhooks are signed with.
@@ -82,6 +79,7 @@ class Webhooks:
         """
         clock = clock or steady_clock()
         self._ledger = ledger
+        self._requests = requests
         self._options = options
         self._live: dict[int, _Wanted] = {}
         self._happened: set[int] = set()
@@ -90,13 +88,18 @@ class Webhooks:
         self._news = asyncio.Event()
         self._noting: Task[None] | None = None
         self._deliveries = Deliveries(ledger, answer, secrets, options, clock)
+        requests.watch_all(self)
 
     async def start(self) -> None:
         """Find what happened while no scheduler ran, and begin to deliver.
 
+        Requests are started before: those that have not ended are told of as ever.
+
         Raises:
             LedgerWriteError: The disk has no room.
         """
+        for live in self._requests:
+            self.told((), live.record)
         await self._ledger.transact(partial(_advance, seqs=None))
         self._noting = asyncio.create_task(self._note(), name="gen-worker-webhooks")
         self._deliveries.start()
@@ -120,16 +123,21 @@ class Webhooks:
         """Refuse a URL that nothing can be sent to. Names are looked up when it is sent.
 
         Raises:
-            ValidationError: It is none, too long, a private address that may not be reached, or
-                there is nothing to tell it.
+            ValidationError: It is too long, a private address that may not be reached, or an event
+                is none.
+            UrlRefusedError: It is no URL of the web.
         """
         if len(webhook.url) > _MAX_URL_CHARS:
             raise ValidationError(
                 f"the webhook's URL has {len(webhook.url)} characters: at most {_MAX_URL_CHARS}",
                 path="$.webhook.url",
             )
-        if not webhook.events:
-            raise ValidationError("the webhook has no events: name some", path="$.webhook.events")
+        unknown = [event for event in webhook.events if event not in ALL_EVENTS]
+        if unknown:
+            raise ValidationError(
+                f"a webhook tells of no {unknown[0]!r}: name some of {', '.join(ALL_EVENTS)}",
+                path="$.webhook.events",
+            )
         url = parse_url(webhook.url)
         may_be_private = self._options.allow_private or url.origin in self._deliveries.trusted
         if _is_numeric(url.host) and not is_public(url.host) and not may_be_private:
@@ -139,43 +147,43 @@ class Webhooks:
                 path="$.webhook.url",
             )
 
-    def follow(self, record: RequestRecord, webhook: Webhook) -> None:
-        """Promise to tell a receiver of a request that has not ended.
-
-        Call it as soon as the request is committed, before anything else is written of it, and
-        again with every request that is found unfinished at the start; call `told` from then on.
-        """
-        origin = parse_url(webhook.url).origin
-        promises = tuple(
-            tables.Promise(
-                record.seq,
-                event,
-                record.request_id,
-                f"msg_{token_hex(16)}",
-                record.owner,
-                webhook.url,
-                origin,
-            )
-            for event in dict.fromkeys(webhook.events)
-        )
-        wanted = _Wanted(set(webhook.events), promises)
-        self._live[record.seq] = wanted
-        written = self._ledger.transact(partial(_promise, promises=promises))
-        written.add_done_callback(partial(self._promised, record.seq, wanted))
-
     def told(self, events: Sequence[StoredEvent], record: RequestRecord) -> None:
-        """Take what was committed of a request that is followed; of another one nothing."""
-        wanted = self._live.get(record.seq)
+        """Take what was committed of a request."""
+        wanted = self._live.get(record.seq) or self._promise(record)
         if wanted is None:
             return
-        has_ended = record.ended_at is not None
-        if has_ended:
+        if record.ended_at is not None:
             del self._live[record.seq]
-        elif "started" not in wanted.events or record.started_at is None:
+        elif record.started_at is None or not wanted.start_is_awaited:
             return
-        wanted.events.discard("started")
+        wanted.start_is_awaited = False
         self._happened.add(record.seq)
         self._news.set()
+
+    def _promise(self, record: RequestRecord) -> _Wanted | None:
+        """Promise what the client of a request wants to be told, if that is something."""
+        live = self._requests.by_seq(record.seq)
+        webhook = None if live is None else live.options.webhook
+        if webhook is None:
+            return None
+        wanted = _Wanted(
+            [
+                tables.Promise(
+                    record.seq,
+                    event,
+                    record.request_id,
+                    f"msg_{token_hex(16)}",
+                    record.owner,
+                    webhook.url,
+                    parse_url(webhook.url).origin,
+                )
+                for event in webhook.events or ALL_EVENTS
+            ]
+        )
+        self._live[record.seq] = wanted
+        written = self._ledger.transact(partial(_promise, promises=wanted.promises))
+        written.add_done_callback(partial(self._promised, record.seq, wanted))
+        return wanted
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -200,7 +208,9 @@ class Webhooks:
         error = written.exception()
         if error is None or isinstance(error, RetryableError):  # or the scheduler is stopping
             return
-        _log.warning("a webhook of request %r is noted later: %s", wanted.promises[0][2], error)
+        _log.warning(
+            "a webhook of request %r is noted later: %s", wanted.promises[0].request_id, error
+        )
         self._unwritten[seq] = wanted
         self._news.set()
 
