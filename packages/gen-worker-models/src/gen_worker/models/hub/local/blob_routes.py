@@ -72,7 +72,7 @@ class BlobRoutes:
             "x-cozy-mime-type": row["mime_type"],
         }
         return FileAnswer(
-            self._rooms.blobs.path(row["blake3"]),
+            self._rooms.media.path(row),
             etag=row["blake3"],
             content_type=row["mime_type"],
             headers=headers,
@@ -80,17 +80,10 @@ class BlobRoutes:
 
     def _media(self, call: Call) -> Row:
         ref, owner = call.params["ref"], call.headers.get("x-cozy-owner", "").lower()
-        row = self._rooms.database.row(
-            "SELECT * FROM media WHERE (ref = ? OR id = ?) AND (? = '' OR owner = ?) "
-            "ORDER BY created_at DESC",
-            ref,
-            ref,
-            owner,
-            owner,
-        )
+        row = self._rooms.media.find(ref, owner)
         if row is None:
             raise Refusal(404, "file_not_found", f"there is no file {ref!r:.200}")
-        call.principal.check_owner(row["owner"], "read")
+        call.principal.check_file(row["owner"], row["ref"], "read")
         return row
 
     def _readable(self, call: Call) -> str:

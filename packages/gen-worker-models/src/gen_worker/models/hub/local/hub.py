@@ -13,6 +13,7 @@ from gen_worker.models.hub.local.catalog import Catalog
 from gen_worker.models.hub.local.collection import Collected, collect
 from gen_worker.models.hub.local.database import Database
 from gen_worker.models.hub.local.ingest import Ingests
+from gen_worker.models.hub.local.media import Media
 from gen_worker.models.hub.local.publications import Publications
 from gen_worker.models.hub.local.rooms import HubOptions, Rooms
 from gen_worker.models.hub.local.signing import Signer, load_key
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from gen_worker.models.hub.local.ingest import Ingester
+    from gen_worker.models.hub.local.tokens import Authority
 
 __all__ = ["LocalHub"]
 
@@ -46,6 +48,7 @@ class LocalHub:
         options: HubOptions | None = None,
         anonymous: Collection[str] = (),
         admin_token: str = "",
+        authority: Authority | None = None,
         ingester: Ingester | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +59,7 @@ class LocalHub:
             options: Limits and lifetimes.
             anonymous: Scopes of callers without a token, of `read`, `write` and `admin`.
             admin_token: A token of your own that may do everything, besides those of `issue_token`.
+            authority: Says who bears a token that is not of the hub's own making.
             ingester: Fetches public models; without one, a model that is not here is refused.
             now: The time, for lifetimes of URLs and tokens.
         """
@@ -67,6 +71,8 @@ class LocalHub:
         blobs = Blobs(os.path.join(self.directory, "cas"))
         catalog = Catalog(database, now)
         publications = Publications(database, catalog, blobs, now=now, ttl_s=options.revision_ttl_s)
+        self.media = Media(database, blobs, now)
+        """Files that belong to no repository."""
         limits = Limits(part_bytes=options.part_bytes, max_file_bytes=options.max_file_bytes)
         work = ThreadPoolExecutor(_WORK_THREADS, "hub-work")
         self._rooms = Rooms(
@@ -74,10 +80,25 @@ class LocalHub:
             now=now,
             database=database,
             blobs=blobs,
+            media=self.media,
             catalog=catalog,
             publications=publications,
-            uploads=Uploads(database, blobs, os.path.join(self.directory, "staging"), limits, now),
-            tokens=Tokens(database, key, now=now, anonymous=anonymous, admin_token=admin_token),
+            uploads=Uploads(
+                database,
+                blobs,
+                self.media,
+                os.path.join(self.directory, "staging"),
+                limits,
+                now,
+            ),
+            tokens=Tokens(
+                database,
+                key,
+                now=now,
+                anonymous=anonymous,
+                admin_token=admin_token,
+                authority=authority,
+            ),
             signer=Signer(key, now),
             ingests=Ingests(
                 database,

@@ -100,6 +100,7 @@ class PublishRoutes:
         if home.revision:
             rooms.publications.need_open(home.owner, home.name, home.revision)
         body, principal = call.read(CreateBody), call.principal
+        _check_file(call, home, body.path or body.ref)
         _check_budget(call, body)
         row = rooms.uploads.create(
             home, body, may_dedup=lambda digest: rooms.may_read_blob(principal, digest)
@@ -109,22 +110,28 @@ class PublishRoutes:
         return Answer(self._ticket(call, row))
 
     def upload_state(self, call: Call) -> Answer:
-        row = self._rooms.uploads.need_in(_home(call), call.params["upload"])
+        row = self._own_upload(call)
         if row["state"] == "complete":
             return Answer({"state": "complete", **document(row["answer"])})
         return Answer({"state": "open", **self._ticket(call, row)})
 
     def complete(self, call: Call) -> Answer:
         rooms, home = self._rooms, _home(call)
-        row = rooms.uploads.need_in(home, call.params["upload"])
+        row = self._own_upload(call)
         if home.revision and row["state"] != "complete":
             rooms.publications.need_open(home.owner, home.name, home.revision)
         return Answer(document(rooms.uploads.complete(row, call.read(CompleteBody))["answer"]))
 
     def abort_upload(self, call: Call) -> Answer:
-        uploads = self._rooms.uploads
-        uploads.abort(uploads.need_in(_home(call), call.params["upload"]))
+        self._rooms.uploads.abort(self._own_upload(call))
         return Answer({"state": "aborted"})
+
+    def _own_upload(self, call: Call) -> Row:
+        """Return the upload that the path names, which the caller may send."""
+        home = _home(call)
+        row = self._rooms.uploads.need_in(home, call.params["upload"])
+        _check_file(call, home, row["ref"])
+        return row
 
     async def put_part(self, call: Call) -> Answer:
         """Take one part at its signed URL."""
@@ -224,9 +231,13 @@ def _home(call: Call) -> Home:
     if "repo" in params:
         return Home("repo", *_revision(call))
     owner = params.get("owner") or call.headers.get("x-cozy-owner", "") or "local"
-    owner = check_repo(owner, "media")[0]
-    call.principal.check_owner(owner, "write")
-    return Home("media", owner)
+    return Home("media", check_repo(owner, "media")[0])
+
+
+def _check_file(call: Call, home: Home, ref: str) -> None:
+    """Let a token send only files that it may; those of repositories the route has checked."""
+    if home.domain == "media":
+        call.principal.check_file(home.owner, ref, "write")
 
 
 def _described(state: dict[str, Any], call: Call, status: int) -> Answer:

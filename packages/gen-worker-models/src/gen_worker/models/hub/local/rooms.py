@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.catalog import Catalog
     from gen_worker.models.hub.local.database import Database
     from gen_worker.models.hub.local.ingest import Ingests
+    from gen_worker.models.hub.local.media import Media
     from gen_worker.models.hub.local.publications import Publications
     from gen_worker.models.hub.local.signing import Signer
     from gen_worker.models.hub.local.tokens import Principal, Tokens
@@ -50,6 +51,7 @@ class Rooms(NamedTuple):
     now: Callable[[], float]
     database: Database
     blobs: Blobs
+    media: Media
     catalog: Catalog
     publications: Publications
     uploads: Uploads

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -12,11 +13,11 @@ from gen_worker.models.hub.capability import Capability, capability_from_claims
 from gen_worker.models.hub.local.refusals import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from gen_worker.models.hub.local.database import Database
 
-__all__ = ["SCOPES", "Principal", "Tokens"]
+__all__ = ["SCOPES", "Authority", "FileRights", "Principal", "Tokens"]
 
 SCOPES = ("read", "write", "admin")
 """Each contains those before it."""
@@ -25,12 +26,24 @@ _ALGORITHM = "HS256"
 _ISSUER = "gen-worker-hub"
 
 
+class FileRights(Protocol):
+    """Which files that belong to no repository the bearer of one token may touch.
+
+    Called in the hub's threads; may block.
+    """
+
+    def may_read(self, owner: str, ref: str) -> bool: ...
+    def may_write(self, owner: str, ref: str) -> bool: ...
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever sent a request."""
 
     subject: str = ""
     scopes: frozenset[str] = frozenset()
     capability: Capability | None = None
+    files: FileRights | None = None
+    """Of a job whose token says it file by file; None: those of its repositories' owners."""
     is_anonymous: bool = False
 
     def may(self, scope: str) -> bool:
@@ -59,6 +72,23 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         if not self.may(scope) and (own is None or owner not in own.owners):
             raise Refusal(403, "forbidden", f"the token does not allow this for {owner!r:.120}")
 
+    def check_file(self, owner: str, ref: str, scope: str) -> None:
+        """Let a job touch only its own files and those it was given.
+
+        Raises:
+            Refusal: 403.
+        """
+        own = self.files
+        if own is None or self.may(scope):
+            self.check_owner(owner, scope)
+        elif not (own.may_read if scope == "read" else own.may_write)(owner, ref):
+            raise Refusal(403, "forbidden", f"the token does not allow this for {ref!r:.200}")
+
+
+Authority: TypeAlias = Callable[[str], Principal | None]
+"""Returns who bears a token, None when it is none of its own; a `Refusal` when it is not valid.
+Called in the hub's threads."""
+
 
 class Tokens:
     """Issues tokens and reads them."""
@@ -71,6 +101,7 @@ class Tokens:
         now: Callable[[], float],
         anonymous: Collection[str],
         admin_token: str,
+        authority: Authority | None = None,
     ) -> None:
         unknown = set(anonymous) - set(SCOPES)
         if unknown:
@@ -79,6 +110,7 @@ class Tokens:
         self._key = key
         self._now = now
         self._admin_token = admin_token
+        self._authority = authority
         self._nobody = Principal(scopes=_widened(anonymous), is_anonymous=True)
 
     def issue(self, *, subject: str, ttl_s: float, claims: dict[str, Any]) -> str:
@@ -118,6 +150,9 @@ class Tokens:
             raise _unauthorized("the Authorization header is not 'Bearer <token>'")
         if self._admin_token and hmac.compare_digest(token.encode(), self._admin_token.encode()):
             return Principal(subject="admin", scopes=frozenset(SCOPES))
+        known = self._authority(token) if self._authority is not None else None
+        if known is not None:
+            return known
         claims = self._claims(token)
         scopes = claims.get("scopes")
         return Principal(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.hub.local.blobs import Blobs
     from gen_worker.models.hub.local.database import Database, Row
+    from gen_worker.models.hub.local.media import Media
     from gen_worker.models.hub.local.requests import CompleteBody, CreateBody
 
 __all__ = ["OBJECT", "Home", "Limits", "Uploads"]
@@ -57,12 +58,14 @@ class Uploads:
         self,
         database: Database,
         blobs: Blobs,
+        media: Media,
         root: str,
         limits: Limits,
         now: Callable[[], float],
     ) -> None:
         self._database = database
         self._blobs = blobs
+        self._media = media
         self._root = root
         self._limits = limits
         self._now = now
@@ -177,7 +180,13 @@ class Uploads:
             "mime_type": row["mime_type"],
         }
         if row["domain"] == "media":
-            answer |= self._add_media(row)
+            answer |= self._media.add(
+                owner=row["owner"],
+                ref=row["ref"],
+                blake3=row["blake3"],
+                size=row["size_bytes"],
+                mime_type=row["mime_type"],
+            )
         self._database.run(
             "UPDATE uploads SET state = 'complete', answer = ? WHERE id = ?",
             msgspec.json.encode(answer).decode(),
@@ -309,29 +318,6 @@ class Uploads:
         if digest != row["blake3"]:
             self._clear(row["staging"], force=True)
             raise _mismatch(row["blake3"], digest)
-
-    def _add_media(self, row: Row) -> dict[str, Any]:
-        from hashlib import file_digest
-
-        with open(self._blobs.path(row["blake3"]), "rb") as file:
-            sha256 = file_digest(file, "sha256").hexdigest()
-        media_id = secrets.token_hex(16)
-        self._database.run(
-            "INSERT INTO media (id, owner, ref, blake3, sha256, size_bytes, mime_type, created_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner, ref) DO UPDATE SET "
-            "id = excluded.id, blake3 = excluded.blake3, sha256 = excluded.sha256, "
-            "size_bytes = excluded.size_bytes, mime_type = excluded.mime_type, "
-            "created_at = excluded.created_at",
-            media_id,
-            row["owner"],
-            row["ref"],
-            row["blake3"],
-            sha256,
-            row["size_bytes"],
-            row["mime_type"],
-            self._now(),
-        )
-        return {"media_id": media_id, "sha256": sha256}
 
     def _clear(self, staging: str, *, force: bool = False) -> None:
         """Remove a staging folder, unless another upload of the same content goes on in it."""
