@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from gen_worker.runtime.http import HttpOptions, open_listener
+from gen_worker.runtime.http import HttpOptions, OneToken, open_listener
 from gen_worker.runtime.http.exchange import respond
 from gen_worker.runtime.http.origins import is_local_host
 from gen_worker.runtime.ndjson.address import TcpAddress
@@ -232,7 +232,10 @@ def test_a_large_body_within_the_limit_arrives(host: Host) -> None:
 
 
 def test_every_request_needs_the_token(tmp_path: Path, run_host: RunHost) -> None:
-    with run_host(tmp_path, HttpOptions(token="let me in")) as host, host.client() as client:
+    with (
+        run_host(tmp_path, HttpOptions(credentials=OneToken("let me in"))) as host,
+        host.client() as client,
+    ):
         for given in ("", "Bearer", "Bearer wrong", "Basic let me in", "Bearer \xff"):
             headers = [(b"authorization", given.encode("latin-1"))] if given else []
             for method, path in (

@@ -21,6 +21,7 @@ from gen_worker.runtime.http import (
     LocalBackend,
     LocalFileRoom,
     LocalModelRoom,
+    OneToken,
     open_listener,
     open_local_files,
     parse_http_address,
@@ -133,7 +134,7 @@ class HttpServing:
             report=report_failure,
         )
         options = HttpOptions(
-            token=self._token,
+            credentials=OneToken(self._token) if self._token else None,
             is_loopback=isinstance(self._claim.address, TcpAddress) and not self._token,
             owner=local_owner(),
         )

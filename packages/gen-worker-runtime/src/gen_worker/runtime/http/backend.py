@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from gen_worker.cancel import CancelReason
     from gen_worker.runtime.engine import Invocation, Sink
     from gen_worker.runtime.http.jobs import Jobs
+    from gen_worker.runtime.http.table import HttpRoute
 
-__all__ = ["Backend", "FileRoom", "Handle", "Health", "ModelRoom", "ServedFunction", "Target"]
+__all__ = [
+    "Backend",
+    "DirectCalls",
+    "FileRoom",
+    "Handle",
+    "Health",
+    "ModelRoom",
+    "ServedFunction",
+    "Target",
+]
 
 
 class Target(NamedTuple):
@@ -122,25 +132,8 @@ class ModelRoom(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """Where calls go. Its methods are called on the loop and do not block."""
-
-    @property
-    def jobs(self) -> Jobs: ...
-    @property
-    def files(self) -> FileRoom | None: ...
-    @property
-    def models(self) -> ModelRoom | None: ...
-
-    def find(self, target: Target) -> str:
-        """Return what `Invocation.function` has to be.
-
-        Raises:
-            UnknownFunctionError: There is no such function here.
-        """
-        ...
-
-    def functions(self) -> Sequence[ServedFunction]: ...
+class DirectCalls(Protocol):
+    """Calls that live as long as somebody waits for them. On the loop; does not block."""
 
     def submit(self, invocation: Invocation, sink: Sink) -> Handle:
         """Start a call; refusals reach the sink as its `Failed`, after this has returned."""
@@ -154,6 +147,35 @@ class Backend(Protocol):
         """
         ...
 
+
+class Backend(Protocol):
+    """Where calls go. Its methods are called on the loop and do not block."""
+
+    @property
+    def direct(self) -> DirectCalls | None:
+        """Makes the calls that somebody waits for; None: they are requests of `jobs`, too."""
+        ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def files(self) -> FileRoom | None: ...
+    @property
+    def models(self) -> ModelRoom | None: ...
+    @property
+    def routes(self) -> Sequence[HttpRoute]:
+        """What this host answers beyond what all do; read once."""
+        ...
+
+    def find(self, target: Target) -> str:
+        """Return what `Invocation.function` has to be.
+
+        Raises:
+            UnknownFunctionError: There is no such function here.
+        """
+        ...
+
+    def functions(self) -> Sequence[ServedFunction]: ...
     def health(self) -> Health: ...
 
     def status(self) -> dict[str, Any]:

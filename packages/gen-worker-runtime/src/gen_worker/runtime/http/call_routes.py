@@ -1,51 +1,40 @@
-"""Calls: waited for, followed, submitted. The one part of the application that has to be quick."""
+"""Calls that live as long as their caller waits. The one part that has to be quick."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.errors import UnknownFunctionError, classify
+from gen_worker.errors import classify
 from gen_worker.events import Failed, Result
-from gen_worker.models.hub.local.asgi import Call
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.http.answers import encode, printable, retry_after, status_of
+from gen_worker.runtime.http.answers import encode, printable
 from gen_worker.runtime.http.calls import StreamedCall, WholeCall
-from gen_worker.runtime.http.exchange import (
-    Departures,
-    read_body,
-    respond,
-    send_events,
-    start_events,
-    unless_gone,
-)
+from gen_worker.runtime.http.credentials import INVOKE
+from gen_worker.runtime.http.entrance import CALL_PATH, Entrance
+from gen_worker.runtime.http.exchange import Departures, read_body, respond
+from gen_worker.runtime.http.gate import require
+from gen_worker.runtime.http.job_routes import JobRoutes, elsewhere
+from gen_worker.runtime.http.openapi import WARM_UP
 from gen_worker.runtime.http.pings import Pings
-from gen_worker.runtime.http.requests import (
-    invocation_from,
-    invocation_of,
-    is_json,
-    key_of,
-    read_submission,
-)
-from gen_worker.runtime.http.routes import JobRoutes
-from gen_worker.runtime.http.targets import parse_target, target_of_path
+from gen_worker.runtime.http.refusals import failed_status
+from gen_worker.runtime.http.requests import is_json
+from gen_worker.runtime.http.table import HttpRoute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Invocation
-    from gen_worker.runtime.http.backend import Backend, Target
+    from gen_worker.runtime.http.backend import Backend
+    from gen_worker.runtime.http.credentials import Principal
     from gen_worker.runtime.http.exchange import Answer, Headers, Receive, Scope, Send
-    from gen_worker.runtime.http.jobs import Reader
+    from gen_worker.runtime.http.gate import Gate
     from gen_worker.runtime.http.options import HttpOptions
 
-__all__ = ["CALL_PATH", "READ_HEADERS", "SUBMIT_PATH", "WARMUP_PATH", "CallRoutes"]
+__all__ = ["READ_HEADERS", "WARMUP_PATH", "CallRoutes"]
 
-CALL_PATH = "/v1/request/"
-SUBMIT_PATH = "/v1/requests"
 WARMUP_PATH = "/v1/warmup/"
 READ_HEADERS = frozenset(
     (
@@ -58,7 +47,6 @@ READ_HEADERS = frozenset(
         b"origin",
     )
 )
-_MAX_KNOWN = 1024
 
 
 class CallRoutes:
@@ -68,7 +56,7 @@ class CallRoutes:
         self,
         backend: Backend,
         options: HttpOptions,
-        admit: Callable[[str, Headers], None],
+        gate: Gate,
         report: Callable[[Failure], None],
     ) -> None:
         """Make calls on a backend.
@@ -76,24 +64,39 @@ class CallRoutes:
         Args:
             backend: Where they go.
             options: What is allowed.
-            admit: Raises a `Refusal` for who may not ask, given a path and the headers.
+            gate: Says who asks.
             report: Told of every call that failed.
         """
-        self.is_draining = False
-        """Whether new calls are refused; those under way go on."""
-        self.jobs = JobRoutes(backend, self.cancel)
         self.pings = Pings(options.ping_s)
+        self._entrance = Entrance(backend, options.owner)
+        self.jobs = JobRoutes(backend, options, self._entrance, self.pings, self._cancel)
         self._backend = backend
+        self._direct: Any = backend.direct
+        """None: every call is a job; nothing here asks for more of it then."""
         self._options = options
-        self._admit = admit
+        self._gate = gate
         self._report = report
-        self._calls: dict[str, WholeCall | StreamedCall] = {}
-        self._known: dict[bytes, str] = {}
-        """Functions by the paths that were asked for, as they were sent."""
+        self._calls: dict[str, tuple[WholeCall | StreamedCall, str | None]] = {}
+        """With the owner of each."""
         self._departures: Departures | None = None
-        self._id_prefix = f"http-{os.urandom(4).hex()}"
-        self._next_id = 0
         self._last_busy = time.monotonic()
+
+    def table(self) -> Iterator[HttpRoute]:
+        yield HttpRoute("POST", f"{CALL_PATH}{{function*}}", INVOKE, elsewhere)
+        if self._direct is not None:
+            path = f"{WARMUP_PATH}{{function*}}"
+            yield HttpRoute("POST", path, INVOKE, elsewhere, operation=WARM_UP)
+        yield from self.jobs.table()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused; those under way go on."""
+        return self._entrance.is_draining
+
+    def drain(self) -> None:
+        self._entrance.is_draining = True
+        if self._direct is None:
+            self.jobs.dismiss_guests()
 
     @property
     def active(self) -> int:
@@ -107,23 +110,25 @@ class CallRoutes:
             return 0.0
         return min(time.monotonic() - self._last_busy, self._backend.jobs.idle_s)
 
-    def cancel(self, request_id: str) -> bool | None:
+    def _cancel(self, request_id: str, caller: Principal) -> bool | None:
         """Cancel a call whose caller waits; None when there is none."""
-        call = self._calls.get(request_id)
-        if call is None:
+        call, owner = self._calls.get(request_id, (None, None))
+        if call is None or not caller.may_act_for(owner):
             return None
         call.cancel("caller")
         return True
 
-    async def call(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        function = self._find(scope)
+    async def call(
+        self, scope: Scope, headers: Headers, caller: Principal, receive: Receive, send: Send
+    ) -> None:
+        require(caller, INVOKE)
+        function = self._entrance.find(scope)
         body = await read_body(receive, headers, self._options.max_body_bytes)
-        invocation = invocation_of(function, body, self._new_id(), self._options.owner)
-        self._refuse_when_draining()
-        wants_events = b"text/event-stream" in headers.get(b"accept", b"")
-        if b"idempotency-key" in headers:
-            await self._join(invocation, body, headers, wants_events, receive, send)
-        elif wants_events:
+        invocation = self._entrance.invocation(function, body, caller)
+        self._entrance.refuse_when_draining()
+        if self._direct is None or b"idempotency-key" in headers:
+            await self.jobs.join(scope, invocation, body, headers, receive, send)
+        elif b"text/event-stream" in headers.get(b"accept", b""):
             await self._stream(scope, invocation, body, receive, send)
         else:
             await self._whole(scope, invocation, body, receive, send)
@@ -166,15 +171,16 @@ class CallRoutes:
         self, url: bytes, headers: Headers, body: bytes, answer: Answer
     ) -> WholeCall | None:
         """Answer a call of a known function that waits for its whole answer; see `Express`."""
-        function = self._known.get(url)
-        if function is None or self.is_draining:
+        function = self._entrance.known.get(url)
+        if function is None or self._direct is None or self._entrance.is_draining:
             return None
         is_other = b"idempotency-key" in headers or b"event-stream" in headers.get(b"accept", b"")
         if is_other or len(body) > self._options.max_body_bytes:
             return None
         try:
-            self._admit(CALL_PATH, headers)
-            invocation = invocation_of(function, body, self._new_id(), self._options.owner)
+            caller = self._gate.admit(CALL_PATH, headers)
+            require(caller, INVOKE)
+            invocation = self._entrance.invocation(function, body, caller)
         except Refusal:  # is told in the usual way
             return None
 
@@ -186,8 +192,8 @@ class CallRoutes:
                 answer(*self._failed_answer(outcome, call, body))
 
         call = WholeCall(_nobody, self._options.max_answer_bytes, end)
-        self._calls.setdefault(invocation.request_id, call)
-        call.handle = self._backend.submit(invocation, call)
+        self._calls.setdefault(invocation.request_id, (call, invocation.owner))
+        call.handle = self._direct.submit(invocation, call)
         return call
 
     async def _stream(
@@ -212,8 +218,8 @@ class CallRoutes:
     def _begin(self, call: WholeCall | StreamedCall, invocation: Invocation, scope: Scope) -> None:
         if self._departures is None:
             self._departures = Departures()
-        self._calls.setdefault(invocation.request_id, call)
-        call.handle = self._backend.submit(invocation, call)
+        self._calls.setdefault(invocation.request_id, (call, invocation.owner))
+        call.handle = self._direct.submit(invocation, call)
         self._departures.watch(call, scope)
 
     def _end(self, call: WholeCall | StreamedCall, invocation: Invocation, scope: Scope) -> None:
@@ -222,7 +228,8 @@ class CallRoutes:
         self._forget(call, invocation)
 
     def _forget(self, call: WholeCall | StreamedCall, invocation: Invocation) -> None:
-        if self._calls.get(invocation.request_id) is call:
+        known = self._calls.get(invocation.request_id)
+        if known is not None and known[0] is call:
             del self._calls[invocation.request_id]
             if not self._calls:
                 self._last_busy = time.monotonic()
@@ -241,50 +248,25 @@ class CallRoutes:
         error = ""
         if failure.error_type == "validation" and failure.origin == "input" and not is_json(body):
             error = "invalid_json"
-        status, more = self.status(failure)
+        status, more = failed_status(failure, is_plain=self._options.is_plain)
         return status, call.answer(failed, error), more
 
-    def status(self, failure: Failure) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
-        if self._options.is_plain:
-            return 400, ()
-        status = status_of(failure)
-        wait = retry_after(failure, status)
-        return status, ((b"retry-after", wait.encode()),) if wait else ()
-
-    def _find(self, scope: Scope, prefix: str = CALL_PATH) -> str:
-        """Return the function of a path, and remember it for the next time.
-
-        Raises:
-            Refusal: 404, there is none.
-        """
-        raw = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
-        known = self._known.get(raw)
-        if known is not None:
-            return known
-        target = target_of_path(raw.decode("latin-1"), prefix)
-        function = self._lookup(target)
-        if prefix == CALL_PATH and len(self._known) < _MAX_KNOWN:
-            self._known[raw] = function
-        return function
-
-    def _lookup(self, target: Target) -> str:
-        try:
-            return self._backend.find(target)
-        except UnknownFunctionError as error:
-            message = classify(error, origin="input").message
-            raise Refusal(404, "unknown_function", message) from error
-
-    async def warm_up(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        function = self._find(scope, WARMUP_PATH)
+    async def warm_up(
+        self, scope: Scope, headers: Headers, caller: Principal, receive: Receive, send: Send
+    ) -> None:
+        require(caller, INVOKE)
+        if self._direct is None:
+            raise Refusal(404, "route_not_found", "there is nothing at this path")
+        function = self._entrance.find(scope, WARMUP_PATH)
         body = await read_body(receive, headers, self._options.max_body_bytes)
-        invocation = invocation_of(function, body, self._new_id(), self._options.owner)
-        self._refuse_when_draining()
+        invocation = self._entrance.invocation(function, body, caller)
+        self._entrance.refuse_when_draining()
         began = time.perf_counter()
         failure: Failure | None = None
         status = 200
         more: tuple[tuple[bytes, bytes], ...] = ()
         try:
-            await self._backend.warm_up(function)
+            await self._direct.warm_up(function)
         except Exception as raised:  # the author's
             failure = classify(raised)
             self._report(failure)
@@ -293,7 +275,7 @@ class CallRoutes:
             _, outcome = await self._outcome(scope, invocation, receive)
             if isinstance(outcome, Failed):
                 failure = outcome.failure
-                status, more = self.status(failure)
+                status, more = failed_status(failure, is_plain=self._options.is_plain)
         answer = {
             "ok": failure is None,
             "request_id": invocation.request_id,
@@ -302,69 +284,6 @@ class CallRoutes:
             "error_message": None if failure is None else printable(failure.message),
         }
         await respond(send, status, encode(answer), *more)
-
-    # -- submitted requests ------------------------------------------------------------------------
-
-    async def submit(self, headers: Headers, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, headers, self._options.max_body_bytes)
-        submitted = read_submission(body)
-        function = self._lookup(parse_target(submitted.function))
-        self._refuse_when_draining()
-        owner = self._options.owner
-        invocation = invocation_from(submitted, function, self._new_id(), owner)
-        job = await self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
-        location = (b"location", f"{SUBMIT_PATH}/{job.request_id}".encode())
-        await respond(send, 202, await job.answer(), location)
-
-    async def _join(
-        self,
-        invocation: Invocation,
-        body: bytes,
-        headers: Headers,
-        wants_events: bool,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """Answer a call that has a key: it goes on when its client leaves, who may come back."""
-        job = await self._backend.jobs.submit(invocation, key=key_of(headers), body=body)
-        if wants_events:
-            await self._pass_on(job.read(0), receive, send)
-            return
-        await unless_gone(job.wait(), receive)
-        if job.failure is None:
-            await respond(send, 200, await job.answer())
-        else:
-            status, more = self.status(job.failure)
-            await respond(send, status, await job.answer(), *more)
-
-    async def follow(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive)
-        request_id = "/".join(call.segments[2:-1])
-        job = await self.jobs.job(request_id)
-        last = headers.get(b"last-event-id", b"").decode("latin-1")
-        last = last or call.query.get("last_event_id", "")
-        if not (last.isascii() and last.isdecimal() and len(last) < 16) and last:
-            raise Refusal(400, "invalid_last_event_id", "Last-Event-ID is the `id` of an event")
-        await self._pass_on(job.read(int(last or 0)), receive, send)
-
-    async def _pass_on(self, reader: Reader, receive: Receive, send: Send) -> None:
-        self.pings.add(reader)
-        try:
-            await start_events(send)
-            while data := await unless_gone(reader.read(), receive):
-                await send_events(send, data)
-            await send_events(send, b"", is_last=True)
-        finally:
-            self.pings.discard(reader)
-            reader.close()
-
-    def _new_id(self) -> str:
-        self._next_id += 1
-        return f"{self._id_prefix}-{self._next_id}"
-
-    def _refuse_when_draining(self) -> None:
-        if self.is_draining:
-            raise Refusal(503, "draining", "the server is stopping: ask another one")
 
 
 async def _nobody() -> dict[str, Any]:

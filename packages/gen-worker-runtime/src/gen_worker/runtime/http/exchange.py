@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gen_worker.models.hub.local.refusals import Refusal
 
@@ -22,13 +22,15 @@ __all__ = [
     "ClientGoneError",
     "Departures",
     "Express",
+    "Guest",
     "Leaver",
     "read_body",
     "respond",
     "send_events",
     "start_events",
-    "unless_gone",
 ]
+
+T = TypeVar("T")
 
 CONNECTION = "gen_worker.connection"
 """Extension of a scope: the connection itself, which tells its `leaver` when it is lost."""
@@ -170,24 +172,46 @@ async def _wait_for_departure(leaver: Leaver) -> None:
         leaver.left()
 
 
-async def unless_gone(wanted: Any, receive: Receive) -> Any:
-    """Wait for something while the client is there.
+class Guest:
+    """A client who waits for what goes on without it. In one task."""
 
-    Raises:
-        ClientGoneError: It has gone.
-    """
-    task = asyncio.ensure_future(wanted)
-    gone = asyncio.ensure_future(_departure(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
-    finally:
-        for waiting in (task, gone):
-            waiting.cancel()
+    is_over = False
 
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.has_left = False
+        self._is_dismissed = False
+        self._task: asyncio.Task[Any] | None = None
 
-async def _departure(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def left(self) -> None:
+        self.has_left = True
+        self._interrupt()
+
+    def dismiss(self) -> None:
+        """Have it wait no longer: nothing will be answered here any more."""
+        self._is_dismissed = True
+        self._interrupt()
+
+    async def until(self, wanted: Awaitable[T]) -> T:
+        """Wait for something while the client is there.
+
+        Raises:
+            ClientGoneError: It has gone, or was dismissed.
+        """
+        self._task = task = asyncio.current_task()
+        assert task is not None, "routes are tasks"
+        try:
+            if self.has_left or self._is_dismissed:
+                task.cancel()
+            return await wanted
+        except asyncio.CancelledError:
+            if not (self.has_left or self._is_dismissed) or task.uncancel():
+                raise  # somebody else cancels, too
+            raise ClientGoneError from None
+        finally:
+            self._task = None
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelReason
     from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Invocation
 
-__all__ = ["Job", "Jobs", "Reader", "Status"]
+__all__ = ["NO_WISHES", "HookWish", "Job", "Jobs", "Reader", "Status", "Wishes"]
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+
+class HookWish(msgspec.Struct, frozen=True):
+    """Whom a caller wants to be told what becomes of a request."""
+
+    url: str
+    events: tuple[str, ...] = ()
+    """Of which; empty leaves it to the host."""
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants besides the call itself."""
+
+    priority: int = 0
+    """Greater comes earlier among the same owner's."""
+    webhook: HookWish | None = None
+
+
+NO_WISHES = Wishes()
 
 
 class Reader(Protocol):
@@ -35,6 +56,8 @@ class Job(Protocol):
 
     request_id: str
     function: str
+    owner: str | None
+    """Whose it is."""
 
     @property
     def status(self) -> Status: ...
@@ -75,18 +98,26 @@ class Jobs(Protocol):
         """Seconds since the last one ended; 0 while one runs, infinite when there was none."""
         ...
 
-    async def submit(self, invocation: Invocation, *, key: str = "", body: bytes = b"") -> Job:
+    async def submit(
+        self,
+        invocation: Invocation,
+        *,
+        key: str = "",
+        body: bytes = b"",
+        wishes: Wishes = NO_WISHES,
+    ) -> Job:
         """Start a request, or return the one that was started with the same key.
 
         Args:
             invocation: What to call.
             key: The caller's `Idempotency-Key`.
             body: What makes two requests the same.
+            wishes: What else its caller wants.
 
         Raises:
-            Refusal: 409, the key belongs to another body, or the id to another request.
-            UnknownFunctionError: There is no such function, if the backend's `find` did not say so.
-            OverloadedError: There are too many.
+            Refusal: 400, this host does not do what is wished for; 409, the key belongs to another
+                body, or the id to another request.
+            WorkerError: It was not accepted, for a reason that the error table has.
         """
         ...
 

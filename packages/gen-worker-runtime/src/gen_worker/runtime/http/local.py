@@ -61,9 +61,11 @@ class LocalBackend:
             max_queue: Of the engine's limits: with as many calls waiting, this host is not ready.
             report: Told of every submitted request that failed; the app tells of the others.
         """
+        self.direct = self
         self.jobs = MemoryJobs(self.submit, jobs, report=report)
         self.files = files
         self.models = models
+        self.routes = ()
         self.is_starting = False
         """Whether setups are still to be run before anybody should call."""
         self._engine = engine

@@ -56,6 +56,7 @@ class MemoryJob:
         """
         self.request_id = invocation.request_id
         self.function = invocation.function
+        self.owner = invocation.owner
         self.key = key
         self.readers: set[MemoryReader] = set()
         self.size_bytes = 0

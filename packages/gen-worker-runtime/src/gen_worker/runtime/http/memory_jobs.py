@@ -15,6 +15,7 @@ import msgspec
 from gen_worker.errors import OverloadedError
 from gen_worker.events import Failed
 from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.runtime.http.jobs import NO_WISHES
 from gen_worker.runtime.http.memory_job import MemoryJob
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure
     from gen_worker.runtime.engine import Invocation, Sink
     from gen_worker.runtime.http.backend import Handle
+    from gen_worker.runtime.http.jobs import Wishes
 
     Submit = Callable[[Invocation, Sink], Handle]
 
@@ -72,7 +74,8 @@ class MemoryJobs:
         """When each job ended, in that order, and the bytes it keeps."""
         self._ended_bytes = 0
         self._last_end = -math.inf
-        self._keys: dict[str, tuple[bytes, MemoryJob]] = {}
+        self._keys: dict[tuple[str | None, str], tuple[bytes, MemoryJob]] = {}
+        """By owner and key."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -86,13 +89,20 @@ class MemoryJobs:
         return 0.0 if self.running else self._clock() - self._last_end
 
     async def submit(
-        self, invocation: Invocation, *, key: str = "", body: bytes = b""
+        self,
+        invocation: Invocation,
+        *,
+        key: str = "",
+        body: bytes = b"",
+        wishes: Wishes = NO_WISHES,
     ) -> MemoryJob:
+        if wishes.webhook is not None:
+            raise Refusal(400, "no_webhooks", "this host sends no webhooks: a scheduler does")
         self._forget_old(room_for=1)
-        digest = b""
+        digest, mine = b"", (invocation.owner, key)
         if key:
             digest = hashlib.sha256(b"%b\0%b" % (invocation.function.encode(), body)).digest()
-            known = self._keys.get(key)
+            known = self._keys.get(mine)
             if known is not None and not known[1].may_be_tried_again:
                 return _same(known, digest)
         if invocation.request_id in self._jobs:
@@ -107,7 +117,7 @@ class MemoryJobs:
         job.handle = self._submit(invocation, job)
         self._jobs[job.request_id] = job
         if key:
-            self._keys[key] = (digest, job)
+            self._keys[mine] = (digest, job)
         return job
 
     async def find(self, request_id: str) -> MemoryJob | None:
@@ -134,8 +144,8 @@ class MemoryJobs:
             if not job.readers:
                 self._ended_bytes -= size_bytes
                 del self._jobs[request_id], self._ended[request_id]
-                if self._keys.get(job.key, (b"", None))[1] is job:
-                    del self._keys[job.key]
+                if self._keys.get((job.owner, job.key), (b"", None))[1] is job:
+                    del self._keys[job.owner, job.key]
 
 
 def _same(known: tuple[bytes, MemoryJob], digest: bytes) -> MemoryJob:

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.version import sdk_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gen_worker.runtime.http.backend import ServedFunction
+    from gen_worker.runtime.http.table import HttpRoute, Operation
 
-__all__ = ["openapi_of"]
+__all__ = ["in_query", "openapi_of", "operation"]
 
 _DEFINITIONS = "#/$defs/"
 _SCHEMAS = "#/components/schemas/"
 _ANY: dict[str, Any] = {}
 
 
-def openapi_of(functions: Iterable[ServedFunction]) -> dict[str, Any]:
-    """Return the document."""
+def openapi_of(
+    functions: Iterable[ServedFunction], routes: Iterable[HttpRoute] = ()
+) -> dict[str, Any]:
+    """Return the document of a host that serves these functions, and answers these routes."""
+    table = tuple(routes)
     served = sorted(functions, key=lambda function: function.name)
     schemas: dict[str, Any] = {
         "Answer": _ANSWER,
@@ -27,7 +31,9 @@ def openapi_of(functions: Iterable[ServedFunction]) -> dict[str, Any]:
         "Submission": _SUBMISSION,
         "Request": _REQUEST,
     }
-    paths: dict[str, Any] = dict(_PATHS)
+    for route in table:
+        schemas |= route.schemas
+    paths = _described(table)
     for function in served:
         paths[f"/v1/request/{function.name}"] = {"post": _call(function, schemas)}
     endpoints = sorted({function.endpoint for function in served if function.endpoint})
@@ -111,9 +117,50 @@ def _answer(description: str, schema: dict[str, Any] = _ANY) -> dict[str, Any]:
     return {"description": description, "content": _json(schema)}
 
 
-def _operation(name: str, summary: str, status: str = "200", **more: Any) -> dict[str, Any]:
-    responses = {status: _answer(summary), "default": _answer("refused", _ref("Refusal"))}
-    return {"operationId": name, "summary": summary, "responses": responses, **more}
+def operation(
+    name: str,
+    summary: str,
+    status: str = "200",
+    *,
+    answer: dict[str, Any] = _ANY,
+    body: dict[str, Any] | None = None,
+    parameters: Sequence[dict[str, Any]] = (),
+) -> Operation:
+    """Return the description of a route that takes JSON, or nothing, and answers with JSON.
+
+    Args:
+        name: Its `operationId`, in the words of a command: `drain-worker`.
+        summary: What it does.
+        status: Of its success.
+        answer: JSON Schema of that answer.
+        body: JSON Schema of what it takes; None when it takes nothing.
+        parameters: Of its query and its headers; those of its path are known.
+    """
+    described: Operation = {"operationId": name, "summary": summary}
+    if parameters:
+        described["parameters"] = list(parameters)
+    if body is not None:
+        described["requestBody"] = {"required": True, "content": _json(body)}
+    refused = _answer("refused", _ref("Refusal"))
+    return described | {"responses": {status: _answer(summary, answer), "default": refused}}
+
+
+def in_query(name: str, schema: dict[str, Any], *, is_required: bool = False) -> dict[str, Any]:
+    """Return the description of a parameter of the query."""
+    return {"name": name, "in": "query", "required": is_required, "schema": schema}
+
+
+def _described(routes: Iterable[HttpRoute]) -> dict[str, Any]:
+    """Return the paths of a table, but for functions."""
+    paths: dict[str, Any] = {}
+    for route in routes:
+        if route.operation is not None:
+            path = route.pattern.replace("*}", "}")
+            names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+            own = {"parameters": [_in_path(name) for name in names]} if names else {}
+            method = route.methods.split()[0].lower()
+            paths.setdefault(path, own)[method] = route.operation
+    return paths
 
 
 def _in_path(name: str) -> dict[str, Any]:
@@ -161,7 +208,14 @@ _ANSWER = {
 _REFUSAL = {
     "type": "object",
     "required": ["error", "message"],
-    "properties": {"error": {"type": "string"}, "message": {"type": "string"}},
+    "properties": {
+        "error": {"type": "string"},
+        "message": {"type": "string"},
+        "error_type": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "path": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
 }
 _SUBMISSION = {
     "type": "object",
@@ -173,6 +227,15 @@ _SUBMISSION = {
         "timeout_ms": {"type": "integer", "minimum": 0},
         "owner": {"type": "string"},
         "invoker_id": {"type": "string"},
+        "priority": {"type": "integer", "minimum": -1000, "maximum": 1000},
+        "webhook": {
+            "type": "object",
+            "required": ["url"],
+            "properties": {
+                "url": {"type": "string"},
+                "events": {"type": "array", "items": {"type": "string"}},
+            },
+        },
     },
 }
 _REQUEST = {
@@ -202,86 +265,70 @@ _FAILURES = {
     "429": _answer("too many calls are waiting; see Retry-After", _FAILED),
     "default": _answer("the call failed", _FAILED),
 }
-_ID = _in_path("id")
-_EVENTS = {
-    "description": "server-sent events with ids",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 0},
 }
-_PATHS: dict[str, Any] = {
-    "/v1/functions": {"get": _operation("list-functions", "what is served")},
-    "/v1/status": {"get": _operation("status", "how this host is")},
-    "/v1/requests": {
-        "post": {
-            "operationId": "submit",
-            "summary": "start a request and do not wait for it",
-            "parameters": [_KEY],
-            "requestBody": {"required": True, "content": _json(_ref("Submission"))},
-            "responses": {
-                "202": _answer("it was started; see Location", _ref("Request")),
-                "default": _answer("refused", _ref("Refusal")),
-            },
-        }
-    },
-    "/v1/requests/{id}": {
-        "parameters": [_ID],
-        "get": _operation("show-request", "a request, with its answer once it has ended"),
-        "delete": _operation("cancel-request", "cancel a request"),
-    },
-    "/v1/requests/{id}/events": {
-        "parameters": [_ID],
-        "get": {
-            "operationId": "follow-request",
-            "summary": "what a request produces, from its beginning or from Last-Event-ID on",
-            "parameters": [
-                {
-                    "name": "Last-Event-ID",
-                    "in": "header",
-                    "required": False,
-                    "schema": {"type": "integer", "minimum": 0},
-                }
-            ],
-            "responses": {"200": _EVENTS, "default": _answer("refused", _ref("Refusal"))},
+_BYTES: dict[str, Any] = {"application/octet-stream": {}}
+
+LIST_FUNCTIONS = operation("list-functions", "what is served")
+STATUS = operation("status", "how this host is")
+SUBMIT = operation(
+    "submit",
+    "start a request and do not wait for it; see Location",
+    "202",
+    answer=_ref("Request"),
+    body=_ref("Submission"),
+    parameters=[_KEY],
+)
+SHOW_REQUEST = operation("show-request", "a request, with its answer once it has ended")
+CANCEL_REQUEST = operation("cancel-request", "cancel a request")
+FOLLOW_REQUEST: Operation = {
+    "operationId": "follow-request",
+    "summary": "what a request produces, from its beginning or from Last-Event-ID on",
+    "parameters": [_EVENT_ID],
+    "responses": {
+        "200": {
+            "description": "server-sent events with ids",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
+        "default": _answer("refused", _ref("Refusal")),
     },
-    "/v1/warmup/{function}": {
-        "parameters": [_in_path("function")],
-        "post": _operation("warm-up", "set a function up, and call it if there is a payload"),
-    },
-    "/v1/models/status": {"get": _operation("models-status", "which models are where")},
-    "/v1/models/prefetch": {"post": _operation("prefetch-models", "download models")},
-    "/v1/models/load": {"post": _operation("load-model", "have a model in memory")},
-    "/v1/models/unload": {"post": _operation("unload-model", "give a model's memory up")},
-    "/v1/files": {
-        "post": {
-            **_operation("upload-file", "keep a file that payloads can refer to", "201"),
-            "parameters": [{"name": "name", "in": "query", "schema": {"type": "string"}}],
-            "requestBody": {"required": True, "content": {"application/octet-stream": {}}},
-        }
-    },
-    "/v1/files/{ref}": {
-        "parameters": [_in_path("ref")],
-        "get": {
-            "operationId": "download-file",
-            "summary": "an output or an uploaded file; ranges are understood",
-            "responses": {
-                "200": {"description": "the file", "content": {"application/octet-stream": {}}},
-                "206": {"description": "a part", "content": {"application/octet-stream": {}}},
-                "default": _answer("refused", _ref("Refusal")),
-            },
-        },
-    },
-    "/metrics": {
-        "get": {
-            "operationId": "metrics",
-            "summary": "figures in the text format of Prometheus",
-            "responses": {
-                "200": {
-                    "description": "metrics",
-                    "content": {"text/plain": {"schema": {"type": "string"}}},
-                }
-            },
-        }
-    },
-    "/healthz": {"get": {**_operation("health", "whether this process can go on"), "security": []}},
-    "/readyz": {"get": {**_operation("readiness", "whether to send it requests"), "security": []}},
 }
+WARM_UP = operation("warm-up", "set a function up, and call it if there is a payload")
+MODELS_STATUS = operation("models-status", "which models are where")
+PREFETCH_MODELS = operation("prefetch-models", "download models")
+LOAD_MODEL = operation("load-model", "have a model in memory")
+UNLOAD_MODEL = operation("unload-model", "give a model's memory up")
+UPLOAD_FILE: Operation = {
+    **operation(
+        "upload-file",
+        "keep a file that payloads can refer to",
+        "201",
+        parameters=[in_query("name", {"type": "string"})],
+    ),
+    "requestBody": {"required": True, "content": _BYTES},
+}
+DOWNLOAD_FILE: Operation = {
+    "operationId": "download-file",
+    "summary": "an output or an uploaded file; ranges are understood",
+    "responses": {
+        "200": {"description": "the file", "content": _BYTES},
+        "206": {"description": "a part", "content": _BYTES},
+        "default": _answer("refused", _ref("Refusal")),
+    },
+}
+METRICS: Operation = {
+    "operationId": "metrics",
+    "summary": "figures in the text format of Prometheus",
+    "responses": {
+        "200": {
+            "description": "metrics",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+}
+HEALTH: Operation = {**operation("health", "whether this process can go on"), "security": []}
+READINESS: Operation = {**operation("readiness", "whether to send it requests"), "security": []}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
+from gen_worker.runtime.http.credentials import Credentials
+
 __all__ = ["HttpOptions"]
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What one host allows and how it answers."""
 
-    token: str = ""
-    """What `Authorization: Bearer` must carry; empty asks for none."""
+    credentials: Credentials | None = None
+    """Who may ask, by what `Authorization: Bearer` carries; None: whoever can connect."""
     is_loopback: bool = False
     """Whether only this machine can connect: then no other name of a host is answered, which a
     web page could have made to lead here."""

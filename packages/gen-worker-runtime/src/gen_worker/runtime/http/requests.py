@@ -12,6 +12,7 @@ import msgspec
 
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.runtime.engine import Invocation
+from gen_worker.runtime.http.jobs import NO_WISHES, HookWish, Wishes
 
 if TYPE_CHECKING:
     from gen_worker.runtime.http.exchange import Headers
@@ -23,6 +24,8 @@ __all__ = [
     "is_json",
     "key_of",
     "read_submission",
+    "wishes_in",
+    "wishes_of",
 ]
 
 # Thirty years: beyond that the system's clocks cannot wait.
@@ -31,7 +34,10 @@ _REQUEST_ID = re.compile(r"(?a)[A-Za-z0-9_~=-][A-Za-z0-9._~=-]{0,127}")
 _EMPTY = b"{}"
 _MAX_KEY_CHARS = 256
 
+_MAX_PRIORITY = 1000
+
 _Timeout = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIMEOUT_MS)]
+_Priority = Annotated[int, msgspec.Meta(ge=-_MAX_PRIORITY, le=_MAX_PRIORITY)]
 
 
 class _Look(msgspec.Struct, gc=False):
@@ -49,6 +55,8 @@ class _Envelope(msgspec.Struct, gc=False):
     required_flavor_refs: list[str] | None = None
     required_models: list[str] | None = None
     resolved_cozy_models_by_id: dict[str, Any] | None = None
+    priority: _Priority = 0
+    webhook: HookWish | None = None
 
 
 class SubmittedBody(_Envelope):
@@ -144,6 +152,25 @@ def invocation_from(
         invoker_id=envelope.invoker_id,
         hints={"required_flavor_refs": refs} if refs else {},
     )
+
+
+def wishes_of(envelope: _Envelope) -> Wishes:
+    """Return what an envelope asks for besides the call."""
+    if not envelope.priority and envelope.webhook is None:
+        return NO_WISHES
+    return Wishes(priority=envelope.priority, webhook=envelope.webhook)
+
+
+def wishes_in(body: bytes) -> Wishes:
+    """Return the same of a body that is a call's.
+
+    Raises:
+        Refusal: 400, the envelope is wrong.
+    """
+    if b'"payload"' not in body and b"\\u" not in body:
+        return NO_WISHES
+    envelope = _envelope_in(body)
+    return NO_WISHES if envelope is None else wishes_of(envelope)
 
 
 def _check_request_id(request_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Everything but the calls themselves: submitted requests, files, models, facts about this host."""
+"""Everything but the calls themselves: files, models, facts about this host."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import msgspec
 from gen_worker.errors import WorkerError, classify
 from gen_worker.models.hub.local.asgi import Answer, FileAnswer, receive_file
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.models.hub.local.routing import Route
+from gen_worker.runtime.http import openapi
+from gen_worker.runtime.http.credentials import ADMIN, ANY, INVOKE, INVOKE_OR_READ, READ
 from gen_worker.runtime.http.openapi import openapi_of
+from gen_worker.runtime.http.table import HttpRoute
 from gen_worker.version import sdk_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from gen_worker.models.hub.local.asgi import Call
     from gen_worker.runtime.http.backend import Backend, FileRoom, ModelRoom
-    from gen_worker.runtime.http.jobs import Job
 
-__all__ = ["FactRoutes", "FileRoutes", "JobRoutes", "ModelRoutes"]
+__all__ = ["FactRoutes", "FileRoutes", "ModelRoutes"]
 
 T = TypeVar("T")
 
@@ -42,18 +43,27 @@ _SANDBOX = {
 class FactRoutes:
     """What this host serves and how it is."""
 
-    def __init__(self, backend: Backend, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        routes: Callable[[], Sequence[HttpRoute]],
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._backend = backend
+        self._routes = routes
         self._is_draining = is_draining
         self._started_at = time.time()
 
-    def table(self) -> Iterator[Route]:
-        yield Route("GET HEAD", "/healthz", "nothing", self.health, is_stream=True)
-        yield Route("GET HEAD", "/readyz", "nothing", self.readiness, is_stream=True)
-        yield Route("GET HEAD", "/metrics", "read", self.metrics, is_stream=True)
-        yield Route("GET HEAD", "/openapi.json", "read", self.openapi, is_stream=True)
-        yield Route("GET HEAD", "/v1/functions", "read", self.functions, is_stream=True)
-        yield Route("GET HEAD", "/v1/status", "read", self.status, is_stream=True)
+    def table(self) -> Iterator[HttpRoute]:
+        for path, needs, handler, described in (
+            ("/healthz", (), self.health, openapi.HEALTH),
+            ("/readyz", (), self.readiness, openapi.READINESS),
+            ("/metrics", READ, self.metrics, openapi.METRICS),
+            ("/openapi.json", ANY, self.document, None),
+            ("/v1/functions", ANY, self.functions, openapi.LIST_FUNCTIONS),
+            ("/v1/status", READ, self.status, openapi.STATUS),
+        ):
+            yield HttpRoute("GET HEAD", path, needs, handler, is_stream=True, operation=described)
 
     async def health(self, _call: Call) -> Answer:
         broken = list(self._backend.health().broken)
@@ -69,8 +79,8 @@ class FactRoutes:
     async def metrics(self, _call: Call) -> Answer:
         return Answer(self._backend.metrics(), content_type=_PROMETHEUS)
 
-    async def openapi(self, _call: Call) -> Answer:
-        return Answer(openapi_of(self._backend.functions()))
+    async def document(self, _call: Call) -> Answer:
+        return Answer(openapi_of(self._backend.functions(), self._routes()))
 
     async def functions(self, _call: Call) -> Answer:
         return Answer({"functions": self._backend.functions()})
@@ -91,48 +101,6 @@ class FactRoutes:
         )
 
 
-class JobRoutes:
-    """Requests that were submitted. `POST /v1/requests` itself is a call, and elsewhere."""
-
-    def __init__(self, backend: Backend, cancel_waiting: Callable[[str], bool | None]) -> None:
-        """Answer for what `backend.jobs` keeps.
-
-        Args:
-            backend: Keeps the jobs.
-            cancel_waiting: Cancels a call whose caller waits for it; None when there is none.
-        """
-        self._backend = backend
-        self._cancel_waiting = cancel_waiting
-
-    def table(self) -> Iterator[Route]:
-        yield Route("GET HEAD", "/v1/requests/{id}", "read", self.show, is_stream=True)
-        yield Route("DELETE", "/v1/requests/{id}", "write", self.cancel, is_stream=True)
-
-    async def show(self, call: Call) -> Answer:
-        job = await self.job(call.params["id"])
-        return Answer(await job.answer(), content_type="application/json")
-
-    async def cancel(self, call: Call) -> Answer:
-        request_id = call.params["id"]
-        is_canceled = self._cancel_waiting(request_id)
-        status = "running"
-        if is_canceled is None:
-            job = await self.job(request_id)
-            is_canceled, status = await job.cancel("caller"), job.status
-        return Answer({"request_id": request_id, "canceled": is_canceled, "status": status})
-
-    async def job(self, request_id: str) -> Job:
-        job = await self._backend.jobs.find(request_id)
-        if job is None:
-            raise Refusal(
-                404,
-                "unknown_request",
-                f"there is no request {request_id[:130]!r} here; those that have ended are kept "
-                "for a while",
-            )
-        return job
-
-
 class FileRoutes:
     """Files in, for payloads to refer to; outputs out."""
 
@@ -141,9 +109,12 @@ class FileRoutes:
         self._executor = executor
         self._max_bytes = max_bytes
 
-    def table(self) -> Iterator[Route]:
-        yield Route("POST", "/v1/files", "write", self.upload, is_stream=True)
-        yield Route("GET HEAD", "/v1/files/{ref*}", "read", self.download, is_stream=True)
+    def table(self) -> Iterator[HttpRoute]:
+        path, look = "/v1/files", INVOKE_OR_READ
+        upload = HttpRoute("POST", path, INVOKE, self.upload, is_stream=True)
+        yield upload._replace(operation=openapi.UPLOAD_FILE)
+        download = HttpRoute("GET HEAD", f"{path}/{{ref*}}", look, self.download, is_stream=True)
+        yield download._replace(operation=openapi.DOWNLOAD_FILE)
 
     async def upload(self, call: Call) -> Answer:
         loop = asyncio.get_running_loop()
@@ -214,11 +185,14 @@ class ModelRoutes:
     def __init__(self, room: ModelRoom) -> None:
         self._room = room
 
-    def table(self) -> Iterator[Route]:
-        yield Route("GET HEAD", "/v1/models/status", "read", self.status)
-        yield Route("POST", "/v1/models/prefetch", "write", self.prefetch)
-        yield Route("POST", "/v1/models/load", "write", self.load)
-        yield Route("POST", "/v1/models/unload", "write", self.unload)
+    def table(self) -> Iterator[HttpRoute]:
+        for methods, name, needs, handler, described in (
+            ("GET HEAD", "status", READ, self.status, openapi.MODELS_STATUS),
+            ("POST", "prefetch", ADMIN, self.prefetch, openapi.PREFETCH_MODELS),
+            ("POST", "load", ADMIN, self.load, openapi.LOAD_MODEL),
+            ("POST", "unload", ADMIN, self.unload, openapi.UNLOAD_MODEL),
+        ):
+            yield HttpRoute(methods, f"/v1/models/{name}", needs, handler, operation=described)
 
     def status(self, _call: Call) -> Answer:
         return Answer({"ok": True, "model_cache": self._room.statistics()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from gen_worker.models.hub.local.refusals import Refusal
 
@@ -28,27 +28,37 @@ class Route(NamedTuple):
     """The handler is a coroutine function and reads the body itself."""
 
 
-class _Node:
+class _Row(Protocol):
+    @property
+    def methods(self) -> str: ...
+    @property
+    def pattern(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Row)
+
+
+class _Node(Generic[R]):
     """What may follow a part of a path."""
 
     __slots__ = ("any", "literals", "rest", "routes")
 
     def __init__(self) -> None:
-        self.literals: dict[str, _Node] = {}
-        self.any: _Node | None = None
-        self.rest: _Node | None = None
-        self.routes: dict[str, Route] = {}
+        self.literals: dict[str, _Node[R]] = {}
+        self.any: _Node[R] | None = None
+        self.rest: _Node[R] | None = None
+        self.routes: dict[str, R] = {}
 
 
-class Router:
-    """Finds routes segment by segment."""
+class Router(Generic[R]):
+    """Finds routes segment by segment, of a `Route`'s kind or of another application's own."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._root = _Node()
+    def __init__(self, routes: Iterable[R]) -> None:
+        self._root: _Node[R] = _Node()
         for route in routes:
             _add(self._root, route.pattern.strip("/").split("/"), route)
 
-    def find(self, method: str, segments: Sequence[str]) -> tuple[Route, dict[str, str]]:
+    def find(self, method: str, segments: Sequence[str]) -> tuple[R, dict[str, str]]:
         """Return the route and the values of its `{names}`.
 
         Raises:
@@ -75,7 +85,7 @@ class Router:
         return route, dict(zip(_names(route.pattern), values, strict=True))
 
 
-def _add(node: _Node, segments: Sequence[str], route: Route) -> None:
+def _add(node: _Node[R], segments: Sequence[str], route: R) -> None:
     if not segments:
         for method in route.methods.split():
             node.routes[method] = route
