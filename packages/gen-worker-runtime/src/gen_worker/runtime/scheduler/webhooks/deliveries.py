@@ -24,7 +24,7 @@ from gen_worker.runtime.scheduler.webhooks.values import WebhookStatistics
 if TYPE_CHECKING:
     import sqlite3
     from asyncio import Task
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from gen_worker.runtime.scheduler.ledger import Ledger
     from gen_worker.runtime.scheduler.values import RequestRecord
@@ -43,7 +43,7 @@ __all__ = ["Answer", "Deliveries"]
 _log = logging.getLogger("gen_worker.scheduler")
 
 _PROMPT_S = 2.0
-"""A host that answers within may have as many attempts as there are; another waits its turn."""
+"""A host that answers within has attempts that no other host takes away."""
 _SHARE_OF_OTHERS = 0.75
 _MAX_KNOWN_HOSTS = 1000
 _FACTOR = 3.0
@@ -75,6 +75,8 @@ class Deliveries:
         self._threads = ThreadPoolExecutor(options.max_at_once, "gen-worker-webhook")
         self._bodies = asyncio.Semaphore(_BODIES_AT_ONCE)
         self._under_way: dict[tuple[int, str], Task[None]] = {}
+        self._just_over: set[tuple[int, str]] = set()
+        """What is no longer under way since the database was asked what is due."""
         self._tokens: set[CancelToken] = set()
         self._by_origin: Counter[str] = Counter()
         self._prompt: OrderedDict[str, bool] = OrderedDict()
@@ -138,41 +140,51 @@ class Deliveries:
 
     async def _begin_some(self, now: float) -> bool:
         """Begin attempts that are due; return whether some were begun."""
-        room = self._options.max_at_once - len(self._under_way)
-        if not room:
-            return False
-        others = sum(n for origin, n in self._by_origin.items() if not self._is_prompt(origin))
-        most = int(self._options.max_at_once * _SHARE_OF_OTHERS)
-        only = None if others < most else [name for name, prompt in self._prompt.items() if prompt]
-        full = [name for name, count in self._by_origin.items() if count >= self._limit_of(name)]
-        # Those under way are still noted as due.
-        limit = room + len(self._under_way)
-        found = await self._ledger.ask(
-            partial(tables.due, now=now, full=full, only=only, limit=limit)
-        )
         count = 0
-        for turn in found:
+        for turn in await self._due(now):
             key = (turn.delivery.seq, turn.delivery.event)
-            is_other = not self._is_prompt(turn.origin)
-            if key in self._under_way or self._by_origin[turn.origin] >= self._limit_of(
-                turn.origin
-            ):
-                continue
-            if len(self._under_way) >= self._options.max_at_once or (is_other and others >= most):
-                continue
-            others += is_other
-            count += 1
-            self._by_origin[turn.origin] += 1
-            task = asyncio.create_task(self._attempt(turn), name=f"gen-worker-webhook {key[0]}")
-            self._under_way[key] = task
+            is_known = key in self._under_way or key in self._just_over
+            if not is_known and self._has_room(turn.origin):
+                self._by_origin[turn.origin] += 1
+                name = f"gen-worker-webhook-{key[0]}"
+                self._under_way[key] = asyncio.create_task(self._attempt(turn), name=name)
+                count += 1
         return count > 0
+
+    async def _due(self, now: float) -> Sequence[Turn]:
+        """Return what is due, of those who may have their turn; some of it is under way."""
+        if len(self._under_way) >= self._options.max_at_once:
+            return ()
+        prompt = [origin for origin, is_prompt in self._prompt.items() if is_prompt]
+        query = partial(
+            tables.due,
+            now=now,
+            full=[origin for origin in self._by_origin if not self._has_room_of_its_own(origin)],
+            only=None if self._others_have_room() else prompt,
+            limit=self._options.max_at_once,
+        )
+        self._just_over.clear()
+        return await self._ledger.ask(query)
+
+    def _has_room(self, origin: str) -> bool:
+        return (
+            len(self._under_way) < self._options.max_at_once
+            and self._has_room_of_its_own(origin)
+            and (self._is_prompt(origin) or self._others_have_room())
+        )
+
+    def _has_room_of_its_own(self, origin: str) -> bool:
+        """Return whether an origin may have one more attempt: a second only if it was not slow."""
+        limit = self._options.max_per_host if self._prompt.get(origin, True) else 1
+        return self._by_origin[origin] < limit
+
+    def _others_have_room(self) -> bool:
+        """Return whether those not known to be prompt leave enough to those that are."""
+        others = sum(n for origin, n in self._by_origin.items() if not self._is_prompt(origin))
+        return others < self._options.max_at_once * _SHARE_OF_OTHERS
 
     def _is_prompt(self, origin: str) -> bool:
         return self._prompt.get(origin, False)
-
-    def _limit_of(self, origin: str) -> int:
-        """Return how many attempts an origin may have at once: one, when its last took long."""
-        return self._options.max_per_host if self._prompt.get(origin, True) else 1
 
     # -- an attempt --------------------------------------------------------------------------------
 
@@ -189,6 +201,7 @@ class Deliveries:
         finally:
             self._tokens.discard(token)
             del self._under_way[key]
+            self._just_over.add(key)
             self._by_origin[turn.origin] -= 1
             if not self._by_origin[turn.origin]:
                 del self._by_origin[turn.origin]
