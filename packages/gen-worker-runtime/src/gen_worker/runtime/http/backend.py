@@ -23,7 +23,9 @@ __all__ = [
     "Handle",
     "Health",
     "ModelRoom",
+    "NewFile",
     "ServedFunction",
+    "StoredFile",
     "Target",
 ]
 
@@ -80,19 +82,59 @@ class Handle(Protocol):
     def resume(self) -> None: ...
 
 
+class StoredFile(NamedTuple):
+    """A file that callers may read."""
+
+    path: str
+    mime_type: str = ""
+    """Empty: what its name says."""
+    etag: str = ""
+    """Empty: made of the file's state on the disk."""
+
+
+class NewFile(Protocol):
+    """A file in the making. Blocking: called in a thread; one of its methods is called, once."""
+
+    @property
+    def ref(self) -> str:
+        """What it will be called; nobody else has it."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where it is to be written; there is nothing yet."""
+        ...
+
+    def keep(self) -> None:
+        """Take it in, as it is whole: it is found under its ref from now on."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what was written of it, if anything was."""
+        ...
+
+
 class FileRoom(Protocol):
     """Uploaded files and outputs. Blocking: called in a thread."""
 
-    def path_of(self, ref: str) -> str:
+    def find(self, ref: str, owner: str | None) -> StoredFile:
         """Return the file of a ref.
 
+        Args:
+            ref: As it was named in an answer.
+            owner: Whose files the caller may read; None: anybody's.
+
         Raises:
-            Refusal: 404, there is none that callers may read.
+            Refusal: 404, there is none that the caller may read.
         """
         ...
 
-    def new_upload(self, name: str) -> tuple[str, str]:
-        """Return a ref nobody has, and the path of its file, which does not exist yet.
+    def new_upload(self, name: str, owner: str | None) -> NewFile:
+        """Begin a file.
+
+        Args:
+            name: The last part of its ref.
+            owner: Whose it is; None: nobody's in particular.
 
         Raises:
             Refusal: 400, the name cannot be one of a file.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -13,8 +14,9 @@ from gen_worker.names import slugify_name
 from gen_worker.paths import safe_join
 from gen_worker.runtime.engine import EngineLimits
 from gen_worker.runtime.files.kept import kept_file
-from gen_worker.runtime.http.backend import Health, ServedFunction
+from gen_worker.runtime.http.backend import Health, ServedFunction, StoredFile
 from gen_worker.runtime.http.memory_jobs import MemoryJobs
+from gen_worker.runtime.http.upload_refs import upload_ref
 from gen_worker.runtime.telemetry.metrics import Metrics
 from gen_worker.schema import SchemaError, json_schema
 from gen_worker.spec import payload_type_of
@@ -142,27 +144,39 @@ def _schema(annotation: Any) -> dict[str, Any] | None:
 
 
 class LocalFileRoom:
-    """Outputs below one directory, and what callers upload beside them."""
+    """Outputs below one directory, and what callers upload beside them; all are everybody's."""
 
     def __init__(self, outputs: LocalOutputs) -> None:
         self._outputs = outputs
 
-    def path_of(self, ref: str) -> str:
+    def find(self, ref: str, _owner: str | None) -> StoredFile:
         try:
             path = kept_file(self._outputs, ref)
         except ValidationError:
             path = None
         if path is None:
             raise Refusal(404, "file_not_found", "there is no such file")
-        return path
+        return StoredFile(path)
 
-    def new_upload(self, name: str) -> tuple[str, str]:
-        ref = f"jobs/upload-{os.urandom(8).hex()}/inputs/{name}"
-        try:
-            path = safe_join(self._outputs.root, ref)
-        except ValidationError as error:
-            raise Refusal(400, "invalid_name", f"the file's name is refused: {error}") from error
-        if "/" in name or name in ("", "."):
-            raise Refusal(400, "invalid_name", f"{name!r} is no name of one file")
+    def new_upload(self, name: str, _owner: str | None) -> _Upload:
+        ref = upload_ref(name)
+        path = safe_join(self._outputs.root, ref)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return ref, path
+        return _Upload(ref, path)
+
+
+class _Upload(NamedTuple):
+    """An upload, written where it stays."""
+
+    ref: str
+    path: str
+
+    def keep(self) -> None: ...
+
+    def discard(self) -> None:
+        folder = os.path.dirname(self.path)
+        with suppress(OSError):  # it had not begun
+            os.unlink(self.path)
+        with suppress(OSError):
+            os.rmdir(folder)
+            os.rmdir(os.path.dirname(folder))

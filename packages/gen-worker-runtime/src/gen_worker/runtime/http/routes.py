@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.hub.local.asgi import Call
     from gen_worker.runtime.http.backend import Backend, FileRoom, ModelRoom
+    from gen_worker.runtime.http.table import HttpCall
 
 __all__ = ["FactRoutes", "FileRoutes", "ModelRoutes"]
 
@@ -116,47 +116,44 @@ class FileRoutes:
         download = HttpRoute("GET HEAD", f"{path}/{{ref*}}", look, self.download, is_stream=True)
         yield download._replace(operation=openapi.DOWNLOAD_FILE)
 
-    async def upload(self, call: Call) -> Answer:
-        loop = asyncio.get_running_loop()
+    async def upload(self, call: HttpCall) -> Answer:
         length = call.headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdecimal() else None
         if size is not None and size > self._max_bytes:
             raise Refusal(413, "body_too_large", f"the body has more than {self._max_bytes} bytes")
         name = call.query.get("name", "file")
-        ref, path = await loop.run_in_executor(self._executor, self._room.new_upload, name)
+        file = await self._away(self._room.new_upload, name, call.caller.owner)
         try:
             total = await receive_file(
-                call, path, self._executor, size_bytes=size, max_bytes=self._max_bytes, hashers=()
+                call,
+                file.path,
+                self._executor,
+                size_bytes=size,
+                max_bytes=self._max_bytes,
+                hashers=(),
             )
+            await self._away(file.keep)
         except BaseException:
-            await loop.run_in_executor(self._executor, _discard, path)
+            await self._away(file.discard)
             raise
-        location = {"location": f"/v1/files/{quote(ref)}"}
-        return Answer({"ref": ref, "size_bytes": total}, status=201, headers=location)
+        location = {"location": f"/v1/files/{quote(file.ref)}"}
+        return Answer({"ref": file.ref, "size_bytes": total}, status=201, headers=location)
 
-    async def download(self, call: Call) -> FileAnswer:
-        loop = asyncio.get_running_loop()
-        ref = call.params["ref"]
-        path, etag = await loop.run_in_executor(self._executor, self._found, ref)
+    async def download(self, call: HttpCall) -> FileAnswer:
+        return await self._away(self._found, call.params["ref"], call.caller.owner)
+
+    def _found(self, ref: str, owner: str | None) -> FileAnswer:
         import mimetypes  # its table is read at first use
 
-        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-        return FileAnswer(path, etag=etag, content_type=kind, headers=_SANDBOX)
+        file = self._room.find(ref, owner)
+        status = os.stat(file.path)
+        state = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+        kind = file.mime_type or mimetypes.guess_type(ref)[0] or "application/octet-stream"
+        return FileAnswer(file.path, etag=file.etag or state, content_type=kind, headers=_SANDBOX)
 
-    def _found(self, ref: str) -> tuple[str, str]:
-        path = self._room.path_of(ref)
-        status = os.stat(path)
-        return path, f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-
-
-def _discard(path: str) -> None:
-    """Remove an upload, and the folders that were made for it."""
-    folder = os.path.dirname(path)
-    with suppress(OSError):  # it had not begun
-        os.unlink(path)
-    with suppress(OSError):  # a room may keep other files there
-        os.rmdir(folder)
-        os.rmdir(os.path.dirname(folder))
+    async def _away(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *arguments)
 
 
 class _Model(msgspec.Struct, frozen=True):
