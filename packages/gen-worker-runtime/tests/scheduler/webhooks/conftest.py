@@ -117,6 +117,10 @@ class Live(NamedTuple):
     record: RequestRecord
     options: JobOptions
 
+    @property
+    def seq(self) -> int:
+        return self.record.seq
+
 
 class Requests:
     """The requests of a ledger that have not ended, as their owner tells of them."""

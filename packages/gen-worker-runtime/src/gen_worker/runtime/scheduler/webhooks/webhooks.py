@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import RetryableError, ValidationError
-from gen_worker.models.net import is_public, parse_url
+from gen_worker.models.net import UrlRefusedError, is_public, parse_url
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.errors import LedgerWriteError
 from gen_worker.runtime.scheduler.webhooks import tables
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.job_options import Webhook
     from gen_worker.runtime.scheduler.ledger import Ledger
-    from gen_worker.runtime.scheduler.requests import Requests
+    from gen_worker.runtime.scheduler.requests import Live, Requests
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
     from gen_worker.runtime.scheduler.webhooks.deliveries import Answer
     from gen_worker.runtime.scheduler.webhooks.secrets import WebhookSecrets
@@ -99,7 +99,7 @@ class Webhooks:
             LedgerWriteError: The disk has no room.
         """
         for live in self._requests:
-            self.told((), live.record)
+            self._follow(live)
         await self._ledger.transact(partial(_advance, seqs=None))
         self._noting = asyncio.create_task(self._note(), name="gen-worker-webhooks")
         self._deliveries.start()
@@ -123,9 +123,8 @@ class Webhooks:
         """Refuse a URL that nothing can be sent to. Names are looked up when it is sent.
 
         Raises:
-            ValidationError: It is too long, a private address that may not be reached, or an event
-                is none.
-            UrlRefusedError: It is no URL of the web.
+            ValidationError: It is no URL of the web, too long, a private address that may not be
+                reached, or an event is none.
         """
         if len(webhook.url) > _MAX_URL_CHARS:
             raise ValidationError(
@@ -138,7 +137,10 @@ class Webhooks:
                 f"a webhook tells of no {unknown[0]!r}: name some of {', '.join(ALL_EVENTS)}",
                 path="$.webhook.events",
             )
-        url = parse_url(webhook.url)
+        try:
+            url = parse_url(webhook.url)
+        except UrlRefusedError as error:
+            raise ValidationError(f"the webhook's URL: {error}", path="$.webhook.url") from error
         may_be_private = self._options.allow_private or url.origin in self._deliveries.trusted
         if _is_numeric(url.host) and not is_public(url.host) and not may_be_private:
             raise ValidationError(
@@ -149,8 +151,10 @@ class Webhooks:
 
     def told(self, events: Sequence[StoredEvent], record: RequestRecord) -> None:
         """Take what was committed of a request."""
-        wanted = self._live.get(record.seq) or self._promise(record)
+        wanted = self._live.get(record.seq)
         if wanted is None:
+            if not events and record.status == "queued":  # perhaps it is new
+                self._follow(self._requests.by_seq(record.seq))
             return
         if record.ended_at is not None:
             del self._live[record.seq]
@@ -160,12 +164,12 @@ class Webhooks:
         self._happened.add(record.seq)
         self._news.set()
 
-    def _promise(self, record: RequestRecord) -> _Wanted | None:
+    def _follow(self, live: Live | None) -> None:
         """Promise what the client of a request wants to be told, if that is something."""
-        live = self._requests.by_seq(record.seq)
         webhook = None if live is None else live.options.webhook
-        if webhook is None:
-            return None
+        if live is None or webhook is None or live.seq in self._live:
+            return
+        record = live.record
         wanted = _Wanted(
             [
                 tables.Promise(
@@ -183,7 +187,6 @@ class Webhooks:
         self._live[record.seq] = wanted
         written = self._ledger.transact(partial(_promise, promises=wanted.promises))
         written.add_done_callback(partial(self._promised, record.seq, wanted))
-        return wanted
 
     # -- questions ---------------------------------------------------------------------------------
 
