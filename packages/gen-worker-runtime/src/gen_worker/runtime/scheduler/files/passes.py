@@ -23,11 +23,11 @@ _SEAL_BYTES = 32
 
 
 class JobPass(msgspec.Struct, frozen=True, array_like=True):
-    """One attempt of one request."""
+    """One request, at one worker."""
 
     seq: int
     request_id: str
-    attempt: int
+    worker_id: str
     owner: str
     expires_at: float
     """Unix time."""
@@ -50,9 +50,9 @@ class Passes:
         self._key = key
         self._now = now
 
-    def issue(self, *, seq: int, request_id: str, attempt: int, owner: str, ttl_s: float) -> str:
-        """Return the token of an attempt."""
-        body = _encode(JobPass(seq, request_id, attempt, owner, self._now() + ttl_s))
+    def issue(self, *, seq: int, request_id: str, worker_id: str, owner: str, ttl_s: float) -> str:
+        """Return the token of a request for the worker that it is given to."""
+        body = _encode(JobPass(seq, request_id, worker_id, owner, self._now() + ttl_s))
         text = base64.urlsafe_b64encode(self._seal(body) + body).rstrip(b"=").decode()
         return f"{_PREFIX}.{text}"
 
