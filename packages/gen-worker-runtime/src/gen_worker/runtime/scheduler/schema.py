@@ -136,4 +136,18 @@ CREATE TABLE learned (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS = (_REQUESTS, _RELEASES, _WEBHOOKS, _MARKS, _LEARNED)
+_TOKENS = """
+CREATE TABLE tokens (
+    token_id TEXT PRIMARY KEY,
+    digest BLOB NOT NULL,
+    name TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    owner TEXT,
+    created_at REAL NOT NULL,
+    created_by TEXT NOT NULL,
+    used_on INTEGER,
+    revoked_at REAL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_REQUESTS, _RELEASES, _WEBHOOKS, _MARKS, _LEARNED, _TOKENS)
