@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.ndjson.claim import Claim
 
-__all__ = ["snapshot", "supervise"]
+__all__ = ["first_change", "snapshot", "supervise"]
 
 _POLL_S = 0.3
 # More than a server takes to give up on everything that does not end.
@@ -91,7 +91,7 @@ class _Supervisor:
             while not stop.wait(_POLL_S):
                 now = snapshot(self._root)
                 if now != seen:
-                    _say(f"{_first_change(seen, now, self._root)} changed, starting again")
+                    _say(f"{first_change(seen, now, self._root)} changed, starting again")
                     _stop(server)
                     seen, has_told = now, False
                     server = self._start(parent)
@@ -141,7 +141,8 @@ def _root(args: argparse.Namespace) -> str:
     return os.path.dirname(os.path.abspath(args.config)) if args.config else os.getcwd()
 
 
-def _first_change(before: dict[str, int], now: dict[str, int], root: str) -> str:
+def first_change(before: dict[str, int], now: dict[str, int], root: str) -> str:
+    """Return a file that differs between two snapshots, relative to `root`."""
     changed = {path for path, _ in set(before.items()) ^ set(now.items())}
     return os.path.relpath(min(changed), root)
 

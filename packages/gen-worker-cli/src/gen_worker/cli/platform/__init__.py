@@ -1,0 +1,1 @@
+"""`gen-worker up` and the commands around it: everything of production on one machine."""

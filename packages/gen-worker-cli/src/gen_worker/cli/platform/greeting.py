@@ -1,0 +1,71 @@
+"""A first call of what was deployed, ready to be pasted."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from gen_worker.cli.platform.projects import Deployed
+
+__all__ = ["curl_line", "example_of"]
+
+_TEXT = "hello"
+_MAX_DEPTH = 4
+
+
+def curl_line(url: str, deployed: Deployed, known: dict[str, Any]) -> str:
+    """Return a shell command that calls a function of a release.
+
+    Args:
+        url: Of the platform.
+        deployed: The release.
+        known: What `/v1/functions` says; a function's schema tells which fields it needs.
+    """
+    name = next(iter(deployed.functions), "")
+    schema: dict[str, Any] = {}
+    for row in known.get("functions", ()):
+        if row.get("name", "").rpartition("/")[2] in deployed.functions:
+            name, schema = row["name"].rpartition("/")[2], row.get("input_schema") or {}
+            break
+    payload = msgspec.json.encode(example_of(schema, schema.get("$defs", {}))).decode()
+    target = f"{url}/v1/request/{deployed.owner}/{deployed.endpoint}/{name}"
+    return f"curl {shlex.quote(target)} -d {shlex.quote(payload)}"
+
+
+def example_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int = 0) -> Any:
+    """Return a value that a schema allows, as small as can be."""
+    reference = schema.get("$ref", "")
+    if reference:
+        schema = definitions.get(reference.rpartition("/")[2], {})
+    for key in ("default", "const"):
+        if key in schema:
+            return schema[key]
+    for key in ("examples", "enum"):
+        if schema.get(key):
+            return schema[key][0]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if schema.get(key):
+            return example_of(schema[key][0], definitions, depth)
+    kind = schema.get("type", "object")
+    match kind[0] if isinstance(kind, list) else kind:
+        case "object":
+            fields = schema.get("properties", {}) if depth < _MAX_DEPTH else {}
+            return {
+                name: example_of(fields.get(name, {}), definitions, depth + 1)
+                for name in schema.get("required", ())
+            }
+        case "string":
+            return _TEXT[: schema.get("maxLength", len(_TEXT))].ljust(schema.get("minLength", 0))
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "boolean":
+            return False
+        case "array":
+            item = schema.get("items") or {}
+            count = schema.get("minItems", 0)
+            return [example_of(item, definitions, depth + 1) for _ in range(count)]
+        case _:
+            return None

@@ -1,0 +1,55 @@
+"""Endpoints and releases as people name them, and what the platform calls them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.cli.failures import UsageError
+from gen_worker.names import slugify_name
+
+if TYPE_CHECKING:
+    from gen_worker.cli.platform.api import Api
+
+__all__ = ["find_endpoint", "find_release", "split_endpoint"]
+
+
+def split_endpoint(name: str) -> tuple[str, str]:
+    """Return owner and endpoint of `[owner/]endpoint`; empty is anybody's and any."""
+    owner, _, endpoint = name.rpartition("/")
+    return slugify_name(owner), slugify_name(endpoint)
+
+
+def find_endpoint(api: Api, name: str) -> tuple[str, str, list[dict[str, Any]]]:
+    """Return the owner and name of the one endpoint that is meant, and its releases.
+
+    Raises:
+        UsageError: There is none, or several owners have one.
+    """
+    owner, endpoint = split_endpoint(name)
+    rows = api.get("/v1/releases", owner=owner, endpoint=endpoint)["releases"]
+    found = sorted({(row["owner"], row["endpoint"]) for row in rows})
+    if len(found) == 1:
+        return *found[0], rows
+    if not found:
+        known = {f"{row['owner']}/{row['endpoint']}" for row in api.get("/v1/releases")["releases"]}
+        listed = ", ".join(sorted(known)) or "none is deployed yet"
+        raise UsageError(f"there is no endpoint {name!r}; there are: {listed}")
+    listed = ", ".join("/".join(one) for one in found)
+    raise UsageError(f"{name or 'the endpoint'!r} may be one of several: {listed}")
+
+
+def find_release(api: Api, owner: str, endpoint: str, release: str) -> dict[str, Any]:
+    """Return the one release whose id begins like this.
+
+    Raises:
+        UsageError: There is none, or several begin so.
+    """
+    rows = api.get("/v1/releases", owner=owner, endpoint=endpoint)["releases"]
+    found = [row for row in rows if row["release_id"].startswith(release.lower())]
+    if len(found) == 1:
+        return dict(found[0])
+    if not found:
+        known = ", ".join(row["release_id"][:12] for row in rows[:10]) or "none"
+        raise UsageError(f"there is no release {release!r}; there are: {known}")
+    listed = ", ".join(f"{row['owner']}/{row['endpoint']} {row['release_id']}" for row in found)
+    raise UsageError(f"release {release!r} may be one of several: {listed}")

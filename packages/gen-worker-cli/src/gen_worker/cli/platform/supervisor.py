@@ -1,0 +1,327 @@
+"""One run of `gen-worker up`: from the claimed folder to the last process's end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gen_worker.cli.failures import UsageError
+from gen_worker.cli.platform.api import Api
+from gen_worker.cli.platform.children import Guard, end_group
+from gen_worker.cli.platform.folder import PlatformFile
+from gen_worker.cli.platform.greeting import curl_line
+from gen_worker.cli.platform.hired import Workers
+from gen_worker.cli.platform.identity import started_at
+from gen_worker.cli.platform.logbook import Logbook
+from gen_worker.cli.platform.projects import FolderProject
+from gen_worker.cli.platform.services import Service
+from gen_worker.errors import WorkerError
+from gen_worker.version import sdk_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from gen_worker.cli.platform.folder import DataFolder
+    from gen_worker.cli.platform.lines import Block
+    from gen_worker.cli.platform.logbook import Screen
+    from gen_worker.cli.platform.projects import Deployed
+
+__all__ = ["Supervisor", "UpOptions", "refuse_other_scheduler"]
+
+_WORKERS_END_S = 25.0
+"""More than a worker takes that lets its requests end, cancels the rest and writes what it owes."""
+_SCHEDULER_ENDS_S = 20.0
+_HUB_ENDS_S = 5.0
+_LEFTOVERS_END_S = 10.0
+_INTERRUPTED = 130
+
+
+class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants to run."""
+
+    projects: tuple[str, ...]
+    """Absolute folders."""
+    workers: int
+    http: str
+    """host:port of the scheduler's HTTP API."""
+    gateway: str
+    """host:port that workers connect to."""
+    hub_port: int
+    """0: no hub."""
+    tag: str
+    reloads: bool
+
+
+class Supervisor:
+    """Starts everything at once, keeps it running, and ends it in order."""
+
+    def __init__(
+        self,
+        options: UpOptions,
+        folder: DataFolder,
+        screen: Screen,
+        announce: Callable[[dict[str, str]], object],
+    ) -> None:
+        """Prepare to run a platform on a folder that this process has claimed.
+
+        Args:
+            options: What to run.
+            folder: Where its data is.
+            screen: Shows what happens.
+            announce: Given its URLs once it answers.
+        """
+        self.guard = Guard()
+        self.environment = _environment(options, folder)
+        self._options = options
+        self._folder = folder
+        self._screen = screen
+        self._announce = announce
+        self._logbook = Logbook(folder.logs, screen)
+        self._url = f"http://{options.http}"
+        self._hub_url = f"http://127.0.0.1:{options.hub_port}" if options.hub_port else ""
+        self._api = Api(self._url, os.environ.get("GEN_WORKER_TOKEN", ""))
+        self._started_at = time.time()
+        self._presses = 0
+        self._has_greeted = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._greetings: set[asyncio.Task[None]] = set()
+
+    # -- what the parts use ------------------------------------------------------------------------
+
+    def show(self, name: str, block: Block) -> None:
+        self._logbook.write(name, block)
+
+    def say(self, text: str) -> None:
+        self._screen.show(f"gen-worker up: {text}\n")
+
+    def changed(self) -> None:
+        """Announce which processes there are now."""
+        found = [part.kept for part in (self._hub, self._scheduler) if part is not None]
+        self._folder.announce(
+            PlatformFile(
+                pid=os.getpid(),
+                began=started_at(os.getpid()),
+                version=sdk_version(),
+                started_at=self._started_at,
+                http=self._url,
+                hub=self._hub_url,
+                processes=(*(one for one in found if one is not None), *self._workers.kept),
+            )
+        )
+
+    # ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Run until told to stop; return the exit code.
+
+        Raises:
+            UsageError: Something cannot be started.
+        """
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._press)
+        self._make_parts()
+        try:
+            await self._live()
+        except asyncio.CancelledError:  # the second Ctrl-C
+            self._kill()
+            return _INTERRUPTED
+        finally:
+            self._kill()
+            self._folder.withdraw()
+            self._logbook.close()
+            self.guard.close()
+        self.say("stopped")
+        return 0
+
+    def _press(self) -> None:
+        self._presses += 1
+        if self._presses == 1:
+            self._stop.set()
+            return
+        self.say("ended at once; what was under way is done again by the next `gen-worker up`")
+        self._kill()
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    def _make_parts(self) -> None:
+        self._hub = self._hub_service() if self._hub_url else None
+        self._scheduler = self._scheduler_service()
+        self._workers = Workers(
+            self._api,
+            self._folder,
+            self,
+            workers=self._options.workers,
+            main_tags={"prod", self._options.tag},
+            hub=self._hub_url,
+        )
+        self._projects = [
+            FolderProject(
+                root,
+                self._folder,
+                self,
+                self._on_deployed,
+                tag=self._options.tag,
+                reloads=self._options.reloads,
+            )
+            for root in self._options.projects
+        ]
+
+    async def _live(self) -> None:
+        await self._end_leftovers()
+        try:
+            self._spawn(self._scheduler.run())
+            if self._hub is not None:
+                self._spawn(self._hub.run())
+            for project in self._projects:
+                self._spawn(project.run())
+            self._spawn(self._open())
+            stopping = asyncio.ensure_future(self._stop.wait())
+            # Who ends first has failed, or there is the word to stop.
+            pending: set[asyncio.Future[Any]] = {stopping, *self._tasks}
+            while not stopping.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    one.result()
+        finally:
+            stopping.cancel()
+            await self._end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def _open(self) -> None:
+        """Say where the platform is once it answers, and keep its workers."""
+        if not await self._scheduler.ready():
+            return
+        self.say(f"the API is {self._url}, data is kept in {self._folder.path}")
+        if self._hub_url:
+            self.say(f"the model hub is {self._hub_url}")
+        if self._options.reloads:
+            for project in self._projects:
+                self.say(
+                    f"{project.name}: what the tag {self._options.tag} means is the code in "
+                    f"{project.root}, also when it changes (--no-reload leaves the tag alone)"
+                )
+        self._announce({"url": self._url, "hub": self._hub_url, "data": self._folder.path})
+        self.changed()
+        await self._workers.run()
+
+    def _on_deployed(self, deployed: Deployed) -> None:
+        name = f"{deployed.owner}/{deployed.endpoint}"
+        if deployed.is_new:
+            self.say(f"{name}: release {deployed.release_id[:12]} is deployed")
+        self._workers.look()
+        greeting = asyncio.ensure_future(self._greet(deployed))
+        self._greetings.add(greeting)
+        greeting.add_done_callback(self._greetings.discard)
+
+    async def _greet(self, deployed: Deployed) -> None:
+        """Say that a release answers, and the first time how to call it."""
+        await self._workers.serving(deployed.key)
+        self.say(f"{deployed.owner}/{deployed.endpoint}: release {deployed.release_id[:12]} serves")
+        if self._has_greeted:
+            return
+        self._has_greeted = True
+        with suppress(WorkerError):
+            known = await asyncio.to_thread(self._api.get, "/v1/functions")
+            line = curl_line(self._url, deployed, known)
+            self.say(f"try it:\n\n  {line}\n")
+
+    async def _end(self) -> None:
+        """End in order: whoever has something to say still finds somebody to say it to."""
+        self.say("stopping: workers let their requests end (Ctrl-C again ends at once)")
+        for greeting in self._greetings:
+            greeting.cancel()
+        for project in self._projects:
+            await project.stop()
+        await self._workers.stop(_WORKERS_END_S)
+        await self._scheduler.stop(_SCHEDULER_ENDS_S)
+        if self._hub is not None:
+            await self._hub.stop(_HUB_ENDS_S)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _kill(self) -> None:
+        for part in (*self._projects, self._workers, self._scheduler, self._hub):
+            if part is not None:
+                part.kill()
+
+    async def _end_leftovers(self) -> None:
+        """End what a supervisor left that was killed; it is ending by itself anyway."""
+        left = self._folder.leftovers()
+        if not left:
+            return
+        self.say(f"ending what the last one left: {', '.join(one.name for one in left)}")
+        for one in left:
+            end_group(one.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _LEFTOVERS_END_S
+        while any(one.is_running for one in left):
+            if time.monotonic() > deadline:
+                for one in left:
+                    if one.is_running:
+                        end_group(one.pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _hub_service(self) -> Service:
+        words = ["hub", "serve", "--dir", self._folder.hub, "--port", str(self._options.hub_port)]
+        return Service(
+            "hub",
+            "gen_worker.cli",
+            words,
+            self,
+            interpreter=sys.executable,
+            folder=self._folder.path,
+            environment={},
+            is_ready=lambda _: True,
+        )
+
+    def _scheduler_service(self) -> Service:
+        options = self._options
+        words = ["scheduler", "serve", "--data", self._folder.path]
+        words += ["--http", options.http, "--workers", options.gateway]
+        return Service(
+            "scheduler",
+            "gen_worker.cli",
+            words,
+            self,
+            interpreter=sys.executable,
+            folder=self._folder.path,
+            environment={},
+            is_ready=lambda pid: self._folder.scheduler().get("pid") == pid,
+        )
+
+
+def _environment(options: UpOptions, folder: DataFolder) -> dict[str, str]:
+    """Return what every child has of this process's environment."""
+    environment = dict(os.environ)
+    environment.pop("__PYVENV_LAUNCHER__", None)
+    environment["GEN_WORKER_DATA_DIR"] = folder.path
+    if options.hub_port:
+        environment.setdefault("TENSORHUB_URL", f"http://127.0.0.1:{options.hub_port}")
+    return environment
+
+
+def refuse_other_scheduler(folder: DataFolder) -> None:
+    """Refuse a folder that a scheduler serves which is not a platform's.
+
+    Raises:
+        UsageError: It does.
+    """
+    left = {one.pid for one in folder.leftovers()}
+    pid = folder.scheduler().get("pid")
+    if pid and pid not in left:
+        raise UsageError(
+            f"a scheduler serves {folder.path!r} already, as process {pid}: stop it, or name "
+            "another folder with --data"
+        )
