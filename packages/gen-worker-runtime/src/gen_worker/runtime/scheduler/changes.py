@@ -37,6 +37,8 @@ __all__ = [
     "Requeue",
     "Submit",
     "Transact",
+    "may_be_tried_again",
+    "require_same",
 ]
 
 
@@ -145,8 +147,9 @@ class Draft:
         known = self._by_key.get((submission.owner, submission.key)) if submission.key else None
         if known is not None:
             earlier = self._by_seq[known]
-            if not _may_be_tried_again(earlier):
-                return _same(earlier, submission)
+            if not may_be_tried_again(earlier):
+                require_same(earlier, submission.key, submission.digest)
+                return Submitted(earlier, is_new=False)
         if submission.request_id in self._by_id:
             raise DuplicateRequestError(
                 f"there is a request {submission.request_id!r} already: give each its own id"
@@ -264,18 +267,23 @@ def _begun(submission: Submission, seq: int, now: float) -> RequestRecord:
     )
 
 
-def _may_be_tried_again(record: RequestRecord) -> bool:
+def may_be_tried_again(record: RequestRecord) -> bool:
+    """Return whether the next request with the same key takes the key over."""
     ending = record.ending
     return ending is not None and ending.failure is not None and ending.failure.retryable
 
 
-def _same(record: RequestRecord, submission: Submission) -> Submitted:
-    if record.digest != submission.digest:
+def require_same(record: RequestRecord, key: str, digest: bytes) -> None:
+    """Refuse to take a request for the one that has its key.
+
+    Raises:
+        KeyConflictError: It is another.
+    """
+    if record.digest != digest:
         raise KeyConflictError(
-            f"the key {submission.key!r} belongs to another request: give each its own key",
+            f"the key {key!r} belongs to another request: give each its own key",
             request_id=record.request_id,
         )
-    return Submitted(record, is_new=False)
 
 
 # By class: a `match` tries one after the other, and costs as much as the rest of a submission.

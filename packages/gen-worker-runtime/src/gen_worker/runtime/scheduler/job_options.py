@@ -18,7 +18,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Kept with the request as `Submission.options`. Nothing in it is secret."""
+    """Kept with the request as `Submission.options`. Only a webhook's URL may be secret."""
 
     endpoint_owner: str = ""
     """Whose endpoint it is; the record's `owner` is who invokes it."""

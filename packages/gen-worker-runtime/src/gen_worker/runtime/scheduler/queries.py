@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gen_worker.runtime.scheduler.rows import records_by
 from gen_worker.runtime.scheduler.schema import EVENT_BITS
 from gen_worker.runtime.scheduler.values import RequestPage, StoredCall, StoredEvent
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from gen_worker.runtime.scheduler.values import RequestFilter, RequestRecord
 
-__all__ = ["call_of", "events_of", "page_of", "record_by_id", "unfinished_after"]
+__all__ = [
+    "call_of",
+    "events_of",
+    "options_of",
+    "page_of",
+    "record_by_id",
+    "record_by_key",
+    "unfinished_after",
+]
 
 _MAX_LOOKED_AT = 10_000
 """Requests of one page, so that what few match does not hold up everything else."""
@@ -22,6 +33,18 @@ _MAX_LOOKED_AT = 10_000
 def record_by_id(connection: sqlite3.Connection, request_id: str) -> RequestRecord | None:
     found = records_by(connection, "request_id = ?", (request_id,))
     return found[0] if found else None
+
+
+def record_by_key(connection: sqlite3.Connection, owner: str, key: str) -> RequestRecord | None:
+    found = records_by(connection, "key <> '' AND owner = ? AND key = ?", (owner, key))
+    return found[0] if found else None
+
+
+def options_of(connection: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, bytes]:
+    """Return the options of requests."""
+    named = msgspec.json.encode(seqs).decode()
+    query = "SELECT seq, options FROM calls WHERE seq IN (SELECT value FROM json_each(?))"
+    return dict(connection.execute(query, (named,)).fetchall())
 
 
 def call_of(connection: sqlite3.Connection, seq: int) -> StoredCall | None:

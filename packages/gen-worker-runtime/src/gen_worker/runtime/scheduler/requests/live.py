@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from gen_worker.runtime.scheduler.job_options import JobOptions
+
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Sequence
 
     from gen_worker.cancel import CancelReason
-    from gen_worker.runtime.scheduler.job_options import JobOptions
+    from gen_worker.runtime.scheduler.requests.writing import Step
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
 
 __all__ = ["Live", "Place", "Runner", "Watcher"]
@@ -25,7 +28,8 @@ class Watcher(Protocol):
         """Take what a request has produced. On the loop, in order; must not block.
 
         Called once all of it is on disk, and for the last time with `record.ending` set, after
-        which it is watched no more.
+        which it is watched no more. Without events when the request is new, and when a worker was
+        given an attempt, which may be on disk a little later.
         """
         ...
 
@@ -51,10 +55,11 @@ class Live:
     """A request that has not ended. Only `Requests` changes it."""
 
     __slots__ = (
+        "_options",
         "cancel_reason",
         "ends_by",
+        "is_ending",
         "lost",
-        "options",
         "pending",
         "place",
         "queue",
@@ -62,12 +67,12 @@ class Live:
         "watchers",
     )
 
-    def __init__(self, record: RequestRecord, queue: str, options: JobOptions) -> None:
+    def __init__(self, record: RequestRecord, queue: str, options: bytes) -> None:
         self.record = record
         """As it was committed last; that a worker was given it may be committed a little later."""
         self.queue = queue
         """Where it waits: its release, its function and the models its caller chose."""
-        self.options = options
+        self._options = options
         self.place: Place = "between"
         self.cancel_reason: CancelReason | None = None
         """Why it is to stop; None when it is not."""
@@ -75,12 +80,22 @@ class Live:
         """When it is ended as canceled, whatever its worker does."""
         self.lost = 0
         """Attempts that ended because their worker was lost."""
-        self.pending: object = None
-        """What is yet to be written of it; None when there is nothing."""
+        self.is_ending = False
+        """Whether its end, which nothing can prevent, is being written."""
+        self.pending: deque[Step] | None = None
+        """What is yet to be written of it; the writer's."""
         self.watchers: tuple[Watcher, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Live {self.request_id!r} of {self.queue!r}, attempt {self.attempt}, {self.place}>"
+
+    @property
+    def options(self) -> JobOptions:
+        """What a worker is to be told besides the payload.
+
+        Read anew each time, so that those of many that wait take no memory.
+        """
+        return JobOptions.decode(self._options)
 
     @property
     def seq(self) -> int:
