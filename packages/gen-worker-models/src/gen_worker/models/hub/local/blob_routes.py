@@ -80,7 +80,8 @@ class BlobRoutes:
 
     def _media(self, call: Call) -> Row:
         ref, owner = call.params["ref"], call.headers.get("x-cozy-owner", "").lower()
-        row = self._rooms.media.find(ref, owner)
+        # Whoever has rights file by file may have been given one of another owner.
+        row = self._rooms.media.find(ref, owner if call.principal.files is None else "")
         if row is None:
             raise Refusal(404, "file_not_found", f"there is no file {ref!r:.200}")
         call.principal.check_file(row["owner"], row["ref"], "read")
