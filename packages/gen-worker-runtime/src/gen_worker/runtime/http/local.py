@@ -84,7 +84,7 @@ class LocalBackend:
             )
         return self._engine.lookup(target.function).name
 
-    def functions(self) -> Sequence[ServedFunction]:
+    async def functions(self) -> Sequence[ServedFunction]:
         if self._served is None:
             specs = self._engine.functions.values()
             self._served = tuple(_served(spec, self._endpoint) for spec in specs)

@@ -24,7 +24,7 @@ def openapi_of(
 ) -> dict[str, Any]:
     """Return the document of a host that serves these functions, and answers these routes."""
     table = tuple(routes)
-    served = sorted(functions, key=lambda function: function.name)
+    served = sorted(functions, key=_path)
     schemas: dict[str, Any] = {
         "Answer": _ANSWER,
         "Refusal": _REFUSAL,
@@ -35,7 +35,7 @@ def openapi_of(
         schemas |= route.schemas
     paths = _described(table)
     for function in served:
-        paths[f"/v1/request/{function.name}"] = {"post": _call(function, schemas)}
+        paths.setdefault(f"/v1/request/{_path(function)}", {"post": _call(function, schemas)})
     endpoints = sorted({function.endpoint for function in served if function.endpoint})
     return {
         "openapi": "3.1.0",
@@ -50,15 +50,23 @@ def openapi_of(
     }
 
 
+def _path(function: ServedFunction) -> str:
+    """Return a function's name in paths: with its owner where several may have one."""
+    if function.owner is None:
+        return function.name
+    return f"{function.owner}/{function.endpoint}/{function.name}"
+
+
 def _call(function: ServedFunction, schemas: dict[str, Any]) -> dict[str, Any]:
-    payload = _adopt(function.input_schema, f"{function.name}.input", schemas)
-    output = _adopt(function.output_schema, f"{function.name}.output", schemas)
+    name = _path(function).replace("/", ".")
+    payload = _adopt(function.input_schema, f"{name}.input", schemas)
+    output = _adopt(function.output_schema, f"{name}.output", schemas)
     is_streamed = function.output_mode == "incremental"
     whole: dict[str, Any] = {"type": "array", "items": output} if is_streamed else output
     answer = {"allOf": [_ref("Answer"), {"properties": {"output": {"anyOf": [whole, _NULL]}}}]}
     stream = {"schema": {"type": "string", "description": "server-sent events"}}
     return {
-        "operationId": f"call-{function.name}",
+        "operationId": f"call-{name}",
         "summary": function.label or function.registered_name,
         **({"description": function.description} if function.description else {}),
         "tags": [function.kind],

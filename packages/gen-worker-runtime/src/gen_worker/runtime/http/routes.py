@@ -80,10 +80,10 @@ class FactRoutes:
         return Answer(self._backend.metrics(), content_type=_PROMETHEUS)
 
     async def document(self, _call: Call) -> Answer:
-        return Answer(openapi_of(self._backend.functions(), self._routes()))
+        return Answer(openapi_of(await self._backend.functions(), self._routes()))
 
     async def functions(self, _call: Call) -> Answer:
-        return Answer({"functions": self._backend.functions()})
+        return Answer({"functions": await self._backend.functions()})
 
     async def status(self, _call: Call) -> Answer:
         backend = self._backend
@@ -91,7 +91,7 @@ class FactRoutes:
         return Answer(
             {
                 "ok": True,
-                "functions": sorted(served.name for served in backend.functions()),
+                "functions": sorted(served.name for served in await backend.functions()),
                 "model_cache": {} if models is None else models.statistics(),
                 "gen_worker_version": sdk_version(),
                 "started_at": self._started_at,
