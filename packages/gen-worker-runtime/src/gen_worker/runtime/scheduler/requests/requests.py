@@ -257,13 +257,19 @@ class Requests:
         self._run(live, worker_id)
         return live.attempt
 
-    def adopted(self, live: Live, worker_id: str) -> None:
-        """Take a worker's word that it runs a request's present attempt: it waits no longer.
+    def adopted(self, live: Live, worker_id: str) -> int | None:
+        """Take a worker's word that it runs a request, as after a restart of the scheduler.
 
-        Which attempt that is, and whether another worker has it, the dispatcher has to know.
+        Returns:
+            The attempt it goes on with, also one that waited meanwhile. None: it has ended, or
+            another worker has it.
         """
+        is_elsewhere = live.place in ("worker", "dispatcher") and live.worker_id != worker_id
+        if live.is_ending or live.place == "between" or is_elsewhere:
+            return None
         self._lives.dequeue(live)
         self._run(live, worker_id)
+        return live.attempt
 
     def produced(self, live: Live, attempt: int, events: Sequence[NewEvent]) -> Future[None]:
         """Keep what an attempt has produced; done once that is on disk, or counts no more.
@@ -271,54 +277,47 @@ class Requests:
         Only the attempt and the sequence of each event decide whether it is new. Await it, or
         stop reading from the worker while `is_behind`.
         """
-        if live.is_over or live.is_ending or attempt != live.attempt:
-            done = self._loop.create_future()
-            done.set_result(None)
-            return done
+        if live.is_ending or attempt != live.attempt:
+            return self._done()
         return self._writer.produce(live, events)
 
-    def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> None:
-        """End a request, after all that it has produced.
+    def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> Future[None]:
+        """End a request, after all that it has produced; done once that is on disk.
 
         Of a request that is being canceled, a failure is its cancel. Of an attempt that is over
         only a result counts that was not streamed.
         """
-        if live.is_over or live.is_ending:
-            return
         is_late = attempt != live.attempt
-        if is_late and (ending.is_streamed or ending.failure is not None):
-            return
+        if live.is_ending or (is_late and (ending.is_streamed or ending.failure is not None)):
+            return self._done()
         if ending.failure is not None and live.cancel_reason is not None:
-            self._end(live, canceled_ending(live.record, live.cancel_reason))
-            return
+            return self._end(live, canceled_ending(live.record, live.cancel_reason))
         if not is_late:
             live.is_ending = True
             self._lives.dequeue(live)
-        self._writer.add(live, End(ending, event))
+        return self._add(live, End(ending, event))
 
     def failed(
-        self, live: Live, attempt: int, failure: Failure, is_worker_lost: bool = False
-    ) -> None:
-        """Have a request that failed tried again, or end it.
+        self, live: Live, attempt: int, failure: Failure, *, is_worker_lost: bool = False
+    ) -> Future[None]:
+        """Have a request that failed tried again, or end it; done once that is on disk.
 
         Nothing happens when that attempt is over already.
         """
         if live.is_ending or attempt != live.attempt or live.place not in ("dispatcher", "worker"):
-            return
+            return self._done()
         if live.cancel_reason is not None:
-            self._end(live, canceled_ending(live.record, live.cancel_reason))
-            return
+            return self._end(live, canceled_ending(live.record, live.cancel_reason))
         live.lost += is_worker_lost
         attempts, policy = Attempts(attempt, live.lost), self._options.retries
         word = policy.last_word(attempts, failure, is_worker_lost=is_worker_lost)
         if word is not None:
-            self._end(live, failed_ending(word, attempt=attempt))
-            return
+            return self._end(live, failed_ending(word, attempt=attempt))
         if is_worker_lost:
             self._unheard(marks.note_loss(self._ledger, live.seq, live.lost))
         live.place = "between"
         delay_s = policy.delay_s(attempts, failure, self._random)
-        self._writer.add(live, Again(attempt, self._clock() + delay_s))
+        return self._add(live, Again(attempt, self._clock() + delay_s))
 
     @property
     def is_behind(self) -> bool:
@@ -395,7 +394,7 @@ class Requests:
             live.record = records.running(live.record, worker_id, self._clock())
             self._ledger.assign(live.seq, worker_id, live.attempt)
             self._lives.tell(live, ())
-        if live.is_over or live.is_ending or reason is not None:  # while it was on its way
+        if live.is_ending or reason is not None:  # while it was on its way
             self._loop.call_soon(self.runner.interrupt, live, reason or "interrupt")
 
     async def _cancel(self, live: Live, reason: CancelReason) -> bool:
@@ -425,10 +424,17 @@ class Requests:
     def _end(self, live: Live, ending: Ending) -> Future[None]:
         live.is_ending = True
         self._lives.dequeue(live)
-        step = End(ending, last_event(live.record, ending, now=self._clock()))
+        return self._add(live, End(ending, last_event(live.record, ending, now=self._clock())))
+
+    def _add(self, live: Live, step: Step) -> Future[None]:
         done: Future[None] = self._loop.create_future()
         step.dones.append(done)
         self._writer.add(live, step)
+        return done
+
+    def _done(self) -> Future[None]:
+        done: Future[None] = self._loop.create_future()
+        done.set_result(None)
         return done
 
     def _rung(self, live: Live, now: float) -> None:
