@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from gen_worker.runtime.scheduler import Ending, Ledger, NewEvent
+from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.job_options import JobOptions, Webhook
+from gen_worker.runtime.scheduler.requests import Requests
 from gen_worker.runtime.scheduler.webhooks import WebhookOptions, Webhooks, WebhookSecrets
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from gen_worker.cancel import CancelReason
     from gen_worker.runtime.scheduler import RequestRecord, Submission
-    from gen_worker.runtime.scheduler.requests import Watcher
+    from gen_worker.runtime.scheduler.requests import Live
 
 TIMEOUT_S = 60.0
 
@@ -113,67 +116,14 @@ class Receiver:
         self.close()
 
 
-class Live(NamedTuple):
-    record: RequestRecord
-    options: JobOptions
+class Nobody:
+    """Runs no request: the test does."""
 
-    @property
-    def seq(self) -> int:
-        return self.record.seq
+    def wake(self, queue: str) -> None:
+        """Look at nothing."""
 
-
-class Requests:
-    """The requests of a ledger that have not ended, as their owner tells of them."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._lives: dict[int, Live] = {}
-        self._watchers: list[Watcher] = []
-
-    async def start(self) -> None:
-        for record in await self.ledger.unfinished():
-            call = await self.ledger.call(record.seq)
-            assert call is not None
-            self._lives[record.seq] = Live(record, JobOptions.decode(call.options))
-
-    def watch_all(self, watcher: Watcher) -> None:
-        self._watchers.append(watcher)
-
-    def by_seq(self, seq: int) -> Live | None:
-        return self._lives.get(seq)
-
-    def __iter__(self) -> Iterator[Live]:
-        return iter(tuple(self._lives.values()))
-
-    async def submit(self, submission: Submission, webhook: Webhook | None) -> RequestRecord:
-        options = JobOptions(webhook=webhook)
-        asked = msgspec.structs.replace(submission, options=options.encode())
-        record, _ = await self.ledger.submit(asked)
-        self._tell(Live(record, options))
-        return record
-
-    async def begin(self, record: RequestRecord) -> None:
-        self.ledger.assign(record.seq, "w", 1)
-        await self.ledger.flush()
-        await self._tell_of(record)
-
-    async def end(self, record: RequestRecord) -> None:
-        await self.ledger.end(
-            record.seq, Ending(status="succeeded"), NewEvent(b"result", b'{"output":1}')
-        )
-        await self._tell_of(record)
-
-    async def _tell_of(self, record: RequestRecord) -> None:
-        now = await self.ledger.record(record.request_id)
-        assert now is not None
-        self._tell(self._lives[record.seq]._replace(record=now))
-        if now.ended_at is not None:
-            del self._lives[record.seq]
-
-    def _tell(self, live: Live) -> None:
-        self._lives[live.record.seq] = live
-        for watcher in self._watchers:
-            watcher.told((), live.record)
+    def interrupt(self, live: Live, reason: CancelReason) -> None:
+        """Interrupt nothing."""
 
 
 async def answer(record: RequestRecord) -> bytes:
@@ -189,6 +139,27 @@ class Room:
         self.ledger = ledger
         self.webhooks = webhooks
         self.requests = requests
+
+    async def submit(self, submission: Submission, webhook: Webhook | None) -> RequestRecord:
+        return (await self.requests.submit(submission, JobOptions(webhook=webhook))).record
+
+    def begin(self, record: RequestRecord) -> None:
+        """Give a request, whose turn it is, to a worker."""
+        live = self.requests.live(record.request_id)
+        assert live is not None
+        assert self.requests.take(live.queue) is live
+        self.requests.given(live, "w")
+
+    async def end(self, record: RequestRecord) -> None:
+        """Have a request succeed, and wait until that is committed."""
+        live = self.requests.live(record.request_id)
+        assert live is not None
+        if live.place != "worker":
+            self.begin(record)
+        event = NewEvent(b"result", b'{"output":1}')
+        self.requests.ended(live, 1, Ending(status="succeeded", attempt=1), event)
+        await self.ledger.flush()
+        assert live.is_over
 
 
 class OpenRoom(Protocol):
@@ -207,14 +178,16 @@ def open_room(folder: Path, secrets: WebhookSecrets) -> OpenRoom:
     @asynccontextmanager
     async def opened(**options: Any) -> AsyncIterator[Room]:
         ledger = await Ledger.open(folder)
-        requests = Requests(ledger)
+        requests = Requests(ledger, clock=steady_clock())
+        requests.runner = Nobody()
         made = WebhookOptions(**({"first_retry_s": 0.01, "max_retry_s": 0.05} | options))
-        webhooks = Webhooks(ledger, requests, answer, secrets, made)  # type: ignore[arg-type]
+        webhooks = Webhooks(ledger, requests, answer, secrets, made)
         await requests.start()
         await webhooks.start()
         try:
             yield Room(ledger, webhooks, requests)
         finally:
+            await requests.close()
             await webhooks.close()
             await ledger.close()
 

@@ -38,12 +38,12 @@ async def test_an_end_is_told_once_and_signed(
 ) -> None:
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
+        record = await room.submit(submission("r-1"), wanted)
         await room.ledger.flush()
         (waiting,) = await room.webhooks.of(record)
         assert (waiting.state, waiting.attempts) == ("waiting", 0)
-        await room.requests.begin(record)
-        await room.requests.end(record)
+        room.begin(record)
+        await room.end(record)
         got = await next_of(receiver)
         delivery = await settled(room, record)
         assert room.webhooks.statistics()[1:] == (1, 0, 1)
@@ -64,10 +64,10 @@ async def test_an_end_is_told_once_and_signed(
 
 async def test_without_events_all_are_told(open_room: Any, submission: Any, receiver: Any) -> None:
     async with open_room() as room:
-        record = await room.requests.submit(submission("r-1"), Webhook(url=receiver.url))
-        await room.requests.begin(record)
+        record = await room.submit(submission("r-1"), Webhook(url=receiver.url))
+        room.begin(record)
         first = await next_of(receiver)
-        await room.requests.end(record)
+        await room.end(record)
         second = await next_of(receiver)
         for event in ("started", "completed"):
             await settled(room, record, event)
@@ -80,8 +80,8 @@ async def test_what_never_began_is_not_told_to_have(
     open_room: Any, submission: Any, receiver: Any
 ) -> None:
     async with open_room() as room:
-        record = await room.requests.submit(submission("r-1"), Webhook(url=receiver.url))
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), Webhook(url=receiver.url))
+        assert await room.requests.cancel("r-1")
         await settled(room, record)
         assert [one.event for one in await room.webhooks.of(record)] == ["completed"]
     assert (await next_of(receiver)).json["event"] == "completed"
@@ -90,9 +90,9 @@ async def test_what_never_began_is_not_told_to_have(
 
 async def test_who_wants_none_gets_none(open_room: Any, submission: Any) -> None:
     async with open_room() as room:
-        record = await room.requests.submit(submission("r-1"), None)
-        await room.requests.begin(record)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), None)
+        room.begin(record)
+        await room.end(record)
         assert await room.webhooks.of(record) == []
         assert await room.webhooks.pending() == 0
 
@@ -105,8 +105,8 @@ async def test_a_receiver_that_fails_is_told_again_with_the_same_id(
     receiver = make_receiver(lambda _: answered(next(statuses), away))
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         got = [await next_of(receiver) for _ in range(5)]
         delivery = await settled(room, record)
     assert (delivery.state, delivery.attempts, delivery.last_status) == ("delivered", 5, 200)
@@ -120,8 +120,8 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(
     receiver = make_receiver(lambda _: answered(410))
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         delivery = await settled(room, record)
         assert room.webhooks.statistics()[1:] == (0, 1, 1)
     assert (delivery.state, delivery.attempts, delivery.last_status) == ("gone", 1, 410)
@@ -130,8 +130,8 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(
 async def test_after_a_while_it_is_given_up(open_room: Any, submission: Any) -> None:
     async with open_room(give_up_after_s=0.2) as room:
         wanted = Webhook(url="http://127.0.0.1:1/", events=END)  # nobody listens there
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         delivery = await settled(room, record)
     assert delivery.state == "failed"
     assert delivery.attempts > 1
@@ -144,8 +144,8 @@ async def test_a_receiver_says_when_to_come_again(
     receiver = make_receiver(lambda _: answered(429, (("retry-after", "600"),)))
     async with open_room(max_retry_s=300.0) as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         await next_of(receiver)
         async with asyncio.timeout(TIMEOUT_S):
             while not (delivery := (await room.webhooks.of(record))[0]).attempts:
@@ -169,13 +169,13 @@ async def test_a_slow_receiver_delays_nobody_else(
         records = []
         for number in range(30):
             wanted = Webhook(url=slow.url, events=END)
-            record = await room.requests.submit(submission(f"slow-{number}"), wanted)
-            await room.requests.end(record)
+            record = await room.submit(submission(f"slow-{number}"), wanted)
+            await room.end(record)
             records.append(record)
         for number in range(30):
             wanted = Webhook(url=receiver.url, events=END)
-            record = await room.requests.submit(submission(f"other-{number}"), wanted)
-            await room.requests.end(record)
+            record = await room.submit(submission(f"other-{number}"), wanted)
+            await room.end(record)
             await settled(room, record)
         assert slow.at_once <= 4
         go.set()
@@ -197,17 +197,17 @@ async def test_hosts_that_hang_leave_room_for_those_that_answer(
     hanging = [make_receiver(wait) for _ in range(6)]
     async with open_room(max_at_once=8, timeout_s=TIMEOUT_S) as room:
         wanted = Webhook(url=receiver.url, events=END)
-        known = await room.requests.submit(submission("known"), wanted)
-        await room.requests.end(known)
+        known = await room.submit(submission("known"), wanted)
+        await room.end(known)
         await settled(room, known)
         for number in range(24):
             url = hanging[number % len(hanging)].url
-            record = await room.requests.submit(
+            record = await room.submit(
                 submission(f"hanging-{number}"), Webhook(url=url, events=END)
             )
-            await room.requests.end(record)
-        record = await room.requests.submit(submission("prompt"), wanted)
-        await room.requests.end(record)
+            await room.end(record)
+        record = await room.submit(submission("prompt"), wanted)
+        await room.end(record)
         await settled(room, record)
         assert sum(one.at_once for one in hanging) <= 6
         go.set()
@@ -234,8 +234,8 @@ async def test_a_receiver_that_takes_a_byte_at_a_time_has_no_more_time_than_othe
     port = server.sockets[0].getsockname()[1]
     async with open_room(timeout_s=0.3, give_up_after_s=0.0) as room:
         wanted = Webhook(url=f"http://127.0.0.1:{port}/", events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         delivery = await settled(room, record)
     async with asyncio.timeout(TIMEOUT_S):
         await is_left.wait()
@@ -250,8 +250,8 @@ async def test_what_is_long_is_told_without_its_output(
 ) -> None:
     async with open_room(max_body_bytes=150) as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         got = await next_of(receiver)
         await settled(room, record)
     assert got.json["output"] is None
@@ -271,8 +271,8 @@ async def test_private_addresses_are_refused_where_they_are_named_and_where_they
                 room.webhooks.check(Webhook(url=f"http://{host}:{receiver.port}/"))
         named = Webhook(url=f"http://localhost:{receiver.port}/", events=END)
         room.webhooks.check(named)
-        record = await room.requests.submit(submission("r-1"), named)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), named)
+        await room.end(record)
         delivery = await settled(room, record)
     assert (delivery.state, delivery.last_status) == ("failed", 0)
     assert "127.0.0.1" not in delivery.last_error
@@ -290,8 +290,8 @@ async def test_no_redirect_leads_anywhere(
     async with open_room(allow_private=False, trusted=trusted) as room:
         wanted = Webhook(url=sender.url, events=END)
         room.webhooks.check(wanted)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         for _ in range(4):
             await next_of(sender)
     assert receiver.received.empty()
@@ -316,19 +316,17 @@ async def test_what_ended_while_nobody_looked_is_told_at_the_start(
 ) -> None:
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        records = [
-            await room.requests.submit(submission(f"r-{number}"), wanted) for number in range(3)
-        ]
+        records = [await room.submit(submission(f"r-{number}"), wanted) for number in range(3)]
     async with open_room() as room:
         room.webhooks.told = lambda *_: None  # as if it were killed before it hears
         for record in records[:2]:
-            await room.requests.end(record)
+            await room.end(record)
         assert [one.state for one in await room.webhooks.of(records[0])] == ["waiting"]
     async with open_room() as room:
         for record in records[:2]:
             assert (await settled(room, record)).state == "delivered"
         assert [one.state for one in await room.webhooks.of(records[2])] == ["waiting"]
-        await room.requests.end(records[2])
+        await room.end(records[2])
         await settled(room, records[2])
     assert {receiver.next().json["request_id"] for _ in range(3)} == {"r-0", "r-1", "r-2"}
 
@@ -340,8 +338,8 @@ async def test_a_receiver_that_was_away_is_told_after_a_restart(
     receiver = make_receiver(lambda _: answered(status))
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         first = await next_of(receiver)
     status = 200
     async with open_room() as room:
@@ -364,8 +362,8 @@ async def test_an_attempt_under_way_is_given_up_when_all_stops(
     receiver = make_receiver(wait)
     async with open_room(timeout_s=TIMEOUT_S) as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         assert await asyncio.to_thread(come.wait, TIMEOUT_S)
     go.set()
     async with open_room() as room:
@@ -378,9 +376,9 @@ async def test_a_request_that_is_not_kept_cannot_be_told(
 ) -> None:
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
+        record = await room.submit(submission("r-1"), wanted)
         room.webhooks.told = lambda *_: None
-        await room.requests.end(record)
+        await room.end(record)
 
         def forget(connection: Any, now: float) -> None:
             connection.execute("UPDATE webhooks SET state = 'pending', happened_at = ?", (now,))
@@ -398,8 +396,8 @@ async def test_what_is_long_over_is_forgotten(
 ) -> None:
     async with open_room() as room:
         wanted = Webhook(url=receiver.url, events=END)
-        record = await room.requests.submit(submission("r-1"), wanted)
-        await room.requests.end(record)
+        record = await room.submit(submission("r-1"), wanted)
+        await room.end(record)
         await settled(room, record)
     async with open_room(keep_s=0.0) as room, asyncio.timeout(TIMEOUT_S):
         while await room.webhooks.of(record):
