@@ -18,6 +18,7 @@ HEADINGS = {
     "models": "Models",
     "memory": "Memory",
     "orchestrator": "Given by the orchestrator",
+    "scheduler": "The scheduler",
     "worker": "Workers",
     "tuning": "Tuning",
 }
