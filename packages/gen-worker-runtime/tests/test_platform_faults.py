@@ -131,6 +131,13 @@ class Stage:
         self.worker.start()
         await self.desk.until(lambda: self.desk.session is not None)
 
+    def call(self, function: Callable[[], None]) -> None:
+        function()
+
+    def cut_clients(self) -> None: ...
+    def slow_clients(self, seconds: float) -> None: ...
+    def move_hub(self, *, away: bool) -> None: ...
+
     async def lose(self, worker_id: str) -> None:
         await self.worker.vanish()
 

@@ -47,7 +47,23 @@ class Mishap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(Protocol):
-    """The platform that things go wrong on. On its loop."""
+    """The platform that things go wrong on. On its loop, but for `call`."""
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call something on the loop, and return when it has returned. From any thread."""
+        ...
+
+    def cut_clients(self) -> None:
+        """Break every connection of clients."""
+        ...
+
+    def slow_clients(self, seconds: float) -> None:
+        """Have 16 KiB between clients and the scheduler take so long."""
+        ...
+
+    def move_hub(self, *, away: bool) -> None:
+        """Have the hub be out of reach, or back."""
+        ...
 
     async def lose(self, worker_id: str) -> None:
         """Have a worker vanish without a word; returns once nothing more can come of it."""
@@ -167,14 +183,39 @@ class PlatformFaults:
             Mishap(kind=kind, at=moment, after_deltas=after_deltas or 0, nth=nth, seconds=seconds)
         )
 
-    # On the loop.
+    # At once.
 
     def end_silence(self, worker_id: str = "") -> None:
         """Let a worker, or all of them, be heard again: they connect anew."""
-        for silent in [worker_id] if worker_id else list(self._silent):
-            session = self._silent.pop(silent, None)
-            if session is not None:
-                session.close("its network is back")
+
+        def end() -> None:
+            for silent in [worker_id] if worker_id else list(self._silent):
+                session = self._silent.pop(silent, None)
+                if session is not None:
+                    session.close("its silence has ended")
+
+        self._stage.call(end)
+
+    def cut_clients(self) -> None:
+        """Break every connection of clients, in the middle of whatever is said; they come back."""
+        self._stage.call(self._stage.cut_clients)
+
+    def slow_clients(self, seconds: float) -> None:
+        """Have what is said between clients and the scheduler take so long, for each 16 KiB.
+
+        0 is as quick as can be.
+        """
+        self._stage.call(lambda: self._stage.slow_clients(seconds))
+
+    def lose_hub(self) -> None:
+        """Break every connection to the hub, and refuse new ones, until `restore_hub`."""
+        self._stage.call(lambda: self._stage.move_hub(away=True))
+
+    def restore_hub(self) -> None:
+        """Let the hub be reached again."""
+        self._stage.call(lambda: self._stage.move_hub(away=False))
+
+    # On the loop.
 
     async def settle(self) -> None:
         """Wait until everything that has begun is over."""
