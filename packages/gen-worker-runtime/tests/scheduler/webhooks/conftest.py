@@ -69,6 +69,9 @@ class Receiver:
                 size = int(self.headers["content-length"])
                 fields = {name.lower(): value for name, value in self.headers.items()}
                 one = Received(fields, self.rfile.read(size))
+                if len(one.body) < size:  # whoever sent it was killed
+                    self.close_connection = True
+                    return
                 with receiver._lock:
                     receiver.at_once += 1
                     receiver.most_at_once = max(receiver.most_at_once, receiver.at_once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from contextlib import suppress
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gen_worker.errors import ValidationError
+from gen_worker.runtime.scheduler import LedgerWriteError
 from gen_worker.runtime.scheduler.job_options import Webhook
 from gen_worker.runtime.scheduler.webhooks import Delivery, WebhookSecrets, verify
 
@@ -402,3 +404,30 @@ async def test_what_is_long_over_is_forgotten(
     async with open_room(keep_s=0.0) as room, asyncio.timeout(TIMEOUT_S):
         while await room.webhooks.of(record):
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_disk_that_is_full_for_a_while_loses_nothing(
+    open_room: Any, submission: Any, receiver: Any, seed: int
+) -> None:
+    rng = random.Random(seed)
+    async with open_room() as room:
+        transact = room.ledger.transact
+
+        def perhaps(change: Any) -> Any:
+            if rng.random() < 0.5:
+                return transact(change)
+            refused = asyncio.get_running_loop().create_future()
+            error = LedgerWriteError("there is no room", path="")
+            error.retry_after_s = 0.01
+            refused.set_exception(error)
+            return refused
+
+        room.ledger.transact = perhaps
+        wanted = Webhook(url=receiver.url, events=END)
+        records = [await room.submit(submission(f"r-{number}"), wanted) for number in range(5)]
+        for record in records:
+            await room.end(record)
+        for record in records:
+            assert (await settled(room, record)).state == "delivered"
+    assert receiver.received.qsize() == 5
