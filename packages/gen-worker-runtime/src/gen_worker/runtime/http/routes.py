@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -133,8 +134,10 @@ class FileRoutes:
                 hashers=(),
             )
             await self._away(file.keep)
-        except BaseException:
+        except BaseException as error:
             await self._away(file.discard)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Refusal(507, "disk_full", "the disk for files is full") from error
             raise
         location = {"location": f"/v1/files/{quote(file.ref)}"}
         return Answer({"ref": file.ref, "size_bytes": total}, status=201, headers=location)
