@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.dispatcher.ports import (
         Equipment,
         Facts,
-        FactsOf,
+        Functions,
         Outfit,
         Place,
         Queues,
-        Request,
     )
 
 __all__ = [
@@ -24,16 +23,15 @@ __all__ = [
     "Dispatcher",
     "Equipment",
     "Facts",
-    "FactsOf",
+    "Functions",
     "Outfit",
     "Place",
     "Queues",
-    "Request",
 ]
 
 _MODULES = {
     "dispatcher": ("Dispatcher",),
     "options": ("DispatchOptions",),
-    "ports": ("Equipment", "Facts", "FactsOf", "Outfit", "Place", "Queues", "Request"),
+    "ports": ("Equipment", "Facts", "Functions", "Outfit", "Place", "Queues"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -11,97 +11,77 @@ from gen_worker.runtime.wire import EndpointConfig, ResolvedModel, ResolvedRepo
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Sequence, Set
+    from collections.abc import Iterable, Sequence, Set
 
     from gen_worker.errors import Failure
     from gen_worker.resources import ResourceRequirements, Resources
     from gen_worker.runtime.scheduler.decisions import Decision, Needs, Policy
+    from gen_worker.runtime.scheduler.requests.live import Live
     from gen_worker.runtime.scheduler.snapshots import WorkerState
-    from gen_worker.runtime.scheduler.values import (
-        Ending,
-        NewEvent,
-        RequestRecord,
-        StoredCall,
-        StoredEvent,
-    )
+    from gen_worker.runtime.scheduler.values import Ending, NewEvent, StoredCall
 
-__all__ = ["Chosen", "Equipment", "Facts", "FactsOf", "Outfit", "Place", "Queues", "Request"]
-
-
-class Chosen(Protocol):
-    """What was decided about a request when it was submitted."""
-
-    @property
-    def refs(self) -> tuple[str, ...]:
-        """Models it needs."""
-        ...
-
-    @property
-    def factors(self) -> Mapping[str, float]:
-        """Numbers of its payload that its cost depends on."""
-        ...
-
-    @property
-    def hints(self) -> Mapping[str, str]: ...
-    @property
-    def invoker_id(self) -> str: ...
-
-
-class Request(Protocol):
-    """One request that has not ended; the same object until it has."""
-
-    @property
-    def record(self) -> RequestRecord: ...
-    @property
-    def queue(self) -> str: ...
-    @property
-    def options(self) -> Chosen: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def is_canceling(self) -> bool: ...
+__all__ = ["Equipment", "Facts", "Functions", "Outfit", "Place", "Queues"]
 
 
 class Queues(Protocol):
     """Whoever owns requests: whose turn it is, and what became of an attempt. On the loop."""
 
-    def first(self, queue: str) -> Request | None:
+    def __len__(self) -> int: ...
+    def first(self, queue: str) -> Live | None:
         """Return the request whose turn it is; None when nobody waits."""
         ...
 
-    def take(self, queue: str) -> Request | None:
+    def take(self, queue: str) -> Live | None:
         """Take the request whose turn it is out of its queue."""
         ...
 
-    def put_back(self, live: Request) -> None:
+    def put_back(self, live: Live) -> None:
         """Have a request wait again that no worker has begun; no attempt is spent."""
         ...
 
-    def length(self, queue: str) -> int: ...
-    def live(self, request_id: str) -> Request | None: ...
-    async def call(self, live: Request) -> StoredCall:
-        """Return what a worker is given of a request."""
+    def length(self, queue: str) -> int:
+        """Return how many wait."""
         ...
 
-    def given(self, live: Request, worker_id: str) -> int:
+    def live(self, request_id: str) -> Live | None: ...
+    def running(self) -> Iterable[Live]:
+        """Return those that a worker had when the scheduler was stopped."""
+        ...
+
+    def given(self, live: Live, worker_id: str) -> int:
         """Note that a worker was given a request; return which attempt this is."""
         ...
 
-    def adopted(self, live: Request, worker_id: str) -> None:
-        """Note that a worker runs the present attempt of a request; it waits no longer."""
+    async def call(self, live: Live) -> StoredCall:
+        """Return what a worker is given of a request.
+
+        Raises:
+            LedgerWriteError: The disk cannot be read now.
+            LookupError: It is gone.
+        """
         ...
 
-    def produced(
-        self, live: Request, attempt: int, events: Sequence[NewEvent]
-    ) -> Future[tuple[StoredEvent, ...]]:
+    def adopted(self, live: Live, worker_id: str) -> None:
+        """Note that a worker runs the present attempt of a request, which waits no longer."""
+        ...
+
+    def produced(self, live: Live, attempt: int, events: Sequence[NewEvent]) -> Future[None]:
         """Keep what an attempt produced; done when that is committed."""
         ...
 
-    def ended(self, live: Request, attempt: int, ending: Ending, event: NewEvent) -> None: ...
+    def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> None:
+        """End a request, once; of an attempt that is over only what was not streamed counts."""
+        ...
+
     def failed(
-        self, live: Request, attempt: int, failure: Failure, is_worker_lost: bool = False
+        self, live: Live, attempt: int, failure: Failure, is_worker_lost: bool = False
     ) -> None:
         """End a request, or have it tried again."""
+        ...
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the disk has to catch up before more is read."""
         ...
 
 
@@ -111,26 +91,25 @@ class Facts(Protocol):
     @property
     def resources(self) -> Resources | ResourceRequirements: ...
     @property
-    def output_mode(self) -> str: ...
-    @property
-    def timeout_ms(self) -> int | None: ...
+    def is_streamed(self) -> bool: ...
     @property
     def max_batch(self) -> int | None:
         """Calls that one run takes together; None when it takes one."""
         ...
 
-    @property
-    def concurrency_mode(self) -> str:
-        """`sequential`, `batched`, `concurrent` or nothing."""
+
+class Functions(Protocol):
+    """What releases say about their functions; `gen_worker.runtime.scheduler.catalog` is one."""
+
+    def known(self, owner: str, endpoint: str, release_id: str, function: str) -> Facts | None:
+        """Return what is known of a function at once, if it was asked for before."""
         ...
 
-
-class FactsOf(Protocol):
-    def __call__(self, live: Request) -> Facts:
-        """Return what the release of a request says about its function; quick.
+    async def facts(self, owner: str, endpoint: str, release_id: str, function: str) -> Facts:
+        """Return what is known of a function.
 
         Raises:
-            WorkerError: The release, or the function in it, is gone.
+            UnknownFunctionError: The release, or the function in it, is gone.
         """
         ...
 
@@ -147,7 +126,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
 class Outfit(Protocol):
     """Equips workers for the requests they are given."""
 
-    async def outfit(self, live: Request, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
         """Return what a worker is given with a request.
 
         Args:
