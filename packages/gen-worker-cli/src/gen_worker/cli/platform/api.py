@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -138,12 +137,15 @@ def find_api(args: argparse.Namespace) -> Api:
     Raises:
         UsageError: None runs here, and none is named.
     """
-    token = os.environ.get("GEN_WORKER_TOKEN", "")
-    named = args.url or ("" if args.data else os.environ.get("GEN_WORKER_URL", ""))
+    from gen_worker.cli.platform.folder import DataFolder
+    from gen_worker.cli.settings import CliSettings
+    from gen_worker.settings import load
+
+    settings = load(CliSettings)
+    token = settings.platform_token
+    named = args.url or ("" if args.data else settings.platform_url)
     if named:
         return Api(named, token)
-    from gen_worker.cli.platform.folder import DataFolder
-
     folder = DataFolder(args.data)
     announced = folder.scheduler().get("http")
     if not isinstance(announced, str) or not announced:

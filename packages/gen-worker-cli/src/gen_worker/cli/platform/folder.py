@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataFolder", "KeptProcess", "PlatformFile"]
 
-_DEFAULT = "~/.local/share"
-
 
 class KeptProcess(msgspec.Struct, frozen=True, kw_only=True):
     """One process of a platform."""
@@ -70,9 +68,7 @@ class DataFolder:
         Args:
             path: As the user gave it; empty takes GEN_WORKER_DATA_DIR, else the usual place.
         """
-        home = os.environ.get("XDG_DATA_HOME") or _DEFAULT
-        chosen = path or os.environ.get("GEN_WORKER_DATA_DIR") or os.path.join(home, "gen-worker")
-        self.path = os.path.abspath(os.path.expanduser(chosen))
+        self.path = os.path.abspath(os.path.expanduser(path)) if path else _usual_folder()
         self.logs = os.path.join(self.path, "logs")
         self.hub = os.path.join(self.path, "hub")
         self.cache = os.path.join(self.path, "cache")
@@ -153,6 +149,13 @@ class DataFolder:
         if known.get(name) != interpreter:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             write_sidecar(self.environments, {**known, name: interpreter})
+
+
+def _usual_folder() -> str:
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
+    from gen_worker.settings import load
+
+    return load(SchedulerSettings).folder
 
 
 def _read_names(path: str) -> dict[str, str]:

@@ -128,6 +128,7 @@ def painted(name: str, line: str, width: int, is_coloured: bool) -> str:
     if found is None:
         return ""
     text, level = found
+    text = text.removeprefix(f"gen-worker {name}: ")
     word = "" if level in _PLAIN_LEVELS else f"{level}: "
     head = f"{name:<{width}} | "
     if is_coloured:

@@ -8,7 +8,7 @@ from gen_worker.cli.failures import UsageError
 from gen_worker.runtime.http.listener import parse_http_address
 from gen_worker.runtime.ndjson.address import TcpAddress
 
-__all__ = ["chosen_address"]
+__all__ = ["chosen_address", "listens"]
 
 
 def chosen_address(text: str, *, is_fixed: bool) -> str:
@@ -43,3 +43,9 @@ def _tried(host: str, port: int) -> str:
         taken.bind((host, port))
         number = taken.getsockname()[1]
     return f"[{host}]:{number}" if is_ipv6 else f"{host}:{number}"
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback interface."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0

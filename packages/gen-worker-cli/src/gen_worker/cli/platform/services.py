@@ -154,6 +154,7 @@ class Service:
             self._around.show,
             environment=self._environment,
             folder=self._folder,
+            keeps_output=True,  # where it listens, which is known here
         )
         self._around.changed()
         try:

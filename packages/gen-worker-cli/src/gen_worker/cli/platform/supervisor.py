@@ -20,6 +20,7 @@ from gen_worker.cli.platform.greeting import curl_line
 from gen_worker.cli.platform.hired import Workers
 from gen_worker.cli.platform.identity import started_at
 from gen_worker.cli.platform.logbook import Logbook
+from gen_worker.cli.platform.ports import listens
 from gen_worker.cli.platform.projects import FolderProject
 from gen_worker.cli.platform.services import Service
 from gen_worker.errors import WorkerError
@@ -40,6 +41,7 @@ _WORKERS_END_S = 25.0
 """More than a worker takes that lets its requests end, cancels the rest and writes what it owes."""
 _SCHEDULER_ENDS_S = 20.0
 _HUB_ENDS_S = 5.0
+_HUB_POLL_S = 0.05
 _LEFTOVERS_END_S = 10.0
 _INTERRUPTED = 130
 
@@ -182,6 +184,7 @@ class Supervisor:
             self._spawn(self._scheduler.run())
             if self._hub is not None:
                 self._spawn(self._hub.run())
+                self._spawn(self._await_hub(self._hub))
             for project in self._projects:
                 self._spawn(project.run())
             self._spawn(self._open())
@@ -204,8 +207,6 @@ class Supervisor:
         if not await self._scheduler.ready():
             return
         self.say(f"the API is {self._url}, data is kept in {self._folder.path}")
-        if self._hub_url:
-            self.say(f"the model hub is {self._hub_url}")
         if self._options.reloads:
             for project in self._projects:
                 self.say(
@@ -215,6 +216,10 @@ class Supervisor:
         self._announce({"url": self._url, "hub": self._hub_url, "data": self._folder.path})
         self.changed()
         await self._workers.run()
+
+    async def _await_hub(self, hub: Service) -> None:
+        if await hub.ready(_HUB_POLL_S):
+            self.say(f"the model hub is {self._hub_url}")
 
     def _on_deployed(self, deployed: Deployed) -> None:
         name = f"{deployed.owner}/{deployed.endpoint}"
@@ -283,7 +288,7 @@ class Supervisor:
             interpreter=sys.executable,
             folder=self._folder.path,
             environment={},
-            is_ready=lambda _: True,
+            is_ready=lambda _: listens(self._options.hub_port),
         )
 
     def _scheduler_service(self) -> Service:

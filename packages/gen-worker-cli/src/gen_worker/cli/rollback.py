@@ -1,0 +1,34 @@
+"""Point a tag to where it pointed before; --forward takes that back.
+
+Nothing is built or published: the earlier release is still there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.cli.platform.options import add_json_option, add_platform_options
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["configure", "main"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("endpoint", metavar="[OWNER/]ENDPOINT", help="whose tag")
+    parser.add_argument("--forward", action="store_true", help="undo the last rollback")
+    parser.add_argument("--tag", metavar="TAG", default="prod", help="which tag (default: prod)")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="for the tag's history")
+    add_platform_options(parser)
+    add_json_option(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from gen_worker.cli.platform.api import find_api
+    from gen_worker.cli.platform.naming import find_endpoint
+    from gen_worker.cli.platform.tagging import change_tag
+
+    api = find_api(args)
+    owner, endpoint, _ = find_endpoint(api, args.endpoint)
+    return change_tag(api, args, "forward" if args.forward else "rollback", owner, endpoint)

@@ -1,0 +1,138 @@
+"""Run everything of production on this machine: model hub, scheduler, workers and the HTTP API.
+
+Serves the projects that are named, or the one in the current folder, or whatever was deployed
+before. What is changed in a project is deployed at once. Requests, releases and models are kept in
+the data folder; the next `gen-worker up` on it continues where this one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gen_worker.cli.platform.supervisor import UpOptions
+
+__all__ = ["configure", "main"]
+
+_CONFIG = "endpoint.toml"
+_INTERRUPTED = 130
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "projects", nargs="*", metavar="PROJECT", help="folders with an endpoint.toml"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="workers of each endpoint (default: 1)",
+    )
+    parser.add_argument(
+        "--http",
+        metavar="ADDR",
+        default="",
+        help="where the API answers: host:port or :port (default: 127.0.0.1:8787); beyond this "
+        "machine every request needs a token",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        default="",
+        help="where everything is kept (default: GEN_WORKER_DATA_DIR, else "
+        "~/.local/share/gen-worker)",
+    )
+    parser.add_argument(
+        "--tag", metavar="TAG", default="prod", help="tag for the projects' code (default: prod)"
+    )
+    parser.add_argument(
+        "--no-reload",
+        action="store_true",
+        help="deploy a project only if nothing of its endpoint is deployed yet, and no changes",
+    )
+    parser.add_argument("--no-hub", action="store_true", help="run no model hub")
+    parser.add_argument(
+        "--json", action="store_true", help="print the URLs as JSON, as is done for a pipe"
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1000:
+        raise ValueError
+    return value
+
+
+def main(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from gen_worker.cli.platform.folder import DataFolder
+    from gen_worker.cli.platform.logbook import open_screen
+    from gen_worker.cli.platform.supervisor import Supervisor, refuse_other_scheduler
+
+    projects = _projects(args.projects)
+    folder = DataFolder(args.data)
+    claimed = folder.claim()
+    screen = open_screen()
+
+    def announce(urls: dict[str, str]) -> None:
+        if args.json or not sys.stdout.isatty():
+            import msgspec
+
+            print(msgspec.json.encode(urls).decode(), flush=True)
+
+    async def run() -> int:
+        return await Supervisor(_options(args, projects), folder, screen, announce).run()
+
+    try:
+        refuse_other_scheduler(folder)
+        return asyncio.run(run())
+    except asyncio.CancelledError:  # ended at once
+        return _INTERRUPTED
+    finally:
+        screen.close()
+        os.close(claimed)
+
+
+def _projects(named: list[str]) -> tuple[str, ...]:
+    """Return the folders to serve: those named, else this one if it is a project.
+
+    Raises:
+        UsageError: A folder that is named is no project.
+    """
+    from gen_worker.cli.failures import UsageError
+
+    if not named:
+        return (os.getcwd(),) if os.path.isfile(_CONFIG) else ()
+    folders = [os.path.abspath(one.removesuffix(_CONFIG) or ".") for one in named]
+    missing = [one for one in folders if not os.path.isfile(os.path.join(one, _CONFIG))]
+    if missing:
+        problems = tuple(f"there is no {_CONFIG} in {one!r}" for one in missing)
+        raise UsageError("; ".join(problems), problems=problems)
+    return tuple(dict.fromkeys(folders))
+
+
+def _options(args: argparse.Namespace, projects: tuple[str, ...]) -> UpOptions:
+    from gen_worker.cli.hub import DEFAULT_PORT
+    from gen_worker.cli.platform.ports import chosen_address
+    from gen_worker.cli.platform.supervisor import UpOptions
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
+    from gen_worker.settings import load
+
+    settings, usual = load(SchedulerSettings, http=args.http or None), SchedulerSettings()
+    hub = "" if args.no_hub else chosen_address(f"127.0.0.1:{DEFAULT_PORT}", is_fixed=False)
+    return UpOptions(
+        projects=projects,
+        workers=args.workers,
+        # What somebody has chosen is not exchanged for what happens to be free.
+        http=chosen_address(settings.http, is_fixed=settings.http != usual.http),
+        gateway=chosen_address(settings.workers, is_fixed=settings.workers != usual.workers),
+        hub_port=int(hub.rpartition(":")[2] or 0),
+        tag=args.tag,
+        reloads=not args.no_reload,
+    )
