@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
         row = by_id.get(worker["worker_id"])
         if row is None:
             rows.append(row := {"name": worker["worker_id"], "kind": "worker", "pid": None})
-        row |= {"worker": worker, "state": _state(worker)}
+        row |= {"worker": worker, "state": worker["state"]}
     print_rows(
         rows,
         {
@@ -76,17 +76,11 @@ def _processes(platform: PlatformFile) -> list[dict[str, Any]]:
     return [row | {"memory_bytes": memory_bytes(row["pid"])} for row in rows]
 
 
-def _state(worker: dict[str, Any]) -> str:
-    return str(worker.get("state") or ("draining" if worker.get("draining") else "running"))
-
-
 def _runs(row: dict[str, Any]) -> str:
     worker = row.get("worker")
     if worker is None:
         return f"{row['endpoint']} {row['release_id'][:12]}" if row.get("endpoint") else "-"
-    release = str(worker.get("release_id", ""))[:12]
-    name = row.get("endpoint") or worker.get("endpoint") or ""
-    jobs = worker.get("running", ())
-    count = jobs if isinstance(jobs, int) else len(jobs)
+    name = "/".join(filter(None, (worker["owner"], worker["endpoint"])))
+    count = len(worker["running"])
     busy = f"{count} request{'' if count == 1 else 's'}" if count else "idle"
-    return " ".join(filter(None, (name, release, f"({busy})")))
+    return " ".join(filter(None, (name, worker["release_id"][:12], f"({busy})")))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "main"]
 
+_PAGE = 1000
 _STATUSES = ("queued", "running", "succeeded", "failed", "canceled")
 
 
@@ -101,10 +102,11 @@ def _found(api: Api, args: argparse.Namespace, **more: str) -> list[dict[str, An
     rows: list[dict[str, Any]] = []
     cursor = ""
     while len(rows) < args.limit:
-        page = api.get("/v1/requests", limit=args.limit - len(rows), cursor=cursor, **asked)
+        limit = min(args.limit - len(rows), _PAGE)
+        page = api.get("/v1/requests", limit=limit, cursor=cursor, **asked)
         rows += page["requests"]
-        cursor = page.get("cursor") or ""
-        if not cursor or not page["requests"]:
+        cursor = page["next"] or ""
+        if not cursor:
             break
     return rows
 

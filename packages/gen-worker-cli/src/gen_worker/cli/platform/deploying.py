@@ -60,13 +60,14 @@ def deploy(args: argparse.Namespace) -> Deployed:
     moved = [tag for tag in (args.tag, _DEFAULT_TAG if args.promote else "") if tag]
     for tag in dict.fromkeys(moved):
         _promote(api, owner, endpoint, tag, answer["release_id"])
+    first = [answer["change"]["tag"]] if answer["change"] else []
     return Deployed(
         owner=answer["owner"],
         endpoint=answer["endpoint"],
         release_id=answer["release_id"],
         is_new=answer["is_new"],
         functions=tuple(answer["functions"]),
-        tags=tuple(dict.fromkeys([*answer.get("tags", ()), *moved])),
+        tags=tuple(dict.fromkeys([*first, *moved])),
     )
 
 

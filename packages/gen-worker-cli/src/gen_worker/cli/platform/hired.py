@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["Hired", "Workers"]
 
 _LOOK_S = 0.5
-_DRAIN_MS = 3_600_000
-"""Nobody waits for a worker that is drained because others took its place."""
+_LOOK_FOR_START_S = 0.05
+"""While a worker is awaited that was started just now."""
+_YOUNG_S = 10.0
+_SERVING = frozenset(("ready", "overloaded"))
 
 
 class Hired:
@@ -126,14 +128,14 @@ class Workers:
         while not self._is_stopping:
             self._wake.clear()
             try:
-                answer = await asyncio.to_thread(self._api.get, "/v1/demand")
+                answer, workers = await asyncio.to_thread(self._ask)
             except WorkerError:
                 pass  # it is being started again, which the user has been told
             else:
                 if not self._is_stopping:
-                    self._follow(answer)
+                    self._follow(answer, workers)
             try:
-                await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+                await asyncio.wait_for(self._wake.wait(), self._pause_s)
             except TimeoutError:
                 pass
 
@@ -160,12 +162,26 @@ class Workers:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _follow(self, answer: dict[str, Any]) -> None:
+    @property
+    def _pause_s(self) -> float:
+        young = time.monotonic() - _YOUNG_S
+        is_awaited = any(
+            hired.state == "starting" and hired.began > young for hired in self._hired.values()
+        )
+        return _LOOK_FOR_START_S if is_awaited else _LOOK_S
+
+    def _ask(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Ask what is needed, and who is there if somebody is expected. Blocks."""
+        answer = self._api.get("/v1/demand")
+        is_awaited = any(hired.state == "starting" for hired in tuple(self._hired.values()))
+        return answer, self._api.get("/v1/workers")["workers"] if is_awaited else []
+
+    def _follow(self, answer: dict[str, Any], workers: list[dict[str, Any]]) -> None:
         """Do what the scheduler's view of its releases asks for."""
         demands = [demand_of(row) for row in answer["releases"]]
-        connected = {name for row in answer["releases"] for name in row.get("worker_ids", ())}
+        serving = {row["worker_id"] for row in workers if row["state"] in _SERVING}
         for hired in self._hired.values():
-            if hired.state == "starting" and hired.worker_id in connected:
+            if hired.state == "starting" and hired.child and hired.worker_id in serving:
                 self._note_ready(hired)
         now = time.monotonic()
         steps = decide(
@@ -264,7 +280,7 @@ class Workers:
             await asyncio.to_thread(
                 self._api.post,
                 f"/v1/workers/{hired.worker_id}/drain",
-                {"deadline_ms": _DRAIN_MS, "reason": "another release took its place"},
+                {"reason": "nobody needs it any more"},
             )
         except WorkerError:
             hired.child.terminate()
@@ -273,4 +289,4 @@ class Workers:
 def demand_of(row: dict[str, Any]) -> Demand:
     """Read one release of `/v1/demand`."""
     key = ReleaseKey(row["owner"], row["endpoint"], row["release_id"])
-    return Demand(key, tuple(row.get("tags", ())), row.get("waiting", 0) + row.get("running", 0))
+    return Demand(key, tuple(row["tags"]), row["waiting"] + row["running"])
