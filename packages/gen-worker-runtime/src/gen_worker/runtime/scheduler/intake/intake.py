@@ -226,7 +226,7 @@ def _digest(name: str, body: bytes) -> bytes:
 
 
 def _deadline(came_at: float, timeout_ms: int | None) -> float | None:
-    return None if timeout_ms is None else came_at + timeout_ms / 1000
+    return came_at + timeout_ms / 1000 if timeout_ms else None
 
 
 def _hints(hints: Mapping[str, Any]) -> dict[str, str]:

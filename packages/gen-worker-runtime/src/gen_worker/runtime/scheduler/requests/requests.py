@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from gen_worker.errors import classify
 from gen_worker.runtime.scheduler.changes import may_be_tried_again, require_same
 from gen_worker.runtime.scheduler.job_options import JobOptions
-from gen_worker.runtime.scheduler.last_events import last_event
 from gen_worker.runtime.scheduler.queries import record_by_key
 from gen_worker.runtime.scheduler.requests import marks, records
+from gen_worker.runtime.scheduler.requests.course import Course
 from gen_worker.runtime.scheduler.requests.endings import canceled_ending, failed_ending
-from gen_worker.runtime.scheduler.requests.lives import Lives
 from gen_worker.runtime.scheduler.requests.policy import Attempts, RetryPolicy
 from gen_worker.runtime.scheduler.requests.queues import queue_of
 from gen_worker.runtime.scheduler.requests.reading import unfinished
-from gen_worker.runtime.scheduler.requests.writing import Again, End, Produce, Writer
+from gen_worker.runtime.scheduler.requests.writing import Again, End
 from gen_worker.runtime.scheduler.waiting import Waiting, WaitingLimits
 
 if TYPE_CHECKING:
@@ -34,14 +32,11 @@ if TYPE_CHECKING:
     from gen_worker.errors import Failure
     from gen_worker.runtime.scheduler.ledger import Ledger
     from gen_worker.runtime.scheduler.requests.live import Live, Runner, Watcher
-    from gen_worker.runtime.scheduler.requests.writing import Step
     from gen_worker.runtime.scheduler.values import (
         Ending,
         NewEvent,
         RequestRecord,
-        Requeued,
         StoredCall,
-        StoredEvent,
         Submission,
         Submitted,
     )
@@ -65,9 +60,6 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Requests:
     """All requests that have not ended. On the ledger's loop."""
 
-    runner: Runner
-    """Set before `start`."""
-
     def __init__(
         self,
         ledger: Ledger,
@@ -90,14 +82,22 @@ class Requests:
         self._ledger = ledger
         self._clock = clock
         self._random = random
-        self._loop = asyncio.get_running_loop()
         self._waiting = Waiting(options.waiting, weight_of=weight_of, clock=clock)
-        self._lives = Lives(self._waiting, clock, self._rung)
-        self._writer = Writer(ledger, self._written)
+        self._course = Course(ledger, self._waiting, clock, options.cancel_grace_s)
+        self._lives = self._course.lives
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         return f"<Requests {len(self)} of which {len(self._waiting)} wait>"
+
+    @property
+    def runner(self) -> Runner:
+        """Who has them run; set before `start`."""
+        return self._course.runner
+
+    @runner.setter
+    def runner(self, runner: Runner) -> None:
+        self._course.runner = runner
 
     async def start(self) -> None:
         """Read what has not ended. What waited waits again, or until it is due.
@@ -116,7 +116,7 @@ class Requests:
     async def close(self) -> None:
         """Stop timers and wait for what is being written; nothing is accepted any more."""
         self._lives.close()
-        await self._writer.close()
+        await self._course.writer.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -171,7 +171,7 @@ class Requests:
         live = self._lives.by_id.get(request_id)
         if live is None:
             return False
-        task = self._loop.create_task(self._cancel(live, reason))
+        task = asyncio.create_task(self._course.cancel(live, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -237,9 +237,9 @@ class Requests:
             # What is running and has no worker waits again after a restart.
             self._ledger.assign(live.seq, "", live.attempt)
             if live.cancel_reason is not None:
-                self._end(live, canceled_ending(live.record, live.cancel_reason))
+                self._course.end(live, canceled_ending(live.record, live.cancel_reason))
                 return
-        self._push(live)
+        self._course.push(live)
 
     async def call(self, live: Live) -> StoredCall:
         """Return what a worker is given of a request.
@@ -254,7 +254,7 @@ class Requests:
 
     def given(self, live: Live, worker_id: str) -> int:
         """Note that a worker was given a request that was taken; return the attempt's number."""
-        self._run(live, worker_id)
+        self._course.run(live, worker_id)
         return live.attempt
 
     def adopted(self, live: Live, worker_id: str) -> int | None:
@@ -264,11 +264,13 @@ class Requests:
             The attempt it goes on with, also one that waited meanwhile. None: it has ended, or
             another worker has it.
         """
-        is_elsewhere = live.place in ("worker", "dispatcher") and live.worker_id != worker_id
-        if live.is_ending or live.place == "between" or is_elsewhere:
+        record = live.record
+        is_waiting = live.place in ("queue", "later")
+        # Of what was streamed before the attempt began anew, the worker will not say it again.
+        is_torn = is_waiting and record.attempt > 1 and record.last_event_id > 0
+        if live.is_ending or is_torn or not (is_waiting or record.worker_id == worker_id):
             return None
-        self._lives.dequeue(live)
-        self._run(live, worker_id)
+        self._course.run(live, worker_id)
         return live.attempt
 
     def produced(self, live: Live, attempt: int, events: Sequence[NewEvent]) -> Future[None]:
@@ -278,8 +280,8 @@ class Requests:
         stop reading from the worker while `is_behind`.
         """
         if live.is_ending or attempt != live.attempt:
-            return self._done()
-        return self._writer.produce(live, events)
+            return self._course.done()
+        return self._course.writer.produce(live, events)
 
     def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> Future[None]:
         """End a request, after all that it has produced; done once that is on disk.
@@ -289,13 +291,13 @@ class Requests:
         """
         is_late = attempt != live.attempt
         if live.is_ending or (is_late and (ending.is_streamed or ending.failure is not None)):
-            return self._done()
+            return self._course.done()
         if ending.failure is not None and live.cancel_reason is not None:
-            return self._end(live, canceled_ending(live.record, live.cancel_reason))
+            return self._course.end(live, canceled_ending(live.record, live.cancel_reason))
         if not is_late:
             live.is_ending = True
             self._lives.dequeue(live)
-        return self._add(live, End(ending, event))
+        return self._course.write(live, End(ending, event))
 
     def failed(
         self, live: Live, attempt: int, failure: Failure, *, is_worker_lost: bool = False
@@ -305,24 +307,24 @@ class Requests:
         Nothing happens when that attempt is over already.
         """
         if live.is_ending or attempt != live.attempt or live.place not in ("dispatcher", "worker"):
-            return self._done()
+            return self._course.done()
         if live.cancel_reason is not None:
-            return self._end(live, canceled_ending(live.record, live.cancel_reason))
+            return self._course.end(live, canceled_ending(live.record, live.cancel_reason))
         live.lost += is_worker_lost
         attempts, policy = Attempts(attempt, live.lost), self._options.retries
         word = policy.last_word(attempts, failure, is_worker_lost=is_worker_lost)
         if word is not None:
-            return self._end(live, failed_ending(word, attempt=attempt))
+            return self._course.end(live, failed_ending(word, attempt=attempt))
         if is_worker_lost:
-            self._unheard(marks.note_loss(self._ledger, live.seq, live.lost))
+            self._course.unheard(marks.note_loss(self._ledger, live.seq, live.lost))
         live.place = "between"
         delay_s = policy.delay_s(attempts, failure, self._random)
-        return self._add(live, Again(attempt, self._clock() + delay_s))
+        return self._course.write(live, Again(attempt, self._clock() + delay_s))
 
     @property
     def is_behind(self) -> bool:
         """Whether the disk has to catch up before workers are read from."""
-        return self._writer.size_bytes > self._options.max_uncommitted_bytes
+        return self._course.writer.size_bytes > self._options.max_uncommitted_bytes
 
     # -- what is known -----------------------------------------------------------------------------
 
@@ -360,7 +362,7 @@ class Requests:
             if is_new:
                 live = self._lives.add(record, queue, options)
                 self._lives.tell(live, ())
-                self._push(live)
+                self._course.push(live)
 
     def _found(self, record: RequestRecord, options: bytes, mark: marks.Mark | None) -> None:
         """Go on with a request that had not ended when the scheduler was stopped."""
@@ -379,123 +381,4 @@ class Requests:
                 self._lives.enqueue(live)
         self._lives.tell(live, ())
         if mark is not None and mark.cancel is not None:
-            self._stop(live, mark.cancel)
-
-    def _push(self, live: Live) -> None:
-        self._lives.enqueue(live)
-        self.runner.wake(live.queue)
-
-    # -- out ---------------------------------------------------------------------------------------
-
-    def _run(self, live: Live, worker_id: str) -> None:
-        reason = live.cancel_reason
-        if not live.is_over:
-            live.place = "worker"
-            live.record = records.running(live.record, worker_id, self._clock())
-            self._ledger.assign(live.seq, worker_id, live.attempt)
-            self._lives.tell(live, ())
-        if live.is_ending or reason is not None:  # while it was on its way
-            self._loop.call_soon(self.runner.interrupt, live, reason or "interrupt")
-
-    async def _cancel(self, live: Live, reason: CancelReason) -> bool:
-        if live.cancel_reason is not None or live.is_over or live.is_ending:
-            return False
-        await marks.note_cancel(self._ledger, live.seq, reason)
-        if live.cancel_reason is not None or live.is_over or live.is_ending:
-            return False
-        ended = self._stop(live, reason)
-        if ended is not None:
-            await ended
-        return True
-
-    def _stop(self, live: Live, reason: CancelReason) -> Future[None] | None:
-        """Have a request end; return its end when it does so at once."""
-        live.cancel_reason = reason
-        is_running = live.place == "worker"
-        if is_running:
-            self.runner.interrupt(live, reason)
-        if live.is_over or live.is_ending:  # the worker was not to be reached
-            return None
-        if is_running and reason != "deadline":
-            self._lives.end_by(live, self._clock() + self._options.cancel_grace_s)
-            return None
-        return self._end(live, canceled_ending(live.record, reason))
-
-    def _end(self, live: Live, ending: Ending) -> Future[None]:
-        live.is_ending = True
-        self._lives.dequeue(live)
-        return self._add(live, End(ending, last_event(live.record, ending, now=self._clock())))
-
-    def _add(self, live: Live, step: Step) -> Future[None]:
-        done: Future[None] = self._loop.create_future()
-        step.dones.append(done)
-        self._writer.add(live, step)
-        return done
-
-    def _done(self) -> Future[None]:
-        done: Future[None] = self._loop.create_future()
-        done.set_result(None)
-        return done
-
-    def _rung(self, live: Live, now: float) -> None:
-        if live.is_ending:
-            return
-        if live.ends_by is not None:
-            if live.ends_by <= now and live.cancel_reason is not None:
-                self._end(live, canceled_ending(live.record, live.cancel_reason))
-        elif live.record.deadline_at is not None and live.record.deadline_at <= now:
-            self._stop(live, "deadline")
-        elif live.place == "later" and live.record.due_at <= now:
-            self._push(live)
-
-    # -- what is on disk ---------------------------------------------------------------------------
-
-    def _written(self, live: Live, step: Step, outcome: Any) -> None:
-        if isinstance(outcome, Exception):
-            self._refused(live, step, outcome)
-        elif isinstance(step, Produce):
-            self._kept(live, step.events, outcome)
-        elif isinstance(step, Again):
-            self._again(live, step, outcome)
-        elif isinstance(step, End) and outcome is not None:
-            self._over(live, step.ending, outcome)
-
-    def _refused(self, live: Live, step: Step, error: Exception) -> None:
-        """End a request of which something can never be written, such as too many events."""
-        if isinstance(step, Produce):
-            if not live.is_ending:
-                if live.place == "worker":
-                    self.runner.interrupt(live, "interrupt")
-                self._end(live, failed_ending(classify(error)))
-            return
-        _log.error("request %r cannot be written: %s", live.request_id, error)
-
-    def _kept(
-        self, live: Live, events: Sequence[NewEvent], stored: tuple[StoredEvent, ...]
-    ) -> None:
-        if stored:
-            live.record = records.grown(live.record, events, stored)
-            self._lives.tell(live, stored)
-
-    def _again(self, live: Live, step: Again, again: Requeued | None) -> None:
-        if again is None:
-            return
-        live.record = records.requeued(live.record, again, step.due_at)
-        self._lives.tell(live, () if again.event is None else (again.event,))
-        if not live.is_ending:
-            self._lives.defer(live)
-
-    def _over(self, live: Live, ending: Ending, event: StoredEvent) -> None:
-        if live.place == "worker" and ending.attempt not in (0, live.attempt):
-            self.runner.interrupt(live, "interrupt")  # an earlier attempt was successful after all
-        live.is_ending = True
-        live.record = records.ended(live.record, ending, event, self._clock())
-        self._lives.tell(live, (event,))
-        self._lives.forget(live)
-        self._writer.drop(live)
-        if live.lost or live.cancel_reason is not None:
-            self._unheard(marks.forget(self._ledger, live.seq))
-
-    def _unheard(self, future: Future[None]) -> None:
-        """Let something be written that is only of use after a restart."""
-        future.add_done_callback(lambda future: future.exception())
+            self._course.stop(live, mark.cancel)
