@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         UnreachableError,
     )
     from gen_worker.client.retries import RetryPolicy
+    from gen_worker.client.stubs import generate
     from gen_worker.client.values import StreamEvent
 
 _MODULES = {
@@ -30,6 +31,7 @@ _MODULES = {
         "UnreachableError",
     ),
     "retries": ("RetryPolicy",),
+    "stubs": ("generate",),
     "values": ("StreamEvent",),
 }
 
@@ -46,6 +48,7 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "UnknownRequestError",
     "UnreachableError",
     "RetryPolicy",
+    "generate",
     "StreamEvent",
 ]
 

@@ -113,7 +113,7 @@ class AsyncClient:
         payload: Any = None,
         /,
         *,
-        result_type: None = None,
+        result_type: Any = None,
         timeout_s: float | None = None,
         idempotency_key: str = "",
         on_event: OnEvent | None = None,
@@ -171,7 +171,7 @@ class AsyncClient:
         payload: Any = None,
         /,
         *,
-        item_type: None = None,
+        item_type: Any = None,
         timeout_s: float | None = None,
         idempotency_key: str = "",
         on_event: OnEvent | None = None,
@@ -337,7 +337,7 @@ class AsyncRequest:
     @overload
     async def result(self, timeout_s: float | None = None, *, result_type: type[T]) -> T: ...
     @overload
-    async def result(self, timeout_s: float | None = None, *, result_type: None = None) -> Any: ...
+    async def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any: ...
     async def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any:
         """Wait for its end and return its output, as `Request.result` does."""
         client = self._client

@@ -112,7 +112,7 @@ class Client:
         payload: Any = None,
         /,
         *,
-        result_type: None = None,
+        result_type: Any = None,
         timeout_s: float | None = None,
         idempotency_key: str = "",
         on_event: OnEvent | None = None,
@@ -187,7 +187,7 @@ class Client:
         payload: Any = None,
         /,
         *,
-        item_type: None = None,
+        item_type: Any = None,
         timeout_s: float | None = None,
         idempotency_key: str = "",
         on_event: OnEvent | None = None,
@@ -427,7 +427,7 @@ class Request:
     @overload
     def result(self, timeout_s: float | None = None, *, result_type: type[T]) -> T: ...
     @overload
-    def result(self, timeout_s: float | None = None, *, result_type: None = None) -> Any: ...
+    def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any: ...
     def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any:
         """Wait for its end and return its output; of a function that streams the list of its items.
 
