@@ -182,7 +182,10 @@ class HttpApp:
         failure, body = refusal_of(error)
         status, more = failed_status(failure, is_plain=self.options.is_plain)
         if status >= 500:
-            _log.error("%s %s failed: %s", scope["method"], scope["path"], error, exc_info=error)
+            level, trace = (logging.ERROR, error) if status == 500 else (logging.WARNING, None)
+            _log.log(
+                level, "%s %s: %s", scope["method"], scope["path"], failure.message, exc_info=trace
+            )
         with suppress(RuntimeError):  # the answer has begun
             await respond(send, status, encode(body), *more)
 
