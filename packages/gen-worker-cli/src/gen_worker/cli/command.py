@@ -65,6 +65,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("ps", "list a platform's processes, and its workers and what they run"),
     Command("logs", "show what a platform's processes have written"),
     Command("requests", "list, show and cancel a platform's requests"),
+    Command("client", "write a typed Python client for what a host serves"),
     Command("worker", "start one worker of an endpoint for a platform"),
     Command("doctor", "find what would stop this endpoint from running here"),
     Command("env", "list every setting with its value and meaning"),

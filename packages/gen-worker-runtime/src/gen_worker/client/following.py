@@ -112,6 +112,7 @@ class Follower:
                 break
             body = yield from self._body()
             if "error_type" in body:
+                body.setdefault("retry_after_s", head.retry_after_s)
                 return StreamEvent(id=0, name="error", raw=msgspec.json.encode(body))
             refusal = error_of_refusal(body, head.status, head.retry_after_s, self._request_id)
             if opening is not None and self._was_lost and refusal.code == _OWN_ID:

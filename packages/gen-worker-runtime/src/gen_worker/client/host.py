@@ -84,7 +84,7 @@ class Host:
             data = yield from self.read(path, **{**parameters, "cursor": cursor})
             for record in _records(data, key):
                 yield from give(record)
-            cursor = data.get("next_cursor") if isinstance(data, dict) else None
+            cursor = data.get("next") if isinstance(data, dict) else None
             if not cursor:
                 return
 
