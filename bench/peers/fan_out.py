@@ -71,7 +71,7 @@ class FanOut:
         return self.streams // 3
 
     def submit(self, number: int, answered: Callable[[], None]) -> None:
-        request = JobRequest(request_id=f"job-{number}", function="echo", payload=PAYLOAD)
+        request = JobRequest(request_id=f"job-{number}", function="echo-sync", payload=PAYLOAD)
         self.waiting[request.request_id] = answered
         self.workers[number % len(self.workers)].send(encode(request))
 

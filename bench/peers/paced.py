@@ -27,7 +27,7 @@ class Site(Protocol):
     """A server that is measured."""
 
     async def start(self) -> str:
-        """Listen, and return where workers connect to."""
+        """Listen, and return where workers connect to, with a slash and what they run."""
         ...
 
     async def stop(self) -> None:

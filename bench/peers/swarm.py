@@ -1,7 +1,8 @@
 """Workers that cost little, for servers that are measured: each echoes its jobs at once.
 
 One process has them all; each has a connection of its own with the three streams, and says every
-ten seconds how it is, at another moment than the others. Usage: python swarm.py HOST:PORT WORKERS
+ten seconds how it is, at another moment than the others.
+Usage: python swarm.py HOST:PORT[/RELEASE] WORKERS
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from gen_worker.runtime.wire import StreamRole
 
 HEARTBEAT_S = 10.0
+ADDRESS, _, RELEASE = sys.argv[1].partition("/")
 ROLES: tuple[StreamRole, ...] = ("control", "results", "events")
 
 
 def registration(number: int, role: StreamRole, *, is_heartbeat: bool) -> bytes:
     resources = Resources(
-        worker_id=f"worker-{number}", release_id="bench", available_functions=("echo",)
+        worker_id=f"worker-{number}", release_id=RELEASE, available_functions=("echo-sync",)
     )
     return encode(
         Registration(
@@ -53,10 +55,10 @@ async def beat(control: Any, number: int, workers: int) -> None:
         await asyncio.sleep(HEARTBEAT_S)
 
 
-async def work(address: str, number: int, workers: int) -> None:
+async def work(number: int, workers: int) -> None:
     # Channels of one process share a connection, unless their options differ.
     options = (*CHANNEL_OPTIONS, ("bench.worker", number))
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with grpc.aio.insecure_channel(ADDRESS, options=options) as channel:
         streams = {}
         for role in ROLES:
             opened: Any = channel.stream_stream(METHODS[role])
@@ -74,8 +76,8 @@ async def work(address: str, number: int, workers: int) -> None:
 
 
 async def main() -> None:
-    address, workers = sys.argv[1], int(sys.argv[2])
-    await asyncio.gather(*(work(address, number, workers) for number in range(workers)))
+    workers = int(sys.argv[2])
+    await asyncio.gather(*(work(number, workers) for number in range(workers)))
 
 
 if __name__ == "__main__":
