@@ -35,6 +35,8 @@ from gen_worker.runtime.wire import EndpointConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gen_worker.models.overrides import RepoFacts
+    from gen_worker.models.refs import Ref
     from gen_worker.runtime.scheduler.requests import Live
     from gen_worker.runtime.scheduler.snapshots import WorkerState
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
@@ -45,13 +47,16 @@ TARGET = Target("echo-sync")
 
 
 class Plain:
-    """Equips workers with nothing: these jobs have neither files nor models."""
+    """Knows no model, and equips workers with nothing: these jobs have neither files nor models."""
 
     async def outfit(self, live: Live, state: WorkerState) -> Equipment:
         return Equipment()
 
     def config(self, state: WorkerState) -> EndpointConfig:
         return EndpointConfig()
+
+    async def look_up(self, ref: Ref) -> RepoFacts | None:
+        return None
 
 
 class Waiter:
@@ -89,7 +94,7 @@ class Whole:
             self.requests,
             releases.tags,
             catalog,
-            hub=None,
+            hub=Plain(),
             costs=self.dispatcher.costs,
             pool=self.dispatcher.fleet,
             clock=clock,

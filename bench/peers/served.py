@@ -117,10 +117,10 @@ def _load_rows(ours: Served, peer: Served, bars: Bars) -> list[Row]:
     ]
     name = f"{PER_S:,} jobs/s to {WORKERS} workers"
     mine, theirs = (iter([pair[side]["cpu"] for pair in pairs]).__next__ for side in (0, 1))
-    taken = ([pair[side]["took_ms"] for pair in pairs[2:]] for side in (0, 1))
+    our_ms, peer_ms = ([pair[side]["took_ms"] for pair in pairs[2:]] for side in (0, 1))
     return [
         _row(f"{name}: of a core", "%", mine, theirs, bars.load),
-        _latencies(f"{name}: p99", *taken, bars.added),
+        _latencies(f"{name}: p99", our_ms, peer_ms, bars.added),
     ]
 
 
