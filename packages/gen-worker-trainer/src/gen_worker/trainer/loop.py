@@ -1,0 +1,283 @@
+"""The step loop: which hook is called when, and what is reported then.
+
+It knows nothing of environment, paths or networks: all of that is behind its reporter, its writer
+and its uploader.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
+from gen_worker.trainer.metrics import metrics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gen_worker.trainer.job import TrainingJobSpec
+    from gen_worker.trainer.protocols import (
+        ArtifactUploader,
+        ArtifactWriter,
+        TrainingReporter,
+    )
+    from gen_worker.trainer.steps import StepContext
+
+__all__ = ["LoopPhase", "TrainingLoop", "run_training_loop"]
+
+LoopPhase = Literal["model-load", "input", "train-step", "upload"]
+"""What a failure is put down to."""
+
+_LOOK_S = 0.05
+
+
+class TrainingLoop:
+    """One run. `phase`, `completed` and `attempted` say how far it came, also once it failed."""
+
+    def __init__(
+        self,
+        *,
+        job: TrainingJobSpec,
+        ctx: StepContext,
+        trainer: Any,
+        batches: Any,
+        reporter: TrainingReporter,
+        artifact_writer: ArtifactWriter,
+        uploader: ArtifactUploader | None = None,
+        start_step: int = 0,
+        resume_state_payload: dict[str, Any] | None = None,
+        resume_checkpoint_path: str | None = None,
+        finishing: Callable[[str | None], object] | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Prepare; nothing is called yet.
+
+        Args:
+            job: What to do.
+            ctx: What every hook receives.
+            trainer: Has the hooks.
+            batches: Has `iter_batches()`, or is iterable.
+            reporter: Told how it goes.
+            artifact_writer: Keeps checkpoints and samples.
+            uploader: Sends them; None keeps them here.
+            start_step: Steps that are done already.
+            resume_state_payload: For `load_state_dict`; None begins anew.
+            resume_checkpoint_path: Directory for `load_checkpoint`.
+            finishing: Called with the path of the final checkpoint before the run is reported as
+                completed; what it raises fails the run.
+            sleep: Seconds.
+        """
+        self.job = job
+        self.phase: LoopPhase = "model-load"
+        self.completed = start_step
+        self.attempted = start_step
+        self.state: Any = None
+        self._ctx = ctx
+        self._trainer = trainer
+        self._batches = batches
+        self._reporter = reporter
+        self._writer = artifact_writer
+        self._uploader = uploader
+        self._payload = resume_state_payload
+        self._checkpoint_dir = resume_checkpoint_path
+        self._finishing = finishing
+        self._sleep = sleep
+        self._saved_at = start_step
+
+    def run(self) -> int:
+        """Train, and return the completed steps.
+
+        Raises:
+            TrainingCanceled: The reporter said so; a checkpoint of the last completed step is kept.
+            Exception: Whatever a hook, the writer or the uploader raised, once it is reported.
+        """
+        try:
+            return self._run()
+        except BaseException as error:
+            step = min(max(self.completed, self.attempted), self.job.max_steps)
+            with suppress(Exception):  # the run's own error is what matters
+                self._reporter.failed(step=step, error=self._text_of(error))
+            raise
+
+    def _run(self) -> int:
+        self._begin()
+        self.phase = "train-step"
+        source = self._source()
+        try:
+            while self.completed < self.job.max_steps and self._step(source):
+                pass
+        except TrainingCanceled:
+            self._keep_last()
+            raise
+        finally:
+            close = getattr(source, "close", None)
+            if callable(close):
+                close()
+        self._end()
+        return min(self.completed, self.job.max_steps)
+
+    def _begin(self) -> None:
+        trainer, ctx = self._trainer, self._ctx
+        trainer.setup(ctx)
+        self.state = trainer.configure(ctx)
+        if self._payload is not None:
+            trainer.load_state_dict(self.state, self._payload, ctx)
+            load = getattr(trainer, "load_checkpoint", None)
+            if callable(load):
+                load(
+                    state=self.state,
+                    checkpoint_dir=self._checkpoint_dir,
+                    payload=self._payload,
+                    ctx=ctx,
+                )
+        self._reporter.started(request_id=self.job.request_id)
+
+    def _source(self) -> Iterator[Any]:
+        batches = self._batches
+        iterate = getattr(batches, "iter_batches", None)
+        if callable(iterate):
+            return iter(iterate())
+        if isinstance(batches, Iterable):
+            return iter(batches)
+        raise TypeError(
+            f"batches are {type(batches).__name__}, and have to be iterable or have iter_batches()"
+        )
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def _step(self, source: Iterator[Any]) -> bool:
+        """Do one step; False when there are no more batches."""
+        self.phase = "input"
+        try:
+            raw = next(source)
+        except StopIteration:
+            return False
+        self.raise_if_canceled()
+        self.attempted = self.completed + 1
+        prepared = self._trainer.prepare_batch(raw, self.state, self._ctx)
+        self.phase = "train-step"
+        result = self._trainer.train_step(prepared, self.state, self._ctx)
+        metrics = metrics_of(result, state=self.state, optimizer=self._ctx.optimizer)
+        self.completed += 1
+        control = getattr(result, "control", None)
+        self._back_off(getattr(control, "backoff_seconds", None))
+        if not getattr(control, "skip_cadence_emit", False):
+            self._emit(metrics)
+        return True
+
+    def raise_if_canceled(self) -> None:
+        """Stop here if the run is to stop.
+
+        Raises:
+            TrainingCanceled: It is.
+        """
+        if self._reporter.is_canceled():
+            raise TrainingCanceled(getattr(self._reporter, "cancel_reason", None) or "canceled")
+
+    def _back_off(self, seconds: float | None) -> None:
+        """Wait, but not for a run that is to stop."""
+        left_s = max(0.0, float(seconds or 0.0))
+        while left_s > 0 and not self._reporter.is_canceled():
+            self._sleep(min(left_s, _LOOK_S))
+            left_s -= _LOOK_S
+
+    def _emit(self, metrics: dict[str, float]) -> None:
+        job, step = self.job, self.completed
+        if _is_due(job.metric_every, step):
+            self.report_metrics(metrics)
+        if _is_due(job.checkpoint_every, step):
+            self._keep()
+        if _is_due(job.sample_every, step):
+            for path in self._writer.write_samples(step=step, state=self.state, ctx=self._ctx):
+                self._reporter.sample(path=path, step=step)
+                if self._uploader is not None:
+                    self._uploader.upload_sample(local_path=path, step=step)
+
+    def report_metrics(self, metrics: dict[str, float]) -> None:
+        """Report numbers of the last completed step."""
+        for name, value in metrics.items():
+            self._reporter.metric(name=name, value=value, step=self.completed)
+        if metrics and self._uploader is not None:
+            self._uploader.upload_metrics(metrics=metrics, step=self.completed)
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        path = self._writer.write_checkpoint(
+            step=self.completed,
+            state_payload=self._payload_now(),
+            trainer=self._trainer,
+            state=self.state,
+            ctx=self._ctx,
+        )
+        self._saved_at = self.completed
+        self._reporter.checkpoint(path=path, step=self.completed)
+        if self._uploader is not None:
+            self._uploader.upload_checkpoint(local_path=path, step=self.completed)
+
+    def _keep_last(self) -> None:
+        """Keep what was learned since the last checkpoint of a run that is canceled."""
+        if self.completed > self._saved_at:
+            self._keep()
+
+    def _end(self) -> None:
+        path = self._writer.finalize(
+            state_payload=self._payload_now(),
+            trainer=self._trainer,
+            state=self.state,
+            ctx=self._ctx,
+        )
+        self.phase = "upload"
+        if self._finishing is not None:
+            self._finishing(path)
+        self._reporter.completed(step=self.completed, final_checkpoint=path)
+
+    def _payload_now(self) -> dict[str, Any]:
+        payload = self._trainer.state_dict(self.state)
+        if not isinstance(payload, dict):
+            raise TypeError(
+                f"state_dict returned {type(payload).__name__}, and has to return a dict of what "
+                "JSON can hold"
+            )
+        return payload
+
+    def _text_of(self, error: BaseException) -> str:
+        if isinstance(error, TrainingCanceled):
+            return error.reason
+        if isinstance(error, ArtifactUploadError):
+            return f"upload:{error}"
+        return str(error) or type(error).__name__
+
+
+def run_training_loop(
+    *,
+    job: TrainingJobSpec,
+    ctx: StepContext,
+    trainer: Any,
+    batches: Any,
+    reporter: TrainingReporter,
+    artifact_writer: ArtifactWriter,
+    uploader: ArtifactUploader | None = None,
+    start_step: int = 0,
+    resume_state_payload: dict[str, Any] | None = None,
+    resume_checkpoint_path: str | None = None,
+) -> int:
+    """Train, and return the completed steps; arguments and errors are those of `TrainingLoop`."""
+    return TrainingLoop(
+        job=job,
+        ctx=ctx,
+        trainer=trainer,
+        batches=batches,
+        reporter=reporter,
+        artifact_writer=artifact_writer,
+        uploader=uploader,
+        start_step=start_step,
+        resume_state_payload=resume_state_payload,
+        resume_checkpoint_path=resume_checkpoint_path,
+    ).run()
+
+
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
