@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gen_worker.runtime.scheduler.webhooks.routes import WebhookRoutes
     from gen_worker.runtime.scheduler.webhooks.secrets import WebhookSecrets
     from gen_worker.runtime.scheduler.webhooks.signing import (
         WebhookSignatureError,
@@ -27,6 +28,7 @@ __all__ = [
     "DeliveryState",
     "WebhookEvent",
     "WebhookOptions",
+    "WebhookRoutes",
     "WebhookSecrets",
     "WebhookSignatureError",
     "WebhookStatistics",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "routes": ("WebhookRoutes",),
     "secrets": ("WebhookSecrets",),
     "signing": ("WebhookSignatureError", "signatures", "verify"),
     "values": (
