@@ -21,6 +21,7 @@ __all__ = [
     "CONNECTION",
     "ClientGoneError",
     "Departures",
+    "DismissedError",
     "Express",
     "Guest",
     "Leaver",
@@ -47,6 +48,10 @@ _SHORT = 6  # digits of a length that is within every limit
 
 class ClientGoneError(Exception):
     """Nobody waits for an answer any more."""
+
+
+class DismissedError(Exception):
+    """Whoever waits is to come back: the answer will not be made in this process."""
 
 
 async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
@@ -188,7 +193,7 @@ class Guest:
         self._interrupt()
 
     def dismiss(self) -> None:
-        """Have it wait no longer: nothing will be answered here any more."""
+        """Have it wait no longer: what it waits for will not come here any more."""
         self._is_dismissed = True
         self._interrupt()
 
@@ -196,7 +201,8 @@ class Guest:
         """Wait for something while the client is there.
 
         Raises:
-            ClientGoneError: It has gone, or was dismissed.
+            ClientGoneError: It has gone.
+            DismissedError: It was told to come back.
         """
         self._task = task = asyncio.current_task()
         assert task is not None, "routes are tasks"
@@ -207,7 +213,7 @@ class Guest:
         except asyncio.CancelledError:
             if not (self.has_left or self._is_dismissed) or task.uncancel():
                 raise  # somebody else cancels, too
-            raise ClientGoneError from None
+            raise (ClientGoneError if self.has_left else DismissedError) from None
         finally:
             self._task = None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from gen_worker.models.hub.local.asgi import Answer, Call
 from gen_worker.models.hub.local.refusals import Refusal
+from gen_worker.runtime.http.answers import encode
 from gen_worker.runtime.http.credentials import INVOKE, INVOKE_OR_READ
 from gen_worker.runtime.http.exchange import (
     ClientGoneError,
     Departures,
+    DismissedError,
     Guest,
     read_body,
     respond,
@@ -124,9 +126,11 @@ class JobRoutes:
                     await guest.until(job.wait())
                     await self._respond(job, send)
             except ClientGoneError:
-                if guest.has_left and not key:
+                if not key:
                     await job.cancel("disconnect")
                 raise
+            except DismissedError:
+                await _send_away(job, send)
 
     async def _respond(self, job: Job, send: Send) -> None:
         if job.failure is None:
@@ -148,7 +152,10 @@ class JobRoutes:
         if not (last.isascii() and last.isdecimal() and len(last) < 16) and last:
             raise Refusal(400, "invalid_last_event_id", "Last-Event-ID is the `id` of an event")
         with self._guest(scope, receive, job) as guest:
-            await self._pass_on(job, job.read(int(last or 0)), guest, send)
+            try:
+                await self._pass_on(job, job.read(int(last or 0)), guest, send)
+            except DismissedError:
+                await _send_away(job, send)
 
     async def _pass_on(
         self, job: Job, reader: Reader, guest: Guest, send: Send, *, may_fail: bool = False
@@ -161,9 +168,10 @@ class JobRoutes:
                 await self._respond(job, send)
                 return
             await start_events(send)
-            while data:
-                await send_events(send, data)
-                data = await guest.until(reader.read())
+            with suppress(DismissedError):  # it knows the last event it has
+                while data:
+                    await send_events(send, data)
+                    data = await guest.until(reader.read())
             await send_events(send, b"", is_last=True)
         finally:
             self._pings.discard(reader)
@@ -208,6 +216,19 @@ class JobRoutes:
                 "for a while",
             )
         return job
+
+
+async def _send_away(job: Job, send: Send) -> None:
+    """Answer who waits for a request that goes on when this process has ended."""
+    path = f"{SUBMIT_PATH}/{job.request_id}"
+    body = {
+        "error": "draining",
+        "message": f"the server is stopping, and the request goes on: ask for {path} later",
+        "request_id": job.request_id,
+        "retryable": True,
+    }
+    headers = (b"retry-after", b"1"), (b"location", path.encode())
+    await respond(send, 503, encode(body), *headers)
 
 
 async def elsewhere(_call: HttpCall) -> Answer:

@@ -57,6 +57,7 @@ class SchedulerBackend:
         parts: SchedulerParts,
         *,
         uploads: str,
+        metrics: Callable[[], bytes],
         files: FileRoom | None = None,
         owner: str | None = None,
         address: str = "",
@@ -69,6 +70,7 @@ class SchedulerBackend:
         Args:
             parts: What it is made of.
             uploads: A folder of its own for releases that are on their way.
+            metrics: Makes the text of `/metrics`.
             files: Of its callers.
             owner: Whose endpoints are meant where nobody is named.
             address: Where workers connect to.
@@ -83,6 +85,7 @@ class SchedulerBackend:
         self._ledger = parts.ledger
         self._requests = parts.requests
         self._catalog = parts.catalog
+        self._metrics = metrics
         self._figures = Figures(parts.ledger, parts.requests, parts.workers, parts.clock)
         shelf = Shelf(parts.releases, owner)
         self._releases = ReleaseRoutes(shelf, uploads, release_limits)
@@ -130,4 +133,4 @@ class SchedulerBackend:
         return {"scheduler": self._figures.status()}
 
     def metrics(self) -> bytes:
-        return self._figures.exposition()
+        return self._metrics()
