@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gen_worker.runtime.scheduler.changes import may_be_tried_again, require_same
+from gen_worker.runtime.scheduler.errors import LedgerWriteError
 from gen_worker.runtime.scheduler.job_options import JobOptions
 from gen_worker.runtime.scheduler.queries import record_by_key
 from gen_worker.runtime.scheduler.requests import marks, records
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = ["RequestOptions", "Requests"]
-
-_log = logging.getLogger("gen_worker.scheduler")
 
 
 class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +114,9 @@ class Requests:
     async def close(self) -> None:
         """Stop timers and wait for what is being written; nothing is accepted any more."""
         self._lives.close()
+        while self._tasks and not self._course.writer.is_stalled:
+            with suppress(LedgerWriteError):
+                await self._ledger.flush()
         await self._course.writer.close()
         while self._tasks:
             await asyncio.wait(self._tasks)

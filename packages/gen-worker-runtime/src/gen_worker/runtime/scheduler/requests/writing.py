@@ -109,6 +109,11 @@ class Writer:
         self.size_bytes = 0
         """Of events that are not on disk."""
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether some step has found no room."""
+        return bool(self._stalled)
+
     def add(self, live: Live, step: Step) -> None:
         """Write a step after all others of its request."""
         if self._is_closed:
