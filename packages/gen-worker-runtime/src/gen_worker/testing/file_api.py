@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import os
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import file_digest
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +18,7 @@ from gen_worker.models.hub.local.asgi import Call, FileAnswer, send_file
 from gen_worker.paths import safe_join
 from gen_worker.runtime.http import HttpServer, open_listener
 from gen_worker.runtime.ndjson.address import TcpAddress
+from gen_worker.runtime.scheduler.addresses import is_wildcard, own_address_towards, url_with_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,9 +61,7 @@ class FileApi:
     def url_for(self, peer: str) -> str:
         """Return the base URL under which a gRPC peer of this machine's reaches the files."""
         host, port = self._listener.getsockname()[:2]
-        if host in ("0.0.0.0", "::"):
-            host = _own_address_towards(peer)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return url_with_host(own_address_towards(peer) if is_wildcard(host) else host, port)
 
     async def __aenter__(self) -> Self:
         is_ready = asyncio.Event()
@@ -149,20 +147,6 @@ class FileApi:
 
             await self._hub.app(scope, _no_body(), write)
         os.replace(temporary, path)
-
-
-def _own_address_towards(peer: str) -> str:
-    """Return this machine's address on the way to a gRPC peer such as `ipv4:10.0.0.7:5310`."""
-    family, _, rest = peer.partition(":")
-    host = rest.rpartition(":")[0].strip("[]")
-    kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, 9))  # sends nothing
-        except OSError:
-            return "127.0.0.1"
-        address: str = probe.getsockname()[0]
-        return address
 
 
 def _sha256(path: str) -> str:

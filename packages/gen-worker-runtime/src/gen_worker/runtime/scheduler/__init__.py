@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.load_times import LearnedLoad, LoadTimes
     from gen_worker.runtime.scheduler.placement import place
     from gen_worker.runtime.scheduler.retention import Keeping
+    from gen_worker.runtime.scheduler.scheduler import Scheduler
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
     from gen_worker.runtime.scheduler.snapshots import (
         DeviceState,
         Hardware,
@@ -87,6 +89,8 @@ __all__ = [
     "RequestStatus",
     "Requeued",
     "Resident",
+    "Scheduler",
+    "SchedulerSettings",
     "StoredCall",
     "StoredEvent",
     "Submission",
@@ -143,6 +147,8 @@ _MODULES = {
     ),
     "ledger": ("Ledger", "LedgerOptions", "LedgerStatistics"),
     "retention": ("Keeping",),
+    "scheduler": ("Scheduler",),
+    "settings": ("SchedulerSettings",),
     "values": (
         "EndStatus",
         "Ending",

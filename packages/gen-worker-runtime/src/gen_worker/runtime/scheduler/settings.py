@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
+from gen_worker.errors import SettingsError
 from gen_worker.settings import Setting, SettingsRecord
 from gen_worker.settings_values import parse_amount, parse_count, parse_positive
 
@@ -263,3 +264,23 @@ class SchedulerSettings(SettingsRecord, frozen=True, kw_only=True):
         """The data folder, as an absolute path."""
         named = self.data_dir or os.path.join(self.data_home, "gen-worker")
         return os.path.abspath(os.path.expanduser(named))
+
+    @property
+    def running_limits(self) -> dict[str, int]:
+        """How many requests of a function may run at the same time.
+
+        Raises:
+            SettingsError: One of them is not understood.
+        """
+        limits, problems = {}, []
+        for text in self.max_running:
+            name, _, number = text.rpartition("=")
+            if not name.strip() or not number.strip().isdecimal() or int(number) < 1:
+                problems.append(
+                    f"GEN_WORKER_SCHEDULER_MAX_RUNNING: {text!r} is no limit: write function=number"
+                )
+            else:
+                limits[name.strip()] = int(number)
+        if problems:
+            raise SettingsError(tuple(problems))
+        return limits

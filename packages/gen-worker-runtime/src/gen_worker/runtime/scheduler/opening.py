@@ -1,0 +1,404 @@
+"""The parts of a scheduler, opened in their order; each is ended by the stack that is given."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
+
+from gen_worker.errors import SettingsError
+from gen_worker.models.hub.local.hub import LocalHub
+from gen_worker.models.hub.local.rooms import HubOptions
+from gen_worker.runtime.http.app import HttpApp
+from gen_worker.runtime.http.listener import open_listener, parse_http_address
+from gen_worker.runtime.http.options import HttpOptions
+from gen_worker.runtime.http.server import HttpServer
+from gen_worker.runtime.ndjson.address import TcpAddress
+from gen_worker.runtime.scheduler.addresses import is_wildcard, own_address_towards, url_with_host
+from gen_worker.runtime.scheduler.api import SchedulerBackend, SchedulerParts
+from gen_worker.runtime.scheduler.api.bodies import answer_of
+from gen_worker.runtime.scheduler.catalog import Catalog
+from gen_worker.runtime.scheduler.dispatcher import Dispatcher
+from gen_worker.runtime.scheduler.files import FileSweep, JobAuthority, Passes, SchedulerFiles
+from gen_worker.runtime.scheduler.files.private import read_or_write_private
+from gen_worker.runtime.scheduler.front import Front
+from gen_worker.runtime.scheduler.gateway import Gateway
+from gen_worker.runtime.scheduler.intake import Intake
+from gen_worker.runtime.scheduler.ledger import Ledger, LedgerOptions
+from gen_worker.runtime.scheduler.metrics import Figures, SchedulerMetrics
+from gen_worker.runtime.scheduler.model_facts import ModelFacts
+from gen_worker.runtime.scheduler.outfitting import Outfitter
+from gen_worker.runtime.scheduler.releases.releases import Releases
+from gen_worker.runtime.scheduler.requests import RequestOptions, Requests, RetryPolicy
+from gen_worker.runtime.scheduler.retention import Keeping
+from gen_worker.runtime.scheduler.tokens import Tokens
+from gen_worker.runtime.scheduler.waiting import WaitingLimits
+from gen_worker.runtime.scheduler.webhooks import WebhookOptions, Webhooks, WebhookSecrets
+from gen_worker.runtime.scheduler.webhooks.routes import WebhookRoutes
+from gen_worker.runtime.scheduler.worker_tokens import WorkerTokens
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+
+    import grpc
+
+    from gen_worker.models.settings import ModelSettings
+    from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
+    from gen_worker.runtime.scheduler.gateway import GatewayOptions, Passage
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
+
+__all__ = [
+    "OWNER",
+    "ROOT_TOKEN_NAME",
+    "Parts",
+    "Surroundings",
+    "open_parts",
+    "url_towards",
+    "worker_address",
+]
+
+ROOT_TOKEN_NAME = "token"
+"""File in the scheduler's folder of a token that may do everything."""
+
+OWNER = "local"
+"""Whose endpoints are meant where nobody is named."""
+
+_DAY_S = 86_400.0
+_GATEWAY_GRACE_S = 1.0
+"""For streams of workers to end in order; they come back in any case."""
+
+
+class Surroundings(NamedTuple):
+    """What a scheduler is given besides its settings."""
+
+    models: ModelSettings
+    """The hub, and tokens for it."""
+    dispatch: DispatchOptions
+    gateway: GatewayOptions
+    webhooks: WebhookOptions | None
+    """None: to private addresses only where all callers are of this machine."""
+    passage: Passage | None
+    clock: Callable[[], float]
+    """Unix time."""
+
+
+class Parts(NamedTuple):
+    """What a scheduler is made of, on one loop."""
+
+    listener: socket.socket
+    ledger: Ledger
+    releases: Releases
+    worker_tokens: WorkerTokens
+    requests: Requests
+    dispatcher: Dispatcher
+    gateway: Gateway
+    serving: asyncio.Task[None]
+
+
+async def open_parts(
+    settings: SchedulerSettings, around: Surroundings, stack: AsyncExitStack
+) -> Parts:
+    """Open a scheduler: clients and workers are served when this returns.
+
+    Args:
+        settings: Where and how.
+        around: What else there is.
+        stack: Ends what was opened, the last first, also when something cannot be opened.
+    """
+    opening = _Opening(settings, around, stack)
+    records = await opening.records()
+    files = await opening.files(records)
+    core = await opening.core(records, files)
+    serving = await opening.serve(records, files, core)
+    return Parts(
+        records.listener,
+        records.ledger,
+        records.releases,
+        records.worker_tokens,
+        records.requests,
+        core.dispatcher,
+        core.gateway,
+        serving,
+    )
+
+
+def worker_address(settings: SchedulerSettings, gateway: Gateway) -> str:
+    """Return where workers connect to, as they are told."""
+    if settings.public_workers:
+        return settings.public_workers
+    host, _, port = gateway.address.rpartition(":")
+    return f"127.0.0.1:{port}" if is_wildcard(host.strip("[]")) else gateway.address
+
+
+def url_towards(settings: SchedulerSettings, listener: socket.socket, peer: str = "") -> str:
+    """Return the URL of the HTTP side, as a gRPC peer reaches it; empty is this machine."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host, port = listener.getsockname()[:2]
+    if is_wildcard(host):
+        host = own_address_towards(peer) if peer else "127.0.0.1"
+    return url_with_host(host, port)
+
+
+class _Records(NamedTuple):
+    """What is on disk, and the address that makes this its only owner's."""
+
+    ledger: Ledger
+    listener: socket.socket
+    releases: Releases
+    tokens: Tokens
+    worker_tokens: WorkerTokens
+    requests: Requests
+
+
+class _Files(NamedTuple):
+    """Those of clients and workers."""
+
+    store: LocalHub
+    passes: Passes
+
+
+class _Core(NamedTuple):
+    """From a request that is taken in to the worker that runs it."""
+
+    catalog: Catalog
+    models: ModelFacts
+    dispatcher: Dispatcher
+    gateway: Gateway
+    webhooks: Webhooks
+    webhook_routes: WebhookRoutes
+    metrics: SchedulerMetrics
+
+
+class _Opening:
+    """Opens one part after the other."""
+
+    def __init__(
+        self, settings: SchedulerSettings, around: Surroundings, stack: AsyncExitStack
+    ) -> None:
+        self._settings = settings
+        self._around = around
+        self._stack = stack
+        address = parse_http_address(settings.http)
+        if not isinstance(address, TcpAddress):
+            raise SettingsError((f"{settings.http!r} is no host:port: workers fetch files there",))
+        self._address = address
+        self._is_open = settings.requires_tokens == "never" or (
+            settings.requires_tokens == "auto" and address.is_private and not settings.token
+        )
+        """Whether whoever can connect may do everything."""
+        self._limits = settings.running_limits
+        self._credentials = _certificate(settings)
+
+    def _below(self, *names: str) -> str:
+        return os.path.join(self._settings.folder, *names)
+
+    async def records(self) -> _Records:
+        """Open what is on disk, so that nobody else does, and then the address."""
+        settings, clock = self._settings, self._around.clock
+        keeping = Keeping(
+            keep_s=settings.keep_days * _DAY_S,
+            max_requests=settings.keep_requests,
+            max_bytes=settings.keep_bytes,
+        )
+        ledger = await Ledger.open(
+            self._below("scheduler"), LedgerOptions(keeping=keeping), clock=clock
+        )
+        self._stack.push_async_callback(ledger.close)
+        listener = self._stack.enter_context(open_listener(self._address))
+        releases = await Releases.open(self._below("releases"), ledger)
+        self._stack.push_async_callback(releases.close)
+        tokens = await Tokens.open(ledger, root_token=self._root_token(), clock=clock)
+        waiting = WaitingLimits(
+            max_requests=settings.max_waiting,
+            max_per_function=settings.max_waiting_per_function,
+            max_per_owner=settings.max_waiting_per_owner,
+        )
+        retries = RetryPolicy(
+            max_attempts=settings.max_attempts,
+            max_lost=settings.max_lost,
+            first_delay_s=settings.retry_delay_s,
+            max_delay_s=settings.retry_max_delay_s,
+        )
+        options = RequestOptions(
+            waiting=waiting, retries=retries, cancel_grace_s=settings.cancel_grace_s
+        )
+        requests = Requests(ledger, options, clock=clock)
+        worker_tokens = WorkerTokens(self._below("scheduler"))
+        return _Records(ledger, listener, releases, tokens, worker_tokens, requests)
+
+    def _root_token(self) -> str:
+        """Return the token that may do everything; whoever reads the folder has one."""
+        if self._settings.token or self._is_open:
+            return self._settings.token
+        path = self._below("scheduler", ROOT_TOKEN_NAME)
+        return read_or_write_private(path, lambda: secrets.token_urlsafe(32).encode()).decode()
+
+    async def files(self, records: _Records) -> _Files:
+        """Open the store of files, and begin to remove what is not needed any more."""
+        settings, ledger = self._settings, records.ledger
+        key_path = self._below("scheduler", "jobs.key")
+        passes = Passes(read_or_write_private(key_path, lambda: secrets.token_bytes(32)))
+        authority = JobAuthority(passes, records.requests.live, ledger.call)
+        options = HubOptions(offers_grants=False)
+        store = await asyncio.to_thread(
+            partial(LocalHub, self._below("files"), options=options, authority=authority)
+        )
+        self._stack.push_async_callback(asyncio.to_thread, store.close)
+        sweep = FileSweep(store, ledger, keep_uploads_s=settings.keep_days * _DAY_S)
+        task = asyncio.create_task(sweep.run(), name="gen-worker-file-sweep")
+        self._stack.push_async_callback(_canceled, task)
+        return _Files(store, passes)
+
+    async def core(self, records: _Records, files: _Files) -> _Core:
+        """Go on with the requests there are, and let workers in."""
+        settings, around, stack = self._settings, self._around, self._stack
+        requests, catalog = records.requests, Catalog(records.releases)
+        models = ModelFacts(around.models, self._below("models"))
+        stack.push_async_callback(models.close)
+
+        def files_url(worker_id: str) -> str:
+            session = gateway.sessions.get(worker_id)
+            return url_towards(settings, records.listener, "" if session is None else session.peer)
+
+        dispatcher = Dispatcher(
+            catalog,
+            Outfitter(files.passes, files_url, models.describe),
+            records.ledger,
+            options=replace(
+                around.dispatch, max_running=self._limits, lost_after_s=settings.lost_after_s
+            ),
+            clock=around.clock,
+        )
+        requests.runner = dispatcher
+        gateway = Gateway(
+            settings.workers,
+            dispatcher,
+            verify=records.worker_tokens.verify,
+            passage=around.passage,
+            credentials=self._credentials,
+            options=around.gateway,
+        )
+        figures = Figures(
+            records.ledger.statistics, gateway.statistics, dispatcher.workers, around.clock
+        )
+        metrics = SchedulerMetrics(requests, figures)
+        secrets = await asyncio.to_thread(
+            WebhookSecrets, self._below("scheduler", "webhook-secrets")
+        )
+        webhooks = self._webhooks(records, secrets)
+        routes = WebhookRoutes(webhooks, records.ledger, secrets)
+        stack.push_async_callback(webhooks.close)
+        stack.push_async_callback(requests.close)
+        stack.push_async_callback(dispatcher.close)
+        await requests.start()
+        await webhooks.start()
+        await dispatcher.start(requests)
+        stack.push_async_callback(gateway.stop, _GATEWAY_GRACE_S)
+        await gateway.start()
+        return _Core(catalog, models, dispatcher, gateway, webhooks, routes, metrics)
+
+    def _webhooks(self, records: _Records, secrets: WebhookSecrets) -> Webhooks:
+        options = self._around.webhooks or WebhookOptions(allow_private=self._is_open)
+        return Webhooks(
+            records.ledger,
+            records.requests,
+            partial(answer_of, records.ledger),
+            secrets,
+            options,
+            clock=self._around.clock,
+        )
+
+    async def serve(self, records: _Records, files: _Files, core: _Core) -> asyncio.Task[None]:
+        """Answer clients; return what does it."""
+        settings, stack = self._settings, self._stack
+        backend = self._backend(records, files, core)
+        stack.callback(backend.close)
+        options = HttpOptions(
+            credentials=None if self._is_open else records.tokens,
+            is_loopback=self._address.is_private,
+            max_body_bytes=settings.max_upload_bytes,
+        )
+        app = HttpApp(backend, options)
+        stack.callback(app.close)
+        front = Front(app, files.store.app, records.worker_tokens.jwks)
+        server = HttpServer(front, records.listener, grace_s=settings.drain_s)
+        is_ready = asyncio.Event()
+        serving = asyncio.create_task(server.serve(is_ready.set), name="gen-worker-http")
+
+        async def stop() -> None:
+            app.drain()
+            server.stop()
+            await serving
+
+        stack.push_async_callback(stop)
+        waiting = asyncio.create_task(is_ready.wait())
+        await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return serving
+
+    def _backend(self, records: _Records, files: _Files, core: _Core) -> SchedulerBackend:
+        settings, clock = self._settings, self._around.clock
+        intake = Intake(
+            records.requests,
+            records.releases.tags,
+            core.catalog,
+            hub=core.models,
+            costs=core.dispatcher.costs,
+            pool=core.dispatcher.fleet,
+            clock=clock,
+            max_payload_bytes=settings.max_payload_bytes,
+        )
+        parts = SchedulerParts(
+            ledger=records.ledger,
+            requests=records.requests,
+            intake=intake,
+            catalog=core.catalog,
+            releases=records.releases,
+            workers=core.dispatcher,
+            tokens=records.tokens,
+            issue_worker_token=records.worker_tokens.issue,
+            clock=clock,
+        )
+        return SchedulerBackend(
+            parts,
+            uploads=self._below("scheduler", "uploads"),
+            metrics=core.metrics.exposition,
+            files=SchedulerFiles(files.store),
+            owner=OWNER,
+            address=worker_address(settings, core.gateway),
+            hub=self._around.models.hub_url,
+            check_webhook=core.webhooks.check,
+            routes=core.webhook_routes.table(),
+        )
+
+
+def _certificate(settings: SchedulerSettings) -> grpc.ServerCredentials | None:
+    """Return what workers are shown; None where connections are not encrypted."""
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError(
+            (
+                "a certificate needs its key: set both GEN_WORKER_SCHEDULER_TLS_CERTIFICATE and "
+                "GEN_WORKER_SCHEDULER_TLS_KEY",
+            )
+        )
+    if not settings.tls_certificate:
+        return None
+    import grpc
+
+    try:
+        with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as chain:
+            return grpc.ssl_server_credentials([(key.read(), chain.read())])
+    except OSError as error:
+        raise SettingsError((f"the certificate cannot be read: {error}",)) from error
+
+
+async def _canceled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
