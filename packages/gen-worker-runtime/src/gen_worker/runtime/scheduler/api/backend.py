@@ -16,7 +16,7 @@ from gen_worker.runtime.scheduler.api.token_routes import TokenRoutes
 from gen_worker.runtime.scheduler.api.worker_routes import WorkerRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gen_worker.runtime.http.backend import FileRoom, ServedFunction, Target
     from gen_worker.runtime.http.table import HttpRoute
@@ -64,6 +64,7 @@ class SchedulerBackend:
         hub: str = "",
         check_webhook: Callable[[Webhook], None] = lambda _webhook: None,
         release_limits: ReleaseLimits | None = None,
+        routes: Iterable[HttpRoute] = (),
     ) -> None:
         """Answer for a scheduler.
 
@@ -77,6 +78,7 @@ class SchedulerBackend:
             hub: URL of the model hub that they use.
             check_webhook: Raises a `ValidationError` for one that nothing can be sent to.
             release_limits: How large a release may be.
+            routes: Of other parts, such as webhooks.
         """
         self.direct = None
         self.files = files
@@ -98,16 +100,16 @@ class SchedulerBackend:
             hub=hub,
             clock=parts.clock,
         )
-        self.routes: Sequence[HttpRoute] = tuple(
-            route
-            for part in (
-                RequestRoutes(parts.ledger, parts.requests),
-                workers,
-                self._releases,
-                TagRoutes(shelf),
-                TokenRoutes(parts.tokens),
-            )
-            for route in part.table()
+        parts_with_routes = (
+            RequestRoutes(parts.ledger, parts.requests),
+            workers,
+            self._releases,
+            TagRoutes(shelf),
+            TokenRoutes(parts.tokens),
+        )
+        self.routes: Sequence[HttpRoute] = (
+            *(route for part in parts_with_routes for route in part.table()),
+            *routes,
         )
 
     def close(self) -> None:

@@ -46,7 +46,8 @@ class LedgerReader:
         self._is_pinged = False
         self._held: list[StoredEvent] = []
         """Without a gap, up to the last one there is; empty when the disk is to be read."""
-        self._held_bytes = 0
+        self.held_bytes = 0
+        """Of what is in memory for its client."""
         self._is_live = record.ending is None and requests.watch(record.seq, self)
         live = requests.by_seq(record.seq) if self._is_live else None
         self._last = (record if live is None else live.record).last_event_id
@@ -71,13 +72,13 @@ class LedgerReader:
 
     def _hold(self, events: Sequence[StoredEvent]) -> None:
         self._held += events
-        self._held_bytes += sum(len(event.data) for event in events)
-        if self._held_bytes > _MAX_HELD_BYTES:
+        self.held_bytes += sum(len(event.data) for event in events)
+        if self.held_bytes > _MAX_HELD_BYTES:
             self._let_go()
 
     def _let_go(self) -> None:
         self._held = []
-        self._held_bytes = 0
+        self.held_bytes = 0
 
     async def read(self) -> bytes:
         """Return the next events as a stream shows them, waiting for some; empty at the end."""
