@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from gen_worker.runtime.scheduler.waiting import Waiting, WaitingLimits
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from gen_worker.cancel import CancelReason
     from gen_worker.errors import Failure
@@ -80,6 +81,7 @@ class Requests:
         self._ledger = ledger
         self._clock = clock
         self._random = random
+        self._loop = asyncio.get_running_loop()
         self._waiting = Waiting(options.waiting, weight_of=weight_of, clock=clock)
         self._course = Course(ledger, self._waiting, clock, options.cancel_grace_s)
         self._lives = self._course.lives
@@ -141,12 +143,17 @@ class Requests:
         """
         data = options.encode()
         queue = queue_of(submission.release_id, submission.function, options.models)
-        with ExitStack() as stack:
-            stack.enter_context(self._waiting.room(queue, submission.owner))
+        room = self._waiting.room(queue, submission.owner)
+        room.__enter__()
+        try:
             submitted = self._ledger.submit(replace(submission, options=data))
-            room = stack.pop_all()
-        submitted.add_done_callback(partial(self._submitted, room, queue, data))
-        return await asyncio.shield(submitted)
+        except BaseException:
+            room.__exit__(None, None, None)
+            raise
+        # Of its own, so that who stops waiting for it takes nothing back.
+        accepted: Future[Submitted] = self._loop.create_future()
+        submitted.add_done_callback(partial(self._submitted, room, queue, data, accepted))
+        return await accepted
 
     async def earlier(self, owner: str, key: str, digest: bytes) -> RequestRecord | None:
         """Return the request that a key belongs to, if it is not to be tried again.
@@ -354,16 +361,27 @@ class Requests:
     # -- in ----------------------------------------------------------------------------------------
 
     def _submitted(
-        self, room: ExitStack, queue: str, options: bytes, future: Future[Submitted]
+        self,
+        room: AbstractContextManager[None],
+        queue: str,
+        options: bytes,
+        accepted: Future[Submitted],
+        future: Future[Submitted],
     ) -> None:
-        with room:
-            if future.cancelled() or future.exception() is not None:
-                return
-            record, is_new = future.result()
-            if is_new:
-                live = self._lives.add(record, queue, options)
+        error = future.exception()
+        try:
+            if error is None and future.result().is_new:
+                live = self._lives.add(future.result().record, queue, options)
                 self._lives.tell(live, ())
                 self._course.push(live)
+        finally:
+            room.__exit__(None, None, None)
+            if accepted.done():
+                pass  # nobody waits for it any more
+            elif error is None:
+                accepted.set_result(future.result())
+            else:
+                accepted.set_exception(error)
 
     def _found(self, record: RequestRecord, options: bytes, mark: marks.Mark | None) -> None:
         """Go on with a request that had not ended when the scheduler was stopped."""
