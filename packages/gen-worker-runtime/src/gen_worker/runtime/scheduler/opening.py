@@ -305,7 +305,9 @@ class _Opening:
         return _Core(catalog, models, dispatcher, gateway, webhooks, routes, metrics)
 
     def _webhooks(self, records: _Records, secrets: WebhookSecrets) -> Webhooks:
-        options = self._around.webhooks or WebhookOptions(allow_private=self._is_open)
+        options = self._around.webhooks or WebhookOptions(
+            allow_private=self._is_open, trusted=self._settings.webhook_urls
+        )
         return Webhooks(
             records.ledger,
             records.requests,

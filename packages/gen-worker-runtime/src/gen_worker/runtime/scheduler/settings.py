@@ -249,6 +249,15 @@ class SchedulerSettings(SettingsRecord, frozen=True, kw_only=True):
             parse=parse_amount,
         ),
     ] = 5.0
+    webhook_urls: Annotated[
+        tuple[str, ...],
+        Setting(
+            env="GEN_WORKER_SCHEDULER_WEBHOOK_URLS",
+            group="scheduler",
+            meaning="URLs whose origins webhooks may lead to though their addresses are private, "
+            "separated by commas; where callers need no token, all may",
+        ),
+    ] = ()
     worker_token_days: Annotated[
         float,
         Setting(
