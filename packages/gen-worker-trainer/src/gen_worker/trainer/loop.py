@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of
 
@@ -85,6 +86,7 @@ class TrainingLoop:
         self._finishing = finishing
         self._sleep = sleep
         self._saved_at = start_step
+        self._metrics: dict[str, float] = {}
 
     def run(self) -> int:
         """Train, and return the completed steps.
@@ -154,25 +156,21 @@ class TrainingLoop:
             raw = next(source)
         except StopIteration:
             return False
-        self.raise_if_canceled()
+        self._raise_if_canceled()
         self.attempted = self.completed + 1
         prepared = self._trainer.prepare_batch(raw, self.state, self._ctx)
         self.phase = "train-step"
         result = self._trainer.train_step(prepared, self.state, self._ctx)
         metrics = metrics_of(result, state=self.state, optimizer=self._ctx.optimizer)
         self.completed += 1
+        self._metrics = metrics
         control = getattr(result, "control", None)
         self._back_off(getattr(control, "backoff_seconds", None))
         if not getattr(control, "skip_cadence_emit", False):
-            self._emit(metrics)
+            self._emit()
         return True
 
-    def raise_if_canceled(self) -> None:
-        """Stop here if the run is to stop.
-
-        Raises:
-            TrainingCanceled: It is.
-        """
+    def _raise_if_canceled(self) -> None:
         if self._reporter.is_canceled():
             raise TrainingCanceled(getattr(self._reporter, "cancel_reason", None) or "canceled")
 
@@ -183,10 +181,10 @@ class TrainingLoop:
             self._sleep(min(left_s, _LOOK_S))
             left_s -= _LOOK_S
 
-    def _emit(self, metrics: dict[str, float]) -> None:
+    def _emit(self) -> None:
         job, step = self.job, self.completed
         if _is_due(job.metric_every, step):
-            self.report_metrics(metrics)
+            self._report_metrics()
         if _is_due(job.checkpoint_every, step):
             self._keep()
         if _is_due(job.sample_every, step):
@@ -195,23 +193,18 @@ class TrainingLoop:
                 if self._uploader is not None:
                     self._uploader.upload_sample(local_path=path, step=step)
 
-    def report_metrics(self, metrics: dict[str, float]) -> None:
-        """Report numbers of the last completed step."""
-        for name, value in metrics.items():
+    def _report_metrics(self) -> None:
+        for name, value in self._metrics.items():
             self._reporter.metric(name=name, value=value, step=self.completed)
-        if metrics and self._uploader is not None:
-            self._uploader.upload_metrics(metrics=metrics, step=self.completed)
+        if self._metrics and self._uploader is not None:
+            self._uploader.upload_metrics(metrics=self._metrics, step=self.completed)
 
     # -- checkpoints -------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        path = self._writer.write_checkpoint(
-            step=self.completed,
-            state_payload=self._payload_now(),
-            trainer=self._trainer,
-            state=self.state,
-            ctx=self._ctx,
-        )
+        write = self._writer.write_checkpoint
+        more = accepted(write, {"metrics": self._metrics})
+        path = write(step=self.completed, **self._whole(), **more)
         self._saved_at = self.completed
         self._reporter.checkpoint(path=path, step=self.completed)
         if self._uploader is not None:
@@ -223,25 +216,28 @@ class TrainingLoop:
             self._keep()
 
     def _end(self) -> None:
-        path = self._writer.finalize(
-            state_payload=self._payload_now(),
-            trainer=self._trainer,
-            state=self.state,
-            ctx=self._ctx,
-        )
+        finalize = self._writer.finalize
+        more = accepted(finalize, {"step": self.completed, "metrics": self._metrics})
+        path = finalize(**self._whole(), **more)
         self.phase = "upload"
         if self._finishing is not None:
             self._finishing(path)
         self._reporter.completed(step=self.completed, final_checkpoint=path)
 
-    def _payload_now(self) -> dict[str, Any]:
+    def _whole(self) -> dict[str, Any]:
+        """Return what a checkpoint is made of."""
         payload = self._trainer.state_dict(self.state)
         if not isinstance(payload, dict):
             raise TypeError(
                 f"state_dict returned {type(payload).__name__}, and has to return a dict of what "
                 "JSON can hold"
             )
-        return payload
+        return {
+            "state_payload": payload,
+            "trainer": self._trainer,
+            "state": self.state,
+            "ctx": self._ctx,
+        }
 
     def _text_of(self, error: BaseException) -> str:
         if isinstance(error, TrainingCanceled):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.models.store.durable import fsync_directory, remove_tree
-from gen_worker.trainer.checkpoints.files import made_durable, write_json
+from gen_worker.trainer.checkpoints.files import made_durable, write_file
 from gen_worker.trainer.checkpoints.values import FORMAT, Checkpoint, name_of
 from gen_worker.trainer.errors import CheckpointError
 from gen_worker.version import sdk_version
@@ -97,12 +97,12 @@ class Draft:
         )
         body = self._encoded(checkpoint)
         if files:
-            write_json(os.path.join(self.directory, MANIFEST), body)
+            write_file(os.path.join(self.directory, MANIFEST), body)
             self._swap(target)
         else:
             self._retire(target)
             remove_tree(self.directory)
-        write_json(target + ".json", body)
+        write_file(target + ".json", body)
         remove_tree(self._old)
         return checkpoint
 

@@ -13,7 +13,7 @@ from gen_worker.trainer.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["made_durable", "size_of", "verify_files", "write_json"]
+__all__ = ["made_durable", "size_of", "verify_files", "write_file"]
 
 
 def made_durable(directory: str) -> dict[str, StoredFile]:
@@ -62,7 +62,7 @@ def size_of(directory: str) -> int:
     return sum(os.stat(path).st_size for path, _ in _files_in(directory))
 
 
-def write_json(path: str, content: bytes) -> None:
+def write_file(path: str, content: bytes) -> None:
     """Put a small file where it is whole or not there, even if the power fails."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")

@@ -14,7 +14,7 @@ import msgspec
 from gen_worker.models.store.durable import fsync_directory, remove_tree
 from gen_worker.trainer.checkpoints.claim import Claim
 from gen_worker.trainer.checkpoints.draft import BUILDING, MANIFEST, OLD, Draft
-from gen_worker.trainer.checkpoints.files import size_of, verify_files, write_json
+from gen_worker.trainer.checkpoints.files import size_of, verify_files, write_file
 from gen_worker.trainer.checkpoints.retention import Keeping, superfluous
 from gen_worker.trainer.checkpoints.values import FINAL, Checkpoint
 from gen_worker.trainer.errors import CheckpointError, CheckpointSpaceError
@@ -229,7 +229,7 @@ class CheckpointStore:
         with suppress(FileNotFoundError), open(path, "rb") as file:
             if file.read() == body:
                 return
-        write_json(path, body)
+        write_file(path, body)
 
 
 def read_checkpoint(path: str) -> Found:
