@@ -88,7 +88,7 @@ class Dispatcher(GatewayHandler):
             clock: Unix time, the ledger's own; by default one that does not jump.
         """
         self._options = options
-        self._clock = clock or steady_clock()
+        self.clock = self._clock = clock or steady_clock()
         self._outfit = outfit
         self._learning = Learning(ledger)
         self.fleet = Fleet(processor_slots=options.processor_slots)
@@ -199,6 +199,11 @@ class Dispatcher(GatewayHandler):
     def waits_for(self, queue: str) -> str:
         """Return why the first request of a queue waits, in words; empty when it does not."""
         return self._lines.reason(queue)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Of what workers have said and is not on disk."""
+        return self._pressure.unwritten_bytes
 
     @property
     def costs(self) -> Costs:

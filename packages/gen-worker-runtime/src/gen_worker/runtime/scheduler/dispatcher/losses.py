@@ -142,7 +142,9 @@ class Losses:
             # What it has streamed was taken back when the next attempt was made.
             core.tell(member, InterruptJob(request_id=request_id))
             return None
-        core.requests.adopted(live, member.worker_id)
+        if core.requests.adopted(live, member.worker_id) is None:
+            self._let_run(member, live)
+            return None
         core.former.pop((member.worker_id, request_id), None)
         return self._add(member, live, connection=member.connection)
 

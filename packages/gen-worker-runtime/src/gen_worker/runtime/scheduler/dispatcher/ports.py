@@ -61,21 +61,24 @@ class Queues(Protocol):
         """
         ...
 
-    def adopted(self, live: Live, worker_id: str) -> None:
-        """Note that a worker runs the present attempt of a request, which waits no longer."""
+    def adopted(self, live: Live, worker_id: str) -> int | None:
+        """Note that a worker runs a request, which waits no longer; return the attempt.
+
+        None: it has ended, another worker has it, or what it has produced was taken back.
+        """
         ...
 
     def produced(self, live: Live, attempt: int, events: Sequence[NewEvent]) -> Future[None]:
         """Keep what an attempt produced; done when that is committed."""
         ...
 
-    def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> None:
+    def ended(self, live: Live, attempt: int, ending: Ending, event: NewEvent) -> object:
         """End a request, once; of an attempt that is over only what was not streamed counts."""
         ...
 
     def failed(
-        self, live: Live, attempt: int, failure: Failure, is_worker_lost: bool = False
-    ) -> None:
+        self, live: Live, attempt: int, failure: Failure, *, is_worker_lost: bool = False
+    ) -> object:
         """End a request, or have it tried again."""
         ...
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.wire import JobResult, Observation, TokenDelta, WorkerEvent
 
 __all__ = [
+    "ENDS",
     "delta_event",
     "failure_of",
     "is_refusal",
@@ -48,6 +49,19 @@ __all__ = [
 ]
 
 _PROGRESS = "request.progress"
+ENDS = frozenset({"request.completed", "request.failed", "request.cancelled"})
+"""The last that a worker reports of a request, where it reports its life."""
+_OWN = ENDS | {
+    "request.received",
+    "request.started",
+    "request.rejected",
+    *(f"request.{kind}.started" for kind in ("inference", "training")),
+    *(f"request.{kind}.completed" for kind in ("inference", "training")),
+    *(f"request.{kind}.failed" for kind in ("inference", "training")),
+    "metrics.compute.started",
+    "metrics.compute.completed",
+}
+"""What the record of a request says already, and better: whatever is tried again, it ends once."""
 _ERRORS: dict[str, type[Exception]] = {
     "validation": ValidationError,
     "retryable": RetryableError,
@@ -72,13 +86,15 @@ _to_sorted_json = msgspec.json.Encoder(order="sorted").encode
 
 
 def reported_event(event: WorkerEvent, attempt: int, now: float) -> NewEvent | None:
-    """Return what a worker reports about a request; None when it is no report.
+    """Return what a worker reports about a request; None when clients are not shown it.
 
     Args:
         event: As it came.
         attempt: Whose.
         now: Unix time, for one that does not say when.
     """
+    if event.event_type in _OWN:
+        return None
     try:
         payload = _from_json(event.payload_json)
     except msgspec.MsgspecError:

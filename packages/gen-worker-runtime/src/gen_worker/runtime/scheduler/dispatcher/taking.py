@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.errors import OutputTooLargeError, RetryableError, classify
 from gen_worker.runtime.scheduler.dispatcher.reading import (
+    ENDS,
     delta_event,
     failure_of,
     is_refusal,
@@ -47,6 +48,7 @@ _STRAGGLERS_S = 0.02
 _FREE_REFUSALS = 16
 """Of one request by busy workers; each further one counts as an attempt."""
 _MAX_COUNTED = 10_000
+_REJECTED = "request.rejected"
 _UNAVAILABLE = ("hardware_unmet", "function_unavailable")
 _BUSY = ("worker_overloaded", "retryable")
 
@@ -111,7 +113,7 @@ class Taking:
             self._too_large(job, size_bytes)
         elif len(result.payload) > _IN_THREAD_BYTES:
             self._begin(self._convert(job, result))
-        elif job.has_reported:
+        elif job.has_reported and not job.is_reported:
             self._later(_STRAGGLERS_S, self._end, job, result)
         else:
             self._end(job, result)
@@ -236,7 +238,7 @@ class Taking:
             self._core.interrupt(job)
         else:
             self._core.finish(job)
-        self._core.requests.failed(job.live, job.attempt, failure, is_worker_lost)
+        self._core.requests.failed(job.live, job.attempt, failure, is_worker_lost=is_worker_lost)
 
     # -- streams -----------------------------------------------------------------------------------
 
@@ -292,14 +294,23 @@ class Taking:
     def reported(self, member: Member, event: WorkerEvent) -> None:
         """Take what a worker reports about a request."""
         job = member.jobs.get(event.request_id)
-        if event.event_type == "request.rejected" or job is None or job.is_over:
+        if job is None or job.is_over or not job.is_sent or event.event_type == _REJECTED:
             return
-        if not job.is_sent:
-            return
+        job.has_reported = True
         new = reported_event(event, job.attempt, self._core.clock())
         if new is not None:
-            job.has_reported = True
             self._produce(job, [new])
+        if event.event_type in ENDS:
+            job.is_reported = True
+            if job.result is not None and job.result.success:
+                self._finish_waiting(job, job.result)
+
+    def _finish_waiting(self, job: Job, result: JobResult) -> None:
+        """End a request that only waited for its reports."""
+        if not result.payload:
+            self._complete(job)
+        elif len(result.payload) <= _IN_THREAD_BYTES:
+            self._end(job, result)
 
     def _produce(self, job: Job, events: Sequence[NewEvent]) -> None:
         size_bytes = sum(len(event.data) for event in events)

@@ -31,6 +31,7 @@ class Job:
         "is_alone",
         "is_interrupted",
         "is_over",
+        "is_reported",
         "live",
         "member",
         "output_bytes",
@@ -76,8 +77,8 @@ class Job:
         """The request is nobody's business here any more, and the worker is still busy with it."""
         self.is_alone = False
         """Whether nothing else had its GPU when it began."""
-        self.has_reported = False
-        """Whether its worker has reported something besides its output."""
+        self.has_reported = self.is_reported = False
+        """Whether its worker has reported something besides its output, and whether that is all."""
         self.stream = Stream()
         self.result: JobResult | None = None
         """Its result, where its stream is not whole yet."""
