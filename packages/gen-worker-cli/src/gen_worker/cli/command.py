@@ -66,6 +66,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("logs", "show what a platform's processes have written"),
     Command("requests", "list, show and cancel a platform's requests"),
     Command("client", "write a typed Python client for what a host serves"),
+    Command("scheduler", "serve the scheduler by itself; make, list and remove tokens for it"),
     Command("worker", "start one worker of an endpoint for a platform"),
     Command("doctor", "find what would stop this endpoint from running here"),
     Command("env", "list every setting with its value and meaning"),

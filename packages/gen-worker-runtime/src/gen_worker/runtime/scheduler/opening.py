@@ -92,6 +92,8 @@ class Parts(NamedTuple):
     """What a scheduler is made of, on one loop."""
 
     listener: socket.socket
+    token_file: str
+    """With a token that may do everything; empty where none is asked for, or another is given."""
     ledger: Ledger
     releases: Releases
     worker_tokens: WorkerTokens
@@ -118,6 +120,7 @@ async def open_parts(
     serving = await opening.serve(records, files, core)
     return Parts(
         records.listener,
+        opening.token_file,
         records.ledger,
         records.releases,
         records.worker_tokens,
@@ -233,12 +236,18 @@ class _Opening:
         worker_tokens = WorkerTokens(self._below("scheduler"))
         return _Records(ledger, listener, releases, tokens, worker_tokens, requests)
 
+    @property
+    def token_file(self) -> str:
+        """With a token that may do everything; empty where it has no use."""
+        is_needed = not self._is_open and not self._settings.token
+        return self._below("scheduler", ROOT_TOKEN_NAME) if is_needed else ""
+
     def _root_token(self) -> str:
         """Return the token that may do everything; whoever reads the folder has one."""
-        if self._settings.token or self._is_open:
+        if not self.token_file:
             return self._settings.token
-        path = self._below("scheduler", ROOT_TOKEN_NAME)
-        return read_or_write_private(path, lambda: secrets.token_urlsafe(32).encode()).decode()
+        new = secrets.token_urlsafe(32).encode()
+        return read_or_write_private(self.token_file, lambda: new).decode()
 
     async def files(self, records: _Records) -> _Files:
         """Open the store of files, and begin to remove what is not needed any more."""

@@ -57,6 +57,8 @@ class Scheduler:
         """Of the HTTP API."""
         self.worker_address = worker_address(settings, parts.gateway)
         """Where workers connect to."""
+        self.token_file = parts.token_file
+        """With a token that may do everything; empty where none is asked for, or another given."""
         self._serving = parts.serving
         self._stack = stack
         self._closing: asyncio.Task[None] | None = None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.http.table import HttpCall
     from gen_worker.runtime.scheduler.tokens import TokenRecord, Tokens
 
-__all__ = ["TokenRoutes"]
+__all__ = ["TokenRoutes", "fields_of"]
 
 _MAX_BODY_BYTES = 64 * 1024
 _DAY_S = 86_400
@@ -61,12 +61,12 @@ class TokenRoutes:
         issued = await self._tokens.issue(
             asked.scopes, owner=asked.owner, name=asked.name, by=call.caller.name
         )
-        row = IssuedTokenRow(**_fields(issued.record), token=issued.token)
+        row = IssuedTokenRow(**fields_of(issued.record), token=issued.token)
         return Answer(row, status=201, headers={"cache-control": "no-store"})
 
     async def list(self, _call: HttpCall) -> Answer:
         records = self._tokens.records()
-        return Answer(TokenList(tokens=[TokenRow(**_fields(record)) for record in records]))
+        return Answer(TokenList(tokens=[TokenRow(**fields_of(record)) for record in records]))
 
     async def revoke(self, call: HttpCall) -> Answer:
         token_id = call.params["id"]
@@ -75,7 +75,8 @@ class TokenRoutes:
         return Answer(Revoked(token_id=token_id))
 
 
-def _fields(record: TokenRecord) -> dict[str, Any]:
+def fields_of(record: TokenRecord) -> dict[str, Any]:
+    """Return what is known of a token, as it is shown."""
     fields = msgspec.structs.asdict(record)
     day = record.used_on
     if day is not None:
