@@ -31,7 +31,7 @@ from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.fleet import ModelView, WorkerView
 from gen_worker.runtime.scheduler.intake import Intake
 from gen_worker.runtime.scheduler.last_events import last_event
-from gen_worker.runtime.scheduler.releases import Releases
+from gen_worker.runtime.scheduler.releases import ReleaseLimits, Releases
 from gen_worker.runtime.scheduler.requests import Live, RequestOptions, Requests, RetryPolicy
 from gen_worker.runtime.scheduler.tokens import Tokens
 
@@ -190,6 +190,9 @@ class ApiHost:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    lock_of = staticmethod(lock_of)
+    tar_of = staticmethod(tar_of)
+
     def client(self, token: str = "") -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return httpx.AsyncClient(
@@ -239,6 +242,7 @@ async def running_api(
     options: RequestOptions | None = None,
     owner: str | None = "me",
     is_published: bool = True,
+    release_limits: ReleaseLimits | None = None,
     **http: Any,
 ) -> AsyncIterator[ApiHost]:
     """Run an API; its folder is a scheduler's, and may have been another one's before."""
@@ -264,7 +268,11 @@ async def running_api(
             ledger, requests, intake, catalog, releases, hands, tokens, _issue, clock
         )
         host.backend = SchedulerBackend(
-            parts, uploads=str(folder / "uploads"), metrics=lambda: b"up 1\n", owner=owner
+            parts,
+            uploads=str(folder / "uploads"),
+            metrics=lambda: b"up 1\n",
+            owner=owner,
+            release_limits=release_limits,
         )
         stack.callback(host.backend.close)
         credentials: Credentials | None = tokens if has_tokens else None
