@@ -72,7 +72,6 @@ class DataFolder:
         self.logs = os.path.join(self.path, "logs")
         self.hub = os.path.join(self.path, "hub")
         self.cache = os.path.join(self.path, "cache")
-        self.bytecode = os.path.join(self.path, "bytecode")
         self.environments = os.path.join(self.path, "environments.json")
         self.presence = os.path.join(self.path, "platform.json")
         self.scheduler_presence = os.path.join(self.path, "scheduler.json")

@@ -49,7 +49,7 @@ class Hired:
         self.name = f"{key.endpoint}.{number}"
         self.number = number
         self.key = key
-        self.worker_id = f"{self.name}-{key.release_id[:8]}"
+        self.worker_id = f"{self.name}-{key.release_id[:12]}"
         self.state: MemberState = "starting"
         self.began = time.monotonic()
         self.child: Child | None = None

@@ -73,6 +73,8 @@ class FolderProject:
         self._on_deployed = on_deployed
         self._tag = tag
         self._reloads = reloads
+        self.was_tried = asyncio.Event()
+        """Set once the folder was deployed, or could not be."""
         self._child: Child | None = None
         self._stopping = asyncio.Event()
 
@@ -80,6 +82,7 @@ class FolderProject:
         """Deploy the folder, and then each change of it until `stop`."""
         seen = await asyncio.to_thread(snapshot, self.root)
         await self._deploy()
+        self.was_tried.set()
         while self._reloads and not self._stopping.is_set():
             now = await asyncio.to_thread(snapshot, self.root)
             if now == seen:

@@ -78,7 +78,7 @@ class Supervisor:
             options: What to run.
             folder: Where its data is.
             screen: Shows what happens.
-            announce: Given its URLs once it answers.
+            announce: Given its URLs once it answers and has the projects.
         """
         self.guard = Guard()
         self.environment = _environment(options, folder)
@@ -94,6 +94,7 @@ class Supervisor:
         self._presses = 0
         self._has_greeted = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._failure: BaseException | None = None
         self._greetings: set[asyncio.Task[None]] = set()
 
     # -- what the parts use ------------------------------------------------------------------------
@@ -182,30 +183,34 @@ class Supervisor:
         await self._end_leftovers()
         try:
             self._spawn(self._scheduler.run())
-            if self._hub is not None:
-                self._spawn(self._hub.run())
-                self._spawn(self._await_hub(self._hub))
             for project in self._projects:
                 self._spawn(project.run())
             self._spawn(self._open())
-            stopping = asyncio.ensure_future(self._stop.wait())
-            # Who ends first has failed, or there is the word to stop.
-            pending: set[asyncio.Future[Any]] = {stopping, *self._tasks}
-            while not stopping.done():
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for one in done:
-                    one.result()
+            await self._stop.wait()
         finally:
-            stopping.cancel()
             await self._end()
+        if self._failure is not None:
+            raise self._failure
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """End everything when a part has failed."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failure = self._failure or error
+            self._stop.set()
 
     async def _open(self) -> None:
         """Say where the platform is once it answers, and keep its workers."""
         if not await self._scheduler.ready():
             return
+        if self._hub is not None:  # not before: the scheduler is what everybody waits for
+            self._spawn(self._hub.run())
+            self._spawn(self._await_hub(self._hub))
         self.say(f"the API is {self._url}, data is kept in {self._folder.path}")
         if self._options.reloads:
             for project in self._projects:
@@ -213,9 +218,14 @@ class Supervisor:
                     f"{project.name}: what the tag {self._options.tag} means is the code in "
                     f"{project.root}, also when it changes (--no-reload leaves the tag alone)"
                 )
-        self._announce({"url": self._url, "hub": self._hub_url, "data": self._folder.path})
+        self._spawn(self._await_projects())
         self.changed()
         await self._workers.run()
+
+    async def _await_projects(self) -> None:
+        for project in self._projects:
+            await project.was_tried.wait()
+        self._announce({"url": self._url, "hub": self._hub_url, "data": self._folder.path})
 
     async def _await_hub(self, hub: Service) -> None:
         if await hub.ready(_HUB_POLL_S):
@@ -253,6 +263,8 @@ class Supervisor:
         await self._scheduler.stop(_SCHEDULER_ENDS_S)
         if self._hub is not None:
             await self._hub.stop(_HUB_ENDS_S)
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _kill(self) -> None:

@@ -82,14 +82,15 @@ def worker_environment(
     Args:
         base: Of the process that starts it.
         ticket: From its scheduler.
-        folder: Models and compiled code are kept there unless the user keeps them elsewhere.
+        folder: Models are kept there unless the user keeps them elsewhere.
         hub: URL of the model hub; the ticket's by default.
         address: Of the scheduler, as this machine calls it; the ticket's by default.
     """
     environment = {name: text for name, text in base.items() if name not in _NOT_THEIRS}
     environment.setdefault("WORKER_DRAIN_TIMEOUT_SECONDS", _DRAIN_S)
-    # A release is never written to; what is compiled is kept beside it.
-    environment.setdefault("PYTHONPYCACHEPREFIX", folder.bytecode)
+    # A release is never written to. (PYTHONPYCACHEPREFIX would have all that the environment has
+    # compiled already compiled once more: the first start of a worker took twice as long.)
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if not environment.get("TENSORHUB_CACHE_DIR"):
         environment.setdefault("TENSORHUB_CAS_DIR", os.path.join(folder.cache, "cas"))
     if hub or ticket.hub:
