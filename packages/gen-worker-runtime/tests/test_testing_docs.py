@@ -39,3 +39,11 @@ def test_a_killed_worker_is_tested(
 ) -> None:
     monkeypatch.chdir(ROOT)
     samples["test_a_killed_worker"](worker_pool)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_a_request_outlives_its_worker", "test_a_client_forgets_what_a_lost_worker_said"],
+)
+def test_a_platform_is_tested(samples: dict[str, Any], name: str) -> None:
+    samples[name]()

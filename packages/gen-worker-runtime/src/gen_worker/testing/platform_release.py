@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from gen_worker.manifest import Manifest
     from gen_worker.spec import FunctionSpec
 
-__all__ = ["ENDPOINT", "OWNER", "LocalRelease", "release_of"]
+__all__ = ["ENDPOINT", "LocalRelease", "release_of"]
 
-OWNER = "local"
-"""Of every endpoint."""
 ENDPOINT = "test"
 """Name of an endpoint that has no project."""
 
