@@ -20,6 +20,8 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 class Site(NamedTuple):
     port: int
     path: str
+    body: bytes = BODY
+    status: bytes = b"200"
 
 
 class _Client(asyncio.Protocol):
@@ -46,7 +48,7 @@ class _Client(asyncio.Protocol):
         assert length is not None, self.buffer
         if len(self.buffer) < head + 4 + int(length[1]):
             return
-        if not self.buffer.startswith(b"HTTP/1.1 200"):
+        if not self.buffer.startswith(b"HTTP/1.1 " + self.load.site.status):
             self.load.rejected += 1
         self.buffer = b""
         now = time.perf_counter()
@@ -64,7 +66,8 @@ class _Load:
     def __init__(self, site: Site, clients: int) -> None:
         self.request = (
             b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%b" % (site.path.encode(), site.port, len(BODY), BODY)
+            b"content-length: %d\r\n\r\n%b"
+            % (site.path.encode(), site.port, len(site.body), site.body)
         )
         self.site, self.clients = site, clients
         self.active = clients
