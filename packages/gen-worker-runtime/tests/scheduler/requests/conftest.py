@@ -129,8 +129,10 @@ def open_desk(folder: Path, clock: Clock) -> Callable[..., AbstractAsyncContextM
     """Start a scheduler's requests; those of the folder go on."""
 
     @asynccontextmanager
-    async def opened(options: RequestOptions = OPTIONS) -> AsyncIterator[Desk]:
-        ledger = await Ledger.open(folder, LedgerOptions(), clock=clock)
+    async def opened(
+        options: RequestOptions = OPTIONS, place: Path = folder
+    ) -> AsyncIterator[Desk]:
+        ledger = await Ledger.open(place, LedgerOptions(), clock=clock)
         requests = Requests(ledger, options, clock=clock, random=lambda: 0.0)
         requests.runner = hands = Hands()
         try:
