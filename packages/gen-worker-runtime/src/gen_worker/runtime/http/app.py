@@ -6,24 +6,21 @@ A plain ASGI callable. Calls are answered here; all other routes are in a table.
 from __future__ import annotations
 
 import asyncio
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gen_worker.errors import WorkerError
 from gen_worker.models.hub.local.asgi import Answer, FileAnswer, send_answer, send_file
 from gen_worker.models.hub.local.asgi import read_body as fill_body
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.routing import Router
-from gen_worker.runtime.http.answers import encode
 from gen_worker.runtime.http.call_routes import READ_HEADERS, WARMUP_PATH, CallRoutes
 from gen_worker.runtime.http.entrance import CALL_PATH
 from gen_worker.runtime.http.exchange import ClientGoneError, respond
 from gen_worker.runtime.http.gate import Gate, require
 from gen_worker.runtime.http.job_routes import SUBMIT_PATH
 from gen_worker.runtime.http.options import HttpOptions
-from gen_worker.runtime.http.refusals import failed_status, refusal_of
+from gen_worker.runtime.http.refusals import reply_to_error
 from gen_worker.runtime.http.routes import FactRoutes, FileRoutes, ModelRoutes
 from gen_worker.runtime.http.table import HttpCall
 
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
     from gen_worker.runtime.http.table import HttpRoute
 
 __all__ = ["HttpApp"]
-
-_log = logging.getLogger("gen_worker.runtime")
 
 _EVENTS_END = "/events"
 
@@ -121,17 +116,10 @@ class HttpApp:
                 await self._calls.call(scope, headers, caller, receive, send)
             else:
                 await self._route(scope, headers, caller, receive, send)
-        except Refusal as refusal:
-            await self._refuse(scope, refusal, send)
         except ClientGoneError:
             return
-        except WorkerError as error:
-            await self._fail(scope, error, send)
-        except Exception:  # of one request; the server goes on
-            _log.exception("%s %s failed", scope["method"], scope["path"])
-            failed = Refusal(500, "internal", "the server failed; its log says why")
-            with suppress(RuntimeError):  # the answer has begun
-                await self._refuse(scope, failed, send)
+        except Exception as error:  # of one request; the server goes on
+            await self._answer_error(scope, error, send)
 
     async def _route(
         self, scope: Scope, headers: Headers, caller: Principal, receive: Receive, send: Send
@@ -166,28 +154,16 @@ class HttpApp:
                 raise Refusal(404, "file_not_found", "there is no such file") from None
         await send_answer(answer, send, with_body=call.method != "HEAD")
 
-    async def _refuse(self, scope: Scope, refusal: Refusal, send: Send) -> None:
-        headers = {}
-        if refusal.status == 401:
-            headers["www-authenticate"] = "Bearer"
-        elif refusal.status == 503:
-            headers["retry-after"] = "1"
-        if self.options.is_plain and refusal.code == "unknown_function":
-            answer = Answer(str(refusal).encode(), status=404, content_type="text/plain")
-        else:
-            answer = Answer(refusal.to_dict(), status=refusal.status, headers=headers)
-        await send_answer(answer, send, with_body=scope["method"] != "HEAD")
-
-    async def _fail(self, scope: Scope, error: WorkerError, send: Send) -> None:
-        failure, body = refusal_of(error)
-        status, more = failed_status(failure, is_plain=self.options.is_plain)
-        if status >= 500:
-            level, trace = (logging.ERROR, error) if status == 500 else (logging.WARNING, None)
-            _log.log(
-                level, "%s %s: %s", scope["method"], scope["path"], failure.message, exc_info=trace
-            )
+    async def _answer_error(self, scope: Scope, error: Exception, send: Send) -> None:
+        is_plain = self.options.is_plain
+        if is_plain and isinstance(error, Refusal) and error.code == "unknown_function":
+            answer = Answer(str(error).encode(), status=404, content_type="text/plain")
+            await send_answer(answer, send, with_body=scope["method"] != "HEAD")
+            return
+        what = f"{scope['method']} {scope['path']}"
+        status, body, headers = reply_to_error(error, what, is_plain=is_plain)
         with suppress(RuntimeError):  # the answer has begun
-            await respond(send, status, encode(body), *more)
+            await respond(send, status, body, *headers, has_body=scope["method"] != "HEAD")
 
 
 async def _answer_other(scope: Scope, receive: Receive, send: Send) -> None:

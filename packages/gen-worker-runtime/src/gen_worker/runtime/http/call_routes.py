@@ -15,7 +15,7 @@ from gen_worker.runtime.http.credentials import INVOKE
 from gen_worker.runtime.http.entrance import CALL_PATH, Entrance
 from gen_worker.runtime.http.exchange import Departures, read_body, respond
 from gen_worker.runtime.http.gate import require
-from gen_worker.runtime.http.job_routes import JobRoutes, elsewhere
+from gen_worker.runtime.http.job_routes import SUBMIT_PATH, JobRoutes, elsewhere
 from gen_worker.runtime.http.openapi import WARM_UP
 from gen_worker.runtime.http.pings import Pings
 from gen_worker.runtime.http.refusals import failed_status
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from gen_worker.runtime.engine import Invocation
     from gen_worker.runtime.http.backend import Backend
     from gen_worker.runtime.http.credentials import Principal
-    from gen_worker.runtime.http.exchange import Answer, Headers, Receive, Scope, Send
+    from gen_worker.runtime.http.exchange import Answer, Headers, Leaver, Receive, Scope, Send
     from gen_worker.runtime.http.gate import Gate
     from gen_worker.runtime.http.options import HttpOptions
 
 __all__ = ["READ_HEADERS", "WARMUP_PATH", "CallRoutes"]
 
 WARMUP_PATH = "/v1/warmup/"
+_SUBMIT_URL = SUBMIT_PATH.encode()
 READ_HEADERS = frozenset(
     (
         b"accept",
@@ -167,10 +168,10 @@ class CallRoutes:
         finally:
             self._end(call, invocation, scope)
 
-    def express(
-        self, url: bytes, headers: Headers, body: bytes, answer: Answer
-    ) -> WholeCall | None:
-        """Answer a call of a known function that waits for its whole answer; see `Express`."""
+    def express(self, url: bytes, headers: Headers, body: bytes, answer: Answer) -> Leaver | None:
+        """Answer what is asked most: submissions, and calls of known functions; see `Express`."""
+        if url == _SUBMIT_URL:
+            return self._express_submission(headers, body, answer)
         function = self._entrance.known.get(url)
         if function is None or self._direct is None or self._entrance.is_draining:
             return None
@@ -195,6 +196,16 @@ class CallRoutes:
         self._calls.setdefault(invocation.request_id, (call, invocation.owner))
         call.handle = self._direct.submit(invocation, call)
         return call
+
+    def _express_submission(self, headers: Headers, body: bytes, answer: Answer) -> Leaver | None:
+        if self._options.is_plain or len(body) > self._options.max_body_bytes:
+            return None
+        try:
+            caller = self._gate.admit(SUBMIT_PATH, headers)
+            require(caller, INVOKE)
+        except Refusal:  # is told in the usual way
+            return None
+        return self.jobs.express(headers, caller, body, answer)
 
     async def _stream(
         self,

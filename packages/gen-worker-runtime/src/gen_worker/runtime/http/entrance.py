@@ -37,9 +37,11 @@ class Entrance:
         """Whether new calls are refused; those under way go on."""
         self.known: dict[bytes, str] = {}
         """Functions by the paths that were asked for, as they were sent."""
+        self._by_name: dict[str, str] = {}
+        """The same by the names of submissions."""
         self._backend = backend
         self._owner = owner
-        self._id_prefix = f"http-{os.urandom(4).hex()}"
+        self._id_prefix = f"http-{os.urandom(6).hex()}"  # kept requests have those of all times
         self._next_id = 0
 
     def find(self, scope: Scope, prefix: str = CALL_PATH) -> str:
@@ -75,11 +77,19 @@ class Entrance:
         Raises:
             Refusal: 404, there is no such function; 400 and 403 as with `invocation`.
         """
-        function = self._lookup(parse_target(body.function))
+        function = self._named(body.function)
         owner = self._owner if caller.owner is None else caller.owner
         invocation = invocation_from(body, function, self._new_id(), owner)
         _check_owner(caller, invocation.owner)
         return invocation
+
+    def _named(self, name: str) -> str:
+        function = self._by_name.get(name)
+        if function is None:
+            function = self._lookup(parse_target(name))
+            if len(self._by_name) < _MAX_KNOWN:
+                self._by_name[name] = function
+        return function
 
     def refuse_when_draining(self) -> None:
         if self.is_draining:

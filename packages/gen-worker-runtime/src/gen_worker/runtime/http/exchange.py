@@ -81,11 +81,13 @@ def _too_long(max_bytes: int) -> Refusal:
     return Refusal(413, "body_too_large", f"the body has more than {max_bytes} bytes")
 
 
-async def respond(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
-    """Answer with JSON."""
+async def respond(
+    send: Send, status: int, body: bytes, *more: tuple[bytes, bytes], has_body: bool = True
+) -> None:
+    """Answer with JSON; without it where only the head is asked for."""
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *more]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body if has_body else b""})
 
 
 async def start_events(send: Send) -> None:

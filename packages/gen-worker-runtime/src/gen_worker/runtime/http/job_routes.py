@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.hub.local.asgi import Answer, Call
 from gen_worker.models.hub.local.refusals import Refusal
@@ -21,18 +22,19 @@ from gen_worker.runtime.http.exchange import (
 )
 from gen_worker.runtime.http.gate import require
 from gen_worker.runtime.http.openapi import CANCEL_REQUEST, FOLLOW_REQUEST, SHOW_REQUEST, SUBMIT
-from gen_worker.runtime.http.refusals import failed_status
+from gen_worker.runtime.http.refusals import Reply, failed_status, reply_to_error
 from gen_worker.runtime.http.requests import key_of, read_submission, wishes_in, wishes_of
 from gen_worker.runtime.http.table import HttpRoute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from gen_worker.runtime.engine import Invocation
     from gen_worker.runtime.http.backend import Backend
     from gen_worker.runtime.http.credentials import Principal
     from gen_worker.runtime.http.entrance import Entrance
-    from gen_worker.runtime.http.exchange import Headers, Receive, Scope, Send
+    from gen_worker.runtime.http.exchange import Answer as Answered
+    from gen_worker.runtime.http.exchange import Headers, Leaver, Receive, Scope, Send
     from gen_worker.runtime.http.jobs import Job, Reader
     from gen_worker.runtime.http.options import HttpOptions
     from gen_worker.runtime.http.pings import Pings
@@ -71,6 +73,7 @@ class JobRoutes:
         self._departures: Departures | None = None
         self._guests: dict[Guest, str] = {}
         """Who waits here, and for which request."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def table(self) -> Iterator[HttpRoute]:
         one, look = "/v1/requests/{id}", INVOKE_OR_READ
@@ -92,6 +95,26 @@ class JobRoutes:
     ) -> None:
         require(caller, INVOKE)
         body = await read_body(receive, headers, self._options.max_body_bytes)
+        status, shown, more = await self._submitted(headers, caller, body)
+        await respond(send, status, shown, *more)
+
+    def express(self, headers: Headers, caller: Principal, body: bytes, answer: Answered) -> Leaver:
+        """Do the same without what ASGI needs for each request; see `Express`."""
+        task = asyncio.get_running_loop().create_task(
+            self._answer(self._submitted(headers, caller, body), answer)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return _UNCONCERNED
+
+    async def _answer(self, coming: Coroutine[Any, Any, Reply], answer: Answered) -> None:
+        try:
+            reply = await coming
+        except Exception as error:  # of one request; the server goes on
+            reply = reply_to_error(error, f"POST {SUBMIT_PATH}", is_plain=False)
+        answer(*reply)
+
+    async def _submitted(self, headers: Headers, caller: Principal, body: bytes) -> Reply:
         submitted = read_submission(body)
         invocation = self._entrance.submitted(submitted, caller)
         self._entrance.refuse_when_draining()
@@ -99,7 +122,7 @@ class JobRoutes:
             invocation, key=key_of(headers), body=body, wishes=wishes_of(submitted)
         )
         location = (b"location", f"{SUBMIT_PATH}/{job.request_id}".encode())
-        await respond(send, 202, await job.answer(), location)
+        return Reply(202, await job.answer(), (location,))
 
     async def join(
         self,
@@ -216,6 +239,15 @@ class JobRoutes:
                 "for a while",
             )
         return job
+
+
+async def _nobody() -> Any:
+    raise AssertionError("a submission goes on, whoever leaves")
+
+
+_UNCONCERNED = Guest(_nobody)
+"""The client of a submission."""
+_UNCONCERNED.is_over = True
 
 
 async def _send_away(job: Job, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gen_worker.runtime.http.jobs import NO_WISHES
@@ -71,14 +72,14 @@ class LedgerJobs:
             webhook = Webhook(url=wishes.webhook.url, events=wishes.webhook.events)
             self._check(webhook)
         submitted = await self._intake.submit(
-            parse_target(invocation.function),
+            _target(invocation.function),
             invocation,
             key=key,
             body=body,
             priority=wishes.priority,
             webhook=webhook,
         )
-        return LedgerJob(self, submitted.record)
+        return LedgerJob(self, submitted.record, shows_position=False)
 
     async def find(self, request_id: str) -> LedgerJob | None:
         live = self.requests.live(request_id)
@@ -88,14 +89,28 @@ class LedgerJobs:
         return None if record is None else LedgerJob(self, record)
 
 
+_target = lru_cache(1024)(parse_target)
+
+
 class LedgerJob:
     """One request, ended or not."""
 
-    def __init__(self, jobs: LedgerJobs, record: RequestRecord) -> None:
+    def __init__(
+        self, jobs: LedgerJobs, record: RequestRecord, *, shows_position: bool = True
+    ) -> None:
+        """Look at a request.
+
+        Args:
+            jobs: All of them.
+            record: It, as far as is known.
+            shows_position: Whether its place in the queue is counted; that takes as long as there
+                are owners who wait.
+        """
         self.request_id = record.request_id
         self.function = record.function
         self.owner: str | None = record.owner
         self._jobs = jobs
+        self._shows_position = shows_position
         self._record = record
         self._live = None if record.ending is not None else jobs.requests.by_seq(record.seq)
         self._last: StoredEvent | None = None
@@ -123,7 +138,9 @@ class LedgerJob:
     async def answer(self) -> bytes:
         record = self.record
         if record.ending is None:
-            return shown(record, self._jobs.requests.position(self.request_id))
+            requests = self._jobs.requests
+            position = requests.position(self.request_id) if self._shows_position else None
+            return shown(record, position)
         return await answer_of(self._jobs.ledger, record, self._last)
 
     async def wait(self) -> None:
