@@ -1,16 +1,11 @@
-"""A whole platform in a test: hub, scheduler, real workers and a client, and what goes wrong.
-
-with Platform(my_functions) as platform:
-    platform.faults.lose_worker(after_deltas=3)
-    assert platform.client.run("write", words=5) == [...]
-"""
+"""A whole platform in a test: hub, scheduler, real workers and a client, and what goes wrong."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from gen_worker.client import Client
@@ -27,15 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Platform"]
 
-T = TypeVar("T")
-
 
 class Platform(Closing):
     """One endpoint on a platform of its own, over real connections on loopback.
 
     A context manager. It has an event loop in a thread of its own, on which functions that are
     coroutines run as well; every method blocks. Nothing is left of it afterwards. While it is open,
-    the model cache and the hub of this process are its own.
+    the model cache and the hub of this process are its own, so have one at a time.
+
+    Example:
+        with Platform(spell) as platform:
+            platform.faults.lose_worker(after_deltas=3)
+            assert platform.client.run("spell", text="one two") == [...]
     """
 
     def __init__(
@@ -68,6 +66,7 @@ class Platform(Closing):
             project = os.path.join(folder, "project")
             os.mkdir(project)
             release = release_of(target, project)
+            stack.enter_context(patch.dict(os.environ, _environment(folder)))
             self._loop = LoopThread("platform")
             stack.callback(self._loop.close)
             options = options or WorkerOptions()
@@ -76,10 +75,7 @@ class Platform(Closing):
             )
             stack.callback(lambda: self._loop.wait(self._site.close()))
             self._loop.wait(self._site.start(models or {}))
-            cache = os.path.join(folder, "cache")
-            stack.enter_context(
-                patch.dict(os.environ, TENSORHUB_CACHE_DIR=cache, TENSORHUB_URL=self._site.hub.url)
-            )
+            os.environ["TENSORHUB_URL"] = self._site.hub.url
             self.url = f"http://{self._site.cable.address}"
             """Of the scheduler's HTTP API."""
             self.client = stack.enter_context(Client(self.url))
@@ -113,3 +109,13 @@ class Platform(Closing):
     def close(self) -> None:
         """End everything, and remove all files."""
         self._stack.close()
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """Return what keeps the workers of this process away from the user's models."""
+    cache = os.path.join(folder, "cache")
+    return {
+        "TENSORHUB_CACHE_DIR": cache,
+        "TENSORHUB_CAS_DIR": os.path.join(cache, "cas"),
+        "TENSORHUB_TOKEN": "",
+    }

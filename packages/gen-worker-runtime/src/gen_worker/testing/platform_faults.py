@@ -218,9 +218,12 @@ class PlatformFaults:
     # On the loop.
 
     async def settle(self) -> None:
-        """Wait until everything that has begun is over."""
+        """Wait until everything that has begun is over; what failed there is raised."""
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            done, _ = await asyncio.wait(self._tasks)
+            self._tasks -= done
+            for task in done:
+                task.result()
 
     # As the gateway's passage.
 
@@ -306,9 +309,7 @@ class PlatformFaults:
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something outside the stream that it happens to."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(asyncio.get_running_loop().create_task(work))
 
     async def _replace(self, session: Session) -> None:
         worker_id = session.worker_id
