@@ -45,8 +45,14 @@ def test_a_schema_without_end_has_an_end() -> None:
     example_of(schema, schema["$defs"])
 
 
-@pytest.mark.parametrize("known", [{}, {"functions": [{"name": "ann/paint/draw"}]}])
-def test_the_line_is_one_that_a_shell_runs(known: dict[str, Any]) -> None:
+KNOWN = [{"owner": "ann", "endpoint": "paint", "name": "draw", "input_schema": {}}]
+
+
+@pytest.mark.parametrize("functions", [[], KNOWN])
+def test_the_line_is_one_that_a_shell_runs(functions: list[Any]) -> None:
     deployed = Deployed(owner="ann", endpoint="paint", release_id="r", functions=("draw",))
+    known = {"functions": functions}
     words = shlex.split(curl_line("http://h:1", deployed, known))
     assert words == ["curl", "http://h:1/v1/request/ann/paint/draw", "-d", "{}"]
+    guarded = shlex.split(curl_line("http://h:1", deployed, known, token_file="/a b"))
+    assert guarded[4:] == ["-H", "Authorization: Bearer $(cat '/a b')"]

@@ -142,10 +142,9 @@ def find_api(args: argparse.Namespace) -> Api:
     from gen_worker.settings import load
 
     settings = load(CliSettings)
-    token = settings.platform_token
     named = args.url or ("" if args.data else settings.platform_url)
     if named:
-        return Api(named, token)
+        return Api(named, settings.platform_token)
     folder = DataFolder(args.data)
     announced = folder.scheduler().get("http")
     if not isinstance(announced, str) or not announced:
@@ -153,4 +152,4 @@ def find_api(args: argparse.Namespace) -> Api:
             f"no platform runs on {folder.path!r}: start one with `gen-worker up`, or name one "
             "with --url"
         )
-    return Api(announced, token)
+    return Api(announced, settings.platform_token or folder.token())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.cli.failures import UsageError
-from gen_worker.cli.platform.identity import is_running, started_at
+from gen_worker.cli.platform.identity import is_running
 from gen_worker.runtime.ndjson.sidecar import read_sidecar, write_sidecar
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class DataFolder:
         self.presence = os.path.join(self.path, "platform.json")
         self.scheduler_presence = os.path.join(self.path, "scheduler.json")
         self._lock = os.path.join(self.path, "platform.lock")
+        self._token = os.path.join(self.path, "scheduler", "token")
 
     def claim(self) -> int:
         """Take the folder for this process, for as long as the descriptor is open.
@@ -127,8 +128,28 @@ class DataFolder:
     def scheduler(self) -> dict[str, Any]:
         """Return what the running scheduler of this folder announced; empty without one."""
         found = read_sidecar(self.scheduler_presence)
-        pid = found.get("pid")
-        return found if isinstance(pid, int) and started_at(pid) else {}
+        pid, began = found.get("pid"), found.get("began")
+        is_there = isinstance(pid, int) and isinstance(began, str) and is_running(pid, began)
+        return found if is_there else {}
+
+    def token(self) -> str:
+        """Return what may do everything at this folder's scheduler; empty where none is needed."""
+        from gen_worker.runtime.scheduler.settings import SchedulerSettings
+        from gen_worker.settings import load
+
+        chosen = load(SchedulerSettings).token
+        if chosen:
+            return chosen
+        try:
+            with open(self._token, encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+    @property
+    def token_file(self) -> str:
+        """Where that is, if it is in a file."""
+        return self._token if os.path.exists(self._token) else ""
 
     def log_files(self) -> Iterable[str]:
         """Return the names that something was logged under."""

@@ -16,23 +16,25 @@ _TEXT = "hello"
 _MAX_DEPTH = 4
 
 
-def curl_line(url: str, deployed: Deployed, known: dict[str, Any]) -> str:
+def curl_line(url: str, deployed: Deployed, known: dict[str, Any], *, token_file: str = "") -> str:
     """Return a shell command that calls a function of a release.
 
     Args:
         url: Of the platform.
         deployed: The release.
         known: What `/v1/functions` says; a function's schema tells which fields it needs.
+        token_file: Has the token that callers need; empty where they need none.
     """
-    name = next(iter(deployed.functions), "")
-    schema: dict[str, Any] = {}
+    name, schema = next(iter(deployed.functions), ""), {}
     for row in known.get("functions", ()):
-        if row.get("name", "").rpartition("/")[2] in deployed.functions:
-            name, schema = row["name"].rpartition("/")[2], row.get("input_schema") or {}
-            break
+        if (row["owner"], row["endpoint"]) == deployed.key[:2] and row["name"] == name:
+            schema = row["input_schema"]
     payload = msgspec.json.encode(example_of(schema, schema.get("$defs", {}))).decode()
     target = f"{url}/v1/request/{deployed.owner}/{deployed.endpoint}/{name}"
-    return f"curl {shlex.quote(target)} -d {shlex.quote(payload)}"
+    line = f"curl {shlex.quote(target)} -d {shlex.quote(payload)}"
+    if token_file:
+        line += f' -H "Authorization: Bearer $(cat {shlex.quote(token_file)})"'
+    return line
 
 
 def example_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int = 0) -> Any:
@@ -41,7 +43,7 @@ def example_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int =
     if reference:
         schema = definitions.get(reference.rpartition("/")[2], {})
     for key in ("default", "const"):
-        if key in schema:
+        if schema.get(key, "") != "":
             return schema[key]
     for key in ("examples", "enum"):
         if schema.get(key):
@@ -53,9 +55,10 @@ def example_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int =
     match kind[0] if isinstance(kind, list) else kind:
         case "object":
             fields = schema.get("properties", {}) if depth < _MAX_DEPTH else {}
+            # Without a field that has to be there, the first one shows how fields are given.
+            names = schema.get("required") or ([] if depth else list(fields)[:1])
             return {
-                name: example_of(fields.get(name, {}), definitions, depth + 1)
-                for name in schema.get("required", ())
+                name: example_of(fields.get(name, {}), definitions, depth + 1) for name in names
             }
         case "string":
             return _TEXT[: schema.get("maxLength", len(_TEXT))].ljust(schema.get("minLength", 0))

@@ -89,13 +89,15 @@ class Supervisor:
         self._logbook = Logbook(folder.logs, screen)
         self._url = f"http://{options.http}"
         self._hub_url = f"http://127.0.0.1:{options.hub_port}" if options.hub_port else ""
-        self._api = Api(self._url, os.environ.get("GEN_WORKER_TOKEN", ""))
+        self._workers: Workers | None = None
+        """Once there is a scheduler that says what they are needed for."""
         self._started_at = time.time()
         self._presses = 0
         self._has_greeted = False
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
-        self._greetings: set[asyncio.Task[None]] = set()
+        self._greetings: dict[str, asyncio.Task[None]] = {}
+        """By endpoint."""
 
     # -- what the parts use ------------------------------------------------------------------------
 
@@ -108,6 +110,7 @@ class Supervisor:
     def changed(self) -> None:
         """Announce which processes there are now."""
         found = [part.kept for part in (self._hub, self._scheduler) if part is not None]
+        workers = self._workers.kept if self._workers is not None else []
         self._folder.announce(
             PlatformFile(
                 pid=os.getpid(),
@@ -116,7 +119,7 @@ class Supervisor:
                 started_at=self._started_at,
                 http=self._url,
                 hub=self._hub_url,
-                processes=(*(one for one in found if one is not None), *self._workers.kept),
+                processes=(*(one for one in found if one is not None), *workers),
             )
         )
 
@@ -128,8 +131,9 @@ class Supervisor:
         Raises:
             UsageError: Something cannot be started.
         """
-        self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._opened: asyncio.Future[tuple[Api, Workers]] = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._press)
         self._make_parts()
@@ -159,14 +163,6 @@ class Supervisor:
     def _make_parts(self) -> None:
         self._hub = self._hub_service() if self._hub_url else None
         self._scheduler = self._scheduler_service()
-        self._workers = Workers(
-            self._api,
-            self._folder,
-            self,
-            workers=self._options.workers,
-            main_tags={"prod", self._options.tag},
-            hub=self._hub_url,
-        )
         self._projects = [
             FolderProject(
                 root,
@@ -211,6 +207,17 @@ class Supervisor:
         if self._hub is not None:  # not before: the scheduler is what everybody waits for
             self._spawn(self._hub.run())
             self._spawn(self._await_hub(self._hub))
+        self._url = str(self._folder.scheduler()["http"])
+        api = Api(self._url, self._folder.token())
+        self._workers = Workers(
+            api,
+            self._folder,
+            self,
+            workers=self._options.workers,
+            main_tags={"prod", self._options.tag},
+            hub=self._hub_url,
+        )
+        self._opened.set_result((api, self._workers))
         self.say(f"the API is {self._url}, data is kept in {self._folder.path}")
         if self._options.reloads:
             for project in self._projects:
@@ -235,31 +242,33 @@ class Supervisor:
         name = f"{deployed.owner}/{deployed.endpoint}"
         if deployed.is_new:
             self.say(f"{name}: release {deployed.release_id[:12]} is deployed")
-        self._workers.look()
-        greeting = asyncio.ensure_future(self._greet(deployed))
-        self._greetings.add(greeting)
-        greeting.add_done_callback(self._greetings.discard)
+        if name in self._greetings:  # another one has taken its place
+            self._greetings[name].cancel()
+        self._greetings[name] = asyncio.ensure_future(self._greet(name, deployed))
 
-    async def _greet(self, deployed: Deployed) -> None:
+    async def _greet(self, name: str, deployed: Deployed) -> None:
         """Say that a release answers, and the first time how to call it."""
-        await self._workers.serving(deployed.key)
-        self.say(f"{deployed.owner}/{deployed.endpoint}: release {deployed.release_id[:12]} serves")
+        api, workers = await asyncio.shield(self._opened)
+        workers.look()
+        await workers.serving(deployed.key)
+        self.say(f"{name}: release {deployed.release_id[:12]} serves")
         if self._has_greeted:
             return
         self._has_greeted = True
         with suppress(WorkerError):
-            known = await asyncio.to_thread(self._api.get, "/v1/functions")
-            line = curl_line(self._url, deployed, known)
+            known = await asyncio.to_thread(api.get, "/v1/functions")
+            line = curl_line(self._url, deployed, known, token_file=self._folder.token_file)
             self.say(f"try it:\n\n  {line}\n")
 
     async def _end(self) -> None:
         """End in order: whoever has something to say still finds somebody to say it to."""
         self.say("stopping: workers let their requests end (Ctrl-C again ends at once)")
-        for greeting in self._greetings:
+        for greeting in self._greetings.values():
             greeting.cancel()
         for project in self._projects:
             await project.stop()
-        await self._workers.stop(_WORKERS_END_S)
+        if self._workers is not None:
+            await self._workers.stop(_WORKERS_END_S)
         await self._scheduler.stop(_SCHEDULER_ENDS_S)
         if self._hub is not None:
             await self._hub.stop(_HUB_ENDS_S)

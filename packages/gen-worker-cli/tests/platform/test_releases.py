@@ -1,0 +1,168 @@
+"""`gen-worker deploy`, `promote`, `rollback`, `releases`, `worker`: against a real platform."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Cli, Platform, Project, StartUp
+
+
+def deploy(cli: Cli, project: Project, *words: str) -> dict[str, object]:
+    done = cli("deploy", *words, project=project.folder)
+    assert done.code == 0, done.stderr
+    return msgspec.json.decode(done.stdout, type=dict[str, object])
+
+
+def asked(cli: Cli, *words: str) -> str:
+    done = cli(*words)
+    assert done.code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def platform(start_up: StartUp) -> Platform:
+    return start_up("--no-hub")
+
+
+@pytest.mark.claims("deploy.publishes", "deploy.tags", "promote.moves", "rollback.moves")
+def test_traffic_moves_with_the_tag(cli: Cli, project: Project, platform: Platform) -> None:
+    first = deploy(cli, project)
+    assert (first["owner"], first["endpoint"]) == ("ann", "shout")
+    assert (first["is_new"], first["tags"]) == (True, ["prod"])
+    assert platform.call() == "one x"
+
+    project.write("two")
+    second = deploy(cli, project)
+    assert (second["is_new"], second["tags"]) == (True, [])
+    assert platform.call() == "one x"
+    again = deploy(cli, project)
+    assert (again["is_new"], again["release_id"]) == (False, second["release_id"])
+
+    asked(cli, "promote", "shout", "--reason", "better")
+    assert platform.call() == "two x"
+    asked(cli, "rollback", "ann/shout")
+    assert platform.call() == "one x"
+    asked(cli, "rollback", "shout", "--forward")
+    assert platform.call() == "two x"
+
+    project.write("three")
+    deploy(cli, project, "--tag", "canary")
+    assert platform.call(name="shout/say:canary") == "three x"
+    assert platform.call() == "two x"
+    deploy(cli, project, "--promote")
+    assert platform.call() == "three x"
+    asked(cli, "promote", "shout", str(first["release_id"])[:12])
+    assert platform.call() == "one x"
+
+
+@pytest.mark.claims("releases.list", "releases.history", "releases.delete")
+def test_releases_and_what_happened_to_their_tags(
+    cli: Cli, project: Project, platform: Platform
+) -> None:
+    first = deploy(cli, project)["release_id"]
+    project.write("two")
+    second = deploy(cli, project)["release_id"]
+    asked(cli, "promote", "shout", "--reason", "better")
+    rows = platform.rows("releases", "releases", "shout")
+    assert [(row["release_id"], row["tags"]) for row in rows] == [(second, ["prod"]), (first, [])]
+    changes = platform.rows("releases", "changes", "shout", "--history")
+    assert (changes[0]["action"], changes[0]["reason"]) == ("promote", "better")
+    refused = cli("releases", "shout", "--delete", str(second))
+    assert refused.code != 0
+    assert "Traceback" not in refused.stderr
+    asked(cli, "releases", "shout", "--delete", str(first)[:16])
+    assert [row["release_id"] for row in platform.rows("releases", "releases")] == [second]
+
+
+@pytest.mark.claims("deploy.name", "deploy.refusals")
+def test_names_and_projects_that_cannot_be_published(
+    cli: Cli, project: Project, platform: Platform
+) -> None:
+    named = deploy(cli, project, "--name", "Bob/Loud Speaker")
+    assert (named["owner"], named["endpoint"]) == ("bob", "loud-speaker")
+    assert platform.call(name="bob/loud-speaker/say") == "one x"
+
+    project.write_source("import nothing_of_that_name\n")
+    broken = cli("deploy", project=project.folder)
+    assert (broken.code, broken.stdout) == (2, "")
+    assert "nothing_of_that_name" in broken.stderr
+    assert "is not published" in broken.stderr
+    nothing = cli("deploy")
+    assert nothing.code == 2
+    assert "there is no endpoint.toml" in nothing.stderr
+
+
+@pytest.mark.claims("platform.found", "platform.missing")
+def test_where_the_platform_is(cli: Cli, project: Project, platform: Platform) -> None:
+    for words in ((), ("--url", platform.url), ("--data", platform.urls["data"])):
+        assert platform.run("releases", *words).code == 0
+    elsewhere = cli("releases", "--data", "nowhere")
+    assert elsewhere.code == 2
+    assert "start one with `gen-worker up`" in elsewhere.stderr
+    silent = cli("releases", "--url", "http://127.0.0.1:9")
+    assert silent.code == 1
+    assert "nobody answers at http://127.0.0.1:9" in silent.stderr
+    unknown = cli("promote", "shuot")
+    assert (unknown.code, "there is no endpoint 'shuot'" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.claims("worker.starts")
+def test_a_worker_that_is_started_by_hand(cli: Cli, project: Project, start_up: StartUp) -> None:
+    platform = start_up("--workers", "0", "--no-hub", project=project)
+    platform.expect("is deployed")
+    worker = cli.start("worker", "shout", "--name", "mine")
+    try:
+        assert platform.call() == "one x"
+        (row,) = platform.ask("GET", "/v1/workers")["workers"]
+        assert row["worker_id"] == "mine"
+    finally:
+        worker.terminate()
+        worker.communicate()
+    assert worker.returncode == 0
+    refused = cli("worker", "shout", "--tag", "nothing")
+    assert (refused.code, "has no tag 'nothing'" in refused.stderr) == (2, True)
+
+
+@pytest.mark.claims("requests.list", "requests.show", "requests.cancel")
+def test_requests_are_listed_shown_and_canceled(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    platform = start_up("--workers", "0", "--no-hub", project=project)
+    platform.expect("is deployed")
+    ids = [platform.submit(str(number)) for number in range(3)]
+    rows = platform.rows("requests", "requests", "--status", "queued")
+    assert [row["request_id"] for row in rows] == ids[::-1]
+    assert len(platform.rows("requests", "requests", "--limit", "2")) == 2
+    assert platform.rows("requests", "requests", "--function", "nothing") == []
+    assert msgspec.json.decode(asked(cli, "requests", ids[0]))["status"] == "queued"
+    assert f"{ids[0]} is canceled" in cli("requests", ids[0], "--cancel").stderr
+    ended = cli("requests", ids[0], "--cancel")
+    assert (ended.code, "had ended already: canceled" in ended.stderr) == (1, True)
+    assert cli("requests", "--cancel").code == 2
+    assert cli("requests", "--cancel", "--function", "say").code == 0
+    assert {row["status"] for row in platform.rows("requests", "requests")} == {"canceled"}
+
+
+@pytest.mark.claims("ps.rows", "logs.lines")
+def test_processes_and_their_lines(cli: Cli, project: Project, start_up: StartUp) -> None:
+    project.write_source(
+        (project.folder / "app.py").read_text() + "\nprint('loaded', flush=True)\n"
+    )
+    platform = start_up("--no-hub", project=project)
+    assert platform.call() == "one x"
+    platform.await_workers(1)
+    rows = platform.processes()
+    assert sorted(rows) == ["scheduler", "shout.1", "up"]
+    assert rows["up"]["pid"] == platform.process.pid
+    assert all(row["memory_bytes"] > 1_000_000 for row in rows.values())
+    assert rows["shout.1"]["worker"]["endpoint"] == "shout"
+    assert "shout.1 | loaded" in asked(cli, "logs", "shout")
+    assert "worker.startup.phase" in asked(cli, "logs", "shout.1", "--raw")
+    last = asked(cli, "logs", "-n", "1").splitlines()
+    assert len(last) <= 1
+    unknown = cli("logs", "nobody")
+    assert (unknown.code, "nothing is called 'nobody'" in unknown.stderr) == (2, True)
