@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gen_worker.runtime.scheduler.costs import GpuClass
 from gen_worker.runtime.scheduler.fleet.member import Member
+from gen_worker.runtime.scheduler.fleet.pool import Pool
 from gen_worker.runtime.scheduler.fleet.views import DeviceView, ModelView, WorkerView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gen_worker.runtime.scheduler.costs import GpuClass
     from gen_worker.runtime.scheduler.fleet.holdings import Holdings
     from gen_worker.runtime.scheduler.gateway import Session
     from gen_worker.runtime.scheduler.snapshots import WorkerState
@@ -32,7 +33,7 @@ class Fleet:
         """
         self._processor_slots = processor_slots
         self._members: dict[str, Member] = {}
-        self._pools: dict[str, dict[str, Member]] = {}
+        self._pools: dict[str, Pool] = {}
         """By release, those that are there or may be back."""
         self.sizes: dict[str, int] = {}
         """By ref, bytes of models in memory as workers measured them."""
@@ -65,7 +66,10 @@ class Fleet:
         member.registered(session, now)
         if before != member.release_id:
             self._leave_pool(member, before)
-        self._pools.setdefault(member.release_id, {})[member.worker_id] = member
+        pool = self._pools.get(member.release_id)
+        if pool is None:
+            pool = self._pools[member.release_id] = Pool()
+        pool.add(member)
         member.reported(registration.resources, self.sizes, now)
         return member
 
@@ -89,9 +93,9 @@ class Fleet:
 
     def _leave_pool(self, member: Member, release_id: str) -> None:
         pool = self._pools.get(release_id)
-        if pool is not None and pool.get(member.worker_id) is member:
-            del pool[member.worker_id]
-            if not pool:
+        if pool is not None:
+            pool.discard(member)
+            if not len(pool):
                 del self._pools[release_id]
 
     # -- for placement -----------------------------------------------------------------------------
@@ -99,18 +103,12 @@ class Fleet:
     def states(self, release_id: str, width: int = 1) -> Sequence[WorkerState]:
         """Return the workers of a release."""
         pool = self._pools.get(release_id)
-        return [] if pool is None else [member.state(width) for member in pool.values()]
-
-    def pool(self, release_id: str) -> Sequence[Member]:
-        """Return the workers of a release."""
-        return list(self._pools.get(release_id, {}).values())
+        return () if pool is None else pool.states(width)
 
     def classes(self, release_id: str) -> tuple[GpuClass, ...]:
         """Return the kinds of GPU that a release's workers have, once each."""
-        found = {}
-        for member in self._pools.get(release_id, {}).values():
-            found[member.hardware.gpu_class] = member.hardware.vram_bytes
-        return tuple(GpuClass(name, size) for name, size in found.items())
+        pool = self._pools.get(release_id)
+        return () if pool is None else pool.classes()
 
     # -- for people --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.decisions import Policy
     from gen_worker.runtime.scheduler.fleet.job import Job
+    from gen_worker.runtime.scheduler.fleet.pool import Pool
     from gen_worker.runtime.scheduler.gateway import Session
     from gen_worker.runtime.scheduler.snapshots import Nearby
     from gen_worker.runtime.wire import FunctionCapabilities, Resources
@@ -77,6 +78,8 @@ class Member:
         """Jobs at once; 0 is not known."""
         self._limit_until = 0.0
         self._states: dict[int, WorkerState] = {}
+        self.pool: Pool | None = None
+        """Of its release; told of every change."""
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "gone"
@@ -100,7 +103,10 @@ class Member:
         self.heard_at = now
         self.functions = frozenset(resources.available_functions)
         self.loading = frozenset(resources.loading_functions)
-        self.hardware = hardware_of(resources)
+        hardware = hardware_of(resources)
+        if hardware is not self.hardware and self.pool is not None:
+            self.pool.reorder()
+        self.hardware = hardware
         self._resize(resources)
         self._correct(resources, sizes, now)
         for function in self.functions & self._unavailable.keys():
@@ -212,6 +218,8 @@ class Member:
     def touch(self) -> None:
         """Have its state made anew."""
         self._states.clear()
+        if self.pool is not None:
+            self.pool.touched(self)
 
     def state(self, width: int = 1) -> WorkerState:
         """Return what it is now.
