@@ -69,6 +69,8 @@ async def test_the_end_of_a_request_is_told_as_it_is_shown(
                     break
                 await asyncio.sleep(0.01)
         assert (row["webhook_id"], row["attempts"]) == (got.webhook_id, 1)
+        figures = (await client.get("/metrics")).text
+        assert 'gen_worker_scheduler_webhooks_total{outcome="delivered"} 1.0' in figures
         paths = (await client.get("/openapi.json")).json()["paths"]
         assert {"/v1/requests/{id}/webhooks", "/v1/webhooks/secrets"} <= paths.keys()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.ledger import LedgerStatistics
     from gen_worker.runtime.scheduler.requests import Live, Requests
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
+    from gen_worker.runtime.scheduler.webhooks import WebhookStatistics
 
 __all__ = ["Figures", "SchedulerMetrics"]
 
@@ -31,6 +32,7 @@ class Figures(NamedTuple):
 
     ledger: Callable[[], LedgerStatistics]
     gateway: Callable[[], GatewayStatistics]
+    webhooks: Callable[[], WebhookStatistics]
     workers: Callable[[], Iterable[WorkerView]]
     clock: Callable[[], float]
     """Unix time, the ledger's own."""
@@ -121,6 +123,7 @@ class SchedulerMetrics:
         yield from self._collect_ends()
         yield from self._collect_present()
         yield from _collect_workers(self._figures.workers(), self._figures.gateway())
+        yield from _collect_webhooks(self._figures.webhooks())
         yield from _collect_ledger(self._figures.ledger())
 
     def _figures_of(self, function: Function) -> _Function:
@@ -230,6 +233,25 @@ def _collect_workers(workers: Iterable[WorkerView], gateway: GatewayStatistics) 
     for reason, count in gateway.refused.items():
         refused.add_metric((reason,), count)
     yield refused
+
+
+def _collect_webhooks(webhooks: WebhookStatistics) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    ends = CounterMetricFamily(
+        "gen_worker_scheduler_webhooks",
+        "Events that receivers have, or that were given up.",
+        labels=("outcome",),
+    )
+    ends.add_metric(("delivered",), webhooks.delivered)
+    ends.add_metric(("failed",), webhooks.failed)
+    yield ends
+    yield CounterMetricFamily(
+        "gen_worker_scheduler_webhook_attempts", "Attempts to deliver one.", webhooks.attempts
+    )
+    yield GaugeMetricFamily(
+        "gen_worker_scheduler_webhooks_in_flight", "Those under way.", webhooks.in_flight
+    )
 
 
 def _collect_ledger(ledger: LedgerStatistics) -> Iterator[Any]:

@@ -294,14 +294,18 @@ class _Opening:
             credentials=self._credentials,
             options=around.gateway,
         )
-        figures = Figures(
-            records.ledger.statistics, gateway.statistics, dispatcher.workers, around.clock
-        )
-        metrics = SchedulerMetrics(requests, figures)
         secrets = await asyncio.to_thread(
             WebhookSecrets, self._below("scheduler", "webhook-secrets")
         )
         webhooks = self._webhooks(records, secrets)
+        figures = Figures(
+            records.ledger.statistics,
+            gateway.statistics,
+            webhooks.statistics,
+            dispatcher.workers,
+            around.clock,
+        )
+        metrics = SchedulerMetrics(requests, figures)
         routes = WebhookRoutes(webhooks, records.ledger, secrets)
         stack.push_async_callback(webhooks.close)
         stack.push_async_callback(requests.close)
