@@ -15,13 +15,17 @@ from gen_worker.runtime.wire.commands import ResolvedModel
 from gen_worker.spec import ModelParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from gen_worker.models.overrides import HubLookup
     from gen_worker.runtime.scheduler.catalog import FunctionFacts
     from gen_worker.spec import Binding
 
 __all__ = ["Chosen", "FunctionModels"]
+
+_MAX_REMEMBERED = 256
+_MAX_CHARS = 512
+_NOT_SAID = object()
 
 
 class Chosen(NamedTuple):
@@ -48,7 +52,12 @@ class FunctionModels:
         }
         for name in self._injections:
             self.parameters[name] = _parameter(name, Permissions())
-        self._usual: tuple[str, ...] | None = None
+        fields = [row["field"] for row in self._rows.values() if row.get("kind") == "dispatch"]
+        fields += [ref.key for ref in self._injections.values() if ref.is_per_call]
+        self._deciding = tuple(dict.fromkeys(fields))
+        """Fields of a payload that decide about models."""
+        self._usual: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        """Refs by the values of those fields, where callers choose nothing."""
 
     def __bool__(self) -> bool:
         return bool(self.parameters)
@@ -91,22 +100,26 @@ class FunctionModels:
     def _refs(
         self, callers: Mapping[str, ModelChoice], payload: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        if not callers and self._usual is not None:
-            return self._usual
+        # Reading refs takes as long as all the rest, and few fields of a payload decide.
+        key = tuple(payload.get(field, _NOT_SAID) for field in self._deciding)
+        if callers or not all(map(_is_short, key)):
+            return self._read_refs(callers, payload)
+        known = self._usual.get(key)
+        if known is None:
+            if len(self._usual) >= _MAX_REMEMBERED:
+                self._usual.clear()
+            known = self._usual[key] = self._read_refs(callers, payload)
+        return known
+
+    def _read_refs(
+        self, callers: Mapping[str, ModelChoice], payload: Mapping[str, Any]
+    ) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for name in self.parameters:
             choice = callers.get(name) or self._declared(name, payload)
             if choice is not None and choice.ref:
                 found[str(choice.target)] = None
-        refs = tuple(found)
-        if not callers and not any(self._per_call()):
-            self._usual = refs
-        return refs
-
-    def _per_call(self) -> Iterator[bool]:
-        """Yield of each parameter whether the payload decides what it is given."""
-        yield from (row.get("kind") == "dispatch" for row in self._rows.values())
-        yield from (ref.is_per_call for ref in self._injections.values())
+        return tuple(found)
 
     def _declared(self, name: str, payload: Mapping[str, Any]) -> ModelChoice | None:
         """Return what a parameter is given; None where only the worker can say."""
@@ -131,6 +144,10 @@ class FunctionModels:
         key = value.strip() if isinstance(value, str) else ""
         picked: Mapping[str, Any] = table[key if key in table else row["default"]]
         return picked
+
+
+def _is_short(value: Any) -> bool:
+    return value is _NOT_SAID or (isinstance(value, str) and len(value) <= _MAX_CHARS)
 
 
 def _parameter(name: str, permissions: Permissions) -> ModelParameter:
