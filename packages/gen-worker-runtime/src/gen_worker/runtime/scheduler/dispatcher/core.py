@@ -62,6 +62,8 @@ class Core:
 
     def finish(self, job: Job) -> None:
         """Count a request as given no more: its worker has answered, or never will."""
+        if job.member.jobs.get(job.request_id) is not job:
+            return  # it was lost meanwhile
         job.member.remove(job)
         self._settle(job)
         self.freed(job.member)

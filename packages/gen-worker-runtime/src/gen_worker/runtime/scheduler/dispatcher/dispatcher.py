@@ -215,6 +215,10 @@ class Dispatcher(GatewayHandler):
     def registered(self, session: Session, registration: Registration) -> None:
         now, known = self._clock(), self.fleet.find(session.worker_id)
         is_anew = known is None or known.connection != session.connection
+        if known is not None and known.session is not None and known.session is not session:
+            for job in known.jobs.values():  # connections are counted from 1 again
+                job.connection = 0
+            is_anew = True
         member = self.fleet.register(session, registration, now)
         self._losses.registered(member, session, registration)
         if is_anew:

@@ -198,7 +198,13 @@ class Lines:
                 return looks
             options = live.options
             line = self._line(queue, live, options)
-            if not self._step(line, live, options):
+            try:
+                has_left = self._step(line, live, options)
+            except Exception:  # of a placement that is not ours, or of one that cannot be
+                _log.exception("queue %r cannot be served now", queue)
+                self._again(line, self._core.clock() + self._core.options.policy.look_again_s)
+                has_left = False
+            if not has_left:
                 return looks
             if member is not None and not self._goes_on(line, member):
                 return looks

@@ -91,7 +91,7 @@ class Losses:
             timer.cancel()
         named = frozenset(registration.in_flight_request_ids)
         for job in list(member.jobs.values()):
-            if not job.is_sent or job.connection >= session.connection:
+            if not job.is_sent or job.connection >= session.connection or job.is_answered:
                 continue
             if job.request_id in named:
                 job.connection = session.connection
@@ -186,7 +186,7 @@ class Losses:
         self._timers.pop(member.worker_id, None)
         if member.is_connected:
             return
-        jobs = [job for job in member.jobs.values() if job.is_sent]
+        jobs = [job for job in member.jobs.values() if job.is_sent and not job.is_answered]
         if jobs:
             count = len(jobs)
             _log.warning("worker %r is lost with %d requests", member.worker_id, count)

@@ -96,6 +96,11 @@ class Facts(Protocol):
     @property
     def is_streamed(self) -> bool: ...
     @property
+    def timeout_ms(self) -> int | None:
+        """The author's limit; the worker's clock begins with the function."""
+        ...
+
+    @property
     def max_batch(self) -> int | None:
         """Calls that one run takes together; None when it takes one."""
         ...

@@ -48,6 +48,8 @@ _STRAGGLERS_S = 0.02
 _FREE_REFUSALS = 16
 """Of one request by busy workers; each further one counts as an attempt."""
 _MAX_COUNTED = 10_000
+_NEAR_S = 1.0
+"""Before a request's deadline, a worker's clock may say that it has passed."""
 _REJECTED = "request.rejected"
 _UNAVAILABLE = ("hardware_unmet", "function_unavailable")
 _BUSY = ("worker_overloaded", "retryable")
@@ -84,13 +86,7 @@ class Taking:
 
     def result(self, member: Member, result: JobResult) -> None:
         """Take the one answer to a request; it may come twice."""
-        job = member.jobs.get(result.request_id)
-        if job is None:
-            former = self._core.former.pop((member.worker_id, result.request_id), None)
-            if former is not None:
-                self._late(former, result)
-                return
-            job = self._adopt(member, result.request_id)
+        job = member.jobs.get(result.request_id) or self._unknown(member, result)
         if job is None or job.result is not None or not job.is_sent:
             return
         if job.is_over or job.live.is_over:
@@ -105,6 +101,18 @@ class Taking:
             self._complete(job)
             if not job.is_over:
                 self._later(self._core.options.stream_grace_s, self._give_stream_up, job)
+
+    def _unknown(self, member: Member, result: JobResult) -> Job | None:
+        """Return the job of a result that is nobody's here, if there is one.
+
+        A failure has none: it may be the repetition of one that was taken, and the request be
+        waiting to be tried again.
+        """
+        former = self._core.former.pop((member.worker_id, result.request_id), None)
+        if former is not None:
+            self._late(former, result)
+            return None
+        return self._adopt(member, result.request_id) if result.success else None
 
     def _succeeded(self, job: Job, result: JobResult) -> None:
         """End a request whose output is all here."""
@@ -182,9 +190,7 @@ class Taking:
 
     def _failed(self, job: Job, result: JobResult) -> None:
         record, kind = job.live.record, result.error_type
-        deadline_at = record.deadline_at
-        is_late = deadline_at is not None and self._core.clock() >= deadline_at - 1.0
-        failure = failure_of(result, is_late=is_late)
+        failure = failure_of(result, is_late=self._is_late(job, result))
         is_begun = not is_refusal(result) or job.stream.next > 1
         if kind in _UNAVAILABLE and (not is_begun or kind == "hardware_unmet"):
             job.member.refused_function(job.function, failure.message)
@@ -196,6 +202,15 @@ class Taking:
             return
         self._core.finish(job)
         self._core.requests.failed(job.live, job.attempt, failure)
+
+    def _is_late(self, job: Job, result: JobResult) -> bool:
+        """Tell whether a deadline is why a request was canceled: its own, or its author's."""
+        deadline_at = job.live.record.deadline_at
+        if deadline_at is not None and self._core.clock() >= deadline_at - _NEAR_S:
+            return True
+        limit_ms = job.facts.timeout_ms if job.facts is not None else None
+        seen = result.observation
+        return bool(limit_ms) and seen is not None and seen.runtime_ms >= (limit_ms or 0)
 
     def _is_free(self, seq: int) -> bool:
         """Count a refusal; tell whether it costs the request nothing."""

@@ -96,5 +96,10 @@ class Job:
         return self.live.record.function
 
     @property
+    def is_answered(self) -> bool:
+        """Whether all of its output is here, and about to be written."""
+        return self.result is not None and bool(self.result.payload)
+
+    @property
     def is_sent(self) -> bool:
         return self.attempt > 0
