@@ -38,10 +38,10 @@ def _cuda_works() -> bool:
     if "torch" not in sys.modules and not _may_have_gpu():
         return False
     try:
-        import torch
+        import torch  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return False
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())
 
 
 def _may_have_gpu() -> bool:

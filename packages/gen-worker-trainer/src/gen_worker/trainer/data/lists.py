@@ -1,0 +1,77 @@
+"""Batches that are there already: in the job spec, or in an Arrow stream file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.trainer.data.cursor import Cursor
+from gen_worker.trainer.errors import InputMaterializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["ArrowIpcBatches", "MockBatches"]
+
+
+class MockBatches:
+    """The batches of a job spec, as they are written there."""
+
+    def __init__(self, batches: Sequence[Any], *, epochs: int = 1) -> None:
+        """Begin with the first.
+
+        Args:
+            batches: JSON values.
+            epochs: How often all of them are given; 0 never ends.
+        """
+        self._batches = batches
+        self._epochs = epochs
+        self._cursor = Cursor()
+
+    def cursor(self) -> Cursor:
+        return self._cursor
+
+    def seek(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def iter_batches(self) -> Iterator[Any]:
+        """Yield them from the cursor on."""
+        while self._batches and (not self._epochs or self._cursor.epoch < self._epochs):
+            epoch = self._cursor.epoch
+            for number in range(self._cursor.batch, len(self._batches)):
+                self._cursor = Cursor(epoch=epoch, batch=number + 1)
+                yield self._batches[number]
+            self._cursor = Cursor(epoch=epoch + 1)
+
+
+class ArrowIpcBatches:
+    """The record batches of an Arrow IPC stream file, one after the other."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._cursor = Cursor()
+
+    def cursor(self) -> Cursor:
+        return self._cursor
+
+    def seek(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def iter_batches(self) -> Iterator[Any]:
+        """Yield them from the cursor on.
+
+        Raises:
+            InputMaterializationError: The file is no Arrow stream.
+        """
+        import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        skip = self._cursor.batch
+        try:
+            with pa.OSFile(self._path) as file, pa.ipc.open_stream(file) as stream:
+                for number, batch in enumerate(stream):
+                    if number >= skip:
+                        self._cursor = Cursor(batch=number + 1)
+                        yield batch
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputMaterializationError(
+                f"{self._path!r} cannot be read as an Arrow stream: {error}"
+            ) from error
