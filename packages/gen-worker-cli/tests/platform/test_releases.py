@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -108,6 +109,34 @@ def test_where_the_platform_is(cli: Cli, project: Project, platform: Platform) -
     assert "nobody answers at http://127.0.0.1:9" in silent.stderr
     unknown = cli("promote", "shuot")
     assert (unknown.code, "there is no endpoint 'shuot'" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.claims("platform.found", "GEN_WORKER_URL", "GEN_WORKER_DATA_DIR", "XDG_DATA_HOME")
+def test_the_surroundings_say_where_the_platform_is(cli: Cli, platform: Platform) -> None:
+    data = platform.urls["data"]
+    for environment in (
+        {"GEN_WORKER_URL": platform.url, "XDG_DATA_HOME": "/nowhere"},
+        {"GEN_WORKER_DATA_DIR": data, "XDG_DATA_HOME": "/nowhere"},
+        {"XDG_DATA_HOME": os.path.dirname(data)},
+    ):
+        assert cli("releases", **environment).code == 0
+    missing = cli("releases", XDG_DATA_HOME="/nowhere")
+    assert (missing.code, "'/nowhere/gen-worker'" in missing.stderr) == (2, True)
+    nobody = cli("releases", GEN_WORKER_URL="http://127.0.0.1:9")
+    assert nobody.code == 1
+
+
+@pytest.mark.claims("up.token", "GEN_WORKER_TOKEN")
+def test_other_machines_need_a_token(cli: Cli, project: Project, start_up: StartUp) -> None:
+    platform = start_up("--no-hub", "--http", "0.0.0.0:0", project=project)
+    platform.expect("serves")
+    token = cli.folder / ".local" / "share" / "gen-worker" / "scheduler" / "token"
+    assert f'"Authorization: Bearer $(cat {token})"' in platform.expect("curl")
+    assert cli("releases").code == 0
+    refused = cli("releases", "--url", platform.url)
+    assert (refused.code, "set GEN_WORKER_TOKEN" in refused.stderr) == (1, True)
+    secret = token.read_text().strip()
+    assert cli("releases", "--url", platform.url, GEN_WORKER_TOKEN=secret).code == 0
 
 
 @pytest.mark.claims("worker.starts")

@@ -29,7 +29,7 @@ class Screen:
 
     def __init__(self, stream: TextIO, *, is_coloured: bool) -> None:
         self.is_coloured = is_coloured
-        self._stream = stream
+        self._stream: TextIO | None = stream
         self._waiting: deque[str] = deque()
         self._left_out = 0
         self._changed = threading.Condition()
@@ -64,11 +64,13 @@ class Screen:
                     return
                 text = "".join(self._waiting)
                 self._waiting.clear()
+            if self._stream is None:
+                continue
             try:
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):  # nobody reads any more; the files still tell
-                self._stream = open(os.devnull, "w", encoding="utf-8")
+                self._stream = None
 
 
 class Logbook:
