@@ -139,11 +139,17 @@ def worker_address(settings: SchedulerSettings, gateway: Gateway) -> str:
     return f"127.0.0.1:{port}" if is_wildcard(host.strip("[]")) else gateway.address
 
 
-def url_towards(settings: SchedulerSettings, listener: socket.socket, peer: str = "") -> str:
-    """Return the URL of the HTTP side, as a gRPC peer reaches it; empty is this machine."""
+def url_towards(settings: SchedulerSettings, bound: tuple[str, int], peer: str = "") -> str:
+    """Return the URL of the HTTP side, as a gRPC peer reaches it; empty is this machine.
+
+    Args:
+        settings: May name it.
+        bound: Host and port that clients are served on.
+        peer: Whoever is to reach it.
+    """
     if settings.public_url:
         return settings.public_url.rstrip("/")
-    host, port = listener.getsockname()[:2]
+    host, port = bound
     if is_wildcard(host):
         host = own_address_towards(peer) if peer else "127.0.0.1"
     return url_with_host(host, port)
@@ -271,10 +277,11 @@ class _Opening:
         requests, catalog = records.requests, Catalog(records.releases)
         models = ModelFacts(around.models, self._below("models"))
         stack.push_async_callback(models.close)
+        bound = records.listener.getsockname()[:2]  # requests are given away while it is closed
 
         def files_url(worker_id: str) -> str:
             session = gateway.sessions.get(worker_id)
-            return url_towards(settings, records.listener, "" if session is None else session.peer)
+            return url_towards(settings, bound, "" if session is None else session.peer)
 
         dispatcher = Dispatcher(
             catalog,

@@ -53,7 +53,7 @@ class Scheduler:
         self.dispatcher = parts.dispatcher
         self.gateway = parts.gateway
         self.worker_tokens = parts.worker_tokens
-        self.url = url_towards(settings, parts.listener)
+        self.url = url_towards(settings, parts.listener.getsockname()[:2])
         """Of the HTTP API."""
         self.worker_address = worker_address(settings, parts.gateway)
         """Where workers connect to."""
