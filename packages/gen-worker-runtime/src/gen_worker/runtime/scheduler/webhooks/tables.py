@@ -62,6 +62,9 @@ UPDATE webhooks SET state = ?, attempts = ?, next_at = ?, last_at = ?, last_stat
     last_error = ?
 WHERE seq = ? AND event = ? AND state = 'pending'
 """
+_GIVE_UP = """
+UPDATE webhooks SET state = 'gone', last_at = ? WHERE seq = ? AND state IN ('waiting', 'pending')
+"""
 
 
 class Promise(NamedTuple):
@@ -116,8 +119,10 @@ def advance(connection: sqlite3.Connection, now: float, seqs: Collection[int] | 
 
 
 def settle(connection: sqlite3.Connection, settled: Settled) -> None:
-    """Note what became of an attempt."""
+    """Note what became of an attempt; who is gone is told nothing more of this request."""
     connection.execute(_SETTLE, (*settled[2:], *settled[:2]))
+    if settled.state == "gone":
+        connection.execute(_GIVE_UP, (settled.last_at, settled.seq))
 
 
 def forget(connection: sqlite3.Connection, before: float) -> bool:

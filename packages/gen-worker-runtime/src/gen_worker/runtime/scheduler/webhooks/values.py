@@ -19,7 +19,7 @@ WebhookEvent = Literal["started", "completed"]
 ALL_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 DeliveryState = Literal["waiting", "pending", "delivered", "failed", "gone"]
 """`waiting` for its event, `pending` until a receiver has it, `failed` after the last try, `gone`
-when the receiver answered 410."""
+when the receiver answered 410, perhaps to another event of the request."""
 
 
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ class _Wanted:
 
     def __init__(self, promises: Sequence[tables.Promise]) -> None:
         self.promises = promises
+        """That are not written yet."""
         self.start_is_awaited = any(promise.event == "started" for promise in promises)
 
 
@@ -209,7 +210,10 @@ class Webhooks:
         if written.cancelled():
             return
         error = written.exception()
-        if error is None or isinstance(error, RetryableError):  # or the scheduler is stopping
+        if error is None:
+            wanted.promises = ()
+            return
+        if isinstance(error, RetryableError):  # the scheduler is stopping
             return
         _log.warning(
             "a webhook of request %r is noted later: %s", wanted.promises[0].request_id, error
