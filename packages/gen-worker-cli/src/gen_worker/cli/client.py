@@ -2,7 +2,7 @@
 
   generate [URL]                        Structs and one method per function, as one module
 
-URL is that of `gen-worker serve --http` or of a platform (default: GEN_WORKER_URL, else the platform
+URL is that of `gen-worker serve --http` or of a platform (default: GEN_WORKER_URL, else the one
 that runs on this machine); GEN_WORKER_TOKEN is the token, where one is needed. The same functions
 give the same module, so that it can be kept with the code that uses it.
 """

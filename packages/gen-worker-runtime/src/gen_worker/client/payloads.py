@@ -63,7 +63,7 @@ def encode_payload(payload: Any, refs: Mapping[str, str]) -> bytes:
 def _path(value: Any) -> PurePath:
     if isinstance(value, PurePath):
         return value
-    raise NotImplementedError(f"objects of type {type(value).__name__} are not supported")
+    raise TypeError(f"objects of type {type(value).__name__} are not supported")
 
 
 def _encode(payload: Any, replace: Any) -> bytes:
