@@ -66,7 +66,7 @@ __all__ = [
 ROOT_TOKEN_NAME = "token"
 """File in the scheduler's folder of a token that may do everything."""
 
-OWNER = "local"
+OWNER = "local-dev"
 """Whose endpoints are meant where nobody is named."""
 
 _DAY_S = 86_400.0
