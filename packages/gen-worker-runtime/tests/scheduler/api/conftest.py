@@ -309,3 +309,12 @@ def run_api(tmp_path: Path) -> RunApi:
         return running_api(tmp_path, **options)
 
     return run
+
+
+ServeApi = Callable[..., AbstractAsyncContextManager[ApiHost]]
+"""The same on a folder that is given."""
+
+
+@pytest.fixture(scope="session")
+def serve_api() -> ServeApi:
+    return running_api
