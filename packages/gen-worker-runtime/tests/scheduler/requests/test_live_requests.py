@@ -600,9 +600,41 @@ async def test_a_deadline_that_passed_meanwhile_ends_it_at_the_start(
         assert (await record_of(desk, "a")).status == "canceled"
 
 
-async def test_nothing_is_accepted_once_it_is_closed(open_desk: Any, clock: Any) -> None:
+async def test_nothing_is_taken_once_it_is_closed(open_desk: Any) -> None:
     async with open_desk() as desk:
-        live = await desk.submit("a")
-    assert await desk.requests.produced(live, 1, [delta(1)]) is None
+        live, other = await desk.submit("a"), await desk.submit("b")
+        desk.give()
+        assert desk.requests.take(QUEUE) is other
+    await desk.requests.produced(live, 1, [delta(1)])
+    await desk.requests.failed(live, 1, BROKEN, is_worker_lost=True)
+    await desk.requests.ended(live, 1, WON, DONE)
+    desk.requests.given(other, "w1")
+    desk.requests.put_back(live)
     with pytest.raises(RetryableError, match="stopping"):
-        await desk.submit("b")
+        await desk.submit("c")
+    async with open_desk() as desk:
+        assert [live.request_id for live in desk.requests.running()] == ["a"]
+        assert desk.requests.position("b") == 0
+
+
+async def test_a_dispatcher_that_raises_stops_no_timer(open_desk: Any, monkeypatch: Any) -> None:
+    def broken(_live: Any, _reason: Any) -> None:
+        raise LookupError("broken")
+
+    async with open_desk() as desk:
+        monkeypatch.setattr(desk.hands, "interrupt", broken)
+        lives = [await desk.submit(name, deadline_at=desk.clock.now + 5) for name in "ab"]
+        for _ in lives:
+            desk.give()
+        with pytest.raises(LookupError):
+            desk.pass_s(6)
+        async with asyncio.timeout(30):
+            while not all(live.is_over for live in lives):
+                await asyncio.sleep(0.01)
+        third = await desk.submit("c")
+        desk.give()
+        with pytest.raises(LookupError):
+            await desk.requests.cancel("c")
+        desk.pass_s(GRACE_S)
+        await desk.settle()
+        assert third.record.status == "canceled"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gen_worker.runtime.scheduler.requests.live import Live, Runner, Watcher
+from gen_worker.runtime.scheduler.requests.options import RequestOptions
 from gen_worker.runtime.scheduler.requests.policy import RetryPolicy
-from gen_worker.runtime.scheduler.requests.requests import RequestOptions, Requests
+from gen_worker.runtime.scheduler.requests.requests import Requests
 
 __all__ = ["Live", "RequestOptions", "Requests", "RetryPolicy", "Runner", "Watcher"]

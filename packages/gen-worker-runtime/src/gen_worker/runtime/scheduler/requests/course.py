@@ -49,13 +49,15 @@ class Course:
         self._loop = asyncio.get_running_loop()
 
     def push(self, live: Live) -> None:
-        """Have it wait for its turn."""
+        """Have it wait for its turn, and somebody look."""
         self.lives.enqueue(live)
         self.runner.wake(live.queue)
 
     def run(self, live: Live, worker_id: str) -> None:
         """Have a worker run it, unless it is over; it waits no longer."""
         reason = live.cancel_reason
+        if self.writer.is_closed:
+            return
         if not live.is_ending and (live.place, live.worker_id) != ("worker", worker_id):
             self.lives.dequeue(live)
             live.place = "worker"
@@ -80,15 +82,14 @@ class Course:
     def stop(self, live: Live, reason: CancelReason) -> Future[None] | None:
         """Have a request end; return its end when it does so at once."""
         live.cancel_reason = reason
-        is_running = live.place == "worker"
-        if is_running:
-            self.runner.interrupt(live, reason)
-        if live.is_ending:  # the worker was not to be reached
-            return None
+        ended, is_running = None, live.place == "worker"
         if is_running and reason != "deadline":
             self.lives.end_by(live, self._clock() + self._cancel_grace_s)
-            return None
-        return self.end(live, canceled_ending(live.record, reason))
+        else:
+            ended = self.end(live, canceled_ending(live.record, reason))
+        if is_running:
+            self.runner.interrupt(live, reason)
+        return ended
 
     def end(self, live: Live, ending: Ending) -> Future[None]:
         """Have it end, whatever its worker says."""

@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 
 from gen_worker.runtime.scheduler.changes import may_be_tried_again, require_same
@@ -18,11 +17,12 @@ from gen_worker.runtime.scheduler.queries import record_by_key
 from gen_worker.runtime.scheduler.requests import marks, records
 from gen_worker.runtime.scheduler.requests.course import Course
 from gen_worker.runtime.scheduler.requests.endings import canceled_ending, failed_ending
-from gen_worker.runtime.scheduler.requests.policy import Attempts, RetryPolicy
+from gen_worker.runtime.scheduler.requests.options import RequestOptions
+from gen_worker.runtime.scheduler.requests.policy import Attempts
 from gen_worker.runtime.scheduler.requests.queues import queue_of
 from gen_worker.runtime.scheduler.requests.reading import unfinished
 from gen_worker.runtime.scheduler.requests.writing import Again, End
-from gen_worker.runtime.scheduler.waiting import Waiting, WaitingLimits
+from gen_worker.runtime.scheduler.waiting import Waiting
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -42,18 +42,7 @@ if TYPE_CHECKING:
         Submitted,
     )
 
-__all__ = ["RequestOptions", "Requests"]
-
-
-class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How requests wait, and how long they are waited for."""
-
-    waiting: WaitingLimits = WaitingLimits()
-    retries: RetryPolicy = RetryPolicy()
-    cancel_grace_s: float = 5.0
-    """How long a worker may take to stop a request before it is ended as canceled anyway."""
-    max_uncommitted_bytes: int = 64 * 1024**2
-    """What workers have said and the disk has not taken; beyond it `is_behind` says so."""
+__all__ = ["Requests"]
 
 
 class Requests:
@@ -238,7 +227,7 @@ class Requests:
 
         Nothing happens when it has ended meanwhile, or waits already.
         """
-        if live.is_ending or live.place not in ("dispatcher", "worker"):
+        if live.is_ending or live.place not in ("dispatcher", "worker") or self._is_closed:
             return
         if live.place == "worker":
             live.record = records.waiting(live.record)
@@ -314,7 +303,8 @@ class Requests:
 
         Nothing happens when that attempt is over already.
         """
-        if live.is_ending or attempt != live.attempt or live.place not in ("dispatcher", "worker"):
+        is_present = attempt == live.attempt and live.place in ("dispatcher", "worker")
+        if live.is_ending or not is_present or self._is_closed:
             return self._course.done()
         if live.cancel_reason is not None:
             return self._course.end(live, canceled_ending(live.record, live.cancel_reason))
@@ -357,6 +347,10 @@ class Requests:
     def oldest(self, queue: str) -> float | None:
         """Return when the request came that waits longest; None when nobody waits."""
         return self._waiting.oldest(queue)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._course.writer.is_closed
 
     # -- in ----------------------------------------------------------------------------------------
 

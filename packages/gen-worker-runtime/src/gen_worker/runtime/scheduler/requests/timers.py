@@ -54,10 +54,12 @@ class Timers:
     def look(self) -> None:
         """Ring for everything whose moment has come."""
         now = self._clock()
-        while self._heap and self._heap[0][0] <= now:
-            _, seq = heapq.heappop(self._heap)
-            self._ring(seq, now)
-        self._arm()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                _, seq = heapq.heappop(self._heap)
+                self._ring(seq, now)
+        finally:
+            self._arm()
 
     def close(self) -> None:
         """Ring no more."""

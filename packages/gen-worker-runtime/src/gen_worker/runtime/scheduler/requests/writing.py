@@ -105,7 +105,8 @@ class Writer:
         """Those whose next step has found no room."""
         self._retry: asyncio.TimerHandle | None = None
         self._retry_s = _FIRST_RETRY_S
-        self._is_closed = False
+        self.is_closed = False
+        """Whether what is said counts no more."""
         self.size_bytes = 0
         """Of events that are not on disk."""
 
@@ -116,7 +117,7 @@ class Writer:
 
     def add(self, live: Live, step: Step) -> None:
         """Write a step after all others of its request."""
-        if self._is_closed:
+        if self.is_closed:
             _settle(step)
             return
         self.size_bytes += step.size_bytes
@@ -151,7 +152,7 @@ class Writer:
         while self._in_flight:
             with suppress(LedgerWriteError):
                 await self._ledger.flush()
-        self._is_closed = True
+        self.is_closed = True
         if self._retry is not None:
             self._retry.cancel()
         for live in self._stalled:
@@ -194,7 +195,7 @@ class Writer:
 
     def _stall(self, live: Live) -> None:
         self._stalled.append(live)
-        if self._retry is None and not self._is_closed:
+        if self._retry is None and not self.is_closed:
             self._retry = self._loop.call_later(self._retry_s, self._try_one)
             self._retry_s = min(2 * self._retry_s, _MAX_RETRY_S)
 
