@@ -230,7 +230,7 @@ class Puppet:
         self.worker_id = worker_id
         self.facts: dict[str, Any] = {"available_functions": ("echo",), **facts}
         self.commands: asyncio.Queue[Message] = asyncio.Queue()
-        self._gateway = gateway
+        self._address = gateway.address
         self._is_split = is_split
         self._stack = AsyncExitStack()
         self._calls: dict[StreamRole, Any] = {}
@@ -241,7 +241,7 @@ class Puppet:
         self._stack = AsyncExitStack()
         for role in _ROLES if self._is_split else _ROLES[:1]:
             channel = await self._stack.enter_async_context(
-                grpc.aio.insecure_channel(self._gateway.address, options=CHANNEL_OPTIONS)
+                grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
             )
             call: Any = channel.stream_stream(METHODS[role])()
             self._stack.callback(call.cancel)
@@ -379,6 +379,10 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def make(self, platform: Platform, worker_id: str, **facts: Any) -> Puppet:
+        """Return a worker that is not connected yet."""
+        return Puppet(worker_id, platform.gateway, is_split=True, **facts)
 
     def scheduling(self, **options: Any) -> AbstractAsyncContextManager[Platform]:
         """Have a scheduler on the folder until the block ends."""

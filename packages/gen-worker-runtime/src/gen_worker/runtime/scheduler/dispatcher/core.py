@@ -52,8 +52,25 @@ class Core:
         """By worker and request id, what a worker had when it was lost, and may still answer."""
         self.running: Counter[str] = Counter()
         """By function, what workers have of it; the keys are those of costs."""
+        self._timers: set[asyncio.TimerHandle] = set()
         self.freed: Callable[[Member], None] = lambda member: None
         """Told of a worker that may take more than before."""
+
+    def later(self, seconds: float, call: Callable[..., object], *args: object) -> None:
+        """Call something in a while, unless all is closed by then."""
+
+        def ring() -> None:
+            self._timers.discard(timer)
+            call(*args)
+
+        timer = self.loop.call_later(max(0.0, seconds), ring)
+        self._timers.add(timer)
+
+    def close(self) -> None:
+        """Do nothing later any more."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def begin(self, job: Job) -> None:
         """Count a request as given."""
@@ -98,7 +115,7 @@ class Core:
         job.is_interrupted = True
         if job.is_sent:
             self.tell(job.member, InterruptJob(request_id=job.request_id))
-            self.loop.call_later(self.options.stuck_after_s, self._give_up, job)
+            self.later(self.options.stuck_after_s, self._give_up, job)
 
     def _give_up(self, job: Job) -> None:
         if job.member.jobs.get(job.request_id) is job and job.live.is_over:

@@ -127,6 +127,7 @@ class Dispatcher(GatewayHandler):
         self._losses.close()
         await self._giving.close()
         await self._taking.close()
+        self._core.close()
         if self._saver is not None:
             self._saver.cancel()
             with contextlib.suppress(asyncio.CancelledError):

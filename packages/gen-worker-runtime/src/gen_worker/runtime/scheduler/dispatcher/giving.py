@@ -81,7 +81,7 @@ class Giving:
         except LedgerWriteError as error:
             _log.warning("the payload of %r cannot be read now: %s", live, error)
             self._core.finish(job)
-            self._core.loop.call_later(_PAUSE_S, requests.put_back, live)
+            self._core.later(_PAUSE_S, requests.put_back, live)
             return
         except WorkerError as error:
             self._fail(job, error)
@@ -140,7 +140,7 @@ class Giving:
             return
         if member.is_connected:  # it does not read what it was sent
             until = member.refused(core.clock())
-            core.loop.call_later(max(0.0, until - core.clock()), core.freed, member)
+            core.later(until - core.clock(), core.freed, member)
         core.finish(job)
         core.requests.put_back(live)
 

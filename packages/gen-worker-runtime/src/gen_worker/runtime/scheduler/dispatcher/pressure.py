@@ -67,7 +67,7 @@ class Pressure:
         member.session.pause_reading()
         if not self._is_looking:
             self._is_looking = True
-            self._core.loop.call_later(_LOOK_S, self._look_again)
+            self._core.later(_LOOK_S, self._look_again)
 
     def _look(self) -> None:
         for worker_id, member in list(self._held.items()):
@@ -81,4 +81,4 @@ class Pressure:
         self._look()
         self._is_looking = bool(self._held)
         if self._is_looking:
-            self._core.loop.call_later(_LOOK_S, self._look_again)
+            self._core.later(_LOOK_S, self._look_again)

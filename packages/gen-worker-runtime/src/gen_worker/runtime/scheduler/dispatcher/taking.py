@@ -100,7 +100,7 @@ class Taking:
         else:
             self._complete(job)
             if not job.is_over:
-                self._later(self._core.options.stream_grace_s, self._give_stream_up, job)
+                self._core.later(self._core.options.stream_grace_s, self._give_stream_up, job)
 
     def _unknown(self, member: Member, result: JobResult) -> Job | None:
         """Return the job of a result that is nobody's here, if there is one.
@@ -122,7 +122,7 @@ class Taking:
         elif len(result.payload) > _IN_THREAD_BYTES:
             self._begin(self._convert(job, result))
         elif job.has_reported and not job.is_reported:
-            self._later(_STRAGGLERS_S, self._end, job, result)
+            self._core.later(_STRAGGLERS_S, self._end, job, result)
         else:
             self._end(job, result)
 
@@ -226,7 +226,7 @@ class Taking:
         member.remove(job)
         until = member.refused(self._core.clock())
         self._put_back(job)
-        self._later(max(0.0, until - self._core.clock()), self._core.freed, member)
+        self._core.later(until - self._core.clock(), self._core.freed, member)
 
     def _put_back(self, job: Job) -> None:
         self._core.finish(job)
@@ -337,9 +337,6 @@ class Taking:
         self._pressure.took(job.member, written, size_bytes)
 
     # -- later -------------------------------------------------------------------------------------
-
-    def _later(self, seconds: float, call: Callable[..., object], *args: object) -> None:
-        self._core.loop.call_later(seconds, call, *args)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._core.loop.create_task(work)
