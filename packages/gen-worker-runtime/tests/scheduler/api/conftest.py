@@ -104,6 +104,9 @@ class Hands:
     def models(self) -> list[ModelView]:
         return [ModelView(ref="acme/flux", size_bytes=5, workers={"w1": "vram"})]
 
+    def waits_for(self, queue: str) -> str:
+        return "no worker is there"
+
     async def drain(self, worker_id: str, deadline_s: float = 0.0, reason: str = "") -> bool:
         self.drained.append((worker_id, deadline_s, reason))
         return any(view.id == worker_id for view in self.views)

@@ -46,7 +46,8 @@ async def test_a_submitted_request_is_kept_and_shown(run_api: RunApi) -> None:
         assert (shown["request_id"], shown["status"], shown["owner"]) == ("r1", "queued", "ada")
         assert (shown["endpoint"], shown["function"], shown["tag"]) == ("paint", "draw", "prod")
         assert (shown["priority"], shown["attempt"]) == (2, 1)
-        assert (await client.get("/v1/requests/r1")).json()["position"] == 0
+        shown = (await client.get("/v1/requests/r1")).json()
+        assert (shown["position"], shown["waits_for"]) == (0, "no worker is there")
         assert await host.ledger.record("r1") is not None
         live = await host.hands.take()
         assert (await client.get("/v1/requests/r1")).json()["status"] == "running"

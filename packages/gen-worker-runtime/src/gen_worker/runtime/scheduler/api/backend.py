@@ -83,7 +83,13 @@ class SchedulerBackend:
         self.direct = None
         self.files = files
         self.models = None
-        self.jobs = LedgerJobs(parts.ledger, parts.requests, parts.intake, check=check_webhook)
+        self.jobs = LedgerJobs(
+            parts.ledger,
+            parts.requests,
+            parts.intake,
+            waits_for=parts.workers.waits_for,
+            check=check_webhook,
+        )
         self._ledger = parts.ledger
         self._requests = parts.requests
         self._catalog = parts.catalog

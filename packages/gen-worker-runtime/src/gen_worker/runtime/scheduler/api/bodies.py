@@ -37,18 +37,26 @@ class _Facts(msgspec.Struct, gc=False, omit_defaults=True):
     ended_at: float | None = None
     error_type: str = ""
     position: int | None = None
+    waits_for: str = ""
 
 
-def facts_of(record: RequestRecord, position: int | None = None) -> bytes:
+def facts_of(record: RequestRecord) -> bytes:
     """Return what is known of a request, as a JSON object without its id and its answer."""
-    return _encode(_facts(record, position, ""))
+    return _encode(_facts(record))
 
 
-def shown(record: RequestRecord, position: int | None = None) -> bytes:
-    """Return what a listing shows of a request, as a JSON object."""
+def shown(record: RequestRecord, position: int | None = None, waits_for: str = "") -> bytes:
+    """Return what a listing shows of a request, as a JSON object.
+
+    Args:
+        record: The request.
+        position: How many have their turn before.
+        waits_for: Why the first of them waits.
+    """
     ending = record.ending
     failure = None if ending is None else ending.failure
-    facts = _encode(_facts(record, position, failure.error_type if failure else ""))
+    error_type = "" if failure is None else failure.error_type
+    facts = _encode(_facts(record, error_type, position, waits_for))
     return b'{"request_id":%b,%b' % (_encode(record.request_id), facts[1:])
 
 
@@ -122,7 +130,12 @@ class _Collected:
             self._records_bytes += len(event.data)
 
 
-def _facts(record: RequestRecord, position: int | None, error_type: str) -> _Facts:
+def _facts(
+    record: RequestRecord,
+    error_type: str = "",
+    position: int | None = None,
+    waits_for: str = "",
+) -> _Facts:
     return _Facts(
         record.status,
         record.function,
@@ -141,4 +154,5 @@ def _facts(record: RequestRecord, position: int | None, error_type: str) -> _Fac
         record.ended_at,
         error_type,
         position,
+        waits_for,
     )

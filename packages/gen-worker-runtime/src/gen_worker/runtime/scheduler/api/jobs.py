@@ -40,6 +40,7 @@ class LedgerJobs:
         requests: Requests,
         intake: Intake,
         *,
+        waits_for: Callable[[str], str],
         check: Callable[[Webhook], None] = lambda _webhook: None,
     ) -> None:
         """Keep requests in a ledger.
@@ -48,10 +49,12 @@ class LedgerJobs:
             ledger: Where they are.
             requests: Those that have not ended.
             intake: Where new ones come in.
+            waits_for: Says why the first request of a queue waits.
             check: Raises a `ValidationError` for a webhook that nothing can be sent to.
         """
         self.ledger = ledger
         self.requests = requests
+        self.waits_for = waits_for
         self._intake = intake
         self._check = check
 
@@ -138,10 +141,15 @@ class LedgerJob:
     async def answer(self) -> bytes:
         record = self.record
         if record.ending is None:
-            requests = self._jobs.requests
-            position = requests.position(self.request_id) if self._shows_position else None
-            return shown(record, position)
+            return self._as_it_waits(record)
         return await answer_of(self._jobs.ledger, record, self._last)
+
+    def _as_it_waits(self, record: RequestRecord) -> bytes:
+        if self._live is None or not self._shows_position:
+            return shown(record)
+        position = self._jobs.requests.position(self.request_id)
+        is_waiting = position is not None
+        return shown(record, position, self._jobs.waits_for(self._live.queue) if is_waiting else "")
 
     async def wait(self) -> None:
         record = self.record

@@ -71,6 +71,8 @@ class RequestRow(Row, frozen=True, kw_only=True):
     error_type: str = ""
     position: int | None = None
     """How many have their turn before."""
+    waits_for: str = ""
+    """Why the first of them waits; shown of one request."""
 
 
 class RequestList(Row, frozen=True, kw_only=True):
