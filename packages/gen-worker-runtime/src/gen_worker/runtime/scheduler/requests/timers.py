@@ -53,6 +53,9 @@ class Timers:
 
     def look(self) -> None:
         """Ring for everything whose moment has come."""
+        if self._handle is not None:  # it may be set for what is over after this
+            self._handle.cancel()
+            self._handle = None
         now = self._clock()
         try:
             while self._heap and self._heap[0][0] <= now:
