@@ -150,14 +150,14 @@ class Platform:
             found = self.ask("GET", f"/v1/requests/{request_id}")
             return found if found["status"] in wanted else None
 
-        return self._until(look)
+        return self.until(look)
 
     def await_workers(self, count: int) -> None:
         def look() -> bool:
             rows = self.ask("GET", "/v1/workers")["workers"]
             return len([row for row in rows if row["state"] == "ready"]) == count
 
-        self._until(look)
+        self.until(look)
 
     def await_answer(self) -> None:
         """Wait until the scheduler answers again."""
@@ -169,14 +169,15 @@ class Platform:
                 return False
             return True
 
-        self._until(look)
+        self.until(look)
 
     def await_gone(self, pids: list[int]) -> None:
         """Wait until none of these processes runs; the number of one may be another's by then."""
         began = {pid: started_at(pid) for pid in pids}
-        self._until(lambda: not any(at and started_at(pid) == at for pid, at in began.items()))
+        self.until(lambda: not any(at and started_at(pid) == at for pid, at in began.items()))
 
-    def _until(self, look: Callable[[], T]) -> T:
+    def until(self, look: Callable[[], T]) -> T:
+        """Wait for something; return it."""
         deadline = time.monotonic() + TIMEOUT_S
         while not (found := look()):
             assert time.monotonic() < deadline, self.transcript

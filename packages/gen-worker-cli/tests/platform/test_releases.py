@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -174,6 +175,29 @@ def test_requests_are_listed_shown_and_canceled(
     assert cli("requests", "--cancel").code == 2
     assert cli("requests", "--cancel", "--function", "say").code == 0
     assert {row["status"] for row in platform.rows("requests", "requests")} == {"canceled"}
+
+
+@pytest.mark.claims("invoke.url")
+def test_a_platform_is_called_from_the_command_line(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    platform = start_up("--no-hub", project=project)
+    words = ("invoke", "shout/say:prod", "hello", "--url", platform.url)
+    done = cli(*words, project=project.folder)
+    assert (done.stdout, done.stderr, done.code) == ('{"text":"one hello"}\n', "", 0)
+    whole = cli("invoke", "say", '{"text": "x"}', "--url", platform.url)
+    assert (whole.stdout, whole.code) == ('{"text":"one x"}\n', 0)
+    wrong = cli("invoke", "say", "{}", "--url", platform.url)
+    assert (wrong.stdout, wrong.code) == ("", 2)
+    unknown = cli("invoke", "sya", "{}", "--url", platform.url)
+    assert (unknown.stdout, unknown.code) == ("", 2)
+
+    slow = cli.start("invoke", "say", '{"text": "x", "delay_s": 60}', "--url", platform.url)
+    (row,) = platform.until(lambda: platform.ask("GET", "/v1/requests?status=running")["requests"])
+    slow.send_signal(signal.SIGINT)
+    slow.communicate(timeout=60)
+    assert slow.returncode == 130
+    assert platform.ended(row["request_id"])["status"] == "canceled"
 
 
 @pytest.mark.claims("ps.rows", "logs.lines")

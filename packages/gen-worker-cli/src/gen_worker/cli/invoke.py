@@ -1,4 +1,4 @@
-"""Send a request to a running `gen-worker serve`.
+"""Send a request to a running `gen-worker serve`, or with --url to a platform.
 
 The payload is one JSON object, @FILE, - for stdin, or arguments as `gen-worker run` takes them:
 "a red fox" steps=30 image@cat.png
@@ -38,16 +38,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SOCKET,
         help=f"tcp://host:port, unix:///path or a path (default: ./{DEFAULT_SOCKET})",
     )
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        default="",
+        help="a platform, such as `gen-worker up` runs; FUNCTION may be "
+        "owner/endpoint/function:tag",
+    )
     parser.add_argument("--stream", action="store_true", help="print values as they are produced")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
         default=0.0,
-        help="stop waiting after this long, exit code 2; the request goes on at the server "
-        "(default: 0, wait for ever)",
+        help="stop waiting after this long, exit code 2; the request goes on at the server, with "
+        "--url it is canceled (default: 0, wait for ever)",
     )
     add_output_options(parser, envelope=False)
+    parser.set_defaults(data="")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -58,6 +66,10 @@ def main(args: argparse.Namespace) -> int:
     from gen_worker.runtime.ndjson.client import NoServerError, RequestTimeoutError
 
     printer = ResultPrinter(divert_stdout(), envelope=args.envelope, pretty=args.pretty)
+    if args.url:
+        from gen_worker.cli.platform.invoking import invoke
+
+        return invoke(args, _payload(args), printer)
     try:
         with connect(args.socket) as client:
             request = Request(client, args.function, _payload(args), stream=args.stream)
@@ -115,8 +127,11 @@ def _from_tokens(args: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     from gen_worker.cli.project import find_function, open_endpoint
     from gen_worker.errors import WorkerError
 
+    name = args.function
+    if args.url:  # of `owner/endpoint/function:tag`, what the project calls it
+        name = name.rpartition("/")[2].partition(":")[0]
     try:
-        spec = find_function(open_endpoint(args), args.function)
+        spec = find_function(open_endpoint(args), name)
     except WorkerError as error:
         if args.config or args.module:
             raise

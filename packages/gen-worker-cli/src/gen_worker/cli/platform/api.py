@@ -60,6 +60,7 @@ class Api:
             parts.hostname,
             parts.path.rstrip("/"),
         )
+        self.token = token
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._timeout_s = timeout_s
 

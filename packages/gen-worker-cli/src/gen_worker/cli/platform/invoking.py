@@ -1,0 +1,59 @@
+"""`gen-worker invoke --url`: a request to a platform, followed to its end."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.cli.platform.api import find_api
+from gen_worker.client import Client
+from gen_worker.client.errors import CallError, error_of_answer
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gen_worker.cli.results import ResultPrinter
+    from gen_worker.client import Request, StreamEvent
+
+__all__ = ["invoke"]
+
+
+def invoke(args: argparse.Namespace, payload: dict[str, Any], printer: ResultPrinter) -> int:
+    """Submit a request and print what it produces, as it comes; Ctrl-C cancels it.
+
+    Raises:
+        CallError: It failed, or the platform has refused it.
+    """
+    api = find_api(args)
+    with Client(api.url, api.token) as client:
+        request = client.submit(args.function, payload, timeout_s=args.timeout or None)
+        try:
+            return _follow(request, printer)
+        except CallError:  # it has ended, or nobody is there to cancel it
+            raise
+        except BaseException:
+            with suppress(CallError):
+                request.cancel()
+            raise
+
+
+def _follow(request: Request, printer: ResultPrinter) -> int:
+    for event in request.events():
+        match event.name:
+            case "delta":
+                printer.print("yield", event.data)
+            case "result":
+                printer.print("result", event.data["output"])
+            case "error":
+                raise error_of_answer(event.data)
+            case "restarted":
+                _tell_restart(event)
+            case _:  # what the handler reports is in the worker's log
+                pass
+    return 0
+
+
+def _tell_restart(event: StreamEvent) -> None:
+    text = "its worker was lost: it begins anew, what was printed is void"
+    print(f"gen-worker invoke: {text}", file=sys.stderr, flush=True)
