@@ -99,9 +99,8 @@ class Stage:
 
 
 def functions_of(stage: Stage) -> list[Any]:
-    @inference_function
+    @inference_function(description="Return what came.")
     async def echo(ctx: RequestContext, payload: Text) -> Text:
-        """Return what came."""
         stage.runs[payload.text] += 1
         return payload
 

@@ -141,6 +141,7 @@ def test_a_deadline_is_the_host_s(client: Any, host: Host) -> None:
     with pytest.raises(errors.DeadlineExceededError) as caught:
         client.run("hold", timeout_s=0.1)
     host.stage.expect("holding", "deadline")
+    assert isinstance(caught.value, CallError)
     assert caught.value.http_status == 504
     with pytest.raises(ValueError, match="timeout_s must be positive"):
         client.run("echo", timeout_s=0)
@@ -177,6 +178,7 @@ def test_a_result_is_waited_for_only_so_long(client: Any, host: Host) -> None:
     assert request.status() == "running"
     with pytest.raises(errors.DeadlineExceededError) as caught:
         request.result(timeout_s=0.1)
+    assert isinstance(caught.value, CallError)
     assert caught.value.request_id == request.id
     assert client.cancel(request.id) is True
     with pytest.raises(errors.CanceledError):
@@ -200,6 +202,7 @@ def test_the_same_key_is_the_same_request(client: Any, host: Host) -> None:
     assert host.stage.runs["a"] == 1
     with pytest.raises(errors.DuplicateRequestError) as caught:
         client.run("echo", text="b", idempotency_key="k")
+    assert isinstance(caught.value, CallError)
     assert caught.value.http_status == 409
 
 
