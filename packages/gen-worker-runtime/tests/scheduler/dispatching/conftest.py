@@ -201,6 +201,7 @@ async def scheduling(
     requests: RequestOptions | None = None,
     gateway: GatewayOptions | None = None,
     address: str = "127.0.0.1:0",
+    outfit: Any = None,
     **own: Any,
 ) -> AsyncIterator[Platform]:
     platform = Platform()
@@ -208,7 +209,7 @@ async def scheduling(
     async with AsyncExitStack() as stack:
         platform.ledger = ledger = await Ledger.open(folder, LedgerOptions())
         stack.push_async_callback(ledger.close)
-        dispatcher = Dispatcher(functions, Clothes(), ledger, options=options, **own)
+        dispatcher = Dispatcher(functions, outfit or Clothes(), ledger, options=options, **own)
         platform.dispatcher = dispatcher
         requests = requests or RequestOptions(retries=EASY_RETRIES, cancel_grace_s=PATIENCE_S)
         platform.requests = Requests(ledger, requests, clock=dispatcher.clock)

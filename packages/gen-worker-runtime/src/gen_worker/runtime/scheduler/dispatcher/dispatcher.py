@@ -221,10 +221,10 @@ class Dispatcher(GatewayHandler):
                 job.connection = 0
             is_anew = True
         member = self.fleet.register(session, registration, now)
-        self._losses.registered(member, session, registration)
         if is_anew:
             self._core.tell(member, self._outfit.config(member.state()))
             self._tell_drain(member)
+        self._losses.registered(member, session, registration)
         self._lines.freed(member)
 
     def heartbeat(self, session: Session, registration: Registration) -> None:
