@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import io
 import random
@@ -164,6 +165,8 @@ HOSTILE: dict[str, list[tuple[tarfile.TarInfo, bytes]]] = {
     "file behind link": [member("l", linkname="l2/x", **LINK), member("l2", linkname=".", **LINK)],
     "link to nothing": [member("a", linkname="nothing", **LINK)],
     "circle": [member("a", linkname="b", **LINK), member("b", linkname="a", **LINK)],
+    "link of bytes": [member("a", linkname="\udcff", **LINK)],
+    "name of bytes": [member("\udcff", b"x")],
     "hard link": [member("a", linkname="src/paint.py", **HARD)],
     "device": [member("a", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
     "block": [member("a", type=tarfile.BLKTYPE)],
@@ -269,6 +272,22 @@ async def test_an_upload_that_breaks_off_leaves_nothing(run_api: RunApi, tmp_pat
             while list(tmp_path.glob("uploads/*")):
                 await asyncio.sleep(0.005)
         assert (await upload(host, project_of(host))).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "error"),
+    [(errno.ENOSPC, 507, "disk_full"), (errno.EROFS, 503, "resource")],
+)
+async def test_a_disk_that_takes_nothing_is_told(
+    run_api: RunApi, monkeypatch: pytest.MonkeyPatch, number: int, status: int, error: str
+) -> None:
+    def fail(*_given: object) -> bytes:
+        raise OSError(number, "it fails")
+
+    monkeypatch.setattr("gen_worker.runtime.scheduler.api.release_routes.unpack", fail)
+    async with run_api(is_published=False) as host:
+        found = await upload(host, project_of(host))
+        assert (found.status_code, found.json()["error"]) == (status, error)
 
 
 async def test_a_project_that_cannot_be_published_says_why(run_api: RunApi) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.hub.local.asgi import Answer, receive_file
@@ -29,6 +31,7 @@ from gen_worker.runtime.scheduler.releases import (
     RefusedReleaseError,
     ReleaseInUseError,
     ReleaseLimits,
+    ReleaseWriteError,
 )
 
 if TYPE_CHECKING:
@@ -113,9 +116,11 @@ class ReleaseRoutes:
             raise Refusal(400, "invalid_environment", f"{environment!r:.200} names no environment")
         async with self._turns:  # the others' bodies wait where they are
             loop = asyncio.get_running_loop()
-            folder = await loop.run_in_executor(self._executor, self._new_folder)
+            with _writing():
+                folder = await loop.run_in_executor(self._executor, self._new_folder)
             try:
-                lock = await self._receive(call, folder)
+                with _writing():
+                    lock = await self._receive(call, folder)
                 published = await self._published(call, folder, lock, owner, environment)
             finally:
                 await loop.run_in_executor(self._executor, _remove, folder)
@@ -165,6 +170,16 @@ class ReleaseRoutes:
                 f"the project cannot be published: {problems[0]}",
                 problems=problems,
             ) from error
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refusal(507, "disk_full", "the disk for releases is full") from error
+        raise ReleaseWriteError(f"the release cannot be kept: {error.strerror}") from error
 
 
 def tags_of(

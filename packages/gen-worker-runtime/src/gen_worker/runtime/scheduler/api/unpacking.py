@@ -30,6 +30,7 @@ _MAX_READ_BYTES = 1024**2
 """At once: a header that says it is longer is no path."""
 _MAX_HEADERS_BYTES = 64 * 1024**2
 """Of all that is no file's content."""
+_MAX_TARGET_BYTES = 1024
 _COPY_BYTES = 256 * 1024
 _BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError, OverflowError)
 
@@ -149,7 +150,7 @@ class _Unpacking:
     def _note_link(self, name: str, target: str) -> None:
         place = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
         leads_out = place == ".." or place.startswith(("../", "/"))
-        if not target or target.startswith("/") or "\0" in target or leads_out:
+        if not target or target.startswith("/") or leads_out or _is_odd(target):
             raise _refused(
                 f"link {name!r:.300} leads to {target!r:.300}, which is not in the project"
             )
@@ -207,6 +208,14 @@ class _Unpacking:
             os.symlink(target, path)
         except FileExistsError:
             raise _twice(name) from None
+
+
+def _is_odd(target: str) -> bool:
+    """Tell whether a link's target is none that every system could keep."""
+    try:
+        return "\0" in target or len(target.encode()) > _MAX_TARGET_BYTES
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return True
 
 
 def _refused(problem: str) -> Refusal:
