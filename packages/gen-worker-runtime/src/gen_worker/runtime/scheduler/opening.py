@@ -285,7 +285,7 @@ class _Opening:
 
         dispatcher = Dispatcher(
             catalog,
-            Outfitter(files.passes, files_url, models.describe),
+            Outfitter(catalog, files.passes, files_url, models.describe),
             records.ledger,
             options=replace(
                 around.dispatch, max_running=self._limits, lost_after_s=settings.lost_after_s

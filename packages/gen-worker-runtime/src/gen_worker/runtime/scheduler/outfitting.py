@@ -10,9 +10,11 @@ from gen_worker.runtime.wire import EndpointConfig
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from gen_worker.runtime.scheduler.catalog import Catalog
     from gen_worker.runtime.scheduler.files import Passes
     from gen_worker.runtime.scheduler.requests import Live
     from gen_worker.runtime.scheduler.snapshots import WorkerState
+    from gen_worker.runtime.scheduler.values import RequestRecord
     from gen_worker.runtime.wire import ResolvedRepo
 
     Describe = Callable[[Iterable[str]], Awaitable[Mapping[str, ResolvedRepo]]]
@@ -30,34 +32,54 @@ class Outfitter(Outfit):
     """Equips the workers of one scheduler. On the loop."""
 
     def __init__(
-        self, passes: Passes, base_url: Callable[[str], str], describe: Describe | None = None
+        self,
+        catalog: Catalog,
+        passes: Passes,
+        base_url: Callable[[str], str],
+        describe: Describe | None = None,
     ) -> None:
         """Prepare.
 
         Args:
+            catalog: Knows of which kind functions are.
             passes: Seals what a job may do with files.
             base_url: Returns where the files are, as a worker reaches them, by its id.
             describe: Returns the files of models by ref; what it leaves out a worker has to find
                 itself. None leaves out all.
         """
+        self._catalog = catalog
         self._passes = passes
         self._base_url = base_url
         self._describe = describe
 
     async def outfit(self, live: Live, state: WorkerState) -> Equipment:
-        record, base_url = live.record, self._base_url(state.worker_id)
+        """Return what a worker gets; see `Outfit`.
+
+        Jobs that publish models and datasets work with the hub of the worker's own settings.
+        """
+        record, options = live.record, live.options
+        repos: Mapping[str, ResolvedRepo] = {}
+        if options.refs and self._describe is not None:
+            repos = await self._describe(options.refs)
+        name = options.endpoint_owner, record.endpoint, record.release_id, record.function
+        facts = self._catalog.known(*name) or await self._catalog.facts(*name)
+        if facts.kind != "inference":
+            return Equipment(job_id=record.request_id, repos=repos)
+        return Equipment(
+            file_base_url=self._base_url(state.worker_id),
+            capability_token=self._token(record, state.worker_id),
+            repos=repos,
+        )
+
+    def _token(self, record: RequestRecord, worker_id: str) -> str:
         limit_s = _LONGEST_S if record.timeout_ms is None else record.timeout_ms / 1000 + _SLACK_S
-        token = self._passes.issue(
+        return self._passes.issue(
             seq=record.seq,
             request_id=record.request_id,
-            worker_id=state.worker_id,
+            worker_id=worker_id,
             owner=record.owner,
             ttl_s=min(limit_s, _LONGEST_S),
         )
-        repos: Mapping[str, ResolvedRepo] = {}
-        if live.options.refs and self._describe is not None:
-            repos = await self._describe(live.options.refs)
-        return Equipment(file_base_url=base_url, capability_token=token, repos=repos)
 
     def config(self, state: WorkerState) -> EndpointConfig:
         return _NOTHING

@@ -112,6 +112,7 @@ class Giving:
             invoker_id=options.invoker_id,
             file_base_url=equipment.file_base_url,
             capability_token=equipment.capability_token,
+            job_id=equipment.job_id,
             repos=equipment.repos,
             compute=_compute(job),
             hints=options.hints,

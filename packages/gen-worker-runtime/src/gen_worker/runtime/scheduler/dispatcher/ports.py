@@ -127,6 +127,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
 
     file_base_url: str = ""
     capability_token: str = ""
+    job_id: str = ""
     repos: Mapping[str, ResolvedRepo] = {}
     models: Mapping[str, ResolvedModel] = {}
 
