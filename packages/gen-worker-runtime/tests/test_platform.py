@@ -4,6 +4,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +178,34 @@ def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_just_given_to_a_worker_outlives_the_scheduler() -> None:
+    with Platform(shout) as platform:
+        requests = [platform.client.submit("shout", text=f"hi {n}") for n in range(20)]
+        platform.restart()
+        assert [one.result() for one in requests] == [{"text": f"HI {n}"} for n in range(20)]
+
+
+def spelled(platform: Platform, text: str) -> str:
+    seen: list[Any] = []
+    for item in platform.client.stream("spell", text=text, on_restart=lambda _: seen.clear()):
+        seen.append(item)
+    return texts(seen)
+
+
+def call_all(platform: Platform, name: str) -> None:
+    """Be a client that calls and streams, and gets what is right."""
+    for number in range(4):
+        text = f"{WORDS} {name} {number}"
+        assert platform.client.run("shout", text=text) == {"text": text.upper()}
+        assert spelled(platform, text) == text
+
+
 @pytest.mark.chaos
 def test_every_request_is_answered_whatever_goes_wrong(seed: int) -> None:
     with Platform([shout, spell], workers=2, lost_after_s=0.2) as platform:
-        platform.faults.add(*random_mishaps(seed, count=4))
-        for number in range(4):
-            text = f"{WORDS} {number}"
-            assert platform.client.run("shout", text=text) == {"text": text.upper()}
-            assert texts(platform.client.run("spell", text=text)) == text
+        platform.faults.add(*random_mishaps(seed, count=8, requests=20, deltas=5))
+        with ThreadPoolExecutor(3) as clients:
+            for done in [clients.submit(call_all, platform, name) for name in ("a", "b", "c")]:
+                done.result()
+        listed = [request["status"] for request in platform.client.requests()]
+        assert listed == ["succeeded"] * 24

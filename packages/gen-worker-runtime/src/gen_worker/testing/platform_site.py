@@ -130,6 +130,7 @@ class PlatformSite:
     async def restart(self) -> None:
         async with self._restarting:
             await self.scheduler.close()
+            self.cable.cut()  # as the end of its process does
             self.scheduler = await self._open()
 
     async def _open(self) -> Scheduler:
