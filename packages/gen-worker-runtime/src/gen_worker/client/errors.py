@@ -262,7 +262,7 @@ def error_of_refusal(
         request_id: What was asked about.
     """
     record = body if isinstance(body, dict) else {}
-    if "error_type" in record:
+    if "success" in record:  # only what was a call has it; a refusal may have an `error_type` too
         return error_of_answer(record, status, retry_after_s)
     code = _text(record, "error")
     cls = _BY_CODE.get(code) or _BY_STATUS.get(status)
