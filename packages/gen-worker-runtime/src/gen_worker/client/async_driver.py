@@ -6,22 +6,22 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from gen_worker.client.connections import (
     LOST,
     MAX_REPLY_BYTES,
     async_pieces_of,
     head_of,
     lost,
+    new_async_client,
     request_options,
-    setup_of,
 )
 from gen_worker.client.driving import Course
 from gen_worker.client.steps import Ask, Do, Give, Hold, LostError, Next, Open, Pause, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+
+    import httpx
 
     from gen_worker.client.steps import Flow, Head, Question, Step
 
@@ -36,7 +36,7 @@ class AsyncDriver:
     def __init__(self, url: str, token: str, transport: httpx.AsyncBaseTransport | None) -> None:
         self.is_closed = False
         self._url = url
-        self._http = httpx.AsyncClient(transport=transport, **setup_of(url, token))
+        self._http = new_async_client(url, token, transport)
         self._locks: dict[str, _Lock] = {}
 
     async def run(self, flow: Flow[T]) -> T:

@@ -6,16 +6,14 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from gen_worker.client.connections import (
     LOST,
     MAX_REPLY_BYTES,
     head_of,
     lost,
+    new_client,
     pieces_of,
     request_options,
-    setup_of,
 )
 from gen_worker.client.driving import Course
 from gen_worker.client.steps import Ask, Do, Give, Hold, LostError, Next, Open, Pause, Reply
@@ -23,6 +21,8 @@ from gen_worker.errors import CanceledError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    import httpx
 
     from gen_worker.client.steps import Flow, Head, Question, Step
 
@@ -37,7 +37,7 @@ class BlockingDriver:
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None) -> None:
         self.is_closed = False
         self._url = url
-        self._http = httpx.Client(transport=transport, **setup_of(url, token))
+        self._http = new_client(url, token, transport)
         self._locks: dict[str, _Lock] = {}
         self._lock = threading.Lock()
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from gen_worker.client.addresses import is_loopback
 from gen_worker.client.steps import Head, LostError
-from gen_worker.models.hub.connection import tls_context
+from gen_worker.models.hub.connection import load_httpx, tls_context
 from gen_worker.version import sdk_version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    import httpx
+
     from gen_worker.client.steps import Question
+
+else:
+    httpx = load_httpx()
 
 __all__ = [
     "LOST",
@@ -22,9 +25,10 @@ __all__ = [
     "async_pieces_of",
     "head_of",
     "lost",
+    "new_async_client",
+    "new_client",
     "pieces_of",
     "request_options",
-    "setup_of",
 ]
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
@@ -34,7 +38,17 @@ _CONNECT_S = 10.0
 _PIECE_BYTES = 256 * 1024
 
 
-def setup_of(url: str, token: str) -> dict[str, Any]:
+def new_client(url: str, token: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+    return httpx.Client(transport=transport, **_setup_of(url, token))
+
+
+def new_async_client(
+    url: str, token: str, transport: httpx.AsyncBaseTransport | None
+) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=transport, **_setup_of(url, token))
+
+
+def _setup_of(url: str, token: str) -> dict[str, Any]:
     """Return the options of an httpx client for a host.
 
     Redirects are not followed: an answer elsewhere must not be given the token.

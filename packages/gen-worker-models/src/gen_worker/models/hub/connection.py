@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
+    from types import ModuleType
 
     import httpx
 
     from gen_worker.cancel import CancelToken
 
-__all__ = ["HubConnection", "Reply", "raise_for", "segment", "tls_context"]
+__all__ = ["HubConnection", "Reply", "load_httpx", "raise_for", "segment", "tls_context"]
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 _MAX_SHOWN_CHARS = 256
@@ -30,19 +31,20 @@ _RETRY_PAUSE_S = 0.5
 CONNECT_TIMEOUT_S = 30.0
 
 
-def _load_httpx() -> None:
+def load_httpx() -> ModuleType:
     """Import httpx without its command line, which takes five times as long as all the rest.
 
     It comes along wherever click and rich are installed; httpx itself does without.
     """
     name = "httpx._main"
     if "httpx" in sys.modules:
-        return
+        return sys.modules["httpx"]
     sys.modules[name] = None  # type: ignore[assignment]  # the import system's word for "absent"
     try:
-        import httpx  # noqa: F401
+        import httpx
     finally:
         del sys.modules[name]
+    return httpx
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +117,7 @@ class HubConnection:
         clock: Clock = SYSTEM_CLOCK,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        _load_httpx()
+        load_httpx()
         import httpx
 
         base_url = base_url.strip().rstrip("/")
