@@ -56,7 +56,9 @@ class Core:
         self.freed: Callable[[Member], None] = lambda member: None
         """Told of a worker that may take more than before."""
 
-    def later(self, seconds: float, call: Callable[..., object], *args: object) -> None:
+    def later(
+        self, seconds: float, call: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
         """Call something in a while, unless all is closed by then."""
 
         def ring() -> None:
@@ -65,6 +67,11 @@ class Core:
 
         timer = self.loop.call_later(max(0.0, seconds), ring)
         self._timers.add(timer)
+        return timer
+
+    def later_of(self, job: Job, seconds: float, call: Callable[[Job], object]) -> None:
+        """Call something about a job in a while, unless it is over by then."""
+        job.timers.append(self.later(seconds, call, job))
 
     def close(self) -> None:
         """Do nothing later any more."""
@@ -94,6 +101,10 @@ class Core:
             self.former.popitem(last=False)
 
     def _settle(self, job: Job) -> None:
+        for timer in job.timers:
+            timer.cancel()
+            self._timers.discard(timer)
+        job.timers.clear()
         if self.given.get(job.request_id) is job:
             del self.given[job.request_id]
         self.running[job.cost_key] -= 1
@@ -115,7 +126,7 @@ class Core:
         job.is_interrupted = True
         if job.is_sent:
             self.tell(job.member, InterruptJob(request_id=job.request_id))
-            self.later(self.options.stuck_after_s, self._give_up, job)
+            self.later_of(job, self.options.stuck_after_s, self._give_up)
 
     def _give_up(self, job: Job) -> None:
         if job.member.jobs.get(job.request_id) is job and job.live.is_over:

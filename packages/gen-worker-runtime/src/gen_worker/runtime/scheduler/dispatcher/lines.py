@@ -170,16 +170,21 @@ class Lines:
         return looks
 
     def _candidates(self, member: Member) -> list[Line]:
-        """Return the lines a worker could serve, those first that it has the models of."""
+        """Return the lines a worker could serve, those first that it has the models of.
+
+        What has lost its patience comes before them: nobody starves behind a hot model.
+        """
         if not self._pools or not member.is_connected:
             return []
-        found: list[tuple[bool, int, Line]] = []
+        found: list[tuple[bool, bool, int, Line]] = []
+        overdue = self._core.clock() - self._core.options.policy.patience_s
         held = {ref for one in (*member.gpus, member.processor) for ref in one.models}
         for function in member.functions:
             for line in self._pools.get((member.release_id, function), {}).values():
-                found.append((not held.issuperset(line.refs), line.looked, line))
-        found.sort(key=lambda one: one[:2])
-        return [line for _, _, line in found[:_GLANCES]]
+                is_patient = line.deferred is None or line.deferred[1] > overdue
+                found.append((is_patient, not held.issuperset(line.refs), line.looked, line))
+        found.sort(key=lambda one: one[:3])
+        return [line for *_, line in found[:_GLANCES]]
 
     # One queue.
 

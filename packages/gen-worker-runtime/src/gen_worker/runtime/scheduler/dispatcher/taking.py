@@ -100,7 +100,8 @@ class Taking:
         else:
             self._complete(job)
             if not job.is_over:
-                self._core.later(self._core.options.stream_grace_s, self._give_stream_up, job)
+                grace_s = self._core.options.stream_grace_s
+                self._core.later_of(job, grace_s, self._give_stream_up)
 
     def _unknown(self, member: Member, result: JobResult) -> Job | None:
         """Return the job of a result that is nobody's here, if there is one.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from gen_worker.runtime.scheduler.fleet.stream import Stream
 
 if TYPE_CHECKING:
+    import asyncio
+
     from gen_worker.runtime.scheduler.decisions import Tier
     from gen_worker.runtime.scheduler.dispatcher.ports import Facts
     from gen_worker.runtime.scheduler.fleet.member import Member
@@ -39,6 +41,7 @@ class Job:
         "result",
         "stream",
         "tier",
+        "timers",
     )
 
     def __init__(
@@ -83,6 +86,8 @@ class Job:
         self.result: JobResult | None = None
         """Its result, where its stream is not whole yet."""
         self.output_bytes = 0
+        self.timers: list[asyncio.TimerHandle] = []
+        """Of no use once it is over."""
 
     def __repr__(self) -> str:
         return f"<Job {self.request_id!r} on {self.member.worker_id!r}, attempt {self.attempt}>"
