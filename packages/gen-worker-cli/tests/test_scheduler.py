@@ -188,6 +188,7 @@ def began(folder: Path, *, besides: set[str] = frozenset()) -> str:  # type: ign
     return str(until(lambda: next(iter(set(os.listdir(folder)) - besides - {"open"}), "")))
 
 
+@pytest.mark.claims("scheduler.serve")
 def test_a_released_endpoint_answers(
     cli: Cli, scheduler: Scheduler, start_worker: Callable[[str], object]
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_released_endpoint_answers(
     assert f"gen_worker_scheduler_requests_total{named} 2.0" in metrics
 
 
+@pytest.mark.claims("scheduler.killed")
 def test_a_killed_scheduler_goes_on_with_what_waits_and_what_runs(
     scheduler: Scheduler, gates: Path, start_worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -237,6 +239,7 @@ def test_what_a_killed_worker_had_is_given_to_another(
     assert (answer["output"]["pid"], answer["attempt"]) == (second.pid, 2)
 
 
+@pytest.mark.claims("scheduler.killed")
 def test_files_come_from_callers_and_go_back_to_them(
     scheduler: Scheduler, gates: Path, start_worker: Callable[[str], object]
 ) -> None:
@@ -252,12 +255,14 @@ def test_files_come_from_callers_and_go_back_to_them(
     assert scheduler.ask("GET", f"/v1/files/{copy}") == b"HELLO"
 
 
+@pytest.mark.claims("scheduler.serve", "scheduler.presence", "scheduler.stop", "scheduler.alone")
 def test_it_stops_cleanly_says_where_it_is_and_has_its_folder_alone(
     cli: Cli, scheduler: Scheduler
 ) -> None:
     presence = scheduler.data / "scheduler.json"
     said = msgspec.json.decode(presence.read_bytes())
     assert said["pid"] == scheduler.process.pid
+    assert presence.stat().st_mode & 0o777 == 0o600
     assert said["http"] == scheduler.announced["url"]
     assert said["workers"] == scheduler.announced["workers"]
 
@@ -277,6 +282,7 @@ def test_it_stops_cleanly_says_where_it_is_and_has_its_folder_alone(
     assert msgspec.json.decode(presence.read_bytes())["pid"] == scheduler.process.pid
 
 
+@pytest.mark.claims("scheduler.tokens")
 def test_tokens_are_managed_whether_it_runs_or_not(cli: Cli, scheduler: Scheduler) -> None:
     scheduler.stop()
     scheduler.environment["GEN_WORKER_SCHEDULER_REQUIRES_TOKENS"] = "always"
@@ -304,6 +310,7 @@ def test_tokens_are_managed_whether_it_runs_or_not(cli: Cli, scheduler: Schedule
     assert again.code != 0
 
 
+@pytest.mark.claims("scheduler.words")
 @pytest.mark.parametrize(
     "words",
     [
