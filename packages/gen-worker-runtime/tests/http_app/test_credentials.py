@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -34,19 +34,26 @@ class Holders:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, run_host: RunHost) -> Iterator[Host]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, run_host: RunHost) -> Iterator[Guarded]:
     folder: Path = tmp_path_factory.mktemp("outputs")
     with run_host(folder, HttpOptions(credentials=Holders(), owner="nobody")) as host:
-        yield host
+        with host.client() as client:
+            yield Guarded(host, client)
+
+
+class Guarded(NamedTuple):
+    """A host that wants tokens, and a client without one."""
+
+    host: Host
+    client: httpx.Client
 
 
 def ask(
-    host: Host, who: str, method: str, path: str, body: object = None, **headers: str
+    guarded: Guarded, who: str, method: str, path: str, body: object = None, **headers: str
 ) -> httpx.Response:
-    with host.client() as client:
-        return client.request(
-            method, path, json=body, headers={"authorization": f"Bearer {who}", **headers}
-        )
+    return guarded.client.request(
+        method, path, json=body, headers={"authorization": f"Bearer {who}", **headers}
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,7 @@ def ask(
         ("POST", "/v1/models/unload", {"boss"}),
     ],
 )
-def test_a_route_wants_a_scope(guarded: Host, method: str, path: str, allowed: set[str]) -> None:
+def test_a_route_wants_a_scope(guarded: Guarded, method: str, path: str, allowed: set[str]) -> None:
     for _ in range(2):  # the second time a call is answered without a task of its own
         for who in HOLDERS:
             found = ask(guarded, who, method, path, {} if method == "POST" else None)
@@ -71,7 +78,7 @@ def test_a_route_wants_a_scope(guarded: Host, method: str, path: str, allowed: s
                 assert (found.status_code, found.json()["error"]) == (403, "forbidden"), who
 
 
-def test_submitting_following_and_canceling_want_scopes(guarded: Host) -> None:
+def test_submitting_following_and_canceling_want_scopes(guarded: Guarded) -> None:
     body = {"function": "echo", "payload": {}, "request_id": "scoped"}
     assert ask(guarded, "looker", "POST", "/v1/requests", body).status_code == 403
     assert ask(guarded, "caller", "POST", "/v1/requests", body).status_code == 202
@@ -81,7 +88,7 @@ def test_submitting_following_and_canceling_want_scopes(guarded: Host) -> None:
     assert ask(guarded, "looker", "DELETE", "/v1/requests/scoped").status_code == 403
 
 
-def test_another_owners_requests_are_not_there(guarded: Host) -> None:
+def test_another_owners_requests_are_not_there(guarded: Guarded) -> None:
     body = {"function": "whoami", "payload": {}, "request_id": "mine"}
     assert ask(guarded, "caller", "POST", "/v1/requests", body).status_code == 202
     for method, path in (
@@ -96,18 +103,18 @@ def test_another_owners_requests_are_not_there(guarded: Host) -> None:
     assert answer["output"]["text"] == "mine acme None"
 
 
-def test_a_call_that_somebody_waits_for_is_not_canceled_by_another_owner(guarded: Host) -> None:
+def test_a_call_that_somebody_waits_for_is_not_canceled_by_another_owner(guarded: Guarded) -> None:
     body = b'{"payload":{},"request_id":"waited"}'
-    with guarded.post("/v1/request/hold", body, "authorization: Bearer caller") as peer:
-        guarded.stage.expect("holding")
+    with guarded.host.post("/v1/request/hold", body, "authorization: Bearer caller") as peer:
+        guarded.host.stage.expect("holding")
         assert ask(guarded, "other", "DELETE", "/v1/requests/waited").status_code == 404
         assert ask(guarded, "caller", "DELETE", "/v1/requests/waited").json()["canceled"]
         assert peer.recv(65536).startswith(b"HTTP/1.1 499")
-    guarded.stage.expect("caller")
+    guarded.host.stage.expect("caller")
 
 
 @pytest.mark.parametrize("path", ["/v1/request/whoami", "/v1/requests"])
-def test_a_token_speaks_for_its_own_owner_only(guarded: Host, path: str) -> None:
+def test_a_token_speaks_for_its_own_owner_only(guarded: Guarded, path: str) -> None:
     body = {"function": "whoami", "payload": {}, "owner": "evil"}
     found = ask(guarded, "caller", "POST", path, body)
     assert (found.status_code, found.json()["error"]) == (403, "forbidden_owner")
@@ -115,7 +122,7 @@ def test_a_token_speaks_for_its_own_owner_only(guarded: Host, path: str) -> None
     assert ask(guarded, "boss", "POST", path, body).status_code in (200, 202)
 
 
-def test_a_key_is_its_owners(guarded: Host) -> None:
+def test_a_key_is_its_owners(guarded: Guarded) -> None:
     key = {"Idempotency-Key": "shared"}
     first, second, again = (
         ask(guarded, who, "POST", "/v1/request/whoami", {}, **key).json()
@@ -126,7 +133,7 @@ def test_a_key_is_its_owners(guarded: Host) -> None:
     assert "evil" in second["output"]["text"]
 
 
-def test_a_host_in_memory_sends_no_webhooks(guarded: Host) -> None:
+def test_a_host_in_memory_sends_no_webhooks(guarded: Guarded) -> None:
     body = {"function": "echo", "payload": {}, "webhook": {"url": "http://127.0.0.1:1"}}
     found = ask(guarded, "caller", "POST", "/v1/requests", body)
     assert (found.status_code, found.json()["error"]) == (400, "no_webhooks")
@@ -136,7 +143,7 @@ def test_a_host_in_memory_sends_no_webhooks(guarded: Host) -> None:
     assert (found.status_code, found.json()["error"]) == (400, "invalid_body")
 
 
-def test_a_joined_stream_that_only_fails_has_its_status(guarded: Host) -> None:
+def test_a_joined_stream_that_only_fails_has_its_status(guarded: Guarded) -> None:
     headers = {"Idempotency-Key": "stream", "Accept": "text/event-stream"}
     found = ask(guarded, "caller", "POST", "/v1/request/fail", {"text": "fatal"}, **headers)
     assert (found.status_code, found.json()["error_type"]) == (500, "fatal")

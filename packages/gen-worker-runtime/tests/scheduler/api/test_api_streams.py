@@ -165,6 +165,20 @@ async def test_a_slow_reader_holds_little_in_memory(run_api: RunApi) -> None:
         assert pieces > 5, "it was read from the disk in pieces"
 
 
+async def test_a_stream_begins_before_there_is_anything_in_it(run_api: RunApi) -> None:
+    async with run_api() as host:
+        live = await begin(host)
+        async with host.http.stream("GET", "/v1/requests/r/events") as stream:
+            assert stream.status_code == 200
+            await host.hands.finish(live, {"yielded": 0}, is_streamed=True)
+            assert "event: result" in (await stream.aread()).decode()
+        headers = {"accept": "text/event-stream"}
+        async with host.http.stream("POST", "/v1/request/count", headers=headers) as stream:
+            assert stream.status_code == 200
+            await host.hands.finish(await host.hands.take(), {"yielded": 0}, is_streamed=True)
+            assert "event: result" in (await stream.aread()).decode()
+
+
 async def test_readers_that_vanish_leave_nothing(run_api: RunApi) -> None:
     async with run_api() as host:
         live = await begin(host)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from gen_worker.models.hub.local.refusals import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
@@ -199,25 +199,29 @@ class Guest:
         self._is_dismissed = True
         self._interrupt()
 
-    async def until(self, wanted: Awaitable[T]) -> T:
+    async def until(self, wanted: Coroutine[Any, Any, T]) -> T:
         """Wait for something while the client is there.
 
         Raises:
             ClientGoneError: It has gone.
             DismissedError: It was told to come back.
         """
+        if self.has_left or self._is_dismissed:
+            wanted.close()
+            raise self._parting()
         self._task = task = asyncio.current_task()
         assert task is not None, "routes are tasks"
         try:
-            if self.has_left or self._is_dismissed:
-                task.cancel()
             return await wanted
         except asyncio.CancelledError:
             if not (self.has_left or self._is_dismissed) or task.uncancel():
                 raise  # somebody else cancels, too
-            raise (ClientGoneError if self.has_left else DismissedError) from None
+            raise self._parting() from None
         finally:
             self._task = None
+
+    def _parting(self) -> Exception:
+        return ClientGoneError() if self.has_left else DismissedError()
 
     def _interrupt(self) -> None:
         if self._task is not None:

@@ -44,6 +44,9 @@ __all__ = ["SUBMIT_PATH", "JobRoutes", "elsewhere"]
 
 SUBMIT_PATH = "/v1/requests"
 
+_EARLY_S = 1.0
+"""After which a stream begins though nothing has come: some clients wait no longer for a head."""
+
 
 class JobRoutes:
     """What `backend.jobs` keeps, for those who submit, wait, follow, ask and cancel."""
@@ -144,7 +147,7 @@ class JobRoutes:
         with self._guest(scope, receive, job) as guest:
             try:
                 if b"text/event-stream" in headers.get(b"accept", b""):
-                    await self._pass_on(job, job.read(0), guest, send, may_fail=True)
+                    await self._stream(job, guest, send)
                 else:
                     await guest.until(job.wait())
                     await self._respond(job, send)
@@ -175,27 +178,30 @@ class JobRoutes:
         if not (last.isascii() and last.isdecimal() and len(last) < 16) and last:
             raise Refusal(400, "invalid_last_event_id", "Last-Event-ID is the `id` of an event")
         with self._guest(scope, receive, job) as guest:
-            try:
-                await self._pass_on(job, job.read(int(last or 0)), guest, send)
-            except DismissedError:
-                await _send_away(job, send)
+            with self._reading(job, int(last or 0)) as reader:
+                await start_events(send)
+                await _pass_on(reader, b"", guest, send)
 
-    async def _pass_on(
-        self, job: Job, reader: Reader, guest: Guest, send: Send, *, may_fail: bool = False
-    ) -> None:
-        """Send events as they come; with `may_fail` a failure before all others as an answer."""
+    async def _stream(self, job: Job, guest: Guest, send: Send) -> None:
+        """Send events as they come; a failure before all others is an answer of its own."""
+        with self._reading(job, 0) as reader:
+            early = asyncio.get_running_loop().call_later(_EARLY_S, reader.ping)
+            try:
+                data = await guest.until(reader.read())
+            finally:
+                early.cancel()
+            if job.failure is not None and job.last_event_id == 1:
+                await self._respond(job, send)
+            else:
+                await start_events(send)
+                await _pass_on(reader, data, guest, send)
+
+    @contextmanager
+    def _reading(self, job: Job, after: int) -> Iterator[Reader]:
+        reader = job.read(after)
         self._pings.add(reader)
         try:
-            data = await guest.until(reader.read())
-            if may_fail and job.failure is not None and job.last_event_id == 1:
-                await self._respond(job, send)
-                return
-            await start_events(send)
-            with suppress(DismissedError):  # it knows the last event it has
-                while data:
-                    await send_events(send, data)
-                    data = await guest.until(reader.read())
-            await send_events(send, b"", is_last=True)
+            yield reader
         finally:
             self._pings.discard(reader)
             reader.close()
@@ -239,6 +245,16 @@ class JobRoutes:
                 "for a while",
             )
         return job
+
+
+async def _pass_on(reader: Reader, data: bytes, guest: Guest, send: Send) -> None:
+    """Send what was read, and the rest as it comes."""
+    with suppress(DismissedError):  # it knows the last event it has
+        if data:
+            await send_events(send, data)
+        while data := await guest.until(reader.read()):
+            await send_events(send, data)
+    await send_events(send, b"", is_last=True)
 
 
 async def _nobody() -> Any:
