@@ -13,6 +13,7 @@ from gen_worker.runtime.wire import FunctionCapabilities, Observation, WorkerEve
 
 if TYPE_CHECKING:
     from conftest import Kit
+    from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
 
 GPU: dict[str, Any] = {
     "gpu_count": 1,
@@ -22,6 +23,12 @@ GPU: dict[str, Any] = {
     "gpu_sm": "90",
 }
 REF = "acme/model:prod"
+
+
+def slow(kit: Kit) -> DispatchOptions:
+    """Return how to dispatch what is expected to take minutes: nothing is given ahead."""
+    policy = msgspec.structs.replace(kit.easy.policy, usual_run_s=100.0)
+    return msgspec.structs.replace(kit.easy, policy=policy)
 
 
 async def test_a_request_goes_where_its_model_is(kit: Kit) -> None:
@@ -44,12 +51,12 @@ async def test_a_request_goes_where_its_model_is(kit: Kit) -> None:
 
 async def test_a_hot_model_gets_a_second_home(kit: Kit) -> None:
     """A backlog that one worker takes long for is worth another load."""
-    async with kit.scheduling(described={"echo": kit.gpu}) as platform:
+    async with kit.scheduling(described={"echo": kit.gpu}, options=slow(kit)) as platform:
         async with (
             kit.puppet(platform, "cold", **GPU, disk_models=(REF,)) as other,
             kit.puppet(platform, "warm", **GPU, vram_models=(REF,)) as warm,
         ):
-            for number in range(60):  # a second each, as nothing is known; a load takes ten
+            for number in range(3):  # a load takes ten seconds
                 await platform.submit(f"r{number}", refs=(REF,))
             assert (await warm.job()).request_id == "r0"
             assert (await other.job()).request_id == "r1"
@@ -88,7 +95,7 @@ async def test_only_so_many_of_a_function_run(kit: Kit) -> None:
 
 async def test_calls_that_run_together_are_given_together(kit: Kit) -> None:
     described = {"echo": {**kit.gpu, "max_batch": 4}}
-    async with kit.scheduling(described=described) as platform:
+    async with kit.scheduling(described=described, options=slow(kit)) as platform:
         async with kit.puppet(platform, **GPU) as worker:
             for number in range(6):
                 await platform.submit(f"r{number}")
@@ -170,7 +177,7 @@ async def test_only_queues_that_could_be_served_are_looked_at(kit: Kit) -> None:
         assert len(looks) <= 50 + 2 * 4
 
 
-async def test_a_long_queue_costs_one_look_for_each_that_is_given(kit: Kit) -> None:
+async def test_a_long_queue_costs_a_few_looks_for_each_that_is_given(kit: Kit) -> None:
     looks = 0
 
     def counted(needs: Any, workers: Any, **rest: Any) -> Any:
@@ -190,7 +197,7 @@ async def test_a_long_queue_costs_one_look_for_each_that_is_given(kit: Kit) -> N
             for number in range(100):
                 await worker.answer(f"r{number}")
                 await worker.job(f"r{number + 1}")
-            assert looks - before <= 210
+            assert looks - before <= 500  # and not for each that waits
 
 
 async def test_what_is_learned_outlives_the_scheduler(kit: Kit) -> None:

@@ -238,9 +238,9 @@ async def test_a_cancel_reaches_the_worker_and_its_slot_is_free_afterwards(kit: 
 async def test_a_deadline_that_passes_while_it_runs_ends_it(kit: Kit) -> None:
     async with kit.scheduling() as platform, kit.puppet(platform) as worker:
         now = platform.dispatcher.clock()
-        await platform.submit("r1", deadline_at=now + 0.3)
+        await platform.submit("r1", deadline_at=now + 2.0)
         job = await worker.job()
-        assert 0 < job.timeout_ms <= 300
+        assert 0 < job.timeout_ms <= 2000
         record = await platform.end("r1")
         assert failure_in(record).exception == "DeadlineExceededError"
         assert (await worker.expect(InterruptJob)).request_id == "r1"
