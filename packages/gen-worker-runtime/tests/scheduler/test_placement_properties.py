@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from typing import NamedTuple
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen_worker.resources import Resources
+from gen_worker.runtime.scheduler import candidates
 from gen_worker.runtime.scheduler.decisions import (
     Decision,
     Give,
@@ -216,3 +218,12 @@ def test_nobody_waits_for_ever_while_some_device_is_free(case: Case) -> None:
     ]
     if free:
         assert isinstance(decide(needs, pool, needed), Give)
+
+
+@settings(max_examples=500)
+@given(cases)
+def test_who_needs_no_model_is_placed_alike_without_comparing_all(case: Case) -> None:
+    needs = msgspec.structs.replace(case.needs, models=())
+    quickly = decide(needs, case.pool, case.needed)
+    with patch.object(candidates._Search, "free", return_value=None):
+        assert decide(needs, case.pool, case.needed) == quickly

@@ -140,11 +140,8 @@ class _Search:
             worker: Open for the function.
             device: Of it.
         """
-        needs, policy, now, hardware = self._needs, self._policy, self._now, worker.hardware
-        key = id(hardware)
-        if key not in self._judged:
-            self._judged[key] = _judge(needs, hardware, policy)
-        judged = self._judged[key]
+        policy, now = self._policy, self._now
+        judged = self._judge(worker.hardware)
         if judged is None or worker.heard_at < now - policy.silent_s:
             return
         run_s, activation_bytes = judged
@@ -174,6 +171,42 @@ class _Search:
         if is_ready and found < self.ready:
             self.ready = found
 
+    def free(self, workers: Iterable[WorkerState]) -> Candidate | None:
+        """Return a free device that no other can be better than, for a request without models.
+
+        None: there is none, and all devices have to be compared.
+        """
+        needs, policy, now = self._needs, self._policy, self._now
+        function, release_id = needs.function, needs.release_id
+        needs_gpu = needs.resources.needs_gpu
+        quickest_s = min(_run_times(needs, policy).values())
+        heard_since, settled_until = now - policy.silent_s, now - policy.settle_s
+        least = found = None
+        for worker in workers:
+            if function not in worker.open_for or worker.release_id != release_id:
+                continue
+            for device in worker.gpus if needs_gpu else worker.processors:
+                if device.free_at or (found is not None and device.outstanding > found.outstanding):
+                    continue
+                key = (device.outstanding, worker.worker_id, device.index)
+                if (least is not None and key > least) or worker.heard_at < heard_since:
+                    continue
+                if worker.refused_until > now or worker.joined_at > settled_until:
+                    continue
+                judged = self._judge(worker.hardware)
+                if judged is None or judged[0] != quickest_s:
+                    continue
+                done_at = now + quickest_s
+                least = key
+                found = Candidate(done_at, 0.0, *key, now, 0.0, quickest_s, worker, device)
+        return found
+
+    def _judge(self, hardware: Hardware) -> tuple[float, int] | None:
+        key = id(hardware)
+        if key not in self._judged:
+            self._judged[key] = _judge(self._needs, hardware, self._policy)
+        return self._judged[key]
+
     def _is_crowded(self, device: DeviceState, size_bytes: int, load_s: float) -> bool:
         """Tell whether only what waiting requests need could make room."""
         if not device.models or self._patience_s > load_s:
@@ -197,6 +230,9 @@ def find(
         policy: How to weigh.
     """
     search = _Search(needs, needed, now, policy)
+    free = None if needs.models else search.free(workers)
+    if free is not None:
+        return Found(free, free, free, free.device.slots, 0)
     warm, others, warm_slots = _glance(needs, workers, now, policy)
     search.settle(warm, "warm")
     search.settle(others, "best")
