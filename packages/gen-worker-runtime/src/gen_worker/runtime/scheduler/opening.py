@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from gen_worker.errors import SettingsError
 from gen_worker.models.hub.local.hub import LocalHub
 from gen_worker.models.hub.local.rooms import HubOptions
+from gen_worker.models.store.private import read_or_write_private
 from gen_worker.runtime.http.app import HttpApp
 from gen_worker.runtime.http.listener import open_listener, parse_http_address
 from gen_worker.runtime.http.options import HttpOptions
@@ -24,7 +25,6 @@ from gen_worker.runtime.scheduler.api.bodies import answer_of
 from gen_worker.runtime.scheduler.catalog import Catalog
 from gen_worker.runtime.scheduler.dispatcher import Dispatcher
 from gen_worker.runtime.scheduler.files import FileSweep, JobAuthority, Passes, SchedulerFiles
-from gen_worker.runtime.scheduler.files.private import read_or_write_private
 from gen_worker.runtime.scheduler.front import Front
 from gen_worker.runtime.scheduler.gateway import Gateway
 from gen_worker.runtime.scheduler.intake import Intake

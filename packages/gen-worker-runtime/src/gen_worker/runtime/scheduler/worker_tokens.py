@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.errors import ValidationError
+from gen_worker.models.store.private import read_or_write_private
 from gen_worker.runtime.auth.claims import claims_from
-from gen_worker.runtime.scheduler.files.private import read_or_write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable

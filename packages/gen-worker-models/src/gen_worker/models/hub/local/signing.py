@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 from typing import TYPE_CHECKING
+
+from gen_worker.models.store.private import read_or_write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,24 +21,8 @@ _MAX_CHARS = 64
 
 def load_key(path: str) -> bytes:
     """Return the key kept in a file, which is made at the first time, readable by its owner."""
-    try:
-        with open(path, "rb") as file:
-            return bytes.fromhex(file.read().decode())
-    except FileNotFoundError:
-        pass
-    temporary = f"{path}.{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(secrets.token_hex(_KEY_BYTES).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)  # of two processes that start at once, one makes the key
-    except FileExistsError:
-        pass
-    finally:
-        os.remove(temporary)
-    return load_key(path)
+    new = secrets.token_hex(_KEY_BYTES).encode()
+    return bytes.fromhex(read_or_write_private(path, lambda: new).decode())
 
 
 class Signer:
