@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from gen_worker import Asset, RequestContext, inference_function
-from gen_worker.client import AsyncClient, Client, RetryPolicy
+from gen_worker.client import AsyncClient, AsyncFile, AsyncRequest, Client, RetryPolicy
 from gen_worker.errors import (
     ArtifactTransferError,
     AuthError,
@@ -317,7 +317,7 @@ class Awaited:
     def _wrapped(self, value: Any) -> Any:
         if inspect.isasyncgen(value):
             return self._items(value)
-        is_ours = type(value).__module__.startswith("gen_worker.client.asynchronous")
+        is_ours = isinstance(value, (AsyncFile, AsyncRequest))
         return Awaited(value, self._loop) if is_ours else value
 
     def _items(self, items: Any) -> Iterator[Any]:

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen_worker import errors
 from gen_worker.client import (
     CallError,
     RetryPolicy,
     StreamGapError,
     StreamRestartedError,
+    UnknownRequestError,
     UnreachableError,
 )
 from gen_worker.client.calls import Call, Order
+from gen_worker.client.errors import error_of_refusal
 from gen_worker.client.files import Uploads
 from gen_worker.client.following import Follower
 from gen_worker.client.host import Host
@@ -295,6 +298,34 @@ def test_pauses_grow_and_end() -> None:
 def test_a_policy_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         RetryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"error": "unauthorized", "message": "m"}, 401, errors.AuthError),
+        ({"error": "body_too_large", "message": "m"}, 413, errors.InputTooLargeError),
+        ({"error": "idempotency_conflict", "message": "m"}, 409, errors.DuplicateRequestError),
+        ({"error": "unknown_request", "message": "m"}, 404, UnknownRequestError),
+        ({"error": "file_not_found", "message": "m"}, 404, UnknownRequestError),
+        ({"error": "unknown_function", "error_type": "internal"}, 404, errors.UnknownFunctionError),
+        ({"error": "busy", "error_type": "worker_overloaded"}, 429, errors.OverloadedError),
+        ({"error": "invalid_body", "message": "m"}, 400, errors.ValidationError),
+        (None, 502, errors.RetryableError),
+        ("no object", 500, CallError),
+    ],
+)
+def test_a_refusal_has_its_class(body: Any, status: int, kind: type[Exception]) -> None:
+    error = error_of_refusal(body, status, request_id="r")
+    assert isinstance(error, kind)
+    assert (error.http_status, error.request_id) == (status, "r")
+
+
+def test_a_refused_model_names_its_parameter() -> None:
+    body = {"error": "unknown_override_param", "error_type": "validation", "message": "m"}
+    error = error_of_refusal({**body, "path": "$._models.pipe", "retryable": False}, 400)
+    assert isinstance(error, errors.OverrideError)
+    assert (error.code, error.param, str(error)) == ("unknown_override_param", "pipe", "m")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gen_worker.client.asynchronous import AsyncClient, AsyncFile, AsyncRequest
-    from gen_worker.client.blocking import Client, File, Request
+    from gen_worker.client.async_handles import AsyncFile, AsyncRequest
+    from gen_worker.client.asynchronous import AsyncClient
+    from gen_worker.client.blocking import Client
+    from gen_worker.client.blocking_handles import File, Request
     from gen_worker.client.errors import (
         CallError,
         StreamGapError,
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from gen_worker.client.values import StreamEvent
 
 _MODULES = {
-    "asynchronous": ("AsyncClient", "AsyncFile", "AsyncRequest"),
-    "blocking": ("Client", "File", "Request"),
+    "asynchronous": ("AsyncClient",),
+    "async_handles": ("AsyncFile", "AsyncRequest"),
+    "blocking": ("Client",),
+    "blocking_handles": ("File", "Request"),
     "errors": (
         "CallError",
         "StreamGapError",

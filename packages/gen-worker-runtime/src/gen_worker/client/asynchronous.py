@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from gen_worker.client.addresses import base_url_of
 from gen_worker.client.async_driver import AsyncDriver
+from gen_worker.client.async_handles import AsyncFile, AsyncRequest
 from gen_worker.client.async_map import mapped
-from gen_worker.client.calls import Call, Order, follow, order_of, read_as, result_of, submit
+from gen_worker.client.calls import Call, Order, order_of, read_as, submit
 from gen_worker.client.files import Uploads, download, facts_of
 from gen_worker.client.host import Host
 from gen_worker.client.retries import RetryPolicy
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
     from gen_worker.client.calls import OnEvent, OnRestart
     from gen_worker.client.files import AnyFile
-    from gen_worker.client.values import StreamEvent
     from gen_worker.types import Asset
 
     Path = str | os.PathLike[str]
 
-__all__ = ["AsyncClient", "AsyncFile", "AsyncRequest"]
+__all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
@@ -257,11 +257,15 @@ class AsyncClient:
     ) -> AsyncRequest:
         """Start a request and do not wait for it, as `Client.submit` does."""
         order = order_of(function, payload, fields, timeout_s, idempotency_key, envelope)
-        return AsyncRequest(self, await self._driver.run(submit(self._host, self._uploads, order)))
+        return AsyncRequest(
+            self._driver,
+            self._host,
+            await self._driver.run(submit(self._host, self._uploads, order)),
+        )
 
     def request(self, request_id: str) -> AsyncRequest:
         """Return a request that was submitted earlier; nothing is asked yet."""
-        return AsyncRequest(self, request_id)
+        return AsyncRequest(self._driver, self._host, request_id)
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request or a call, as `Client.cancel` does."""
@@ -282,7 +286,7 @@ class AsyncClient:
 
     def file(self, file: AnyFile) -> AsyncFile:
         """Return a file of a result, as `Client.file` does."""
-        return AsyncFile(self, file)
+        return AsyncFile(self._driver, self._host, file)
 
     async def download(self, file: AnyFile, path: Path) -> None:
         """Fetch a file of a result, as `Client.download` does."""
@@ -309,74 +313,3 @@ class AsyncClient:
     async def releases(self, **filters: Any) -> list[dict[str, Any]]:
         """List the releases of a scheduler, as `Client.releases` does."""
         return await self._driver.run(self._host.listed("/v1/releases", "releases", **filters))
-
-
-class AsyncRequest:
-    """A request that goes on without its client; the same methods as `Request`, to be awaited."""
-
-    def __init__(self, client: AsyncClient, request_id: str) -> None:
-        self.id = request_id
-        self._client = client
-
-    def __repr__(self) -> str:
-        return f"AsyncRequest({self.id!r})"
-
-    async def show(self) -> dict[str, Any]:
-        """Return all that the host says of it."""
-        return await self._client._driver.run(self._client._host.show(self.id))
-
-    async def status(self) -> str:
-        """Return `queued`, `running`, `succeeded`, `failed` or `canceled`."""
-        return str((await self.show()).get("status", ""))
-
-    async def position(self) -> int | None:
-        """Return how many requests are before it; None when it does not wait in a queue."""
-        position = (await self.show()).get("position")
-        return position if isinstance(position, int) else None
-
-    @overload
-    async def result(self, timeout_s: float | None = None, *, result_type: type[T]) -> T: ...
-    @overload
-    async def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any: ...
-    async def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any:
-        """Wait for its end and return its output, as `Request.result` does."""
-        client = self._client
-        output = await client._driver.run(result_of(client._host, self.id, timeout_s))
-        return read_as(output, result_type)
-
-    def events(self, after: int = 0) -> AsyncGenerator[StreamEvent]:
-        """Iterate over its events, as `Request.events` does."""
-        return self._client._driver.iterate(follow(self._client._host, self.id, after))
-
-    async def cancel(self) -> bool:
-        """Cancel it; False when it had ended."""
-        return await self._client.cancel(self.id)
-
-
-class AsyncFile:
-    """A file that a call has put out."""
-
-    def __init__(self, client: AsyncClient, file: AnyFile) -> None:
-        self._client = client
-        self._facts = facts_of(file)
-
-    def __repr__(self) -> str:
-        return f"AsyncFile({self.ref!r})"
-
-    @property
-    def ref(self) -> str:
-        return self._facts.ref
-
-    @property
-    def size_bytes(self) -> int | None:
-        """None when the result does not say."""
-        return self._facts.size_bytes
-
-    async def save_to(self, path: Path) -> None:
-        """Do as `Client.download`."""
-        client = self._client
-        await client._driver.run(download(client._host, self._facts, os.fspath(path)))
-
-    async def read(self) -> bytes:
-        """Return its content."""
-        return await self._client._driver.run(download(self._client._host, self._facts))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from gen_worker.client.addresses import base_url_of
 from gen_worker.client.blocking_driver import BlockingDriver
+from gen_worker.client.blocking_handles import File, Request
 from gen_worker.client.blocking_map import Pending, mapped
-from gen_worker.client.calls import Call, Order, follow, order_of, read_as, result_of, submit
+from gen_worker.client.calls import Call, Order, order_of, read_as, submit
 from gen_worker.client.files import Uploads, download, facts_of
 from gen_worker.client.host import Host
 from gen_worker.client.retries import RetryPolicy
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
 
     from gen_worker.client.calls import OnEvent, OnRestart
     from gen_worker.client.files import AnyFile
-    from gen_worker.client.values import StreamEvent
     from gen_worker.types import Asset
 
     Path = str | os.PathLike[str]
 
-__all__ = ["Client", "File", "Request"]
+__all__ = ["Client"]
 
 T = TypeVar("T")
 
@@ -308,11 +308,13 @@ class Client:
             CallError: The host refuses.
         """
         order = order_of(function, payload, fields, timeout_s, idempotency_key, envelope)
-        return Request(self, self._driver.run(submit(self._host, self._uploads, order)))
+        return Request(
+            self._driver, self._host, self._driver.run(submit(self._host, self._uploads, order))
+        )
 
     def request(self, request_id: str) -> Request:
         """Return a request that was submitted earlier; nothing is asked yet."""
-        return Request(self, request_id)
+        return Request(self._driver, self._host, request_id)
 
     def cancel(self, request_id: str) -> bool:
         """Cancel a request or a call; False when it had ended.
@@ -350,7 +352,7 @@ class Client:
         Raises:
             ValidationError: It is no file.
         """
-        return File(self, file)
+        return File(self._driver, self._host, file)
 
     def download(self, file: AnyFile, path: Path) -> None:
         """Fetch a file of a result; it appears at the path once it is whole.
@@ -395,96 +397,3 @@ class Client:
             **filters: Such as `owner=` and `endpoint=`.
         """
         return self._driver.run(self._host.listed("/v1/releases", "releases", **filters))
-
-
-class Request:
-    """A request that goes on without its client."""
-
-    def __init__(self, client: Client, request_id: str) -> None:
-        self.id = request_id
-        self._client = client
-
-    def __repr__(self) -> str:
-        return f"Request({self.id!r})"
-
-    def show(self) -> dict[str, Any]:
-        """Return all that the host says of it.
-
-        Raises:
-            UnknownRequestError: The host does not have it.
-        """
-        return self._client._driver.run(self._client._host.show(self.id))
-
-    def status(self) -> str:
-        """Return `queued`, `running`, `succeeded`, `failed` or `canceled`."""
-        return str(self.show().get("status", ""))
-
-    def position(self) -> int | None:
-        """Return how many requests are before it; None when it does not wait in a queue."""
-        position = self.show().get("position")
-        return position if isinstance(position, int) else None
-
-    @overload
-    def result(self, timeout_s: float | None = None, *, result_type: type[T]) -> T: ...
-    @overload
-    def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any: ...
-    def result(self, timeout_s: float | None = None, *, result_type: Any = None) -> Any:
-        """Wait for its end and return its output; of a function that streams the list of its items.
-
-        Args:
-            timeout_s: How long to wait. The request goes on. The time is looked at whenever the
-                host says something, at least every 15 seconds.
-            result_type: As in `Client.run`.
-
-        Raises:
-            DeadlineExceededError: It has not ended yet.
-            CallError: It failed.
-        """
-        client = self._client
-        return read_as(client._driver.run(result_of(client._host, self.id, timeout_s)), result_type)
-
-    def events(self, after: int = 0) -> Generator[StreamEvent]:
-        """Iterate over its events from the beginning to its end; `restarted` is one of them.
-
-        Args:
-            after: Id of the last event that is not wanted.
-
-        Raises:
-            StreamGapError: Events are not kept any more.
-        """
-        client = self._client
-        yield from client._driver.iterate(follow(client._host, self.id, after))
-
-    def cancel(self) -> bool:
-        """Cancel it; False when it had ended."""
-        return self._client.cancel(self.id)
-
-
-class File:
-    """A file that a call has put out."""
-
-    def __init__(self, client: Client, file: AnyFile) -> None:
-        self._client = client
-        self._facts = facts_of(file)
-
-    def __repr__(self) -> str:
-        return f"File({self.ref!r})"
-
-    @property
-    def ref(self) -> str:
-        return self._facts.ref
-
-    @property
-    def size_bytes(self) -> int | None:
-        """None when the result does not say."""
-        return self._facts.size_bytes
-
-    def save_to(self, path: Path) -> None:
-        """Do as `Client.download`."""
-        client = self._client
-        client._driver.run(download(client._host, self._facts, os.fspath(path)))
-
-    def read(self) -> bytes:
-        """Return its content."""
-        client = self._client
-        return client._driver.run(download(client._host, self._facts))

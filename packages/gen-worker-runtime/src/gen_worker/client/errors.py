@@ -262,9 +262,13 @@ def error_of_refusal(
         request_id: What was asked about.
     """
     record = body if isinstance(body, dict) else {}
-    if "success" in record:  # only what was a call has it; a refusal may have an `error_type` too
+    if "success" in record:  # only what was a call has it
         return error_of_answer(record, status, retry_after_s)
     code = _text(record, "error")
+    if "error_type" in record:
+        told = {"request_id": request_id, **record, "code": code}
+        told["error_message"] = _text(record, "message")
+        return error_of_answer(told, status, retry_after_s)
     cls = _BY_CODE.get(code) or _BY_STATUS.get(status)
     if cls is None:
         cls = _CallValidationError if 400 <= status < 500 else CallError

@@ -111,7 +111,7 @@ class Follower:
             if head.status == 200:
                 break
             body = yield from self._body()
-            if "error_type" in body:
+            if "success" in body:  # the call has ended
                 body.setdefault("retry_after_s", head.retry_after_s)
                 return StreamEvent(id=0, name="error", raw=msgspec.json.encode(body))
             refusal = error_of_refusal(body, head.status, head.retry_after_s, self._request_id)
