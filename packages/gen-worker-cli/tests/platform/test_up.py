@@ -162,6 +162,33 @@ def test_nothing_outlives_a_platform_that_is_killed(project: Project, start_up: 
     assert again.stop() == 0
 
 
+@pytest.mark.claims("up.serves", "up.killed")
+def test_two_projects_survive_the_death_of_everything(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    other = type(project)(cli.folder / "whisper")
+    (other.folder / "endpoint.toml").write_text(
+        (project.folder / "endpoint.toml").read_text().replace("shout", "whisper")
+    )
+    other.write("psst")
+    platform = start_up(str(project.folder), str(other.folder))
+    assert platform.call(name="shout/say") == "one x"
+    assert platform.call(name="whisper/say") == "psst x"
+    request_id = platform.submit("slow", delay_s=1)
+    platform.await_status(request_id, "running")
+    pids = [row["pid"] for row in platform.processes().values()]
+    assert len(pids) == 5
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    platform.wait()
+    platform.await_gone(pids)
+    again = start_up()
+    again.expect("serves")
+    again.expect("serves")
+    assert again.ended(request_id)["output"]["text"] == "one slow"
+    assert again.call(name="whisper/say") == "psst x"
+
+
 @pytest.mark.claims("up.killed")
 def test_the_next_one_ends_what_a_killed_one_left(project: Project, start_up: StartUp) -> None:
     platform = start_up(project=project)

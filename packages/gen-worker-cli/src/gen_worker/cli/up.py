@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--http",
         metavar="ADDR",
         default="",
-        help="where the API answers: host:port or :port (default: 127.0.0.1:8787); beyond this "
-        "machine every request needs a token",
+        help="where the API answers: host:port or :port, 0 for any free port, and one for the hub "
+        "(default: 127.0.0.1:8787); beyond this machine every request needs a token",
     )
     parser.add_argument(
         "--data",
@@ -119,20 +119,21 @@ def _projects(named: list[str]) -> tuple[str, ...]:
 
 def _options(args: argparse.Namespace, projects: tuple[str, ...]) -> UpOptions:
     from gen_worker.cli.hub import DEFAULT_PORT
-    from gen_worker.cli.platform.ports import chosen_address
+    from gen_worker.cli.platform.ports import free_address
     from gen_worker.cli.platform.supervisor import UpOptions
     from gen_worker.runtime.scheduler.settings import SchedulerSettings
     from gen_worker.settings import load
 
     settings, usual = load(SchedulerSettings, http=args.http or None), SchedulerSettings()
-    hub = "" if args.no_hub else chosen_address(f"127.0.0.1:{DEFAULT_PORT}", is_fixed=False)
+    http = free_address(settings.http, is_fixed=settings.http != usual.http)
+    is_any = http.endswith(":0")
+    gateway = "127.0.0.1:0" if settings.workers == usual.workers else settings.workers
     return UpOptions(
         projects=projects,
         workers=args.workers,
-        # What somebody has chosen is not exchanged for what happens to be free.
-        http=chosen_address(settings.http, is_fixed=settings.http != usual.http),
-        gateway=chosen_address(settings.workers, is_fixed=settings.workers != usual.workers),
-        hub_port=int(hub.rpartition(":")[2] or 0),
+        http=http,
+        gateway=free_address(gateway, is_fixed=True),
+        hub_port=None if args.no_hub else 0 if is_any else DEFAULT_PORT,
         tag=args.tag,
         reloads=not args.no_reload,
     )

@@ -8,11 +8,11 @@ from gen_worker.cli.failures import UsageError
 from gen_worker.runtime.http.listener import parse_http_address
 from gen_worker.runtime.ndjson.address import TcpAddress
 
-__all__ = ["chosen_address", "listens"]
+__all__ = ["KeptPort", "free_address", "listens"]
 
 
-def chosen_address(text: str, *, is_fixed: bool) -> str:
-    """Return host:port of an address that is free now.
+def free_address(text: str, *, is_fixed: bool) -> str:
+    """Return host:port of an address; one that is taken by now gives way to port 0, for any.
 
     Args:
         text: host:port, or :port on the loopback interface; port 0 stands for any.
@@ -24,25 +24,48 @@ def chosen_address(text: str, *, is_fixed: bool) -> str:
     address = parse_http_address(text)
     if not isinstance(address, TcpAddress):
         raise UsageError(f"{text!r} is no address of a network: write host:port")
+    port = address.port
     try:
-        return _tried(address.host, address.port)
+        if port:
+            _bound(address.host, port).close()
     except OSError as error:
         if is_fixed:
             raise UsageError(
                 f"cannot listen on {text}: {error.strerror or error}; choose another port, or 0 "
                 "for any"
             ) from error
-        return _tried(address.host, 0)
+        port = 0
+    return f"[{address.host}]:{port}" if ":" in address.host else f"{address.host}:{port}"
 
 
-def _tried(host: str, port: int) -> str:
-    is_ipv6 = ":" in host
-    with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as taken:
+class KeptPort:
+    """A port of the loopback interface that a child is to listen on, and nobody else is given.
+
+    It is bound and does not listen, so that who asks for it by number can have it.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        """Take this port, or any when it is 0 or taken."""
+        try:
+            self._socket = _bound("127.0.0.1", wanted)
+        except OSError:
+            self._socket = _bound("127.0.0.1", 0)
+        self.number = int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
         # What a server of before has just left is free.
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        number = taken.getsockname()[1]
-    return f"[{host}]:{number}" if is_ipv6 else f"{host}:{number}"
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def listens(port: int) -> bool:

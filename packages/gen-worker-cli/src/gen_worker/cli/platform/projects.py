@@ -38,6 +38,10 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     functions: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        return f"{self.owner}/{self.endpoint}"
+
+    @property
     def key(self) -> ReleaseKey:
         return ReleaseKey(self.owner, self.endpoint, self.release_id)
 

@@ -56,7 +56,7 @@ class Service:
         self,
         name: str,
         module: str,
-        words: list[str],
+        words: Callable[[], list[str]],
         around: Surroundings,
         *,
         interpreter: str,
@@ -69,7 +69,7 @@ class Service:
         Args:
             name: `hub` or `scheduler`.
             module: What runs it.
-            words: Its arguments.
+            words: Gives its arguments, for each start anew.
             around: The platform it belongs to.
             interpreter: Runs the module.
             folder: To run in.
@@ -78,7 +78,9 @@ class Service:
                 did is not tried again.
         """
         self.name = name
-        self._command = around.guard.command(interpreter, module, *words)
+        self._interpreter = interpreter
+        self._module = module
+        self._words = words
         self._around = around
         self._folder = folder
         self._environment = {**around.environment, **environment}
@@ -149,7 +151,7 @@ class Service:
     async def _run_once(self) -> int:
         self._child = child = await Child.start(
             self.name,
-            self._command,
+            self._around.guard.command(self._interpreter, self._module, *self._words()),
             self._around.guard,
             self._around.show,
             environment=self._environment,

@@ -20,8 +20,8 @@ from gen_worker.cli.platform.greeting import curl_line
 from gen_worker.cli.platform.hired import Workers
 from gen_worker.cli.platform.identity import started_at
 from gen_worker.cli.platform.logbook import Logbook
-from gen_worker.cli.platform.ports import listens
-from gen_worker.cli.platform.projects import FolderProject
+from gen_worker.cli.platform.ports import KeptPort, listens
+from gen_worker.cli.platform.projects import Deployed, FolderProject
 from gen_worker.cli.platform.services import Service
 from gen_worker.errors import WorkerError
 from gen_worker.version import sdk_version
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gen_worker.cli.platform.folder import DataFolder
     from gen_worker.cli.platform.lines import Block
     from gen_worker.cli.platform.logbook import Screen
-    from gen_worker.cli.platform.projects import Deployed
 
 __all__ = ["Supervisor", "UpOptions", "refuse_other_scheduler"]
 
@@ -53,11 +52,11 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute folders."""
     workers: int
     http: str
-    """host:port of the scheduler's HTTP API."""
+    """host:port of the scheduler's HTTP API; port 0 is any."""
     gateway: str
-    """host:port that workers connect to."""
-    hub_port: int
-    """0: no hub."""
+    """host:port that workers connect to; port 0 is any."""
+    hub_port: int | None
+    """That it has if it can be had, 0 for any; None: no hub."""
     tag: str
     reloads: bool
 
@@ -81,14 +80,16 @@ class Supervisor:
             announce: Given its URLs once it answers and has the projects.
         """
         self.guard = Guard()
-        self.environment = _environment(options, folder)
+        self._hub_port = None if options.hub_port is None else KeptPort(options.hub_port)
+        self._hub_url = f"http://127.0.0.1:{self._hub_port.number}" if self._hub_port else ""
+        self.environment = _environment(self._hub_url, folder)
         self._options = options
         self._folder = folder
         self._screen = screen
         self._announce = announce
         self._logbook = Logbook(folder.logs, screen)
-        self._url = f"http://{options.http}"
-        self._hub_url = f"http://127.0.0.1:{options.hub_port}" if options.hub_port else ""
+        self._http, self._gateway = options.http, options.gateway
+        self._url = ""
         self._workers: Workers | None = None
         """Once there is a scheduler that says what they are needed for."""
         self._started_at = time.time()
@@ -147,6 +148,8 @@ class Supervisor:
             self._folder.withdraw()
             self._logbook.close()
             self.guard.close()
+            if self._hub_port is not None:
+                self._hub_port.close()
         self.say("stopped")
         return 0
 
@@ -161,7 +164,7 @@ class Supervisor:
             task.cancel()
 
     def _make_parts(self) -> None:
-        self._hub = self._hub_service() if self._hub_url else None
+        self._hub = self._hub_service(self._hub_port.number) if self._hub_port else None
         self._scheduler = self._scheduler_service()
         self._projects = [
             FolderProject(
@@ -207,7 +210,11 @@ class Supervisor:
         if self._hub is not None:  # not before: the scheduler is what everybody waits for
             self._spawn(self._hub.run())
             self._spawn(self._await_hub(self._hub))
-        self._url = str(self._folder.scheduler()["http"])
+        announced = self._folder.scheduler()
+        self._url = str(announced["http"])
+        # However often it is started again, it is where it was.
+        self._http = _with_port(self._http, self._url)
+        self._gateway = _with_port(self._gateway, announced["workers"])
         api = Api(self._url, self._folder.token())
         self._workers = Workers(
             api,
@@ -226,8 +233,17 @@ class Supervisor:
                     f"{project.root}, also when it changes (--no-reload leaves the tag alone)"
                 )
         self._spawn(self._await_projects())
+        self._spawn(self._find_deployed(api))
         self.changed()
         await self._workers.run()
+
+    async def _find_deployed(self, api: Api) -> None:
+        """Look at what was deployed before, and is served again."""
+        rows = (await asyncio.to_thread(api.get, "/v1/releases"))["releases"]
+        for row in rows:
+            found = msgspec.convert(row, Deployed)
+            if self._options.tag in found.tags and found.name not in self._greetings:
+                self._on_deployed(found)
 
     async def _await_projects(self) -> None:
         for project in self._projects:
@@ -239,7 +255,7 @@ class Supervisor:
             self.say(f"the model hub is {self._hub_url}")
 
     def _on_deployed(self, deployed: Deployed) -> None:
-        name = f"{deployed.owner}/{deployed.endpoint}"
+        name = deployed.name
         if deployed.is_new:
             self.say(f"{name}: release {deployed.release_id[:12]} is deployed")
         if name in self._greetings:  # another one has taken its place
@@ -299,23 +315,23 @@ class Supervisor:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _hub_service(self) -> Service:
-        words = ["hub", "serve", "--dir", self._folder.hub, "--port", str(self._options.hub_port)]
+    def _hub_service(self, port: int) -> Service:
         return Service(
             "hub",
             "gen_worker.cli",
-            words,
+            lambda: ["hub", "serve", "--dir", self._folder.hub, "--port", str(port)],
             self,
             interpreter=sys.executable,
             folder=self._folder.path,
             environment={},
-            is_ready=lambda _: listens(self._options.hub_port),
+            is_ready=lambda _: listens(port),
         )
 
     def _scheduler_service(self) -> Service:
-        options = self._options
-        words = ["scheduler", "serve", "--data", self._folder.path]
-        words += ["--http", options.http, "--workers", options.gateway]
+        def words() -> list[str]:
+            where = ["--http", self._http, "--workers", self._gateway]
+            return ["scheduler", "serve", "--data", self._folder.path, *where]
+
         return Service(
             "scheduler",
             "gen_worker.cli",
@@ -328,13 +344,19 @@ class Supervisor:
         )
 
 
-def _environment(options: UpOptions, folder: DataFolder) -> dict[str, str]:
+def _with_port(address: str, announced: str) -> str:
+    """Return an address with the port that was found for it, where any would do."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{announced.rpartition(':')[2]}" if port == "0" else address
+
+
+def _environment(hub_url: str, folder: DataFolder) -> dict[str, str]:
     """Return what every child has of this process's environment."""
     environment = dict(os.environ)
     environment.pop("__PYVENV_LAUNCHER__", None)
     environment["GEN_WORKER_DATA_DIR"] = folder.path
-    if options.hub_port:
-        environment.setdefault("TENSORHUB_URL", f"http://127.0.0.1:{options.hub_port}")
+    if hub_url:
+        environment.setdefault("TENSORHUB_URL", hub_url)
     return environment
 
 
