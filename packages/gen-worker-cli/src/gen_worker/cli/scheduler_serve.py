@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ def serve(args: argparse.Namespace) -> int:
     if args.tokens:
         raise UsageError(f"serve takes no {args.tokens[0]!r}: name the folder with --data")
     out, signals = divert_stdout(), StopSignals()
+    gc.disable()  # what is imported stays
     with signals.watching():
         try:
             _prepare()
@@ -75,6 +77,8 @@ async def _serve(
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
     scheduler = await opening  # to its end in any case: half a scheduler cannot be closed
+    gc.freeze()
+    gc.enable()
     try:
         with _announced(scheduler):
             _greet(scheduler, args, out)
