@@ -3,8 +3,43 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
-__all__ = ["is_wildcard", "own_address_towards", "url_with_host"]
+if TYPE_CHECKING:
+    from gen_worker.runtime.scheduler.gateway import Gateway
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
+
+__all__ = [
+    "is_wildcard",
+    "own_address_towards",
+    "url_towards",
+    "url_with_host",
+    "worker_address",
+]
+
+
+def worker_address(settings: SchedulerSettings, gateway: Gateway) -> str:
+    """Return where workers connect to, as they are told."""
+    if settings.public_workers:
+        return settings.public_workers
+    host, _, port = gateway.address.rpartition(":")
+    return f"127.0.0.1:{port}" if is_wildcard(host.strip("[]")) else gateway.address
+
+
+def url_towards(settings: SchedulerSettings, bound: tuple[str, int], peer: str = "") -> str:
+    """Return the URL of the HTTP side, as a gRPC peer reaches it; empty is this machine.
+
+    Args:
+        settings: May name it.
+        bound: Host and port that clients are served on.
+        peer: Whoever is to reach it.
+    """
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host, port = bound
+    if is_wildcard(host):
+        host = own_address_towards(peer) if peer else "127.0.0.1"
+    return url_with_host(host, port)
 
 
 def is_wildcard(host: str) -> bool:

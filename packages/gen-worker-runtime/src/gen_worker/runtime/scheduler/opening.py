@@ -19,7 +19,7 @@ from gen_worker.runtime.http.listener import open_listener, parse_http_address
 from gen_worker.runtime.http.options import HttpOptions
 from gen_worker.runtime.http.server import HttpServer
 from gen_worker.runtime.ndjson.address import TcpAddress
-from gen_worker.runtime.scheduler.addresses import is_wildcard, own_address_towards, url_with_host
+from gen_worker.runtime.scheduler.addresses import url_towards, worker_address
 from gen_worker.runtime.scheduler.api import SchedulerBackend, SchedulerParts
 from gen_worker.runtime.scheduler.api.bodies import answer_of
 from gen_worker.runtime.scheduler.catalog import Catalog
@@ -59,8 +59,6 @@ __all__ = [
     "Parts",
     "Surroundings",
     "open_parts",
-    "url_towards",
-    "worker_address",
 ]
 
 ROOT_TOKEN_NAME = "token"
@@ -129,30 +127,6 @@ async def open_parts(
         core.gateway,
         serving,
     )
-
-
-def worker_address(settings: SchedulerSettings, gateway: Gateway) -> str:
-    """Return where workers connect to, as they are told."""
-    if settings.public_workers:
-        return settings.public_workers
-    host, _, port = gateway.address.rpartition(":")
-    return f"127.0.0.1:{port}" if is_wildcard(host.strip("[]")) else gateway.address
-
-
-def url_towards(settings: SchedulerSettings, bound: tuple[str, int], peer: str = "") -> str:
-    """Return the URL of the HTTP side, as a gRPC peer reaches it; empty is this machine.
-
-    Args:
-        settings: May name it.
-        bound: Host and port that clients are served on.
-        peer: Whoever is to reach it.
-    """
-    if settings.public_url:
-        return settings.public_url.rstrip("/")
-    host, port = bound
-    if is_wildcard(host):
-        host = own_address_towards(peer) if peer else "127.0.0.1"
-    return url_with_host(host, port)
 
 
 class _Records(NamedTuple):

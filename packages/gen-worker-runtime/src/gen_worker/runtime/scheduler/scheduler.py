@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from gen_worker.models.settings import load_model_settings
+from gen_worker.runtime.scheduler.addresses import url_towards, worker_address
 from gen_worker.runtime.scheduler.clock import steady_clock
 from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
 from gen_worker.runtime.scheduler.gateway import GatewayOptions
@@ -15,8 +16,6 @@ from gen_worker.runtime.scheduler.opening import (
     Parts,
     Surroundings,
     open_parts,
-    url_towards,
-    worker_address,
 )
 
 if TYPE_CHECKING:
