@@ -62,7 +62,7 @@ def test_a_change_is_deployed_and_a_mistake_is_told(project: Project, start_up: 
     platform.expect("was not deployed: waiting for a change; what ran before goes on")
     assert platform.call() == "one x"
     project.write("two")
-    platform.expect("serves")
+    platform.expect("is deployed")
     assert platform.call() == "two x"
     (release,) = platform.rows("releases", "releases")[:1]
     assert release["tags"] == ["prod"]
@@ -85,8 +85,8 @@ def test_another_tag_than_prod(project: Project, start_up: StartUp) -> None:
     platform = start_up("--tag", "dev", project=project)
     platform.expect("serves")
     project.write("two")
+    platform.expect("changed, deploying it")
     platform.expect("is deployed")
-    platform.expect("serves")
     assert platform.call(name="shout/say:dev") == "two x"
     assert platform.call() == "one x"
 

@@ -97,8 +97,8 @@ class Supervisor:
         self._has_greeted = False
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
-        self._greetings: dict[str, asyncio.Task[None]] = {}
-        """By endpoint."""
+        self._greetings: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        """By endpoint: which release."""
 
     # -- what the parts use ------------------------------------------------------------------------
 
@@ -258,9 +258,13 @@ class Supervisor:
         name = deployed.name
         if deployed.is_new:
             self.say(f"{name}: release {deployed.release_id[:12]} is deployed")
-        if name in self._greetings:  # another one has taken its place
-            self._greetings[name].cancel()
-        self._greetings[name] = asyncio.ensure_future(self._greet(name, deployed))
+        before, greeting = self._greetings.get(name, ("", None))
+        if before == deployed.release_id:
+            return
+        if greeting is not None:  # another release has taken its place
+            greeting.cancel()
+        task = asyncio.ensure_future(self._greet(name, deployed))
+        self._greetings[name] = deployed.release_id, task
 
     async def _greet(self, name: str, deployed: Deployed) -> None:
         """Say that a release answers, and the first time how to call it."""
@@ -279,7 +283,7 @@ class Supervisor:
     async def _end(self) -> None:
         """End in order: whoever has something to say still finds somebody to say it to."""
         self.say("stopping: workers let their requests end (Ctrl-C again ends at once)")
-        for greeting in self._greetings.values():
+        for _, greeting in self._greetings.values():
             greeting.cancel()
         for project in self._projects:
             await project.stop()
