@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from gen_worker.errors import SettingsError
 from gen_worker.models.hub.local.hub import LocalHub
 from gen_worker.models.hub.local.rooms import HubOptions
 from gen_worker.models.store.private import read_or_write_private
 from gen_worker.runtime.http.app import HttpApp
-from gen_worker.runtime.http.listener import open_listener, parse_http_address
+from gen_worker.runtime.http.listener import open_listener
 from gen_worker.runtime.http.options import HttpOptions
 from gen_worker.runtime.http.server import HttpServer
-from gen_worker.runtime.ndjson.address import TcpAddress
 from gen_worker.runtime.scheduler.addresses import url_towards, worker_address
 from gen_worker.runtime.scheduler.api import SchedulerBackend, SchedulerParts
 from gen_worker.runtime.scheduler.api.bodies import answer_of
@@ -31,12 +29,17 @@ from gen_worker.runtime.scheduler.intake import Intake
 from gen_worker.runtime.scheduler.ledger import Ledger, LedgerOptions
 from gen_worker.runtime.scheduler.metrics import Figures, SchedulerMetrics
 from gen_worker.runtime.scheduler.model_facts import ModelFacts
+from gen_worker.runtime.scheduler.options import (
+    certificate,
+    http_address,
+    is_open,
+    keeping,
+    request_options,
+)
 from gen_worker.runtime.scheduler.outfitting import Outfitter
 from gen_worker.runtime.scheduler.releases.releases import Releases
-from gen_worker.runtime.scheduler.requests import RequestOptions, Requests, RetryPolicy
-from gen_worker.runtime.scheduler.retention import Keeping
+from gen_worker.runtime.scheduler.requests import Requests
 from gen_worker.runtime.scheduler.tokens import Tokens
-from gen_worker.runtime.scheduler.waiting import WaitingLimits
 from gen_worker.runtime.scheduler.webhooks import WebhookOptions, Webhooks, WebhookSecrets
 from gen_worker.runtime.scheduler.webhooks.routes import WebhookRoutes
 from gen_worker.runtime.scheduler.worker_tokens import WorkerTokens
@@ -45,8 +48,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
     from contextlib import AsyncExitStack
-
-    import grpc
 
     from gen_worker.models.settings import ModelSettings
     from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
@@ -67,7 +68,6 @@ ROOT_TOKEN_NAME = "token"
 OWNER = "local-dev"
 """Whose endpoints are meant where nobody is named."""
 
-_DAY_S = 86_400.0
 _GATEWAY_GRACE_S = 1.0
 """For streams of workers to end in order; they come back in any case."""
 
@@ -168,16 +168,11 @@ class _Opening:
         self._settings = settings
         self._around = around
         self._stack = stack
-        address = parse_http_address(settings.http)
-        if not isinstance(address, TcpAddress):
-            raise SettingsError((f"{settings.http!r} is no host:port: workers fetch files there",))
-        self._address = address
-        self._is_open = settings.requires_tokens == "never" or (
-            settings.requires_tokens == "auto" and address.is_private and not settings.token
-        )
+        self._address = http_address(settings)
+        self._is_open = is_open(settings, self._address)
         """Whether whoever can connect may do everything."""
         self._limits = settings.running_limits
-        self._credentials = _certificate(settings)
+        self._credentials = certificate(settings)
 
     def _below(self, *names: str) -> str:
         return os.path.join(self._settings.folder, *names)
@@ -185,34 +180,15 @@ class _Opening:
     async def records(self) -> _Records:
         """Open what is on disk, so that nobody else does, and then the address."""
         settings, clock = self._settings, self._around.clock
-        keeping = Keeping(
-            keep_s=settings.keep_days * _DAY_S,
-            max_requests=settings.keep_requests,
-            max_bytes=settings.keep_bytes,
-        )
         ledger = await Ledger.open(
-            self._below("scheduler"), LedgerOptions(keeping=keeping), clock=clock
+            self._below("scheduler"), LedgerOptions(keeping=keeping(settings)), clock=clock
         )
         self._stack.push_async_callback(ledger.close)
         listener = self._stack.enter_context(open_listener(self._address))
         releases = await Releases.open(self._below("releases"), ledger)
         self._stack.push_async_callback(releases.close)
         tokens = await Tokens.open(ledger, root_token=self._root_token(), clock=clock)
-        waiting = WaitingLimits(
-            max_requests=settings.max_waiting,
-            max_per_function=settings.max_waiting_per_function,
-            max_per_owner=settings.max_waiting_per_owner,
-        )
-        retries = RetryPolicy(
-            max_attempts=settings.max_attempts,
-            max_lost=settings.max_lost,
-            first_delay_s=settings.retry_delay_s,
-            max_delay_s=settings.retry_max_delay_s,
-        )
-        options = RequestOptions(
-            waiting=waiting, retries=retries, cancel_grace_s=settings.cancel_grace_s
-        )
-        requests = Requests(ledger, options, clock=clock)
+        requests = Requests(ledger, request_options(settings), clock=clock)
         worker_tokens = WorkerTokens(self._below("scheduler"))
         return _Records(ledger, listener, releases, tokens, worker_tokens, requests)
 
@@ -240,7 +216,7 @@ class _Opening:
             partial(LocalHub, self._below("files"), options=options, authority=authority)
         )
         self._stack.push_async_callback(asyncio.to_thread, store.close)
-        sweep = FileSweep(store, ledger, keep_uploads_s=settings.keep_days * _DAY_S)
+        sweep = FileSweep(store, ledger, keep_uploads_s=keeping(settings).keep_s)
         task = asyncio.create_task(sweep.run(), name="gen-worker-file-sweep")
         self._stack.push_async_callback(_canceled, task)
         return _Files(store, passes)
@@ -373,26 +349,6 @@ class _Opening:
             check_webhook=core.webhooks.check,
             routes=core.webhook_routes.table(),
         )
-
-
-def _certificate(settings: SchedulerSettings) -> grpc.ServerCredentials | None:
-    """Return what workers are shown; None where connections are not encrypted."""
-    if bool(settings.tls_certificate) != bool(settings.tls_key):
-        raise SettingsError(
-            (
-                "a certificate needs its key: set both GEN_WORKER_SCHEDULER_TLS_CERTIFICATE and "
-                "GEN_WORKER_SCHEDULER_TLS_KEY",
-            )
-        )
-    if not settings.tls_certificate:
-        return None
-    import grpc
-
-    try:
-        with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as chain:
-            return grpc.ssl_server_credentials([(key.read(), chain.read())])
-    except OSError as error:
-        raise SettingsError((f"the certificate cannot be read: {error}",)) from error
 
 
 async def _canceled(task: asyncio.Task[None]) -> None:

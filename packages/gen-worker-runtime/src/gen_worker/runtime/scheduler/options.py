@@ -1,0 +1,89 @@
+"""What the settings mean to the parts of a scheduler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.errors import SettingsError
+from gen_worker.runtime.http.listener import parse_http_address
+from gen_worker.runtime.ndjson.address import TcpAddress
+from gen_worker.runtime.scheduler.requests import RequestOptions, RetryPolicy
+from gen_worker.runtime.scheduler.retention import Keeping
+from gen_worker.runtime.scheduler.waiting import WaitingLimits
+
+if TYPE_CHECKING:
+    import grpc
+
+    from gen_worker.runtime.scheduler.settings import SchedulerSettings
+
+__all__ = ["certificate", "http_address", "is_open", "keeping", "request_options"]
+
+_DAY_S = 86_400.0
+
+
+def http_address(settings: SchedulerSettings) -> TcpAddress:
+    """Return where clients are served.
+
+    Raises:
+        SettingsError: It is no host:port.
+    """
+    address = parse_http_address(settings.http)
+    if not isinstance(address, TcpAddress):
+        raise SettingsError((f"{settings.http!r} is no host:port: workers fetch files there",))
+    return address
+
+
+def is_open(settings: SchedulerSettings, address: TcpAddress) -> bool:
+    """Whether whoever can connect to the address may do everything."""
+    return settings.requires_tokens == "never" or (
+        settings.requires_tokens == "auto" and address.is_private and not settings.token
+    )
+
+
+def keeping(settings: SchedulerSettings) -> Keeping:
+    """Return how long requests that have ended can be asked for."""
+    return Keeping(
+        keep_s=settings.keep_days * _DAY_S,
+        max_requests=settings.keep_requests,
+        max_bytes=settings.keep_bytes,
+    )
+
+
+def request_options(settings: SchedulerSettings) -> RequestOptions:
+    """Return how many requests may wait, and how often one is tried."""
+    waiting = WaitingLimits(
+        max_requests=settings.max_waiting,
+        max_per_function=settings.max_waiting_per_function,
+        max_per_owner=settings.max_waiting_per_owner,
+    )
+    retries = RetryPolicy(
+        max_attempts=settings.max_attempts,
+        max_lost=settings.max_lost,
+        first_delay_s=settings.retry_delay_s,
+        max_delay_s=settings.retry_max_delay_s,
+    )
+    return RequestOptions(waiting=waiting, retries=retries, cancel_grace_s=settings.cancel_grace_s)
+
+
+def certificate(settings: SchedulerSettings) -> grpc.ServerCredentials | None:
+    """Return what workers are shown; None where connections are not encrypted.
+
+    Raises:
+        SettingsError: One half of it is missing, or cannot be read.
+    """
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError(
+            (
+                "a certificate needs its key: set both GEN_WORKER_SCHEDULER_TLS_CERTIFICATE and "
+                "GEN_WORKER_SCHEDULER_TLS_KEY",
+            )
+        )
+    if not settings.tls_certificate:
+        return None
+    import grpc
+
+    try:
+        with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as chain:
+            return grpc.ssl_server_credentials([(key.read(), chain.read())])
+    except OSError as error:
+        raise SettingsError((f"the certificate cannot be read: {error}",)) from error
