@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from gen_worker.trainer.calling import accepted
+from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of
 
@@ -244,7 +245,9 @@ class TrainingLoop:
             return error.reason
         if isinstance(error, ArtifactUploadError):
             return f"upload:{error}"
-        return str(error) or type(error).__name__
+        category = category_of(error, self.phase)
+        text = told(error, category)
+        return text if category == "train-step" else f"{category}:{text}"
 
 
 def run_training_loop(

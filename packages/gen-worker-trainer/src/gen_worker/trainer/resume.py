@@ -1,0 +1,88 @@
+"""Where a run goes on: at the checkpoint it is told, at the newest whole one, or at its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gen_worker.trainer.checkpoints.files import verify_files
+from gen_worker.trainer.checkpoints.store import read_checkpoint
+from gen_worker.trainer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from gen_worker.trainer.checkpoints import CheckpointStore
+    from gen_worker.trainer.checkpoints.store import Found
+    from gen_worker.trainer.job_file import JobFile
+
+__all__ = ["ResumePoint", "finished_at", "resume_point"]
+
+_log = logging.getLogger("gen_worker.trainer")
+
+
+class ResumePoint(NamedTuple):
+    """What a run goes on from."""
+
+    step: int
+    """Completed steps."""
+    state: dict[str, Any]
+    """For `load_state_dict`."""
+    directory: str
+    """For `load_checkpoint`."""
+    runtime: dict[str, Any]
+    """What the runtime itself has kept."""
+
+
+def finished_at(job: JobFile, store: CheckpointStore, explicit_path: str = "") -> str | None:
+    """Return the final checkpoint of a run that needs no more steps; None for any other."""
+    if explicit_path or not job.resume_from_latest:
+        return None
+    found = store.final()
+    if found is None or found.checkpoint.step < job.max_steps:
+        return None
+    return found.json_path
+
+
+def resume_point(
+    job: JobFile, store: CheckpointStore, explicit_path: str = ""
+) -> ResumePoint | None:
+    """Return where a run goes on; None where it begins.
+
+    Args:
+        job: Says whether it may go on at the newest checkpoint.
+        store: Of this job's checkpoints.
+        explicit_path: A checkpoint's JSON; it comes before any in the store.
+
+    Raises:
+        CheckpointError: There is no whole checkpoint at the explicit path, and nothing to go on
+            with instead.
+    """
+    if explicit_path:
+        try:
+            return _point(_whole(explicit_path))
+        except CheckpointError as error:
+            if not job.resume_from_latest:
+                raise
+            _log.warning("the newest checkpoint is used instead: %s", error)
+    if not job.resume_from_latest:
+        return None
+    found = store.newest()
+    return None if found is None else _point(found)
+
+
+def _whole(path: str) -> Found:
+    if os.path.isdir(path):
+        path = path.rstrip("/" + os.sep) + ".json"
+    try:
+        found = read_checkpoint(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"there is no checkpoint {path!r} to go on with: {error.strerror}", path=path
+        ) from error
+    verify_files(found.directory, found.checkpoint.files)
+    return found
+
+
+def _point(found: Found) -> ResumePoint:
+    checkpoint = found.checkpoint
+    return ResumePoint(checkpoint.step, checkpoint.state, found.directory, checkpoint.runtime)

@@ -1,0 +1,159 @@
+"""Where a run goes on, and what a failure is put down to."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gen_worker.errors import AuthError
+from gen_worker.trainer.categories import category_of, told
+from gen_worker.trainer.checkpoints import CheckpointStore
+from gen_worker.trainer.errors import (
+    ArtifactUploadError,
+    CheckpointError,
+    InputMaterializationError,
+    StartupContractError,
+    TrainingCanceled,
+)
+from gen_worker.trainer.job_file import JobFile, parse_job
+from gen_worker.trainer.resume import finished_at, resume_point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[CheckpointStore]:
+    with CheckpointStore(str(tmp_path / "checkpoints")) as opened:
+        for step in (3, 5):
+            with opened.building(step) as draft:
+                with open(f"{draft.directory}/w", "wb") as file:
+                    file.write(b"%d" % step)
+                draft.commit("r", {"step": step}, runtime={"cursor": step})
+        yield opened
+
+
+def job(*, resume: bool = True, max_steps: int = 9) -> JobFile:
+    return parse_job({"request_id": "r", "max_steps": max_steps, "resume_from_latest": resume})
+
+
+def test_the_newest_that_is_whole(store: CheckpointStore) -> None:
+    with open(f"{store.root}/step-00000005/w", "wb") as file:
+        file.write(b"6")
+
+    point = resume_point(job(), store)
+
+    assert point is not None
+    assert (point.step, point.state, point.runtime) == (3, {"step": 3}, {"cursor": 3})
+    assert point.directory == f"{store.root}/step-00000003"
+
+
+def test_only_if_it_is_wanted(store: CheckpointStore) -> None:
+    assert resume_point(job(resume=False), store) is None
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("as_directory", [True, False])
+def test_an_explicit_path_comes_first(
+    store: CheckpointStore, resume: bool, as_directory: bool
+) -> None:
+    path = f"{store.root}/step-00000003" + ("" if as_directory else ".json")
+
+    point = resume_point(job(resume=resume), store, path)
+
+    assert point is not None
+    assert point.step == 3
+
+
+def test_a_file_of_another_name_says_its_step(store: CheckpointStore, tmp_path: Path) -> None:
+    path = tmp_path / "downloaded.json"
+    path.write_text(json.dumps({"step": 40, "state": {"a": 1}}))
+
+    point = resume_point(job(), store, str(path))
+
+    assert point is not None
+    assert (point.step, point.directory) == (40, str(tmp_path))
+
+
+def test_an_explicit_path_that_is_none(store: CheckpointStore, tmp_path: Path) -> None:
+    path = str(tmp_path / "none.json")
+
+    point = resume_point(job(), store, path)
+
+    assert point is not None
+    assert point.step == 5
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        resume_point(job(resume=False), store, path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "is_finished"),
+    [
+        ({"max_steps": 7}, "", True),
+        ({"max_steps": 6}, "", True),
+        ({"max_steps": 8}, "", False),
+        ({"max_steps": 7}, "/some/step.json", False),
+        ({"max_steps": 7, "resume": False}, "", False),
+    ],
+)
+def test_a_run_that_is_finished(
+    store: CheckpointStore, fields: dict[str, Any], path: str, is_finished: bool
+) -> None:
+    assert finished_at(job(**fields), store, path) is None
+    with store.building(7, is_final=True) as draft:
+        draft.commit("r", {})
+
+    found = finished_at(job(**fields), store, path)
+
+    assert found == (f"{store.root}/final.json" if is_finished else None)
+
+
+def test_a_finished_run_can_be_longer(store: CheckpointStore) -> None:
+    with store.building(7, is_final=True) as draft:
+        draft.commit("r", {"step": 7})
+
+    point = resume_point(job(max_steps=20), store)
+
+    assert point is not None
+    assert (point.step, point.state) == (7, {"step": 7})
+
+
+@pytest.mark.parametrize(
+    ("error", "phase", "category", "text"),
+    [
+        (StartupContractError("startup.x", "y"), "startup", "startup", "startup.x: y"),
+        (
+            InputMaterializationError("GET refused"),
+            "input",
+            "input",
+            "failed to materialize training inputs",
+        ),
+        (ValueError("no column"), "input", "input", "no column"),
+        (AuthError("token expired"), "upload", "auth", "authorization failed"),
+        (RuntimeError("access forbidden"), "train-step", "train-step", "access forbidden"),
+        (
+            ArtifactUploadError("x"),
+            "train-step",
+            "upload",
+            "failed to upload training artifacts",
+        ),
+        (
+            MemoryError(),
+            "model-load",
+            "model-load",
+            "failed to initialize trainer model/backend",
+        ),
+        (MemoryError(), "train-step", "train-step", "MemoryError"),
+        (TrainingCanceled("timeout"), "train-step", "train-step", "timeout"),
+    ],
+)
+def test_what_a_failure_is_put_down_to(
+    error: Exception, phase: Any, category: str, text: str
+) -> None:
+    found = category_of(error, phase)
+
+    assert found == category
+    assert told(error, found) == text
