@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import logging
 import random
 import socket
 import struct
@@ -185,6 +186,20 @@ async def test_frames_that_mean_nothing_are_passed_over() -> None:
             here.session.send(frame)
         await here.check_serves()
         assert len(here.session.heard(JobResult)) == 1
+
+
+async def test_an_empty_frame_is_a_sign_of_life_and_not_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A scheduler sends one to each idle worker, again and again."""
+    caplog.set_level(logging.INFO, "gen_worker.worker")
+    async with place() as here:
+        here.session.send(b"")
+        await here.check_serves()
+        assert "not understood" not in caplog.text
+        here.session.send(UNKNOWN)
+        await here.check_serves()
+        assert caplog.text.count("not understood") == 1
 
 
 async def test_a_frame_that_is_too_long_costs_its_connection_and_no_job() -> None:

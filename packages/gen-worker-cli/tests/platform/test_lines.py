@@ -101,6 +101,7 @@ PHASE = 'worker.startup.phase {"phase":"%s","status":"%s","pid":1,"cwd":"/","rea
         ('{"a":', ('{"a":', "info")),
         (PHASE % ("boot", "ok"), None),
         (PHASE % ("ready", "ok"), ("ready (reason no room)", "info")),
+        (PHASE % ("warming", "starting"), ("warming (reason no room)", "info")),
         (PHASE % ("cache_preflight_ok", "error"), ("cache preflight ok (reason no room)", "error")),
         ("worker.startup.phase {broken", ("worker.startup.phase {broken", "info")),
         (

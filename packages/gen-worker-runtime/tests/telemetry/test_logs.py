@@ -38,6 +38,8 @@ class Lines:
         root.setLevel(self._level)
         for handler in self._handlers:
             root.removeHandler(handler)
+        for name in ("httpx", "httpcore"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -72,6 +74,13 @@ def test_a_traceback_is_part_of_its_line(lines: Lines) -> None:
     line = msgspec.json.decode(lines[0])
     assert line["message"] == "it broke"
     assert line["traceback"].endswith("ValueError: Bearer <redacted>")
+
+
+def test_requests_that_went_well_are_no_news(lines: Lines) -> None:
+    lines.install("text")
+    logging.getLogger("httpx").info('HTTP Request: POST http://127.0.0.1/ "HTTP/1.1 200 OK"')
+    logging.getLogger("httpx").warning("it is slow")
+    assert lines[0].endswith("WARNING httpx: it is slow")
 
 
 def test_text_is_masked_as_well(lines: Lines) -> None:

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     is_known = action == "add" or (action, len(words)) in (("ls", 0), ("rm", 1))
     if not is_known:
         raise UsageError("write `tokens add [SCOPE ...]`, `tokens ls` or `tokens rm TOKEN_ID`")
+    if action == "add":
+        _check(words)
     desk = _desk(args.data)
     if action == "add":
         _print_new(desk.add(words or ["invoke"], args.owner, args.name), args.json)
@@ -43,6 +45,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         desk.remove(words[0])
     return 0
+
+
+def _check(scopes: list[str]) -> None:
+    from gen_worker.runtime.http.credentials import SCOPES
+
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise UsageError(f"{scope!r} is no scope: there are {', '.join(SCOPES)}")
 
 
 def _desk(data: str) -> _Desk:

@@ -136,7 +136,7 @@ def _told_phase(facts: dict[str, object], line: str) -> tuple[str, str] | None:
         return None
     more = [f"{name} {value}" for name, value in facts.items() if name not in _QUIET_FACTS]
     words = phase.replace("_", " ") + (f" ({', '.join(more)})" if more else "")
-    return (words, "info") if status == "ok" else (words, "error")
+    return words, "info" if status in ("ok", "starting") else "error"
 
 
 def _told_fatal(facts: dict[str, object], line: str) -> tuple[str, str]:

@@ -47,9 +47,8 @@ class Gate:
         if scheme.lower() == b"bearer":
             found = self._credentials.principal(given.strip())
         if found is None:
-            raise Refusal(
-                401, "unauthorized", "a token is needed: send 'Authorization: Bearer <token>'"
-            )
+            wrong = "the token does not hold" if given.strip() else "a token is needed"
+            raise Refusal(401, "unauthorized", f"{wrong}: send 'Authorization: Bearer <token>'")
         return found
 
     def _refuse_web_pages(self, headers: Headers) -> None:

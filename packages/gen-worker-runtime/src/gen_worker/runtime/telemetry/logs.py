@@ -20,6 +20,8 @@ _STRUCTURED = ("worker.startup.phase ", "worker.fatal ")
 """Lines that platforms look for; they are written like this in either format."""
 
 _log = logging.getLogger("gen_worker.worker")
+_CHATTY = ("httpx", "httpcore")
+"""Log every request they make as something to know; their warnings are ours."""
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 # What a record has by itself; anything else was given as `extra`.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -43,6 +45,8 @@ def install_logging(
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     return handler
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gen_worker.runtime.worker.outbox import Outbox, Role
 
 __all__ = ["Connection", "Registrar"]
+
+_log = logging.getLogger("gen_worker.worker")
 
 _REGISTRATION = "registration"
 AUXILIARY: tuple[Role, Role] = ("results", "events")
@@ -61,7 +64,7 @@ class Connection:
             token: Bearer token of the worker; empty sends none.
             splits: Whether results and events get streams of their own.
             opened: Called when the worker's registration is written.
-            heard: Called with each message of the control stream; None for one nobody here knows.
+            heard: Called with each message of the control stream; None for one that says nothing here.
         """
         self._address = address
         self._number = next(_numbers)
@@ -149,9 +152,12 @@ class Connection:
 
     def _control_received(self, data: bytes) -> None:
         try:
-            self._heard(decode(data))
+            message = decode(data)
         except MalformedMessageError:
-            self._heard(None)
+            message = None
+        if message is None and data:  # an empty one only says that somebody is there
+            _log.info("a message of the orchestrator is not understood and is ignored")
+        self._heard(message)
 
     async def _run_auxiliary(self) -> None:
         """Have streams for results and events; when one ends, control carries everything."""

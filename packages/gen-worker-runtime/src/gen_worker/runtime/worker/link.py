@@ -236,7 +236,6 @@ class Link:
         else:
             self._feed(Heard(number))
         if message is None:
-            _log.info("a message of the orchestrator is not understood and is ignored")
             return
         try:
             self._handler.receive(message)

@@ -87,4 +87,5 @@ def number_of(call: HttpCall, name: str) -> int | None:
 
 
 def _forbidden(caller: Principal) -> Refusal:
-    return Refusal(403, "forbidden_owner", f"the token is for what is {caller.owner!r}'s")
+    wanted = f"the token is for what {caller.owner!r} owns: this needs one for everybody"
+    return Refusal(403, "forbidden_owner", wanted)
