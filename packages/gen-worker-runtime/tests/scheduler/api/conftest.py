@@ -233,7 +233,7 @@ class _Hub:
         return None
 
 
-def _issue(*, release_id: str, owner: str, worker_id: str, ttl_s: float) -> str:
+def _issue(*, release_id: str, owner: str, worker_id: str, ttl_s: float | None) -> str:
     return f"jwt {release_id} {owner} {worker_id} {ttl_s}"
 
 

@@ -8,8 +8,6 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec.structs import replace
-
 from gen_worker.models.hub.local.hub import LocalHub
 from gen_worker.models.hub.local.rooms import HubOptions
 from gen_worker.models.store.private import read_or_write_private
@@ -31,16 +29,19 @@ from gen_worker.runtime.scheduler.metrics import Figures, SchedulerMetrics
 from gen_worker.runtime.scheduler.model_facts import ModelFacts
 from gen_worker.runtime.scheduler.options import (
     certificate,
+    dispatch_options,
     http_address,
     is_open,
     keeping,
     request_options,
+    webhook_options,
+    worker_token_ttl_s,
 )
 from gen_worker.runtime.scheduler.outfitting import Outfitter
 from gen_worker.runtime.scheduler.releases.releases import Releases
 from gen_worker.runtime.scheduler.requests import Requests
 from gen_worker.runtime.scheduler.tokens import Tokens
-from gen_worker.runtime.scheduler.webhooks import WebhookOptions, Webhooks, WebhookSecrets
+from gen_worker.runtime.scheduler.webhooks import Webhooks, WebhookSecrets
 from gen_worker.runtime.scheduler.webhooks.routes import WebhookRoutes
 from gen_worker.runtime.scheduler.worker_tokens import WorkerTokens
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
     from gen_worker.runtime.scheduler.gateway import GatewayOptions, Passage
     from gen_worker.runtime.scheduler.settings import SchedulerSettings
+    from gen_worker.runtime.scheduler.webhooks import WebhookOptions
 
 __all__ = [
     "OWNER",
@@ -171,7 +173,7 @@ class _Opening:
         self._address = http_address(settings)
         self._is_open = is_open(settings, self._address)
         """Whether whoever can connect may do everything."""
-        self._limits = settings.running_limits
+        self._dispatch = dispatch_options(settings, around.dispatch)
         self._credentials = certificate(settings)
 
     def _below(self, *names: str) -> str:
@@ -189,7 +191,7 @@ class _Opening:
         self._stack.push_async_callback(releases.close)
         tokens = await Tokens.open(ledger, root_token=self._root_token(), clock=clock)
         requests = Requests(ledger, request_options(settings), clock=clock)
-        worker_tokens = WorkerTokens(self._below("scheduler"))
+        worker_tokens = WorkerTokens(self._below("scheduler"), ttl_s=worker_token_ttl_s(settings))
         return _Records(ledger, listener, releases, tokens, worker_tokens, requests)
 
     @property
@@ -237,9 +239,7 @@ class _Opening:
             catalog,
             Outfitter(catalog, files.passes, files_url, models.describe),
             records.ledger,
-            options=replace(
-                around.dispatch, max_running=self._limits, lost_after_s=settings.lost_after_s
-            ),
+            options=self._dispatch,
             clock=around.clock,
         )
         requests.runner = dispatcher
@@ -275,9 +275,7 @@ class _Opening:
         return _Core(catalog, models, dispatcher, gateway, webhooks, routes, metrics)
 
     def _webhooks(self, records: _Records, secrets: WebhookSecrets) -> Webhooks:
-        options = self._around.webhooks or WebhookOptions(
-            allow_private=self._is_open, trusted=self._settings.webhook_urls
-        )
+        options = self._around.webhooks or webhook_options(self._settings, self._is_open)
         return Webhooks(
             records.ledger,
             records.requests,

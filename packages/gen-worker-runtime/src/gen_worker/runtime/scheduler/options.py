@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gen_worker.errors import SettingsError
 from gen_worker.runtime.http.listener import parse_http_address
 from gen_worker.runtime.ndjson.address import TcpAddress
 from gen_worker.runtime.scheduler.requests import RequestOptions, RetryPolicy
 from gen_worker.runtime.scheduler.retention import Keeping
 from gen_worker.runtime.scheduler.waiting import WaitingLimits
+from gen_worker.runtime.scheduler.webhooks import WebhookOptions
 
 if TYPE_CHECKING:
     import grpc
 
+    from gen_worker.runtime.scheduler.dispatcher import DispatchOptions
     from gen_worker.runtime.scheduler.settings import SchedulerSettings
 
-__all__ = ["certificate", "http_address", "is_open", "keeping", "request_options"]
+__all__ = [
+    "certificate",
+    "dispatch_options",
+    "http_address",
+    "is_open",
+    "keeping",
+    "request_options",
+    "webhook_options",
+    "worker_token_ttl_s",
+]
 
 _DAY_S = 86_400.0
 
@@ -63,6 +76,30 @@ def request_options(settings: SchedulerSettings) -> RequestOptions:
         max_delay_s=settings.retry_max_delay_s,
     )
     return RequestOptions(waiting=waiting, retries=retries, cancel_grace_s=settings.cancel_grace_s)
+
+
+def dispatch_options(settings: SchedulerSettings, others: DispatchOptions) -> DispatchOptions:
+    """Return how requests are given to workers; what the settings do not say is as in `others`.
+
+    Raises:
+        SettingsError: A limit of a function is not understood.
+    """
+    return replace(others, max_running=settings.running_limits, lost_after_s=settings.lost_after_s)
+
+
+def webhook_options(settings: SchedulerSettings, is_open: bool) -> WebhookOptions:
+    """Return where webhooks may lead.
+
+    Args:
+        settings: Trust some addresses.
+        is_open: Whether whoever can connect may do everything, and so reach them anyway.
+    """
+    return WebhookOptions(allow_private=is_open, trusted=settings.webhook_urls)
+
+
+def worker_token_ttl_s(settings: SchedulerSettings) -> float:
+    """Return how many seconds the token of a worker is good for connecting."""
+    return settings.worker_token_days * _DAY_S
 
 
 def certificate(settings: SchedulerSettings) -> grpc.ServerCredentials | None:

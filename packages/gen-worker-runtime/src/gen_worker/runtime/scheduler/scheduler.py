@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler"]
 
-_DAY_S = 86_400.0
-
 
 class Scheduler:
     """One scheduler, on the loop that opened it. All that it was told outlives it.
@@ -127,7 +125,4 @@ class Scheduler:
         Raises:
             ValidationError: The release or a name cannot be one.
         """
-        ttl_s = self.settings.worker_token_days * _DAY_S
-        return self.worker_tokens.issue(
-            release_id=release_id, owner=owner, worker_id=worker_id, ttl_s=ttl_s
-        )
+        return self.worker_tokens.issue(release_id=release_id, owner=owner, worker_id=worker_id)

@@ -36,27 +36,35 @@ class WorkerTokens:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, now: Callable[[], float] = time.time
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        ttl_s: float = 30 * 86_400.0,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is read or made yet.
 
         Args:
             folder: Private to the user; the key is in it, readable by its owner only.
+            ttl_s: How long tokens are good for connecting where nothing else is asked for.
             now: Unix time.
         """
         self._path = os.path.join(folder, KEY_NAME)
+        self._ttl_s = ttl_s
         self._now = now
         self._lock = threading.Lock()
         self._key: tuple[RSAPrivateKey, str] | None = None
 
-    def issue(self, *, release_id: str, owner: str = "", worker_id: str = "", ttl_s: float) -> str:
+    def issue(
+        self, *, release_id: str, owner: str = "", worker_id: str = "", ttl_s: float | None = None
+    ) -> str:
         """Return a token for one worker.
 
         Args:
             release_id: What it runs.
             owner: Whose endpoint that is.
             worker_id: Its name; empty makes one nobody else has.
-            ttl_s: How long it is good for connecting.
+            ttl_s: How long it is good for connecting; None is as long as others.
 
         Raises:
             ValidationError: There is no release, or a name is too long.
@@ -72,6 +80,7 @@ class WorkerTokens:
                 )
         if not release_id:
             raise ValidationError("a worker's token needs the id of the release that it runs")
+        ttl_s = self._ttl_s if ttl_s is None else ttl_s
         if not 0 < ttl_s < float("inf"):
             raise ValidationError(f"a token cannot be good for {ttl_s!r} s: say more than 0")
         key, key_id = self._signer()

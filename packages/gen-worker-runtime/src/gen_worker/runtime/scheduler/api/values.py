@@ -151,7 +151,8 @@ class NewWorker(msgspec.Struct, frozen=True, kw_only=True):
     tag: _Name = DEFAULT_TAG
     worker_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._-]{0,128}$")] = ""
     """Empty makes one that no other worker has."""
-    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=365 * 24 * 3600)] = 24 * 3600.0
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=365 * 24 * 3600)] | None = None
+    """None is as long as the scheduler's settings say."""
 
 
 class WorkerTicket(Row, frozen=True, kw_only=True):

@@ -60,7 +60,9 @@ class Workers(Protocol):
 class IssueWorkerToken(Protocol):
     """Signs what a worker connects with. Blocking: called in a thread."""
 
-    def __call__(self, *, release_id: str, owner: str, worker_id: str, ttl_s: float) -> str: ...
+    def __call__(
+        self, *, release_id: str, owner: str, worker_id: str, ttl_s: float | None
+    ) -> str: ...
 
 
 class _Wanted(NamedTuple):
