@@ -167,7 +167,7 @@ class Queue:
             assert ticket is not None
             call = await self.ledger.call(ticket.seq)
             assert call is not None
-            self.ledger.assign(ticket.seq, "worker", self.attempts[ticket.seq])
+            self.ledger.assign(ticket.seq, "worker", self.attempts[ticket.seq], at=began)
             picked.append(ticket)
         await self.ledger.flush()
         spent = perf_counter() - began

@@ -100,7 +100,7 @@ class Client:
                 if requeued is None:
                     self.tell("wrong", record.request_id, "it cannot be requeued")
                 attempt, sequence = attempt + 1, 0
-            ledger.assign(seq, "w", attempt)
+            ledger.assign(seq, "w", attempt, at=0.0)
             items = [
                 NewEvent(b"delta", b"{}", attempt, sequence + number)
                 for number in range(rng.randrange(3))  # the first was said before

@@ -26,6 +26,7 @@ from gen_worker.runtime.scheduler import (
     StoredCall,
     StoredEvent,
 )
+from gen_worker.runtime.scheduler.changes import Assign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,10 +169,10 @@ async def test_operations_are_written_in_the_order_of_the_calls(
     async with open_ledger() as ledger:
         record, _ = await ledger.submit(submission("r-1"))
         clock.now += 5
-        ledger.assign(record.seq, "w-1", 1)
+        ledger.assign(record.seq, "w-1", 1, at=clock.now)
         appended = ledger.append(record.seq, [delta(1)])
         requeued = ledger.requeue(record.seq, 1, due_at=clock.now + 9)
-        ledger.assign(record.seq, "w-2", 2)
+        ledger.assign(record.seq, "w-2", 2, at=clock.now - 2)
         stored = await ledger.append(record.seq, [delta(1, attempt=2)])
         assert await appended == (StoredEvent(1, b"delta", b'{"n":1}'),)
         assert await requeued == Requeued(2, StoredEvent(2, b"restarted", b'{"attempt":2}'))
@@ -179,14 +180,14 @@ async def test_operations_are_written_in_the_order_of_the_calls(
         found = await ledger.record("r-1")
         assert found is not None
         assert (found.status, found.worker_id, found.attempt) == ("running", "w-2", 2)
-        assert (found.started_at, found.due_at) == (clock.now, clock.now + 9)
+        assert (found.started_at, found.due_at) == (clock.now - 2, clock.now + 9)
         assert (found.last_event_id, found.last_sequence) == (3, 1)
 
 
 async def test_what_nobody_waits_for_is_written_soon(open_ledger: Any, submission: Any) -> None:
     async with open_ledger(behind_s=0.001) as ledger:
         record, _ = await ledger.submit(submission("r-1"))
-        ledger.assign(record.seq, "w-1", 1)
+        ledger.assign(record.seq, "w-1", 1, at=0.0)
         async with asyncio.timeout(30):
             while (await ledger.unfinished())[0].status != "running":
                 await asyncio.sleep(0)
@@ -198,7 +199,7 @@ async def test_an_assignment_of_another_attempt_is_not_noted(
     async with open_ledger() as ledger:
         record, _ = await ledger.submit(submission("r-1"))
         await ledger.requeue(record.seq, 1, due_at=0.0)
-        ledger.assign(record.seq, "w-1", 1)
+        ledger.assign(record.seq, "w-1", 1, at=0.0)
         await ledger.flush()
         found = await ledger.record("r-1")
         assert found is not None
@@ -231,6 +232,23 @@ async def test_an_attempt_that_is_over_says_nothing_more(open_ledger: Any, submi
         assert len(await ledger.append(seq, [delta(1, attempt=2)])) == 1
 
 
+async def test_an_end_comes_with_who_ran_it(open_ledger: Any, submission: Any, clock: Any) -> None:
+    """What was assigned may have found no room on the disk."""
+    async with open_ledger() as ledger:
+        first, _ = await ledger.submit(submission("r-1"))
+        later, _ = await ledger.submit(submission("r-2"))
+        clock.now += 7
+        await ledger.requeue(later.seq, 1, due_at=0.0)
+        for record in (first, later):
+            assigned = Assign(record.seq, "w-1", 1, clock.now - 3)
+            await ledger.end(record.seq, DONE, RESULT, assigned)
+        found = [await ledger.record(name) for name in ("r-1", "r-2")]
+        assert [(one.worker_id, one.started_at, one.ended_at) for one in found if one] == [
+            ("w-1", clock.now - 3, clock.now),
+            ("", None, clock.now),
+        ]
+
+
 async def test_the_first_end_counts(open_ledger: Any, submission: Any, clock: Any) -> None:
     async with open_ledger() as ledger:
         record, _ = await ledger.submit(submission("r-1"))
@@ -242,7 +260,7 @@ async def test_the_first_end_counts(open_ledger: Any, submission: Any, clock: An
         assert await ledger.end(seq, DONE, RESULT) is None
         assert await ledger.append(seq, [delta(1)]) == ()
         assert await ledger.requeue(seq, 1, due_at=0.0) is None
-        ledger.assign(seq, "w-1", 1)
+        ledger.assign(seq, "w-1", 1, at=clock.now)
         await ledger.flush()
         found = await ledger.record("r-1")
         assert found is not None
@@ -383,13 +401,13 @@ async def test_a_ledger_that_is_closed_refuses(
 ) -> None:
     async with open_ledger() as ledger:
         accepted = ledger.submit(submission("r-1"))
-        ledger.assign(1, "w-1", 1)
+        ledger.assign(1, "w-1", 1, at=0.0)
         await ledger.close()
         assert (await accepted).is_new
         with pytest.raises(RetryableError, match="is stopping"):
             ledger.submit(submission("r-2"))
         with pytest.raises(RetryableError, match="is stopping"):
-            ledger.assign(1, "w-1", 1)
+            ledger.assign(1, "w-1", 1, at=0.0)
         with pytest.raises(RetryableError, match="is stopping"):
             await ledger.record("r-1")
     assert not folder.joinpath("scheduler.db-wal").exists()

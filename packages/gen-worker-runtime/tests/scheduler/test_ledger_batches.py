@@ -43,7 +43,7 @@ submissions = st.builds(
 )
 operations: st.SearchStrategy[Operation] = st.one_of(
     st.builds(Submit, submissions),
-    st.builds(Assign, seqs, st.sampled_from(["w-1", "w-2"]), attempts),
+    st.builds(Assign, seqs, st.sampled_from(["", "w-1", "w-2"]), attempts, st.floats(0, 9)),
     st.builds(Append, seqs, st.lists(events, max_size=3)),
     st.builds(End, seqs, endings, st.just(NewEvent(b"error", b"{}"))),
     st.builds(Requeue, seqs, attempts, st.floats(0, 9)),

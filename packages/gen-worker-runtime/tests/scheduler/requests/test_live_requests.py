@@ -84,6 +84,20 @@ async def test_what_is_submitted_waits_is_given_and_ends(open_desk: Any) -> None
         assert not desk.requests.watch(live.seq, eyes)
 
 
+async def test_a_quick_request_began_before_it_ended(open_desk: Any) -> None:
+    """Its beginning is written with its end."""
+    async with open_desk() as desk:
+        live = await desk.submit("a")
+        desk.pass_s(1)
+        desk.give()
+        began = desk.clock.now
+        desk.pass_s(0.01)
+        await desk.requests.ended(live, 1, WON, DONE)
+        record = await desk.ledger.record("a")
+        assert (record.created_at, record.started_at) == (began - 1, began)
+        assert record.ended_at == began + 0.01
+
+
 async def test_a_worker_gets_what_was_submitted(open_desk: Any) -> None:
     async with open_desk() as desk:
         options = JobOptions(refs=("acme/flux:prod",), factors={"steps": 3.0}, hints={"a": "b"})

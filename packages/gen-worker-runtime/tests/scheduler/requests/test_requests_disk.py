@@ -85,6 +85,20 @@ async def test_all_go_on_once_there_is_room_for_one(open_desk: Any) -> None:
         assert desk.requests.length("r1/draw") == 10
 
 
+async def test_who_ran_it_and_since_when_is_kept_with_its_end(open_desk: Any) -> None:
+    async with open_desk() as desk:
+        live = await desk.submit("a")
+        with full_disk(desk):
+            desk.give("w7")
+            began = desk.clock.now
+            with pytest.raises(LedgerWriteError):
+                await desk.ledger.flush()
+        desk.pass_s(3)
+        await desk.requests.ended(live, 1, WON, DONE)
+        record = await desk.ledger.record("a")
+        assert (record.worker_id, record.started_at, record.ended_at) == ("w7", began, began + 3)
+
+
 async def test_a_cancel_that_cannot_be_kept_is_refused(open_desk: Any) -> None:
     async with open_desk() as desk:
         live = await desk.submit("a")

@@ -49,7 +49,10 @@ class Submit(NamedTuple):
 class Assign(NamedTuple):
     seq: int
     worker_id: str
+    """Empty: no worker has it any more."""
     attempt: int
+    at: float
+    """Unix time: it is written later."""
 
 
 class Append(NamedTuple):
@@ -61,6 +64,8 @@ class End(NamedTuple):
     seq: int
     ending: Ending
     event: NewEvent
+    assigned: Assign | None = None
+    """Who ran it, in case that found no room when it was to be written."""
 
 
 class Requeue(NamedTuple):
@@ -162,12 +167,15 @@ class Draft:
         self.new[record.seq] = submission
         return Submitted(record, is_new=True)
 
-    def _assign(self, seq: int, worker_id: str, attempt: int) -> None:
+    def _assign(self, seq: int, worker_id: str, attempt: int, at: float) -> None:
         record = self._unfinished(seq)
-        if record is not None and record.attempt == attempt:
-            self._change(
-                replace(record, status="running", worker_id=worker_id, started_at=self._now)
-            )
+        if record is None or record.attempt != attempt:
+            return
+        if worker_id:
+            record = replace(record, status="running", worker_id=worker_id, started_at=at)
+        else:
+            record = replace(record, status="queued", worker_id="", started_at=None)
+        self._change(record)
 
     def _append(self, seq: int, events: Iterable[NewEvent]) -> tuple[StoredEvent, ...]:
         record = self._unfinished(seq)
@@ -189,10 +197,18 @@ class Draft:
             )
         return self._store(replace(record, last_sequence=sequence), fresh)
 
-    def _end(self, seq: int, ending: Ending, event: NewEvent) -> StoredEvent | None:
+    def _end(
+        self, seq: int, ending: Ending, event: NewEvent, assigned: Assign | None
+    ) -> StoredEvent | None:
         record = self._unfinished(seq)
         if record is None:
             return None
+        if (
+            assigned is not None
+            and record.started_at is None
+            and assigned.attempt == record.attempt
+        ):
+            record = replace(record, worker_id=assigned.worker_id, started_at=assigned.at)
         is_late = ending.attempt not in (0, record.attempt)
         if is_late and ending.is_streamed:
             return None  # its output was taken back when the next attempt was made

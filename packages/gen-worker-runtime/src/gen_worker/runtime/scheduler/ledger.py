@@ -172,13 +172,19 @@ class Ledger:
                 raise ValidationError(f"{name!r} has a null character: leave it out")
         return self._writing.put(Submit(submission))
 
-    def assign(self, seq: int, worker_id: str, attempt: int) -> None:
+    def assign(self, seq: int, worker_id: str, attempt: int, *, at: float) -> None:
         """Note that a worker was given an attempt, with the next batch or a little later.
 
         After a crash the worker says itself what it runs. Of another attempt than the one that
         waits, and of what has ended, nothing is noted.
+
+        Args:
+            seq: The request.
+            worker_id: Who; empty when nobody has it any more.
+            attempt: Which.
+            at: Unix time when.
         """
-        self._writing.put_behind(Assign(seq, worker_id, attempt), self._options.behind_s)
+        self._writing.put_behind(Assign(seq, worker_id, attempt, at), self._options.behind_s)
 
     def append(self, seq: int, events: Sequence[NewEvent]) -> Future[tuple[StoredEvent, ...]]:
         """Keep what a request produced, and return what was new of it, with its numbers.
@@ -192,14 +198,22 @@ class Ledger:
         """
         return self._writing.put(Append(seq, events))
 
-    def end(self, seq: int, ending: Ending, event: NewEvent) -> Future[StoredEvent | None]:
+    def end(
+        self, seq: int, ending: Ending, event: NewEvent, assigned: Assign | None = None
+    ) -> Future[StoredEvent | None]:
         """End a request, with its last event.
+
+        Args:
+            seq: The request.
+            ending: How.
+            event: The last.
+            assigned: Who has it, in case `assign` could not write that; nobody waits for it there.
 
         Returns:
             That event with its number. None: it had ended, and this changes nothing; or the output
             was streamed by an attempt that is no longer the present one.
         """
-        return self._writing.put(End(seq, ending, event))
+        return self._writing.put(End(seq, ending, event, assigned))
 
     def requeue(self, seq: int, attempt: int, *, due_at: float) -> Future[Requeued | None]:
         """Have a request wait again, because an attempt was lost or failed.

@@ -61,8 +61,9 @@ class Course:
         if not live.is_ending and (live.place, live.worker_id) != ("worker", worker_id):
             self.lives.dequeue(live)
             live.place = "worker"
-            live.record = records.running(live.record, worker_id, self._clock())
-            self._ledger.assign(live.seq, worker_id, live.attempt)
+            now = self._clock()
+            live.record = records.running(live.record, worker_id, now)
+            self._ledger.assign(live.seq, worker_id, live.attempt, at=now)
             self.lives.tell(live, ())
         if live.is_ending or reason is not None:  # while it was on its way
             self._loop.call_soon(self.runner.interrupt, live, reason or "interrupt")
@@ -95,7 +96,8 @@ class Course:
         """Have it end, whatever its worker says."""
         live.is_ending = True
         self.lives.dequeue(live)
-        return self.write(live, End(ending, last_event(live.record, ending, now=self._clock())))
+        event = last_event(live.record, ending, now=self._clock())
+        return self.write(live, End(live.record, ending, event))
 
     def write(self, live: Live, step: Step) -> Future[None]:
         """Have a step written; done once it is on disk, or counts no more."""

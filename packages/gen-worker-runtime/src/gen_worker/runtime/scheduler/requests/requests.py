@@ -232,7 +232,7 @@ class Requests:
         if live.place == "worker":
             live.record = records.waiting(live.record)
             # What is running and has no worker waits again after a restart.
-            self._ledger.assign(live.seq, "", live.attempt)
+            self._ledger.assign(live.seq, "", live.attempt, at=self._clock())
             if live.cancel_reason is not None:
                 self._course.end(live, canceled_ending(live.record, live.cancel_reason))
                 return
@@ -294,7 +294,7 @@ class Requests:
         if not is_late:
             live.is_ending = True
             self._lives.dequeue(live)
-        return self._course.write(live, End(ending, event))
+        return self._course.write(live, End(live.record, ending, event))
 
     def failed(
         self, live: Live, attempt: int, failure: Failure, *, is_worker_lost: bool = False

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gen_worker.errors import RetryableError
+from gen_worker.runtime.scheduler.changes import Assign
 from gen_worker.runtime.scheduler.errors import DamagedLedgerError, LedgerWriteError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.ledger import Ledger
     from gen_worker.runtime.scheduler.requests.live import Live
-    from gen_worker.runtime.scheduler.values import Ending, NewEvent
+    from gen_worker.runtime.scheduler.values import Ending, NewEvent, RequestRecord
 
 __all__ = ["Again", "End", "Produce", "Step", "Writer"]
 
@@ -77,14 +78,18 @@ class Again:
 class End:
     """How it ends."""
 
-    def __init__(self, ending: Ending, event: NewEvent) -> None:
+    def __init__(self, record: RequestRecord, ending: Ending, event: NewEvent) -> None:
         self.ending = ending
         self.event = event
+        self.assigned: Assign | None = None
+        if record.started_at is not None:
+            ran = (record.seq, record.worker_id, record.attempt, record.started_at)
+            self.assigned = Assign(*ran)
         self.dones: list[Future[None]] = []
         self.size_bytes = len(event.data)
 
     def put(self, ledger: Ledger, seq: int) -> Future[Any]:
-        return ledger.end(seq, self.ending, self.event)
+        return ledger.end(seq, self.ending, self.event, self.assigned)
 
 
 class Writer:
