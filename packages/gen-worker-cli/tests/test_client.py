@@ -67,7 +67,8 @@ def test_the_host_is_named_by_the_surroundings(cli: Cli, serve: Serve) -> None:
 def test_a_host_that_is_not_there_is_one_line(cli: Cli) -> None:
     done = cli("client", "generate", "127.0.0.1:9")
     assert (done.code, done.stdout) == (1, "")
-    assert done.stderr == "gen-worker client: the host cannot be reached: nobody listens there\n"
+    said = "the host cannot be reached: nobody listens at http://127.0.0.1:9"
+    assert done.stderr == f"gen-worker client: {said}\n"
     done = cli("client", "generate")
     assert done.code == 2
     assert "no platform runs" in done.stderr

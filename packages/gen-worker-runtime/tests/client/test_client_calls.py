@@ -227,7 +227,9 @@ def test_what_a_host_does_not_have_is_an_error(client: Any) -> None:
 def test_nobody_listens(open_client: Open) -> None:
     client = open_client("http://127.0.0.1:9", retry=RetryPolicy(attempts=2, first_s=0.001))
     for ask in (lambda: client.run("echo"), client.functions, lambda: client.submit("echo")):
-        with pytest.raises(UnreachableError, match="nobody listens") as caught:
+        with pytest.raises(
+            UnreachableError, match="nobody listens at http://127.0.0.1:9$"
+        ) as caught:
             ask()
         assert isinstance(caught.value, ConnectionError)
 

@@ -35,7 +35,7 @@ class AsyncDriver:
 
     def __init__(self, url: str, token: str, transport: httpx.AsyncBaseTransport | None) -> None:
         self.is_closed = False
-        self._url = url
+        self.url = url
         self._http = new_async_client(url, token, transport)
         self._locks: dict[str, _Lock] = {}
 
@@ -71,7 +71,7 @@ class AsyncDriver:
             raise RuntimeError("the client is closed")
         content = async_pieces_of(question.file) if question.file else None
         options = request_options(question, content)
-        request = self._http.build_request(question.method, self._url + question.path, **options)
+        request = self._http.build_request(question.method, self.url + question.path, **options)
         return await self._http.send(request, stream=True)
 
     async def acquire(self, key: str) -> None:
@@ -149,7 +149,7 @@ class _Line:
             finally:
                 await response.aclose()
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         return Reply(head_of(response), bytes(body))
 
     async def _open(self, question: Question) -> Head:
@@ -157,7 +157,7 @@ class _Line:
         try:
             self._response = await self._driver.send(question)
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         self._pieces = self._response.aiter_raw()
         return head_of(self._response)
 
@@ -167,9 +167,9 @@ class _Line:
             async with asyncio.timeout(silence_s):
                 data = await anext(self._pieces, b"")
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         except TimeoutError as error:
-            raise LostError("nothing came for too long") from error
+            raise lost(error, self._driver.url) from error
         if not data:
             await self._shut()
         return data

@@ -36,7 +36,7 @@ class BlockingDriver:
 
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None) -> None:
         self.is_closed = False
-        self._url = url
+        self.url = url
         self._http = new_client(url, token, transport)
         self._locks: dict[str, _Lock] = {}
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class BlockingDriver:
             raise RuntimeError("the client is closed")
         content = pieces_of(question.file) if question.file else None
         options = request_options(question, content)
-        request = self._http.build_request(question.method, self._url + question.path, **options)
+        request = self._http.build_request(question.method, self.url + question.path, **options)
         return self._http.send(request, stream=True)
 
     def acquire(self, key: str) -> None:
@@ -151,7 +151,7 @@ class _Line:
             finally:
                 response.close()
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         return Reply(head_of(response), bytes(body))
 
     def _open(self, question: Question) -> Head:
@@ -159,7 +159,7 @@ class _Line:
         try:
             self._response = self._driver.send(question)
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         self._pieces = self._response.iter_raw()
         return head_of(self._response)
 
@@ -167,7 +167,7 @@ class _Line:
         try:
             data = next(self._pieces, b"")
         except LOST as error:
-            raise lost(error) from error
+            raise lost(error, self._driver.url) from error
         if not data:
             self._shut()
         return data

@@ -84,19 +84,20 @@ def head_of(response: httpx.Response) -> Head:
     return Head(response.status_code, response.headers)
 
 
-def lost(error: Exception) -> LostError:
-    """Return what an error of the network means; its own text may name addresses."""
+def lost(error: Exception, url: str) -> LostError:
+    """Return what an error of the network means; its own text may name other addresses."""
     return LostError(
-        _REASONS.get(type(error), "the connection broke off"),
+        _REASONS.get(type(error), "the connection to {url} broke off").format(url=url),
         was_sent=not isinstance(error, _NOT_SENT),
     )
 
 
 _REASONS: dict[type[Exception], str] = {
-    httpx.ConnectError: "nobody listens there",
-    httpx.ConnectTimeout: "nobody answers there",
-    httpx.ReadTimeout: "nothing came for too long",
-    httpx.WriteTimeout: "it takes nothing",
+    httpx.ConnectError: "nobody listens at {url}",
+    httpx.ConnectTimeout: "nobody answers at {url}",
+    httpx.ReadTimeout: "nothing came from {url} for too long",
+    TimeoutError: "nothing came from {url} for too long",
+    httpx.WriteTimeout: "{url} takes nothing",
 }
 
 
