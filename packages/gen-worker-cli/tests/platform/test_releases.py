@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+
+from gen_worker.cli.platform.api import Api
+from gen_worker.cli.platform.packing import pack
 
 if TYPE_CHECKING:
     from conftest import Cli, Platform, Project, StartUp
@@ -78,6 +82,66 @@ def test_releases_and_what_happened_to_their_tags(
     assert "Traceback" not in refused.stderr
     asked(cli, "releases", "shout", "--delete", str(first)[:16])
     assert [row["release_id"] for row in platform.rows("releases", "releases")] == [second]
+
+
+def publish_many(platform: Platform, project: Project, count: int, *, by: str) -> list[str]:
+    """Publish a project with other words each time, as quickly as can be; return the ids."""
+    (row,) = platform.ask("GET", "/v1/releases")["releases"][:1]
+    name = {key: row[key] for key in ("owner", "endpoint", "environment")}
+    path = "/v1/releases/{owner}/{endpoint}/".format(**name) + row["release_id"]
+    with open(platform.ask("GET", path)["lock"], "rb") as file:
+        lock = file.read()
+    api, ids = Api(platform.url), []
+    for number in range(count):
+        project.write(f"{by} {number}")
+        with tempfile.TemporaryFile() as packed:
+            pack(str(project.folder), lock, packed, own_folder="")
+            size = packed.tell()
+            packed.seek(0)
+            ids.append(api.upload("/v1/releases", packed, size, **name, by=by)["release_id"])
+    return ids
+
+
+@pytest.mark.claims("releases.prune")
+def test_old_releases_that_nothing_needs_are_deleted(
+    cli: Cli, project: Project, platform: Platform
+) -> None:
+    first = deploy(cli, project)["release_id"]
+    ids = publish_many(platform, project, 4, by="ann")
+    asked(cli, "promote", "shout", ids[1], "--tag", "canary")
+    gone = platform.rows("releases", "releases", "shout", "--prune", "2")
+    assert [row["release_id"] for row in gone] == [ids[0]]
+    rows = platform.rows("releases", "releases")
+    assert [row["release_id"] for row in rows] == [ids[3], ids[2], ids[1], first]
+    assert rows[0]["created_by"] == "ann"
+    assert platform.rows("releases", "releases", "--prune", "2") == []
+    assert cli("releases", "--prune", "-1").code == 2
+
+
+@pytest.mark.claims("up.prune")
+def test_what_reloads_have_left_behind_is_deleted(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    platform = start_up("--no-hub", project=project)
+    platform.expect("serves")
+    (first,) = platform.rows("releases", "releases")
+    assert first["created_by"] == "up --reload"
+    assert platform.stop() == 0
+
+    platform = start_up("--no-hub")  # which looks at no folder
+    platform.expect("serves")
+    mine = publish_many(platform, project, 2, by="ann")
+    old = publish_many(platform, project, 10, by="up --reload")
+    platform.run("promote", "shout", old[0])  # what a rollback is to find
+    assert platform.stop() == 0
+
+    project.write("last")
+    platform = start_up("--no-hub", project=project)
+    line = platform.expect("is deleted, it was old")
+    assert first["release_id"][:12] in line
+    (last, *rows) = platform.rows("releases", "releases")
+    assert last["tags"] == ["prod"]
+    assert [row["release_id"] for row in rows] == [*reversed(old), *reversed(mine)]
 
 
 @pytest.mark.claims("deploy.name", "deploy.refusals")

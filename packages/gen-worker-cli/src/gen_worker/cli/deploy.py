@@ -51,9 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print JSON, as is done wherever stdout is no terminal"
     )
-    # For `gen-worker up`: the platform is just starting; and leave alone what is deployed.
+    # For `gen-worker up`: the platform is just starting; leave alone what is deployed; who it is.
     parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--unless-deployed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--by", default="", help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:

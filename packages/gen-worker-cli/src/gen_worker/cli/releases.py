@@ -21,8 +21,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--history", action="store_true", help="list what happened to the tags")
     parser.add_argument("--delete", metavar="RELEASE", default="", help="delete a release")
+    parser.add_argument(
+        "--prune",
+        metavar="N",
+        type=_count,
+        default=None,
+        help="delete all but the latest N of each endpoint that no tag and no request needs",
+    )
     add_platform_options(parser)
     add_json_option(parser)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,6 +51,12 @@ def main(args: argparse.Namespace) -> int:
         row = find_release(api, owner, endpoint, args.delete)
         api.delete(f"/v1/releases/{row['owner']}/{row['endpoint']}/{row['release_id']}")
         return 0
+    if args.prune is not None:
+        from gen_worker.cli.platform.pruning import prune
+
+        gone = prune(api, owner, endpoint, keep=args.prune)
+        _print_releases({"releases": gone}, args, nothing="nothing was deleted")
+        return 0
     if args.history:
         _print_history(api.get("/v1/tags/history", owner=owner, endpoint=endpoint), args)
     else:
@@ -44,7 +64,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_releases(found: dict[str, Any], args: argparse.Namespace) -> None:
+def _print_releases(
+    found: dict[str, Any],
+    args: argparse.Namespace,
+    nothing: str = "nothing is deployed: gen-worker deploy publishes a project",
+) -> None:
     from gen_worker.cli.platform.tables import ago, print_rows
 
     print_rows(
@@ -59,7 +83,7 @@ def _print_releases(found: dict[str, Any], args: argparse.Namespace) -> None:
         },
         as_json=args.json,
         name="releases",
-        nothing="nothing is deployed: gen-worker deploy publishes a project",
+        nothing=nothing,
     )
 
 

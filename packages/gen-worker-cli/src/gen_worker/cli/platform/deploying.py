@@ -56,7 +56,7 @@ def deploy(args: argparse.Namespace) -> Deployed:
     folder = DataFolder(args.data)
     environment = args.environment or _environment(folder, interpreter, endpoint)
     query = {"owner": owner, "endpoint": endpoint, "environment": environment}
-    answer = _upload(api, root, lock, {**query, "tag": _DEFAULT_TAG}, folder)
+    answer = _upload(api, root, lock, {**query, "tag": _DEFAULT_TAG, "by": args.by}, folder)
     moved = [tag for tag in (args.tag, _DEFAULT_TAG if args.promote else "") if tag]
     for tag in dict.fromkeys(moved):
         _promote(api, owner, endpoint, tag, answer["release_id"])

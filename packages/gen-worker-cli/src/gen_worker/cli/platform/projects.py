@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.cli.platform.children import Child
 from gen_worker.cli.platform.pool import ReleaseKey
+from gen_worker.cli.platform.pruning import RELOADER
 from gen_worker.cli.platform.services import stop_child
 from gen_worker.cli.reload import first_change, snapshot
 
@@ -115,7 +116,8 @@ class FolderProject:
         if self._stopping.is_set():
             return
         words = ["deploy", self.root, "--data", self._folder.path, "--json", "--wait"]
-        words += ["--tag", self._tag, *([] if self._reloads else ["--unless-deployed"])]
+        words += ["--tag", self._tag]
+        words += ["--by", RELOADER] if self._reloads else ["--unless-deployed"]
         self._child = child = await Child.start(
             self.name,
             self._around.guard.command(sys.executable, "gen_worker.cli", *words),

@@ -22,6 +22,7 @@ from gen_worker.cli.platform.identity import started_at
 from gen_worker.cli.platform.logbook import Logbook
 from gen_worker.cli.platform.ports import KeptPort, listens
 from gen_worker.cli.platform.projects import Deployed, FolderProject
+from gen_worker.cli.platform.pruning import KEPT_RELOADS, RELOADER, prune
 from gen_worker.cli.platform.services import Service
 from gen_worker.errors import WorkerError
 from gen_worker.version import sdk_version
@@ -272,13 +273,28 @@ class Supervisor:
         workers.look()
         await workers.serving(deployed.key)
         self.say(f"{name}: release {deployed.release_id[:12]} serves")
-        if self._has_greeted:
-            return
-        self._has_greeted = True
+        if not self._has_greeted:
+            self._has_greeted = True
+            await self._show_call(api, deployed)
+        if self._options.reloads and deployed.is_new:
+            await self._prune(api, deployed)
+
+    async def _show_call(self, api: Api, deployed: Deployed) -> None:
         with suppress(WorkerError):
             known = await asyncio.to_thread(api.get, "/v1/functions")
             line = curl_line(self._url, deployed, known, token_file=self._folder.token_file)
             self.say(f"try it:\n\n  {line}\n")
+
+    async def _prune(self, api: Api, deployed: Deployed) -> None:
+        """Delete what reloads have left behind; the rest is the user's own."""
+        of = deployed.owner, deployed.endpoint
+        try:
+            gone = await asyncio.to_thread(prune, api, *of, keep=KEPT_RELOADS, by=RELOADER)
+        except WorkerError as error:
+            self.say(f"{deployed.name}: old releases are still there: {error}")
+            return
+        for row in gone:
+            self.say(f"{deployed.name}: release {row['release_id'][:12]} is deleted, it was old")
 
     async def _end(self) -> None:
         """End in order: whoever has something to say still finds somebody to say it to."""

@@ -46,6 +46,7 @@ __all__ = ["ReleaseRoutes"]
 _ONE = "/v1/releases/{owner}/{endpoint}/{release_id}"
 _ENVIRONMENT = re.compile(r"(?a)[\w][\w .+-]{0,127}")
 _AT_ONCE = 2
+_MAX_BY_CHARS = 200
 _MAX_TAR_BYTES = 1280 * 1024**2
 """Of an upload: what a release may have, and the headers of its files."""
 _SHOWN = 100
@@ -114,6 +115,9 @@ class ReleaseRoutes:
         environment = call.query.get("environment") or "default"
         if _ENVIRONMENT.fullmatch(environment) is None:
             raise Refusal(400, "invalid_environment", f"{environment!r:.200} names no environment")
+        by = call.caller.name or call.query.get("by", "")
+        if len(by) > _MAX_BY_CHARS:
+            raise Refusal(400, "invalid_by", f"`by` has at most {_MAX_BY_CHARS} characters")
         async with self._turns:  # the others' bodies wait where they are
             loop = asyncio.get_running_loop()
             with _writing():
@@ -121,7 +125,7 @@ class ReleaseRoutes:
             try:
                 with _writing():
                     lock = await self._receive(call, folder)
-                published = await self._published(call, folder, lock, owner, environment)
+                published = await self._published(call, folder, lock, owner, environment, by)
             finally:
                 await loop.run_in_executor(self._executor, _remove, folder)
         tags = tags_of(await self._shelf.tags(), published.record)
@@ -150,7 +154,7 @@ class ReleaseRoutes:
         return await loop.run_in_executor(executor, unpack, path, f"{folder}/project", self._limits)
 
     async def _published(
-        self, call: HttpCall, folder: str, lock: bytes, owner: str, environment: str
+        self, call: HttpCall, folder: str, lock: bytes, owner: str, environment: str, by: str
     ) -> Published:
         try:
             return await self._shelf.all.publish(
@@ -159,7 +163,7 @@ class ReleaseRoutes:
                 environment=environment,
                 owner=owner,
                 endpoint=call.query.get("endpoint", ""),
-                by=call.caller.name,
+                by=by,
                 first_tag=call.query.get("tag", ""),
             )
         except RefusedReleaseError as error:
@@ -214,9 +218,13 @@ _PUBLISH: Operation = {
         "make a release of a project: 201, or 200 where the endpoint has the same one",
         "201",
         answer=schema_of(PublishedRow),
-        parameters=[*_OF, in_query("environment", _TEXT), in_query("tag", _TEXT)],
+        parameters=[
+            *_OF,
+            *(in_query(name, _TEXT) for name in ("environment", "tag", "by")),
+        ],
     ),
     "description": "The body is a tar file of the project, perhaps with gzip, with its lock as "
-    "`.tensorhub/endpoint.lock`. `tag` is set if the release is the endpoint's first.",
+    "`.tensorhub/endpoint.lock`. `tag` is set if the release is the endpoint's first. "
+    "`by` says who publishes, where a token does not.",
     "requestBody": {"required": True, "content": {"application/x-tar": {}}},
 }
