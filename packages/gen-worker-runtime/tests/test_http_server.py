@@ -40,6 +40,22 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
+class Untidy:
+    """Never answers, and needs a moment to clean up when it is cut off."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.is_clean = False
+
+    async def __call__(self, _scope: Any, _receive: Any, _send: Any) -> None:
+        self.entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+            self.is_clean = True
+
+
 class Running:
     """A server in a thread, ready."""
 
@@ -150,3 +166,24 @@ def test_a_stop_does_not_wait_for_ever() -> None:
     client.join(60)
     app.released.set()
     assert answers == [b"Internal Server Error"]
+
+
+def test_what_is_cut_off_cleans_up_before_the_server_has_ended() -> None:
+    """What it uses is closed after the server, such as the threads that close its files."""
+    app, listener = Untidy(), open_listener(TcpAddress("127.0.0.1", 0))
+    seen: list[bool] = []
+
+    async def serve_and_look(server: HttpServer, ready: threading.Event) -> None:
+        await server.serve(ready.set)
+        seen.append(app.is_clean)
+
+    server, ready = HttpServer(app, listener, grace_s=0.1), threading.Event()
+    thread = threading.Thread(target=lambda: run(serve_and_look(server, ready)))
+    thread.start()
+    assert ready.wait(60)
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert app.entered.wait(60)
+        server.stop()
+        thread.join(60)
+    assert seen == [True]

@@ -17,6 +17,8 @@ __all__ = ["HttpServer"]
 
 _BACKLOG = 1024
 _TICK_S = 1.0
+_CLEANUP_S = 5.0
+"""For requests that were cut off to clean up; what they use is closed next."""
 
 
 class HttpServer:
@@ -114,6 +116,12 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK_S)
             ticks += 1
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, which cancels what takes too long, and wait until it has ended."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(tuple(self.server_state.tasks), timeout=_CLEANUP_S)
 
     def stop(self) -> None:
         self.should_exit = True
