@@ -212,6 +212,31 @@ def test_a_data_folder_has_one(project: Project, start_up: StartUp) -> None:
     assert "scheduler" in platform.processes()
 
 
+@pytest.mark.claims("up.taken")
+def test_of_two_at_the_same_moment_one_has_the_folder(project: Project, start_up: StartUp) -> None:
+    both = [start_up("--no-hub", project=project, is_open=False) for _ in range(2)]
+    (loser,) = both[0].until(lambda: [one for one in both if one.process.poll() == 2])
+    winner = both[0] if loser is both[1] else both[1]
+    assert loser.wait() == 2
+    assert f"as process {winner.process.pid}: use that one" in loser.transcript
+    assert winner.open().call() == "one x"
+
+
+@pytest.mark.claims("up.token")
+def test_of_two_at_the_same_moment_each_has_ports_of_its_own(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    usual = ("--http", "127.0.0.1:8787")
+    both = [
+        start_up(*usual, "--data", str(cli.folder / name), project=project, is_open=False)
+        for name in "ab"
+    ]
+    for platform in both:
+        assert platform.open().call() == "one x"
+    for name in ("url", "hub", "data"):
+        assert len({platform.urls[name] for platform in both}) == 2
+
+
 @pytest.mark.claims("up.cannot-start")
 def test_what_cannot_be_started_is_one_line(cli: Cli, project: Project, start_up: StartUp) -> None:
     platform = start_up()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from contextlib import ExitStack
 
     from gen_worker.cli.platform.supervisor import UpOptions
 
@@ -70,6 +71,7 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     import asyncio
+    from contextlib import ExitStack
 
     from gen_worker.cli.platform.folder import DataFolder
     from gen_worker.cli.platform.logbook import open_screen
@@ -78,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     projects = _projects(args.projects)
     folder = DataFolder(args.data)
     claimed = folder.claim()
-    screen = open_screen()
+    screen, claims = open_screen(), ExitStack()
 
     def announce(urls: dict[str, str]) -> None:
         if args.json or not sys.stdout.isatty():
@@ -87,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
             print(msgspec.json.encode(urls).decode(), flush=True)
 
     async def run() -> int:
-        return await Supervisor(_options(args, projects), folder, screen, announce).run()
+        return await Supervisor(_options(args, projects, claims), folder, screen, announce).run()
 
     try:
         refuse_other_scheduler(folder)
@@ -96,6 +98,7 @@ def main(args: argparse.Namespace) -> int:
         return _INTERRUPTED
     finally:
         screen.close()
+        claims.close()
         os.close(claimed)
 
 
@@ -117,7 +120,7 @@ def _projects(named: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folders))
 
 
-def _options(args: argparse.Namespace, projects: tuple[str, ...]) -> UpOptions:
+def _options(args: argparse.Namespace, projects: tuple[str, ...], claims: ExitStack) -> UpOptions:
     from gen_worker.cli.hub import DEFAULT_PORT
     from gen_worker.cli.platform.ports import free_address
     from gen_worker.cli.platform.supervisor import UpOptions
@@ -125,14 +128,14 @@ def _options(args: argparse.Namespace, projects: tuple[str, ...]) -> UpOptions:
     from gen_worker.settings import load
 
     settings, usual = load(SchedulerSettings, http=args.http or None), SchedulerSettings()
-    http = free_address(settings.http, is_fixed=settings.http != usual.http)
+    http = free_address(settings.http, is_fixed=settings.http != usual.http, claims=claims)
     is_any = http.endswith(":0")
     gateway = "127.0.0.1:0" if settings.workers == usual.workers else settings.workers
     return UpOptions(
         projects=projects,
         workers=args.workers,
         http=http,
-        gateway=free_address(gateway, is_fixed=True),
+        gateway=free_address(gateway, is_fixed=True, claims=claims),
         hub_port=None if args.no_hub else 0 if is_any else DEFAULT_PORT,
         tag=args.tag,
         reloads=not args.no_reload,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gen_worker.cli.failures import UsageError
-from gen_worker.cli.platform.identity import is_running
+from gen_worker.cli.platform.identity import is_running, started_at
 from gen_worker.runtime.ndjson.sidecar import read_sidecar, write_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["DataFolder", "KeptProcess", "PlatformFile"]
+
+_HOLDER_S = 2.0
+"""What is read of the last holder of a folder is not this one's."""
 
 
 class KeptProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,10 +99,10 @@ class DataFolder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise UsageError(
-                f"`gen-worker up` runs on {self.path!r} already, as process {holder}: use that one "
+                f"`gen-worker up` runs on {self.path!r} already{holder}: use that one "
                 "(`gen-worker ps`), stop it with Ctrl-C, or name another folder with --data"
             ) from error
         os.ftruncate(descriptor, 0)
@@ -169,6 +173,17 @@ class DataFolder:
         if known.get(name) != interpreter:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             write_sidecar(self.environments, {**known, name: interpreter})
+
+
+def _holder(descriptor: int) -> str:
+    """Say who has a lock; who has just taken it writes its number at once."""
+    deadline = time.monotonic() + _HOLDER_S
+    while time.monotonic() < deadline:
+        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        if text.isdecimal() and started_at(int(text)):
+            return f", as process {text}"
+        time.sleep(0.01)
+    return ""
 
 
 def _usual_folder() -> str:
