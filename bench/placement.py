@@ -20,6 +20,7 @@ from gen_worker.runtime.scheduler.placement import place
 from gen_worker.runtime.scheduler.snapshots import (
     DeviceState,
     Hardware,
+    InOrder,
     Resident,
     WorkerState,
     nearby,
@@ -37,10 +38,10 @@ MODELS = [f"acme/model-{number}:prod" for number in range(150)]
 HARDWARE = Hardware("GPU", 24 * GIB, 8.9)
 
 
-def pool(busy: float) -> list[WorkerState]:
+def pool(busy: float) -> InOrder:
     """Return 200 workers with two models each, of which so many are busy."""
     dice = random.Random(1)
-    return [
+    workers = [
         WorkerState(
             worker_id=f"worker-{number}",
             functions=frozenset({"paint", "describe"}),
@@ -60,6 +61,7 @@ def pool(busy: float) -> list[WorkerState]:
         )
         for number in range(200)
     ]
+    return InOrder(sorted(workers, key=lambda worker: worker.worker_id))
 
 
 def needs(ref: str) -> Needs:
@@ -82,7 +84,7 @@ def bare(function: str, ref: str, workers: Sequence[WorkerState]) -> WorkerState
     return found
 
 
-def row(name: str, workers: list[WorkerState], ref: str) -> Row:
+def row(name: str, workers: InOrder, ref: str) -> Row:
     wanted, policy, needed = needs(ref), Policy(), frozenset(MODELS[:75])
 
     def ours() -> float:

@@ -25,6 +25,7 @@ from gen_worker.runtime.scheduler.placement import place
 from gen_worker.runtime.scheduler.snapshots import (
     DeviceState,
     Hardware,
+    InOrder,
     Resident,
     WorkerState,
     nearby,
@@ -221,9 +222,10 @@ def test_nobody_waits_for_ever_while_some_device_is_free(case: Case) -> None:
 
 
 @settings(max_examples=500)
-@given(cases)
-def test_who_needs_no_model_is_placed_alike_without_comparing_all(case: Case) -> None:
-    needs = msgspec.structs.replace(case.needs, models=())
+@given(cases, st.booleans())
+def test_a_request_is_placed_alike_without_comparing_all(case: Case, has_models: bool) -> None:
+    needs = case.needs if has_models else msgspec.structs.replace(case.needs, models=())
     quickly = decide(needs, case.pool, case.needed)
+    assert decide(needs, InOrder(case.pool), case.needed) == quickly
     with patch.object(candidates._Search, "free", return_value=None):
         assert decide(needs, case.pool, case.needed) == quickly

@@ -10,6 +10,7 @@ import heapq
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from gen_worker.runtime.scheduler.gates import lasting_gap
+from gen_worker.runtime.scheduler.snapshots import InOrder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Set
@@ -172,7 +173,7 @@ class _Search:
             self.ready = found
 
     def free(self, workers: Iterable[WorkerState]) -> Candidate | None:
-        """Return a free device that no other can be better than, for a request without models.
+        """Return a free device that has the models and that no other can be better than.
 
         None: there is none, and all devices have to be compared.
         """
@@ -181,6 +182,7 @@ class _Search:
         needs_gpu = needs.resources.needs_gpu
         quickest_s = min(_run_times(needs, policy).values())
         heard_since, settled_until = now - policy.silent_s, now - policy.settle_s
+        refs, is_in_order = [one.ref for one in needs.models], isinstance(workers, InOrder)
         least = found = None
         for worker in workers:
             if function not in worker.open_for or worker.release_id != release_id:
@@ -191,6 +193,8 @@ class _Search:
                 key = (device.outstanding, worker.worker_id, device.index)
                 if (least is not None and key > least) or worker.heard_at < heard_since:
                     continue
+                if refs and not _is_warm(device, refs, now):
+                    continue
                 if worker.refused_until > now or worker.joined_at > settled_until:
                     continue
                 judged = self._judge(worker.hardware)
@@ -199,6 +203,8 @@ class _Search:
                 done_at = now + quickest_s
                 least = key
                 found = Candidate(done_at, 0.0, *key, now, 0.0, quickest_s, worker, device)
+                if is_in_order and not device.outstanding:
+                    return found
         return found
 
     def _judge(self, hardware: Hardware) -> tuple[float, int] | None:
@@ -230,7 +236,7 @@ def find(
         policy: How to weigh.
     """
     search = _Search(needs, needed, now, policy)
-    free = None if needs.models else search.free(workers)
+    free = search.free(workers)
     if free is not None:
         return Found(free, free, free, free.device.slots, 0)
     warm, others, warm_slots = _glance(needs, workers, now, policy)
@@ -326,6 +332,16 @@ def _leaving(
         leaving.append(ref)
         free_bytes += held_bytes or size_bytes  # of unknown size: taken for large enough
     return tuple(leaving)
+
+
+def _is_warm(device: DeviceState, refs: Iterable[str], now: float) -> bool:
+    """Tell whether models are there by now."""
+    residents = device.models
+    for ref in refs:
+        resident = residents.get(ref)
+        if resident is None or resident.ready_at > now:
+            return False
+    return True
 
 
 def _judge(needs: Needs, hardware: Hardware, policy: Policy) -> tuple[float, int] | None:

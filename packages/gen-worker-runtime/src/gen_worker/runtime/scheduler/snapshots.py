@@ -10,7 +10,15 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["DeviceState", "Hardware", "Resident", "WorkerState", "nearby", "overload_backoff_s"]
+__all__ = [
+    "DeviceState",
+    "Hardware",
+    "InOrder",
+    "Resident",
+    "WorkerState",
+    "nearby",
+    "overload_backoff_s",
+]
 
 Nearby = Literal["ram", "disk"]
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 30.0
@@ -121,6 +129,10 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def outstanding(self) -> int:
         return sum(device.outstanding for device in (*self.gpus, *self.processors))
+
+
+class InOrder(list[WorkerState]):
+    """States by worker id: who looks for the first of equals need not look at all of them."""
 
 
 def nearby(*, ram: Iterable[str] = (), disk: Iterable[str] = ()) -> dict[str, Nearby]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.runtime.scheduler.costs import GpuClass
+from gen_worker.runtime.scheduler.snapshots import InOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from gen_worker.runtime.scheduler.fleet.member import Member
-    from gen_worker.runtime.scheduler.snapshots import WorkerState
 
 __all__ = ["Pool"]
 
@@ -21,8 +21,8 @@ class Pool:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
         self._places: dict[str, int] = {}
-        """By worker id, where its state is in each list."""
-        self._lists: dict[int, list[WorkerState]] = {}
+        """By worker id, where its state is in each list; empty until there is one."""
+        self._lists: dict[int, InOrder] = {}
         """By width."""
         self._changed: dict[int, set[Member]] = {}
         """By width, members whose state there is not the present one."""
@@ -38,7 +38,6 @@ class Pool:
         """Take in a worker; it may be here already."""
         if member.worker_id not in self._members:
             self._members[member.worker_id] = member
-            self._places[member.worker_id] = len(self._places)
             self.reorder()
         member.pool = self
 
@@ -47,11 +46,11 @@ class Pool:
         if self._members.get(member.worker_id) is member:
             del self._members[member.worker_id]
             member.pool = None
-            self._places = {name: place for place, name in enumerate(self._members)}
             self.reorder()
 
     def reorder(self) -> None:
         """Make everything anew when it is asked for."""
+        self._places.clear()
         self._lists.clear()
         self._changed.clear()
         self._classes = None
@@ -61,7 +60,7 @@ class Pool:
         for changed in self._changed.values():
             changed.add(member)
 
-    def states(self, width: int) -> Sequence[WorkerState]:
+    def states(self, width: int) -> InOrder:
         """Return what the workers are now; not to be kept.
 
         Args:
@@ -69,7 +68,9 @@ class Pool:
         """
         states = self._lists.get(width)
         if states is None:
-            states = [member.state(width) for member in self._members.values()]
+            names = sorted(self._members)
+            self._places = {name: place for place, name in enumerate(names)}
+            states = InOrder(self._members[name].state(width) for name in names)
             self._lists[width], self._changed[width] = states, set()
         elif changed := self._changed[width]:
             for member in changed:
