@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.collecting import collect_rarely
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
@@ -63,6 +64,7 @@ async def _answer(
         url = url_of(listener)
 
         def ready() -> None:
+            collect_rarely()
             _say(f"serving {hub.directory} on {url}")
             if token_file:
                 _say(f"other machines reach it: every request needs the token in {token_file}")

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.collecting import collect_rarely
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
@@ -77,8 +78,7 @@ async def _serve(
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
     scheduler = await opening  # to its end in any case: half a scheduler cannot be closed
-    gc.freeze()
-    gc.enable()
+    collect_rarely()
     try:
         with _announced(scheduler):
             _greet(scheduler, args, out)

@@ -73,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
     import asyncio
     from contextlib import ExitStack
 
+    from gen_worker.cli.collecting import collect_rarely
     from gen_worker.cli.platform.folder import DataFolder
     from gen_worker.cli.platform.logbook import open_screen
     from gen_worker.cli.platform.supervisor import Supervisor, refuse_other_scheduler
@@ -89,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
             print(msgspec.json.encode(urls).decode(), flush=True)
 
     async def run() -> int:
+        collect_rarely()
         return await Supervisor(_options(args, projects, claims), folder, screen, announce).run()
 
     try:
