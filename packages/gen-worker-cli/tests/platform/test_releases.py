@@ -162,6 +162,30 @@ def test_names_and_projects_that_cannot_be_published(
     assert "there is no endpoint.toml" in nothing.stderr
 
 
+@pytest.mark.claims("promote.name")
+def test_a_tag_of_one_function_is_moved(cli: Cli, project: Project, platform: Platform) -> None:
+    ids = [str(deploy(cli, project)["release_id"])]
+    project.write("two")
+    ids.append(str(deploy(cli, project)["release_id"]))
+    moves = msgspec.json.decode(asked(cli, "promote", "shout/say:canary", ids[0]))["moves"]
+    assert [(move["function"], move["to_release"]) for move in moves] == [("say", ids[0])]
+    asked(cli, "promote", "ann/shout/say", ids[1], "--tag", "canary")
+    assert platform.call(name="shout/say:canary") == "two x"
+    asked(cli, "rollback", "shout/say:canary")
+    assert platform.call(name="shout/say:canary") == "one x"
+
+    nothing = cli("rollback", "shout/say:canary")
+    assert nothing.code == 1
+    assert "ann/shout/say:canary: the tag has pointed to no other release" in nothing.stderr
+    for words, told in (
+        (("ann/shout/sing",), "'ann/shout' has no function 'sing'; there are: say"),
+        (("ann/shuot",), "there is no endpoint 'ann/shuot'"),
+        (("shout:canary", "--tag", "dev"), "which tag is meant"),
+    ):
+        refused = cli("promote", *words)
+        assert (refused.code, told in refused.stderr) == (2, True), refused.stderr
+
+
 @pytest.mark.claims("platform.found", "platform.missing")
 def test_where_the_platform_is(cli: Cli, project: Project, platform: Platform) -> None:
     for words in ((), ("--url", platform.url), ("--data", platform.urls["data"])):

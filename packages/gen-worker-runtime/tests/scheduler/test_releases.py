@@ -169,7 +169,7 @@ async def test_rollback_goes_back_and_forward_again(opened: Opened, make_project
             assert (change.changed_by, change.reason) == ("bob", "it is slow")
             seen.append(ids.index(tags.resolve("acme/paint/erase").release_id))
         assert seen == [1, 0, 1, 0]
-        with pytest.raises(NoOtherReleaseError, match="pointed to before"):
+        with pytest.raises(NoOtherReleaseError, match="no other release before"):
             await tags.rollback("acme", "paint")
         await tags.promote("acme", "paint", ids[2])
         with pytest.raises(NoOtherReleaseError, match="moved back from"):

@@ -17,11 +17,15 @@ __all__ = ["configure", "main"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("endpoint", metavar="[OWNER/]ENDPOINT", help="whose tag")
+    parser.add_argument(
+        "endpoint", metavar="NAME", help="whose tag: [owner/]endpoint[/function][:tag]"
+    )
     parser.add_argument(
         "release", nargs="?", default="", metavar="RELEASE", help="where to (default: the latest)"
     )
-    parser.add_argument("--tag", metavar="TAG", default="prod", help="which tag (default: prod)")
+    parser.add_argument(
+        "--tag", metavar="TAG", default="", help="which tag (default: that of NAME, else prod)"
+    )
     parser.add_argument("--reason", metavar="TEXT", default="", help="for the tag's history")
     add_platform_options(parser)
     add_json_option(parser)
@@ -29,10 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.platform.api import find_api
-    from gen_worker.cli.platform.naming import find_endpoint, find_release
+    from gen_worker.cli.platform.naming import find_named, find_release
     from gen_worker.cli.platform.tagging import change_tag
 
     api = find_api(args)
-    owner, endpoint, rows = find_endpoint(api, args.endpoint)
-    row = find_release(api, owner, endpoint, args.release) if args.release else rows[0]
-    return change_tag(api, args, "promote", owner, endpoint, release_id=row["release_id"])
+    named = find_named(api, args.endpoint)
+    row = named.releases[0]
+    if args.release:
+        row = find_release(api, named.owner, named.endpoint, args.release)
+    return change_tag(api, args, "promote", named, release_id=row["release_id"])

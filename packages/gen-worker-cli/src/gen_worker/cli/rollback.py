@@ -16,9 +16,13 @@ __all__ = ["configure", "main"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("endpoint", metavar="[OWNER/]ENDPOINT", help="whose tag")
+    parser.add_argument(
+        "endpoint", metavar="NAME", help="whose tag: [owner/]endpoint[/function][:tag]"
+    )
     parser.add_argument("--forward", action="store_true", help="undo the last rollback")
-    parser.add_argument("--tag", metavar="TAG", default="prod", help="which tag (default: prod)")
+    parser.add_argument(
+        "--tag", metavar="TAG", default="", help="which tag (default: that of NAME, else prod)"
+    )
     parser.add_argument("--reason", metavar="TEXT", default="", help="for the tag's history")
     add_platform_options(parser)
     add_json_option(parser)
@@ -26,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.platform.api import find_api
-    from gen_worker.cli.platform.naming import find_endpoint
+    from gen_worker.cli.platform.naming import find_named
     from gen_worker.cli.platform.tagging import change_tag
 
     api = find_api(args)
-    owner, endpoint, _ = find_endpoint(api, args.endpoint)
-    return change_tag(api, args, "forward" if args.forward else "rollback", owner, endpoint)
+    action = "forward" if args.forward else "rollback"
+    return change_tag(api, args, action, find_named(api, args.endpoint))

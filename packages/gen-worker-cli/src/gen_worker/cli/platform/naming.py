@@ -1,8 +1,8 @@
-"""Endpoints and releases as people name them, and what the platform calls them."""
+"""Endpoints, functions and releases as people name them, and what the platform calls them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.cli.failures import UsageError
 from gen_worker.names import slugify_name
@@ -10,7 +10,19 @@ from gen_worker.names import slugify_name
 if TYPE_CHECKING:
     from gen_worker.cli.platform.api import Api
 
-__all__ = ["find_endpoint", "find_release", "split_endpoint"]
+__all__ = ["Named", "find_endpoint", "find_named", "find_release", "split_endpoint"]
+
+
+class Named(NamedTuple):
+    """What a tag of an endpoint, or of one of its functions, belongs to."""
+
+    owner: str
+    endpoint: str
+    function: str
+    """Empty: all of them."""
+    tag: str
+    """Empty: the name has none."""
+    releases: list[dict[str, Any]]
 
 
 def split_endpoint(name: str) -> tuple[str, str]:
@@ -36,6 +48,35 @@ def find_endpoint(api: Api, name: str) -> tuple[str, str, list[dict[str, Any]]]:
         raise UsageError(f"there is no endpoint {name!r}; there are: {listed}")
     listed = ", ".join("/".join(one) for one in found)
     raise UsageError(f"{name or 'the endpoint'!r} may be one of several: {listed}")
+
+
+def find_named(api: Api, name: str) -> Named:
+    """Return what `[owner/]endpoint[/function][:tag]` means.
+
+    Raises:
+        UsageError: It means nothing, or may mean several.
+    """
+    path, _, tag = name.partition(":")
+    try:
+        owner, endpoint, rows = find_endpoint(api, path)
+    except UsageError as error:
+        return _find_function(api, path, error)._replace(tag=tag)
+    return Named(owner, endpoint, "", tag, rows)
+
+
+def _find_function(api: Api, path: str, no_endpoint: UsageError) -> Named:
+    before, _, last = path.rpartition("/")
+    try:
+        owner, endpoint, rows = find_endpoint(api, before)
+    except UsageError:
+        raise no_endpoint from None
+    known = sorted({one for row in rows for one in row["functions"]})
+    if not before or slugify_name(last) not in known:
+        if before.count("/"):
+            listed = ", ".join(known)
+            raise UsageError(f"{before!r} has no function {last!r}; there are: {listed}")
+        raise no_endpoint
+    return Named(owner, endpoint, slugify_name(last), "", rows)
 
 
 def find_release(api: Api, owner: str, endpoint: str, release: str) -> dict[str, Any]:

@@ -121,7 +121,8 @@ class TagRoutes:
         try:
             change = await self._moved(asked, owner, call.caller.name)
         except NoOtherReleaseError as error:
-            raise Refusal(409, error.code, str(error)) from error
+            name = "/".join(filter(None, (owner, asked.endpoint, asked.function)))
+            raise Refusal(409, error.code, f"{name}:{asked.tag}: {error}") from error
         shown = None if change is None else change_row(change)
         return Answer(TagMoved(change=shown, moves=() if change is None else change.moves))
 

@@ -97,7 +97,7 @@ def moved_back(lines: Mapping[str, Line], function: str) -> Lines:
         if _targets(earlier) != _targets(lines, earlier):
             return {**lines, **earlier}
         found = earlier
-    raise NoOtherReleaseError("there is no release that the tag pointed to before")
+    raise NoOtherReleaseError("the tag has pointed to no other release before")
 
 
 def moved_forward(lines: Mapping[str, Line], function: str) -> Lines:
@@ -115,7 +115,7 @@ def moved_forward(lines: Mapping[str, Line], function: str) -> Lines:
         }
         if _targets(found) != _targets(lines, found):
             return {**lines, **found}
-    raise NoOtherReleaseError("there is no release that the tag was moved back from")
+    raise NoOtherReleaseError("the tag was not rolled back, or moved since")
 
 
 def _of(lines: Mapping[str, Line], function: str) -> Lines:
