@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,8 +20,6 @@ from gen_worker.client.driving import Course
 from gen_worker.client.steps import Ask, Do, Give, Hold, LostError, Next, Open, Pause, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
-
     import httpx
 
     from gen_worker.client.steps import Flow, Head, Question, Step
@@ -117,7 +116,7 @@ class _Line:
     def __init__(self, driver: AsyncDriver) -> None:
         self._driver = driver
         self._response: httpx.Response | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
+        self._pieces: AsyncGenerator[bytes, None] | None = None
         self._key = ""
 
     async def take(self, step: Step) -> Any:
@@ -158,7 +157,9 @@ class _Line:
             self._response = await self._driver.send(question)
         except LOST as error:
             raise lost(error, self._driver.url) from error
-        self._pieces = self._response.aiter_raw()
+        pieces = self._response.aiter_raw()
+        assert isinstance(pieces, AsyncGenerator), "it can be closed"
+        self._pieces = pieces
         return head_of(self._response)
 
     async def _next(self, silence_s: float) -> bytes:
@@ -175,9 +176,12 @@ class _Line:
         return data
 
     async def _shut(self) -> None:
+        pieces, self._pieces = self._pieces, None
         response, self._response = self._response, None
-        if response is not None:
-            with suppress(*LOST):  # it is not wanted any more
+        with suppress(*LOST):  # it is not wanted any more
+            if pieces is not None:
+                await pieces.aclose()
+            if response is not None:
                 await response.aclose()
 
     async def _hold(self, key: str) -> None:

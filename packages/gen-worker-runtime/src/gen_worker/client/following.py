@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Follower"]
 
 _MAX_REFUSAL_BYTES = 1024 * 1024
+_REST_S = 1.0
+"""Of silence, after which a host that does not end a stream is not waited for."""
 _OWN_ID = "duplicate_request_id"
 
 
@@ -95,7 +98,15 @@ class Follower:
             if events:
                 self._patience.renew()
                 self.is_over = events[-1].is_last
+                if self.is_over:
+                    yield from self._rest()
                 return events
+
+    def _rest(self) -> Flow[None]:
+        """Read the end of a stream whose last event was read: its connection can be used again."""
+        with suppress(LostError):
+            while (yield from next_bytes(_REST_S)):
+                pass
 
     def _open(self) -> Flow[StreamEvent | None]:
         """Have a stream to read; return the end of a call that failed before it had any events."""
