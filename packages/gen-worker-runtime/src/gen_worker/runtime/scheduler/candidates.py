@@ -188,7 +188,9 @@ class _Search:
             if function not in worker.open_for or worker.release_id != release_id:
                 continue
             for device in worker.gpus if needs_gpu else worker.processors:
-                if device.free_at or (found is not None and device.outstanding > found.outstanding):
+                if device.free_at or (refs and refs[0] not in device.models):
+                    continue
+                if found is not None and device.outstanding > found.outstanding:
                     continue
                 key = (device.outstanding, worker.worker_id, device.index)
                 if (least is not None and key > least) or worker.heard_at < heard_since:

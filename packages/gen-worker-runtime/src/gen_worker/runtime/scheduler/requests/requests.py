@@ -15,6 +15,7 @@ from gen_worker.runtime.scheduler.errors import LedgerWriteError
 from gen_worker.runtime.scheduler.job_options import JobOptions
 from gen_worker.runtime.scheduler.queries import record_by_key
 from gen_worker.runtime.scheduler.requests import marks, records
+from gen_worker.runtime.scheduler.requests.calls import Calls
 from gen_worker.runtime.scheduler.requests.course import Course
 from gen_worker.runtime.scheduler.requests.endings import canceled_ending, failed_ending
 from gen_worker.runtime.scheduler.requests.options import RequestOptions
@@ -22,6 +23,7 @@ from gen_worker.runtime.scheduler.requests.policy import Attempts
 from gen_worker.runtime.scheduler.requests.queues import queue_of
 from gen_worker.runtime.scheduler.requests.reading import unfinished
 from gen_worker.runtime.scheduler.requests.writing import Again, End
+from gen_worker.runtime.scheduler.values import StoredCall
 from gen_worker.runtime.scheduler.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
         Ending,
         NewEvent,
         RequestRecord,
-        StoredCall,
         Submission,
         Submitted,
     )
@@ -68,12 +69,12 @@ class Requests:
         """
         self._options = options = options or RequestOptions()
         self._ledger = ledger
-        self._clock = clock
-        self._random = random
+        self._clock, self._random = clock, random
         self._loop = asyncio.get_running_loop()
         self._waiting = Waiting(options.waiting, weight_of=weight_of, clock=clock)
         self._course = Course(ledger, self._waiting, clock, options.cancel_grace_s)
         self._lives = self._course.lives
+        self._calls = Calls()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
@@ -141,7 +142,8 @@ class Requests:
             raise
         # Of its own, so that who stops waiting for it takes nothing back.
         accepted: Future[Submitted] = self._loop.create_future()
-        submitted.add_done_callback(partial(self._submitted, room, queue, data, accepted))
+        call = StoredCall(submission.payload, data)
+        submitted.add_done_callback(partial(self._submitted, room, queue, call, accepted))
         return await accepted
 
     async def earlier(self, owner: str, key: str, digest: bytes) -> RequestRecord | None:
@@ -244,7 +246,7 @@ class Requests:
         Raises:
             LookupError: It has ended, and was forgotten.
         """
-        found = await self._ledger.call(live.seq)
+        found = self._calls.take(live.seq) or await self._ledger.call(live.seq)
         if found is None:
             raise LookupError(f"request {live.request_id!r} is gone from the ledger")
         return found
@@ -358,14 +360,15 @@ class Requests:
         self,
         room: AbstractContextManager[None],
         queue: str,
-        options: bytes,
+        call: StoredCall,
         accepted: Future[Submitted],
         future: Future[Submitted],
     ) -> None:
         error = future.exception()
         try:
             if error is None and future.result().is_new:
-                live = self._lives.add(future.result().record, queue, options)
+                live = self._lives.add(future.result().record, queue, call.options)
+                self._calls.keep(live.seq, call)
                 self._lives.tell(live, ())
                 self._course.push(live)
         finally:
