@@ -230,6 +230,16 @@ def test_a_bare_value_of_an_asset_function_is_a_file_or_a_url(tmp_path: Path) ->
 
 
 @pytest.mark.claims("args.no-schema")
+def test_without_a_schema_a_file_that_is_no_text_is_referred_to(tmp_path: Path) -> None:
+    text, binary = tmp_path / "a.txt", tmp_path / "b.png"
+    text.write_text("hello")
+    binary.write_bytes(b"\xff\x00")
+    words = [f"a@{text}", f"b@{binary}"]
+    assert apply_tokens(words, {}, None) == {"a": "hello", "b": {"ref": str(binary)}}
+    assert apply_tokens(words, {}, None, len) == {"a": "hello", "b": len(str(binary))}
+
+
+@pytest.mark.claims("args.no-schema")
 def test_without_a_schema_values_are_guessed_and_bare_text_is_refused() -> None:
     assert apply_tokens(["a=1", "b.c=none", "d=x", "e:=[1]"], {}, None) == {
         "a": 1,

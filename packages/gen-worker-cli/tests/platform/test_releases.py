@@ -14,6 +14,8 @@ from gen_worker.cli.platform.api import Api
 from gen_worker.cli.platform.packing import pack
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Cli, Platform, Project, StartUp
 
 
@@ -286,6 +288,43 @@ def test_a_platform_is_called_from_the_command_line(
     slow.communicate(timeout=60)
     assert slow.returncode == 130
     assert platform.ended(row["request_id"])["status"] == "canceled"
+
+
+_SIZES = """
+import msgspec
+from gen_worker import Asset, RequestContext, inference_function
+
+class In(msgspec.Struct):
+    image: Asset
+    more: list[Asset] = []
+
+class Out(msgspec.Struct):
+    sizes: list[int]
+
+@inference_function
+def measure(ctx: RequestContext, payload: In) -> Out:
+    files = [payload.image, *payload.more]
+    return Out([len(file.read_bytes()) for file in files])
+"""
+
+
+@pytest.mark.claims("invoke.url-files")
+def test_files_are_sent_to_a_platform(
+    cli: Cli, project: Project, elsewhere: Path, start_up: StartUp
+) -> None:
+    project.write_source(_SIZES)
+    platform = start_up("--no-hub", project=project)
+    for folder in (project.folder, elsewhere):
+        (folder / "cat.png").write_bytes(b"\x89PNG" + bytes(996))
+        (folder / "dog.png").write_bytes(b"\x89PNG" + bytes(1996))
+    url = ("--url", platform.url)
+    words = ("invoke", "shout/measure", "image@cat.png", "more@dog.png", "more@cat.png", *url)
+    done = cli(*words, project=project.folder)
+    assert (done.stdout, done.code) == ('{"sizes":[1000,2000,1000]}\n', 0), done.stderr
+    guessed = cli("invoke", "shout/measure", "image@dog.png", *url, project=elsewhere)
+    assert (guessed.stdout, guessed.code) == ('{"sizes":[2000]}\n', 0), guessed.stderr
+    missing = cli("invoke", "shout/measure", "image@fox.png", *url, project=project.folder)
+    assert (missing.code, "no file 'fox.png'" in missing.stderr) == (2, True)
 
 
 @pytest.mark.claims("ps.rows", "logs.lines")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.annotations import node_of
-from gen_worker.cli.coercion import coerce_text, parse_json, read_value
+from gen_worker.cli.coercion import by_path, coerce_text, parse_json, read_value
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.fields import (
     OPEN,
@@ -33,7 +33,7 @@ from gen_worker.cli.fields import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.annotations import Node
 
@@ -74,7 +74,10 @@ def split_token(word: str, fields: Sequence[Field] | None) -> Token:
 
 
 def apply_tokens(
-    words: Sequence[str], base: Mapping[str, Any], fields: Sequence[Field] | None
+    words: Sequence[str],
+    base: Mapping[str, Any],
+    fields: Sequence[Field] | None,
+    refer: Callable[[str], Any] = by_path,
 ) -> dict[str, Any]:
     """Return `base` with the values of all arguments set, left to right.
 
@@ -82,11 +85,12 @@ def apply_tokens(
         words: The arguments as typed.
         base: The payload to start from; it is not changed.
         fields: What the payload may hold; None when unknown, then types are guessed.
+        refer: Gives what stands for a file in the payload, of its absolute path.
 
     Raises:
         UsageError: At least one argument is wrong; the error names all of them.
     """
-    writer = _Writer(dict(base), fields)
+    writer = _Writer(dict(base), fields, refer)
     problems = []
     for word in words:
         try:
@@ -101,8 +105,14 @@ def apply_tokens(
 class _Writer:
     """Sets one argument after the other."""
 
-    def __init__(self, payload: dict[str, Any], fields: Sequence[Field] | None) -> None:
+    def __init__(
+        self,
+        payload: dict[str, Any],
+        fields: Sequence[Field] | None,
+        refer: Callable[[str], Any],
+    ) -> None:
         self.payload = payload
+        self._refer = refer
         self._fields = fields
         self._schema = _root_schema(fields)
         self._bare: str | None = None
@@ -198,12 +208,13 @@ class _Writer:
             return
         element = element_of(node, 0)
         if element is None or _is_json_list_file(token, element):
-            owner[last] = _read(token, node, token.path)
+            owner[last] = self._read(token, node, token.path)
             return
         items = owner.get(last) if token.key in self._begun_lists else []
         items = list(items) if isinstance(items, list) else []
         index = len(items)
-        items.append(_read(token, element_of(node, index) or OPEN, f"{token.path}[{index}]"))
+        element = element_of(node, index) or OPEN
+        items.append(self._read(token, element, f"{token.path}[{index}]"))
         owner[last] = items
         self._begun_lists.add(token.key)
 
@@ -215,6 +226,13 @@ class _Writer:
             owner[key] = dict(below) if isinstance(below, dict) else {}
             owner = owner[key]
         return owner
+
+    def _read(self, token: Token, node: Node, path: str) -> Any:
+        if token.operator == "@":
+            return read_value(token.text, node, path, self._refer)
+        if token.key.startswith(f"{_ENVELOPE}."):
+            return token.text  # refs and tags, never numbers
+        return coerce_text(token.text, node, path)
 
 
 def _root_schema(fields: Sequence[Field] | None) -> dict[str, Node]:
@@ -232,14 +250,6 @@ def _no_key(owner: list[str], part: str, below: Mapping[str, Node] | None) -> st
     close = difflib.get_close_matches(part, below, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"no key {part!r} in {where!r}: {hint}keys: {', '.join(below)} - at `$.{where}.{part}`"
-
-
-def _read(token: Token, node: Node, path: str) -> Any:
-    if token.operator == "@":
-        return read_value(token.text, node, path)
-    if token.key.startswith(f"{_ENVELOPE}."):
-        return token.text  # refs and tags, never numbers
-    return coerce_text(token.text, node, path)
 
 
 def _is_json_list_file(token: Token, element: Node) -> bool:

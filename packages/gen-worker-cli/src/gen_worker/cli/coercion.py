@@ -14,9 +14,11 @@ from gen_worker.cli.failures import UsageError
 from gen_worker.cli.fields import children, element_of, is_enum, is_file, is_open, members
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.annotations import Node
 
-__all__ = ["coerce_text", "describe", "guess", "parse_json", "read_value"]
+__all__ = ["by_path", "coerce_text", "describe", "guess", "parse_json", "read_value"]
 
 _NONE = type(None)
 _TRUE = frozenset({"true", "1", "yes", "y", "on"})
@@ -136,18 +138,30 @@ def parse_json(text: str, path: str) -> Any:
         raise UsageError(f"not JSON: {error} - at `{path}`") from error
 
 
-def read_value(file: str, node: Node, path: str) -> Any:
+def by_path(file: str) -> Any:
+    """Return what stands for a file in the payload of who can read it where it is."""
+    return {"ref": file}
+
+
+def read_value(file: str, node: Node, path: str, refer: Callable[[str], Any] = by_path) -> Any:
     """Turn the file behind `key@` into a JSON value.
 
-    An asset field refers to the file where it is; `bytes` gets its content; an object or a list of
-    objects is read as JSON; everything else is the file's text, coerced like typed text.
+    An asset field refers to the file; `bytes` gets its content; an object or a list of objects is
+    read as JSON; everything else is the file's text, coerced like typed text. A value of which no
+    type is known refers to a file that is no text.
+
+    Args:
+        file: As typed.
+        node: The field's type.
+        path: JSON path, for the message.
+        refer: Gives what stands for a file in the payload, of its absolute path.
 
     Raises:
         UsageError: The file cannot be read, or its content is not what the field expects.
     """
     options = [option for option in members(node) if option.type is not _NONE]
     if any(is_file(option) for option in options):
-        return _local_file(file, path)
+        return _local_file(file, path, refer)
     content = _read(file, path)
     if any(option.type in (bytes, bytearray) for option in options):
         from binascii import b2a_base64
@@ -156,6 +170,8 @@ def read_value(file: str, node: Node, path: str) -> Any:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
+        if any(is_open(option) for option in options):
+            return _local_file(file, path, refer)
         raise UsageError(f"{file!r} is not UTF-8 text: {error} - at `{path}`") from error
     if any(option.type is str or is_open(option) for option in options):
         return text
@@ -164,10 +180,10 @@ def read_value(file: str, node: Node, path: str) -> Any:
     return coerce_text(text.strip(), node, path)
 
 
-def _local_file(file: str, path: str) -> dict[str, str]:
+def _local_file(file: str, path: str, refer: Callable[[str], Any]) -> Any:
     if not os.path.isfile(file):
         raise UsageError(f"no file {file!r} - at `{path}`")
-    return {"ref": os.path.abspath(file)}
+    return refer(os.path.abspath(file))
 
 
 def _read(file: str, path: str) -> bytes:

@@ -14,7 +14,7 @@ from gen_worker.cli.serve import DEFAULT_SOCKET, seconds
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gen_worker.cli.results import ResultPrinter
     from gen_worker.runtime.ndjson.client import ReplyFrame
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--url",
         metavar="URL",
         default="",
-        help="a platform, such as `gen-worker up` runs; FUNCTION may be "
+        help="a platform, such as `gen-worker up` runs, to which files are sent; FUNCTION may be "
         "owner/endpoint/function:tag",
     )
     parser.add_argument("--stream", action="store_true", help="print values as they are produced")
@@ -124,12 +124,17 @@ def _whole(word: str) -> dict[str, Any] | None:
 
 def _from_tokens(args: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     from gen_worker.cli.arguments import apply_tokens, payload_fields
+    from gen_worker.cli.coercion import by_path
     from gen_worker.cli.project import find_function, open_endpoint
     from gen_worker.errors import WorkerError
 
     name = args.function
+    refer: Callable[[str], Any] = by_path
     if args.url:  # of `owner/endpoint/function:tag`, what the project calls it
+        from pathlib import PurePath
+
         name = name.rpartition("/")[2].partition(":")[0]
+        refer = PurePath  # which the client sends there
     try:
         spec = find_function(open_endpoint(args), name)
     except WorkerError as error:
@@ -137,5 +142,5 @@ def _from_tokens(args: argparse.Namespace, words: list[str]) -> dict[str, Any]:
             raise
         text = f"values are guessed, their types are not known here: {error}"
         print(f"gen-worker invoke: {text}", file=sys.stderr)
-        return apply_tokens(words, {}, None)
-    return apply_tokens(words, {}, payload_fields(spec))
+        return apply_tokens(words, {}, None, refer)
+    return apply_tokens(words, {}, payload_fields(spec), refer)
