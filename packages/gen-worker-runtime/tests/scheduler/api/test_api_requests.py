@@ -280,6 +280,9 @@ async def test_requests_are_listed_in_pages_with_positions(run_api: RunApi) -> N
             ({"owner": "ada"}, {"r1", "r3"}),
             ({"status": "running"}, {live.request_id}),
             ({"function": "draw", "endpoint": "paint"}, {"r0", "r1", "r2", "r3", "r4"}),
+            ({"function": "paint/draw:prod"}, {"r0", "r1", "r2", "r3", "r4"}),
+            ({"function": "you/paint/draw"}, set()),
+            ({"function": "draw:next"}, set()),
             ({"function": "erase"}, set()),
             ({"worker_id": "w1"}, {live.request_id}),
         ):
@@ -299,6 +302,8 @@ async def test_requests_are_listed_in_pages_with_positions(run_api: RunApi) -> N
         {"cursor": "x"},
         {"cursor": "9" * 30},
         {"status": "done"},
+        {"function": "paint/draw", "endpoint": "other"},
+        {"function": "draw:a", "tag": "b"},
     ],
 )
 async def test_a_listing_that_makes_no_sense_is_400(run_api: RunApi, query: dict[str, str]) -> None:

@@ -107,7 +107,7 @@ class SchedulerBackend:
             clock=parts.clock,
         )
         parts_with_routes = (
-            RequestRoutes(parts.ledger, parts.requests),
+            RequestRoutes(parts.ledger, parts.requests, shelf),
             workers,
             self._releases,
             TagRoutes(shelf),
