@@ -89,6 +89,12 @@ def test_a_request_ends_once_whatever_goes_wrong(mishap: Mishap, count: int) -> 
     assert runs == ["hi"] * count
 
 
+def test_a_stream_of_nothing_is_empty() -> None:
+    with Platform(spell) as platform:
+        assert platform.client.run("spell", text="") == []
+        assert list(platform.client.stream("spell", text="")) == []
+
+
 def test_a_worker_is_lost_in_the_middle_of_a_stream() -> None:
     with Platform(spell) as platform:
         platform.faults.lose_worker(after_deltas=3)

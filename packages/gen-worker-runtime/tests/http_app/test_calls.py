@@ -304,6 +304,8 @@ def test_methods_and_paths_that_are_not_there(client: httpx.Client) -> None:
     ):
         found = client.request(method, path)
         assert (found.status_code, sorted(found.json())) == (status, ["error", "message"]), path
+        assert ("allow" in found.headers) is (status == 405)
+    assert client.put("/v1/functions").headers["allow"] == "GET, HEAD"
     assert client.head("/healthz").status_code == 200
 
 

@@ -66,6 +66,14 @@ async def test_a_reader_that_comes_back_gets_the_rest(
         assert numbers(host.events(found.text)) == expected
 
 
+async def test_a_stream_of_nothing_is_an_empty_list(run_api: RunApi) -> None:
+    async with run_api() as host:
+        live = await begin(host)
+        await host.hands.finish(live, {"yielded": 0}, is_streamed=True)
+        assert (await host.http.get("/v1/requests/r")).json()["output"] == []
+        assert [name for _, name, _ in await follow(host)] == ["result"]
+
+
 async def test_what_is_taken_back_is_told(run_api: RunApi) -> None:
     async with run_api() as host:
         live = await begin(host)

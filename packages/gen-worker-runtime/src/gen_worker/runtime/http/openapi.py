@@ -64,7 +64,6 @@ def _call(function: ServedFunction, schemas: dict[str, Any]) -> dict[str, Any]:
     is_streamed = function.output_mode == "incremental"
     whole: dict[str, Any] = {"type": "array", "items": output} if is_streamed else output
     answer = {"allOf": [_ref("Answer"), {"properties": {"output": {"anyOf": [whole, _NULL]}}}]}
-    stream = {"schema": {"type": "string", "description": "server-sent events"}}
     return {
         "operationId": f"call-{name}",
         "summary": function.label or function.registered_name,
@@ -75,7 +74,7 @@ def _call(function: ServedFunction, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "the call succeeded, or its events",
-                "content": {**_json(answer), "text/event-stream": stream},
+                "content": {**_json(answer), **_EVENTS},
             },
             **_FAILURES,
         },
@@ -264,7 +263,8 @@ _KEY = {
     "schema": {"type": "string"},
     "description": "a request with the same key and body joins the first one",
 }
-_FAILED = _ref("Answer")
+_FAILED = {"anyOf": [_ref("Answer"), _ref("Refusal")]}
+"""What fails before it became a call has no answer."""
 _FAILURES = {
     "400": _answer("the input is wrong", _FAILED),
     "404": _answer("there is no such function", _ref("Refusal")),
@@ -279,6 +279,8 @@ _EVENT_ID = {
     "required": False,
     "schema": {"type": "integer", "minimum": 0},
 }
+_EVENTS: dict[str, Any] = {"text/event-stream": {}}
+"""No schema: this version of OpenAPI has none for single events."""
 _BYTES: dict[str, Any] = {"application/octet-stream": {}}
 
 LIST_FUNCTIONS = operation("list-functions", "what is served")
@@ -300,7 +302,7 @@ FOLLOW_REQUEST: Operation = {
     "responses": {
         "200": {
             "description": "server-sent events with ids",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": _EVENTS,
         },
         "default": _answer("refused", _ref("Refusal")),
     },

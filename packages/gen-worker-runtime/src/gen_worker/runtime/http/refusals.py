@@ -63,6 +63,8 @@ def _refused(refusal: Refusal) -> Reply:
         headers = ((b"www-authenticate", b"Bearer"),)
     elif refusal.status == 503:
         headers = ((b"retry-after", b"1"),)
+    elif refusal.allow:
+        headers = ((b"allow", refusal.allow.encode()),)
     return Reply(refusal.status, encode(refusal.to_dict()), headers)
 
 

@@ -139,6 +139,8 @@ class HubApp:
 
 def _refused(refusal: Refusal) -> Answer:
     headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+    if refusal.allow:
+        headers["allow"] = refusal.allow
     return Answer(refusal.to_dict(), status=refusal.status, headers=headers)
 
 

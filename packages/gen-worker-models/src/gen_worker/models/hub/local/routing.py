@@ -81,7 +81,8 @@ class Router(Generic[R]):
         if route is None:
             if not node.routes:
                 raise Refusal(404, "route_not_found", "there is nothing at this path")
-            raise Refusal(405, "method_not_allowed", f"here are {', '.join(sorted(node.routes))}")
+            allow = ", ".join(sorted(node.routes))
+            raise Refusal(405, "method_not_allowed", f"here are {allow}", allow=allow)
         return route, dict(zip(_names(route.pattern), values, strict=True))
 
 

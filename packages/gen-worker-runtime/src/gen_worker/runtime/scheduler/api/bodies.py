@@ -78,7 +78,7 @@ async def answer_of(
             return shown(record)
         last = found[-1]
     data = last.data
-    if record.last_event_id > 1:
+    if record.last_event_id > 1 or record.ending.is_streamed:
         data = await _with_what_came_before(ledger, record, data)
     return b"%b,%b" % (data[:-1], facts_of(record)[1:])
 
