@@ -1,4 +1,8 @@
-"""The scheduler's HTTP API, for commands: a question, its answer, and what to do when it fails."""
+"""The scheduler's HTTP API, for commands: a question, its answer, and what to do when it fails.
+
+What a URL is and what a refusal says is read as `gen_worker.client` does. Its transport is not
+used: to import httpx takes longer than a whole command, and `gen-worker up` waits for its answers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from gen_worker.cli.failures import UsageError
-from gen_worker.errors import WorkerError
+from gen_worker.client.addresses import base_url_of
+from gen_worker.client.errors import error_of_refusal
+from gen_worker.errors import ValidationError, WorkerError
 
 if TYPE_CHECKING:
     import argparse
@@ -47,19 +53,13 @@ class Api:
         Raises:
             UsageError: It is no URL.
         """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
-            self._port = parts.port
-        except ValueError:
-            self._port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or self._port == -1:
-            raise UsageError(f"{url!r} is no URL of a platform: write http://host:port")
-        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-        self._scheme, self._host, self._path = (
-            parts.scheme,
-            parts.hostname,
-            parts.path.rstrip("/"),
-        )
+            self.url = base_url_of(url)
+        except ValidationError as error:
+            raise UsageError(str(error)) from error
+        parts = urlsplit(self.url)
+        self._scheme, self._path = parts.scheme, parts.path
+        self._host, self._port = parts.hostname or "", parts.port
         self.token = token
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._timeout_s = timeout_s
@@ -93,7 +93,7 @@ class Api:
         try:
             connection.request(method, target, body, {**self._headers, **(headers or {})})
             answer = connection.getresponse()
-            return _read(answer.status, answer.read(), self.url)
+            return _read(answer.status, answer.read())
         except (OSError, http.client.HTTPException) as error:
             raise NoPlatformError(
                 f"nobody answers at {self.url} ({error or type(error).__name__}): start it with "
@@ -107,29 +107,22 @@ class Api:
         return (kind or http.client.HTTPConnection)(self._host, self._port, timeout=self._timeout_s)
 
 
-def _read(status: int, body: bytes, url: str) -> Any:
+def _read(status: int, body: bytes) -> Any:
     try:
         document = msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, UnicodeError):
         document = None
     if status < 400:
         return document
-    raise _refusal(status, document, url)
+    raise _refusal(status, document)
 
 
-def _refusal(status: int, document: Any, url: str) -> ApiError:
-    code, message = "", ""
-    if isinstance(document, dict):
-        error = document.get("error")
-        if isinstance(error, dict):
-            code, message = str(error.get("code", "")), str(error.get("message", ""))
-        else:
-            code = str(error or document.get("error_type") or "")
-            message = str(document.get("message") or document.get("error_message") or code)
+def _refusal(status: int, document: Any) -> ApiError:
+    refusal = error_of_refusal(document, status)
+    message = str(refusal)
     if status in (401, 403):
-        hint = "set GEN_WORKER_TOKEN to a token of that platform"
-        message = f"{message or 'not allowed'}: {hint}"
-    return ApiError(message or f"{url} answered {status}", status=status, code=code)
+        message += ": set GEN_WORKER_TOKEN to a token of that platform"
+    return ApiError(message, status=status, code=refusal.code)
 
 
 def find_api(args: argparse.Namespace) -> Api:
