@@ -97,3 +97,18 @@ def test_a_terminal_that_has_gone_harms_nobody() -> None:
     screen.show("first\n")
     screen.show("second\n")
     screen.close(60)
+
+
+def test_a_file_that_cannot_be_put_aside_loses_lines_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logbook, "_MAX_FILE_BYTES", 100)
+    (tmp_path / "hub.log.1").mkdir()
+    shown = io.StringIO()
+    screen = Screen(shown, is_coloured=False)
+    book = Logbook(str(tmp_path), screen)
+    for number in range(20):
+        book.write("hub", Block((f"{number}",)))
+    book.close()
+    screen.close()
+    assert len(shown.getvalue().splitlines()) == 20

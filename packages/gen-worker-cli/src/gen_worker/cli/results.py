@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 def wants_colour(descriptor: int) -> bool:
     """Whether what is written there is read by a person who has not asked for plain text."""
-    if not os.isatty(descriptor):
+    if not os.isatty(descriptor) or os.environ.get("TERM") == "dumb":
         return False
     from gen_worker.cli.settings import CliSettings
     from gen_worker.settings import load

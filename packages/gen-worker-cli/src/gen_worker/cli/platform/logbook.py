@@ -93,9 +93,10 @@ class Logbook:
             self._screen.show("".join(filter(None, shown)))
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        while self._files:
+            _, file = self._files.popitem()
+            with suppress(OSError):  # of what a full disk has not taken
+                file.close()
 
     def _keep(self, name: str, block: Block) -> None:
         at = stamp(time.time())
@@ -110,6 +111,7 @@ class Logbook:
         path = os.path.join(self._folder, f"{name}.log")
         file = self._files.get(name)
         if file is not None and file.tell() > _MAX_FILE_BYTES:
+            del self._files[name]
             file.close()
             os.replace(path, f"{path}.1")
             file = None
@@ -145,5 +147,4 @@ def open_screen() -> Screen:
     """Show on standard error, in colour for a person."""
     from gen_worker.cli.results import wants_colour
 
-    is_coloured = os.environ.get("TERM") != "dumb" and wants_colour(sys.stderr.fileno())
-    return Screen(sys.stderr, is_coloured=is_coloured)
+    return Screen(sys.stderr, is_coloured=wants_colour(sys.stderr.fileno()))

@@ -39,7 +39,7 @@ def show_logs(folder: DataFolder, wanted: str, *, lines: int, follows: bool, is_
     from gen_worker.cli.results import wants_colour
 
     names = chosen_names(folder, wanted)
-    is_coloured = os.environ.get("TERM") != "dumb" and wants_colour(sys.stdout.fileno())
+    is_coloured = wants_colour(sys.stdout.fileno())
     width = max(map(len, names))
 
     def show(found: Iterable[Line]) -> None:
