@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -269,3 +270,51 @@ def test_files_go_with_their_requests_and_uploads_in_time(
             assert here.room.find(OUTPUT, None), "its request is kept"
 
     asyncio.run(scene())
+
+
+def test_of_a_payload_only_what_may_be_a_ref_is_held(
+    place: Any, submission: MakeSubmission
+) -> None:
+    """The rest may be as long as payloads are."""
+
+    async def scene() -> None:
+        async with place() as here:
+            payload = {"image": {"ref": "jobs/upload-1/inputs/a"}, "text": "x" * 100_000, "jobs": 1}
+            seq = await here.submit(submission, "r1", payload)
+            authority = JobAuthority(here.passes, here.live.get, here.ledger.call)
+            job = here.passes.read(here.token("r1"))
+            assert job.seq == seq
+            named = await asyncio.to_thread(authority.named_by, job)
+            assert named == {"jobs/upload-1/inputs/a"}
+
+    asyncio.run(scene())
+
+
+def test_a_sweep_that_fails_is_made_again(
+    place: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the reason: a disk that is full needs it most."""
+    for name in ("_FIRST_S", "_EVERY_S"):
+        monkeypatch.setattr(f"gen_worker.runtime.scheduler.files.sweep.{name}", 0.0)
+
+    async def scene() -> None:
+        async with place() as here:
+            sweep = FileSweep(here.store, here.ledger, keep_uploads_s=DAY_S)
+            outcomes: list[Exception | None] = [sqlite3.OperationalError("disk is full"), None]
+            swept = asyncio.Event()
+
+            async def once() -> int:
+                if outcomes and (error := outcomes.pop(0)) is not None:
+                    raise error
+                swept.set()
+                return 0
+
+            monkeypatch.setattr(sweep, "sweep", once)
+            running = asyncio.create_task(sweep.run())
+            async with asyncio.timeout(60):
+                await swept.wait()
+            running.cancel()
+            await asyncio.wait((running,))
+
+    asyncio.run(scene())
+    assert "disk is full" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import threading
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,13 @@ import pytest
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.scheduler import LedgerWriteError
 from gen_worker.runtime.scheduler.job_options import Webhook
-from gen_worker.runtime.scheduler.webhooks import Delivery, WebhookSecrets, verify
+from gen_worker.runtime.scheduler.webhooks import (
+    Delivery,
+    WebhookSecrets,
+    deliveries,
+    tables,
+    verify,
+)
 
 TIMEOUT_S = 60.0
 END = ("completed",)
@@ -433,3 +440,29 @@ async def test_a_disk_that_is_full_for_a_while_loses_nothing(
         for record in records:
             assert (await settled(room, record)).state == "delivered"
     assert receiver.received.qsize() == 5
+
+
+async def test_a_look_at_what_is_due_that_fails_is_repeated(
+    open_room: Any,
+    submission: Any,
+    receiver: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the reason: nobody else would deliver what waits."""
+    monkeypatch.setattr(deliveries, "_RECOVERY_S", 0.01)
+    failures = [sqlite3.DatabaseError("an odd one")]
+    due = tables.due
+
+    def looked(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return due(*args, **options)
+
+    monkeypatch.setattr(tables, "due", looked)
+    async with open_room() as room:
+        record = await room.submit(submission("r-1"), Webhook(url=receiver.url, events=END))
+        await room.end(record)
+        await next_of(receiver)
+    assert not failures
+    assert "an odd one" in caplog.text

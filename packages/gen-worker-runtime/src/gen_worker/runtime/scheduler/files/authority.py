@@ -27,6 +27,8 @@ __all__ = ["JobAuthority", "LiveJob"]
 _PATIENCE_S = 30.0
 _KNOWN = 64
 """Requests whose payloads were looked at; each is asked for a few times in a row."""
+_KEPT = "jobs/"
+"""What every ref of the store begins with; all else in a payload may be long."""
 
 
 class LiveJob(Protocol):
@@ -81,11 +83,11 @@ class JobAuthority:
         )
 
     def named_by(self, job: JobPass) -> frozenset[str]:
-        """Return every text in a job's payload: the files it names are among them."""
+        """Return what in a job's payload may be a ref: the files it names are among them."""
         named = self._named.get(job.seq)
         if named is None:
             call = self._asked(self._call(job.seq))
-            named = frozenset(() if call is None else _texts(_decoded(call.payload)))
+            named = frozenset(() if call is None else _refs(_decoded(call.payload)))
             self._named[job.seq] = named
             while len(self._named) > _KNOWN:
                 self._named.popitem(last=False)
@@ -132,12 +134,13 @@ def _decoded(payload: bytes) -> Any:
         return None
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _refs(value: Any) -> Iterator[str]:
     waiting = [value]
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
-            yield one
+            if one.startswith(_KEPT):
+                yield one
         elif isinstance(one, dict):
             waiting.extend(one.values())
         elif isinstance(one, list):

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 import msgspec
 
-from gen_worker.errors import WorkerError
 from gen_worker.runtime.http.upload_refs import UPLOADS
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ class FileSweep:
             pause_s = _EVERY_S
             try:
                 await self.sweep()
-            except (WorkerError, OSError) as error:  # the next one may do better
-                _log.warning("files that are not needed any more could not be removed: %s", error)
+            except Exception as error:  # such as a full disk; the next one may do better
+                _log.warning("files that are not needed any more could not be removed: %r", error)
 
     async def sweep(self) -> int:
         """Remove what is not to be kept; return of how many requests and uploads."""

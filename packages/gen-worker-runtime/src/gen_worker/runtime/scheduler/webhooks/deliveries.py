@@ -51,6 +51,7 @@ _JITTER = 0.2
 _BODIES_AT_ONCE = 4
 """Made in memory before they are cut to what is sent."""
 _TIDY_EVERY_S = 600.0
+_RECOVERY_S = 10.0
 _GONE = 410
 
 
@@ -127,6 +128,9 @@ class Deliveries:
                 next_at = await self._ledger.ask(partial(tables.next_due, after=now))
             except LedgerWriteError as error:
                 next_at = now + error.retry_after_s
+            except Exception:  # nobody else would deliver what waits
+                _log.exception("webhooks are delivered later")
+                next_at = now + _RECOVERY_S
             at = tidy_at if next_at is None else min(next_at, tidy_at)
             try:
                 async with asyncio.timeout(max(at - self._clock(), 0.0)):

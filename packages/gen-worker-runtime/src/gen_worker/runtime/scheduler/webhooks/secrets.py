@@ -11,10 +11,10 @@ import hashlib
 import hmac
 import os
 import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gen_worker.errors import FatalError
+from gen_worker.models.store.private import read_or_write_private
 from gen_worker.runtime.scheduler.webhooks.signing import SECRET_PREFIX
 
 if TYPE_CHECKING:
@@ -43,8 +43,11 @@ class WebhookSecrets:
         self.path = os.fspath(path)
         self._version: tuple[int, int] = (0, 0)
         self._secrets: tuple[bytes, ...] = ()
-        if not os.path.exists(self.path):
-            self._write((secrets.token_bytes(_BYTES),), is_first=True)
+        new = secrets.token_bytes(_BYTES)
+        try:
+            read_or_write_private(self.path, lambda: _lines((new,)))
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._read()
 
     def of(self, owner: str) -> tuple[str, ...]:
@@ -85,27 +88,28 @@ class WebhookSecrets:
             )
         return self._secrets
 
-    def _write(self, some: Sequence[bytes], *, is_first: bool = False) -> None:
-        """Write the file whole or not at all; of two that make the first one, one does."""
+    def _write(self, some: Sequence[bytes]) -> None:
+        """Write the file whole or not at all."""
         temporary = f"{self.path}.{os.getpid()}.new"
         try:
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
-            ) as file:
-                file.writelines(f"{secret.hex()}\n" for secret in some)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(_lines(some))
                 file.flush()
                 os.fsync(file.fileno())
-            if is_first:
-                with suppress(FileExistsError):
-                    os.link(temporary, self.path)
-                os.unlink(temporary)
-            else:
-                os.replace(temporary, self.path)
+            os.replace(temporary, self.path)
         except OSError as error:
-            raise FatalError(
-                f"the webhook secrets {self.path!r} cannot be written ({error.strerror}): let the "
-                "scheduler's user write the folder"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> FatalError:
+        return FatalError(
+            f"the webhook secrets {self.path!r} cannot be written ({error.strerror}): let the "
+            "scheduler's user write the folder"
+        )
+
+
+def _lines(some: Sequence[bytes]) -> bytes:
+    return b"".join(b"%b\n" % secret.hex().encode() for secret in some)
 
 
 def _derived(secret: bytes, owner: str) -> str:
