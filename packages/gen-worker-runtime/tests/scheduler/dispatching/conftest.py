@@ -52,7 +52,11 @@ RAN = Observation(runtime_ms=5, peak_memory_bytes=1 << 20, status="succeeded")
 _ROLES: tuple[StreamRole, ...] = ("control", "results", "events")
 
 EASY_OPTIONS = DispatchOptions(
-    policy=Policy(settle_s=0.0), never_after_s=0.0, reunion_s=0.0, lost_after_s=PATIENCE_S
+    policy=Policy(settle_s=0.0),
+    never_after_s=0.0,
+    reunion_s=0.0,
+    lost_after_s=PATIENCE_S,
+    unsent_s=0.05,
 )
 EASY_RETRIES = RetryPolicy(first_delay_s=0.01, jitter=0.0)
 

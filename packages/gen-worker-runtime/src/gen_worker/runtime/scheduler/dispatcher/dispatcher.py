@@ -98,7 +98,7 @@ class Dispatcher(GatewayHandler):
         core.freed = self._lines.freed
         self._losses = Losses(core, functions)
         self._pressure = Pressure(core)
-        self._taking = Taking(core, self._pressure, self._losses.adopt)
+        self._taking = Taking(core, self._pressure, self._losses.adopt, self._losses.answered)
         self._models = Models(core)
         self._saver: asyncio.Task[None] | None = None
         self._hears: dict[type, Callable[[Member, Message], None]] = self._ears()

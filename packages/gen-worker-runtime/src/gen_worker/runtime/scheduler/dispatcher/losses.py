@@ -14,6 +14,7 @@ from gen_worker.runtime.wire import InterruptJob
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Container
 
     from gen_worker.errors import Failure
     from gen_worker.runtime.scheduler.dispatcher.core import Core
@@ -40,6 +41,10 @@ class Losses:
         self._core = core
         self._functions = functions
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unwanted: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        """By worker and request id, what it may run for nobody."""
+        self._early: dict[str, set[str]] = {}
+        """By worker, what it has answered since it was lost, before it said that it is back."""
         self._unheard: OrderedDict[int, int] = OrderedDict()
 
     def close(self) -> None:
@@ -47,6 +52,7 @@ class Losses:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._unwanted.clear()
 
     # -- after a start -----------------------------------------------------------------------------
 
@@ -89,6 +95,8 @@ class Losses:
         timer = self._timers.pop(member.worker_id, None)
         if timer is not None:
             timer.cancel()
+        self._let_go(member)
+        early = self._early.pop(member.worker_id, set())
         named = frozenset(registration.in_flight_request_ids)
         for job in list(member.jobs.values()):
             if not job.is_sent or job.connection >= session.connection or job.is_answered:
@@ -96,16 +104,46 @@ class Losses:
             if job.request_id in named:
                 job.connection = session.connection
                 if job.is_interrupted or job.live.is_canceling:
-                    self._core.tell(member, InterruptJob(request_id=job.request_id))
+                    self._stop(member, job.request_id, early)
             else:
                 self._omitted(job)
         for request_id in registration.in_flight_request_ids:
             if request_id in member.jobs:
                 continue
-            if self._core.requests.live(request_id) is None:  # it runs for nobody
-                self._core.tell(member, InterruptJob(request_id=request_id))
-            else:
+            if self._core.requests.live(request_id) is None:
+                self._stop(member, request_id, early)
+            elif request_id not in early:
                 self.adopt(member, request_id)
+
+    # -- what a worker has for nobody --------------------------------------------------------------
+
+    def _stop(self, member: Member, request_id: str, answered: Container[str] = ()) -> None:
+        """Have a worker stop what nobody waits for, unless it answers that now.
+
+        What it names is what it runs, and also what it has ended and is not sure to have told.
+        """
+        key = member.worker_id, request_id
+        if key not in self._unwanted and request_id not in answered:
+            unsent_s = self._core.options.unsent_s
+            self._unwanted[key] = self._core.later(unsent_s, self._tell_stop, member, request_id)
+
+    def _tell_stop(self, member: Member, request_id: str) -> None:
+        del self._unwanted[member.worker_id, request_id]
+        job = member.jobs.get(request_id)
+        if job is None or job.is_interrupted or job.live.is_canceling:
+            self._core.tell(member, InterruptJob(request_id=request_id))
+
+    def _let_go(self, member: Member) -> None:
+        for key in [key for key in self._unwanted if key[0] == member.worker_id]:
+            self._unwanted.pop(key).cancel()
+
+    def answered(self, member: Member, request_id: str) -> None:
+        """Take note that a worker has ended a request: there is nothing to stop."""
+        timer = self._unwanted.pop((member.worker_id, request_id), None)
+        if timer is not None:
+            timer.cancel()
+        if not member.is_connected:  # its registration comes on a stream of its own
+            self._early.setdefault(member.worker_id, set()).add(request_id)
 
     def _omitted(self, job: Job) -> None:
         """Have a request run again that its worker knows nothing of, and never will."""
@@ -140,7 +178,7 @@ class Losses:
             return None
         if live.attempt > 1 and self._is_streamed(live):
             # What it has streamed was taken back when the next attempt was made.
-            core.tell(member, InterruptJob(request_id=request_id))
+            self._stop(member, request_id)
             return None
         if core.requests.adopted(live, member.worker_id) is None:
             self._let_run(member, live)
@@ -152,7 +190,7 @@ class Losses:
         """Keep a second run of a request for its result, unless that is a stream."""
         request_id = live.record.request_id
         if self._is_streamed(live):
-            self._core.tell(member, InterruptJob(request_id=request_id))
+            self._stop(member, request_id)
             return
         key = (member.worker_id, request_id)
         if key not in self._core.former:
@@ -198,6 +236,8 @@ class Losses:
 
     def _forget(self, member: Member) -> None:
         self._timers.pop(member.worker_id, None)
+        self._early.pop(member.worker_id, None)
+        self._let_go(member)
         self._core.fleet.forget(member)
 
 

@@ -32,6 +32,9 @@ class DispatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For the rest of a stream to arrive after its result."""
     stuck_after_s: float = 60.0
     """For a worker to answer a cancel, before its slot is given to others."""
+    unsent_s: float = 1.0
+    """For a worker to send a result that it names when it comes back, before it is told to stop a
+    request that nobody waits for."""
     max_output_bytes: int = 256 * 1024 * 1024
     """Of one request, all that it streams and reports together."""
     max_unwritten_bytes: int = 8 * 1024 * 1024

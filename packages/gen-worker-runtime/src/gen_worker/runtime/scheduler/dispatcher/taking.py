@@ -61,7 +61,11 @@ class Taking:
     """Takes what workers say of requests. On the loop."""
 
     def __init__(
-        self, core: Core, pressure: Pressure, adopt: Callable[[Member, str], Job | None]
+        self,
+        core: Core,
+        pressure: Pressure,
+        adopt: Callable[[Member, str], Job | None],
+        answered: Callable[[Member, str], None],
     ) -> None:
         """Prepare.
 
@@ -70,10 +74,12 @@ class Taking:
             pressure: Counts what is yet to be written.
             adopt: Returns the job of a request that a worker names and was not given, if it is
                 to go on with it.
+            answered: Told of a request that a worker has ended.
         """
         self._core = core
         self._pressure = pressure
         self._adopt = adopt
+        self._answered = answered
         self._refusals: OrderedDict[int, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,6 +92,7 @@ class Taking:
 
     def result(self, member: Member, result: JobResult) -> None:
         """Take the one answer to a request; it may come twice."""
+        self._answered(member, result.request_id)
         job = member.jobs.get(result.request_id) or self._unknown(member, result)
         if job is None or job.result is not None or not job.is_sent:
             return
@@ -277,6 +284,7 @@ class Taking:
     def done(self, member: Member, done: StreamDone) -> None:
         """Take the end of a streamed output."""
         job = self._known(member, done.request_id)
+        self._answered(member, done.request_id)
         if job is not None:
             job.stream.end(done.sequence)
             self._complete(job)
