@@ -121,6 +121,69 @@ def test_a_result_waits_until_its_output_is_written() -> None:
     assert kinds(desk.drain("results")) == ["JobResult"]
 
 
+def about(request_id: str) -> WorkerEvent:
+    return WorkerEvent(event_type="request.log", request_id=request_id)
+
+
+@pytest.mark.parametrize(("results", "events"), [("control", "control"), ("results", "events")])
+def test_a_result_follows_what_was_told_of_its_request(results: Role, events: Role) -> None:
+    desk = Desk()
+    desk.outbox.split(results != events)
+    for request_id in ("r1", "r2", "r1"):
+        desk.outbox.tell(about(request_id))
+    for request_id in ("r1", "r3"):
+        desk.outbox.result(JobResult(request_id=request_id, success=True))
+    first = desk.take(results)
+    assert first is not None
+    assert first.request_id == "r3", "nothing was told of it"
+    assert desk.outbox.unsent_request_ids() == ("r1", "r3")
+    written = [desk.take(events) for _ in range(3)]
+    assert [one.request_id for one in written if one] == ["r1", "r2", "r1"]
+    last = desk.take(results)
+    assert last is not None
+    assert (last.kind, last.request_id) == ("result", "r1")
+    assert desk.outbox.is_empty
+
+
+def test_a_result_follows_both_its_output_and_what_was_told() -> None:
+    desk = Desk()
+    desk.outbox.split(True)
+    desk.say("a")
+    desk.outbox.tell(about("r1"))
+    desk.finish()
+    while (one := desk.outbox.next("events")) is not None:
+        assert desk.outbox.next("results") is None
+        desk.outbox.written(one)
+    assert kinds(desk.drain("results")) == ["JobResult"]
+
+
+def test_a_result_waits_for_no_event_that_was_shed_or_could_not_be_written() -> None:
+    desk = Desk(max_telemetry=1)
+    desk.outbox.split(True)
+    desk.outbox.tell(about("r1"))
+    desk.outbox.result(JobResult(request_id="r1", success=True))
+    assert desk.take("results") is None
+    assert not desk.outbox.tell(about("r2"))
+    assert desk.outbox.next("results") is not None
+    desk.outbox.result(JobResult(request_id="r2", success=True))
+    assert desk.take("results") is None
+    lost = desk.outbox.next("events")
+    assert lost is not None
+    desk.outbox.returned(lost)
+    assert kinds(desk.drain("results")) == ["JobResult"]
+    assert desk.outbox.statistics().shed == 2
+
+
+def test_neither_output_nor_telemetry_waits_for_the_other_for_ever() -> None:
+    desk = Desk(merges_text=False)
+    for _ in range(4):
+        desk.say("x", "r1")
+        desk.outbox.tell(about("r2"))
+    desk.outbox.result(JobResult(request_id="r2", success=True))
+    taken = [one.kind for one in iter(desk.take, None)]
+    assert taken == [*(3 * ["telemetry", "delta"]), "telemetry", "result", "delta"]
+
+
 def test_sequences_count_what_is_written() -> None:
     desk = Desk(merges_text=False)
     for text in "abc":

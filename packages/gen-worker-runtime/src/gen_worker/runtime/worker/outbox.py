@@ -2,13 +2,13 @@
 
 Results and streamed output are never dropped: they wait while there is no connection, and what a
 lost connection may have swallowed is sent again. Telemetry is shed when it does not get through,
-and of signals the newest of a kind stands for all.
+and of signals the newest of a kind stands for all. A result follows what was said of its request:
+whoever hears the result listens no longer.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from gen_worker.runtime.wire import (
 from gen_worker.runtime.worker.deltas import DeltaQueue
 from gen_worker.runtime.worker.doubt import Doubt
 from gen_worker.runtime.worker.signals import SignalQueue
+from gen_worker.runtime.worker.telemetry_queue import TelemetryQueue, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ class Outbox:
         self._results: OrderedDict[str, Outgoing] = OrderedDict()
         """By request, in the order to write them."""
         self._held: dict[str, Outgoing] = {}
-        """Results whose streamed output is not written yet."""
+        """Results whose streamed output, or what was told of whose request, is not written yet."""
         self._again: deque[Outgoing] = deque()
         """Deltas and ends of a lost connection."""
         self._ending: set[str] = set()
@@ -130,9 +131,10 @@ class Outbox:
             max_message_bytes=limits.max_message_bytes,
             merges=limits.merges_text,
         )
-        self._telemetry: deque[WorkerEvent | DiagnosticLog] = deque()
-        self._telemetry_lock = threading.Lock()
+        self._telemetry = TelemetryQueue(limits.max_telemetry)
         self._shed = 0
+        """Of telemetry, when it was last looked whether a result had waited for that."""
+        self._telemetry_is_next = True
         self._results_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
         self._output_in_doubt: Doubt[Outgoing] = Doubt(limits.max_doubt_bytes)
         self._answers: dict[str, Outgoing] = {}
@@ -155,11 +157,11 @@ class Outbox:
         self._control.discard(key)
 
     def result(self, result: JobResult) -> None:
-        """Take the one result of a request; it goes out after the end of its streamed output."""
+        """Take the one result of a request; it goes out after all that was said of the request."""
         is_streamed = result.request_id in self._ending
         is_final = not is_streamed and not result.retryable
         outgoing = Outgoing(encode(result), "result", result.request_id, is_final)
-        if is_streamed:
+        if is_streamed or self._telemetry.is_about(result.request_id):
             self._held[result.request_id] = outgoing
         else:
             self._write(outgoing)
@@ -177,12 +179,7 @@ class Outbox:
 
     def tell(self, event: WorkerEvent | DiagnosticLog) -> bool:
         """Take telemetry, in any thread; False when something older was shed for it."""
-        with self._telemetry_lock:
-            has_room = len(self._telemetry) < self._limits.max_telemetry
-            if not has_room:
-                self._telemetry.popleft()
-                self._shed += 1
-            self._telemetry.append(event)
+        has_room = self._telemetry.put(event)
         self._wake("events" if self._is_split else "control")
         return has_room
 
@@ -195,6 +192,10 @@ class Outbox:
 
     def next(self, role: Role) -> Outgoing | None:
         """Return what a stream is to write now; None when there is nothing."""
+        if self._held and self._shed != self._telemetry.shed:
+            self._shed = self._telemetry.shed
+            for request_id in tuple(self._held):
+                self._release(request_id)
         if role == "control":
             if (signal := self._control.next()) is not None:
                 return signal
@@ -217,9 +218,10 @@ class Outbox:
             self._output_in_doubt.add(outgoing, self._clock())
         if kind == "end":
             self._ending.discard(outgoing.request_id)
-            held = self._held.pop(outgoing.request_id, None)
-            if held is not None:
-                self._write(held)
+        elif kind == "telemetry":
+            self._telemetry.written(outgoing.request_id)
+        if kind != "result" and outgoing.request_id in self._held:
+            self._release(outgoing.request_id)
 
     def returned(self, outgoing: Outgoing) -> None:
         """Take a message back that a stream could not write."""
@@ -229,7 +231,8 @@ class Outbox:
             case "result":
                 self._write_first(outgoing)
             case "telemetry":
-                self._shed += 1
+                self._telemetry.written(outgoing.request_id, is_lost=True)
+                self._release(outgoing.request_id)
             case _:
                 self._again.appendleft(outgoing)
         self._wake_all()
@@ -303,7 +306,7 @@ class Outbox:
             deltas=len(self._deltas) + len(self._again),
             telemetry=len(self._telemetry),
             in_doubt=len(self._results_in_doubt) + len(self._output_in_doubt),
-            shed=self._shed,
+            shed=self._telemetry.shed,
             replaced=self._control.replaced,
             dropped=self._control.dropped,
         )
@@ -311,6 +314,13 @@ class Outbox:
     def _write(self, result: Outgoing) -> None:
         self._results[result.request_id] = result
         self._wake("results" if self._is_split else "control")
+
+    def _release(self, request_id: str) -> None:
+        """Write a result that was held back, if nothing is left for it to follow."""
+        if request_id in self._held and not (
+            request_id in self._ending or self._telemetry.is_about(request_id)
+        ):
+            self._write(self._held.pop(request_id))
 
     def _write_first(self, result: Outgoing) -> None:
         """Have a result written again, unless there is a newer one of its request."""
@@ -345,11 +355,14 @@ class Outbox:
     def _next_event(self) -> Outgoing | None:
         if self._again:
             return self._again.popleft()
-        while (message := self._deltas.next() or self._next_telemetry()) is not None:
+        while (message := self._next_message()) is not None:
             try:
                 data = encode(message)
             except UnencodableMessageError:
                 _log.exception("a message is left out")  # it would break every connection
+                if not isinstance(message, (TokenDelta, StreamDone, StreamError)):
+                    self._telemetry.written(request_of(message), is_lost=True)
+                    self._release(request_of(message))
                 continue
             match message:
                 case TokenDelta(request_id=request_id):
@@ -357,9 +370,14 @@ class Outbox:
                 case StreamDone(request_id=request_id) | StreamError(request_id=request_id):
                     return Outgoing(data, "end", request_id)
                 case _:
-                    return Outgoing(data, "telemetry")
+                    return Outgoing(data, "telemetry", request_of(message))
         return None
 
-    def _next_telemetry(self) -> WorkerEvent | DiagnosticLog | None:
-        with self._telemetry_lock:
-            return self._telemetry.popleft() if self._telemetry else None
+    def _next_message(
+        self,
+    ) -> TokenDelta | StreamDone | StreamError | WorkerEvent | DiagnosticLog | None:
+        first = None
+        if self._held and self._telemetry_is_next:  # a result may wait for it: it takes turns
+            first = self._telemetry.next()
+        self._telemetry_is_next = first is None
+        return first or self._deltas.next() or self._telemetry.next()
