@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from gen_worker.errors import ValidationError
+from gen_worker.masking import without_credentials
 
 __all__ = [
     "base_url_of",
@@ -37,8 +38,8 @@ def base_url_of(text: str) -> str:
         is_url = False
     if not is_url:
         raise ValidationError(
-            f"{text!r:.120} is no URL of a host: write it as 'http://127.0.0.1:8080', "
-            "and give a token apart"
+            f"{without_credentials(text)!r:.120} is no URL of a host: write it as "
+            "'http://127.0.0.1:8080', and give a token apart"
         )
     return url
 
