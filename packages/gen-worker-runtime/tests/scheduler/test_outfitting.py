@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gen_worker.errors import ArtifactTransferError, SettingsError
+from gen_worker.errors import ArtifactTransferError, ResourceError, SettingsError
 from gen_worker.models.hub import NotOnHubError
 from gen_worker.models.settings import ModelSettings
 from gen_worker.models.snapshot import Snapshot, SnapshotFile
@@ -133,6 +133,34 @@ def test_several_who_ask_for_the_same_model_ask_the_hub_once(clock: Clock) -> No
         found = await asyncio.gather(*(facts.describe(["acme/model:prod"]) for _ in range(10)))
         assert len(facts.asked) == 1
         assert all(one == found[0] for one in found)
+
+    asyncio.run(scene())
+
+
+def test_providers_that_could_not_be_opened_are_opened_the_next_time(clock: Clock) -> None:
+    class Disk(ModelFacts):
+        is_full = True
+
+        def _open(self) -> Any:
+            if self.is_full:
+                raise ResourceError("the disk is full")
+            return SimpleNamespace(look_up=look_up, close=lambda: None)
+
+    async def look_up(ref: object) -> Any:
+        return ref
+
+    async def scene() -> None:
+        facts: Any = Disk(ModelSettings(), "", clock=clock)
+        with pytest.raises(ResourceError):
+            await facts.look_up("acme/model")
+        facts.is_full = False
+        assert await facts.look_up("acme/model") == "acme/model"
+        await facts.close()
+
+        closed: Any = Disk(ModelSettings(), "", clock=clock)
+        with pytest.raises(ResourceError):
+            await closed.look_up("acme/model")
+        await closed.close()
 
     asyncio.run(scene())
 

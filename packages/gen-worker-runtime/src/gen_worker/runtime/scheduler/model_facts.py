@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,6 +59,7 @@ class ModelFacts:
         self._clock = clock
         self._sources: asyncio.Future[Sources] | None = None
         self._client: HubClient | None = None
+        self._connecting = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Task[_Known | None]] = {}
 
@@ -66,13 +68,15 @@ class ModelFacts:
         if self._asking:
             await asyncio.wait(self._asking.values())
         if self._sources is not None:
-            await asyncio.to_thread((await self._sources).close)
+            await asyncio.wait((self._sources,))
+            if not _has_failed(self._sources):
+                await asyncio.to_thread(self._sources.result().close)
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
 
     async def look_up(self, ref: Ref) -> RepoFacts | None:
         """Return what is known of a caller's ref; see `gen_worker.models.overrides.HubLookup`."""
-        if self._sources is None:
+        if self._sources is None or _has_failed(self._sources):
             self._sources = asyncio.ensure_future(asyncio.to_thread(self._open))
         sources = await asyncio.shield(self._sources)
         return await sources.look_up(ref)
@@ -122,13 +126,9 @@ class ModelFacts:
         return open_sources(open_store(self._folder), self._settings, may_resolve=True)
 
     def _resolve(self, ref: str) -> ResolvedRepo:
-        if self._client is None:
-            from gen_worker.models.hub import HubClient
-
-            self._client = HubClient(self._settings.hub_url, self._settings.hub_token)
         target = _of_hub(ref)
         assert target is not None, "others are not asked for"
-        snapshot = self._client.resolve(target, for_inference=True).snapshot
+        snapshot = self._connected().resolve(target, for_inference=True).snapshot
         files = (
             ResolvedRepoFile(
                 path=file.path, size_bytes=file.size_bytes, blake3=file.blake3, url=file.url
@@ -136,6 +136,18 @@ class ModelFacts:
             for file in snapshot.files
         )
         return ResolvedRepo(snapshot_digest=snapshot.digest, files=tuple(files))
+
+    def _connected(self) -> HubClient:
+        from gen_worker.models.hub import HubClient
+
+        with self._connecting:
+            if self._client is None:
+                self._client = HubClient(self._settings.hub_url, self._settings.hub_token)
+            return self._client
+
+
+def _has_failed(opening: asyncio.Future[Sources]) -> bool:
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 
 @lru_cache(_MAX_KNOWN)
