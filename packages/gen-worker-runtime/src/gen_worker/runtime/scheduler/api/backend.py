@@ -106,17 +106,10 @@ class SchedulerBackend:
             hub=hub,
             clock=parts.clock,
         )
-        parts_with_routes = (
-            RequestRoutes(parts.ledger, parts.requests, shelf),
-            workers,
-            self._releases,
-            TagRoutes(shelf),
-            TokenRoutes(parts.tokens),
-        )
-        self.routes: Sequence[HttpRoute] = (
-            *(route for part in parts_with_routes for route in part.table()),
-            *routes,
-        )
+        others = RequestRoutes(parts.ledger, parts.requests, shelf), TagRoutes(shelf)
+        tables = (*others, workers, self._releases, TokenRoutes(parts.tokens))
+        own = (route for table in tables for route in table.table())
+        self.routes: Sequence[HttpRoute] = (*own, *routes)
 
     def close(self) -> None:
         """Let go of what publishes releases."""

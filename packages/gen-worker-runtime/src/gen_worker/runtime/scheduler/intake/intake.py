@@ -117,7 +117,7 @@ class Intake:
 
         Raises:
             UnknownFunctionError: There is no such function, endpoint or tag.
-            ValidationError: The payload is no JSON object; `OverrideError`: with one of the six
+            ValidationError: The payload is no JSON object, or its owner no name; `OverrideError`: with one of the six
                 codes, an entry of `_models` is refused and so is all of it.
             InputTooLargeError: The payload is too large.
             HardwareUnmetError: No GPU of the pool has the memory that this input needs.
@@ -127,7 +127,8 @@ class Intake:
             ArtifactTransferError: The hub could not be asked about a model.
             LedgerWriteError: The disk is full.
         """
-        came_at, name, owner = self._clock(), str(target), invocation.owner or ""
+        came_at, name = self._clock(), str(target)
+        owner = checked_owner(invocation.owner) if invocation.owner else ""
         digest = _digest(name, body) if key else b""
         known = await self._requests.earlier(owner, key, digest) if key else None
         if known is not None:
@@ -137,15 +138,8 @@ class Intake:
         function, chosen, tag = await self._looked_up(name, message.envelope, payload)
         # Nothing is awaited from here on: what names mean now is what they mean to this request.
         facts = function.facts
-        options = JobOptions(
-            endpoint_owner=facts.owner,
-            models=chosen.models,
-            refs=chosen.refs,
-            factors=self._factors(facts, payload, chosen),
-            hints=_hints(invocation.hints),
-            invoker_id=invocation.invoker_id or "",
-            webhook=webhook,
-        )
+        factors = self._factors(facts, payload, chosen)
+        options = _options(facts, chosen, invocation, factors, webhook)
         submission = Submission(
             request_id=invocation.request_id,
             owner=owner,
@@ -227,6 +221,24 @@ def _digest(name: str, body: bytes) -> bytes:
 
 def _deadline(came_at: float, timeout_ms: int | None) -> float | None:
     return came_at + timeout_ms / 1000 if timeout_ms else None
+
+
+def _options(
+    facts: FunctionFacts,
+    chosen: Chosen,
+    invocation: Invocation,
+    factors: dict[str, float],
+    webhook: Webhook | None,
+) -> JobOptions:
+    return JobOptions(
+        endpoint_owner=facts.owner,
+        models=chosen.models,
+        refs=chosen.refs,
+        factors=factors,
+        hints=_hints(invocation.hints),
+        invoker_id=invocation.invoker_id or "",
+        webhook=webhook,
+    )
 
 
 def _hints(hints: Mapping[str, Any]) -> dict[str, str]:
