@@ -63,23 +63,7 @@ def _desk(data: str) -> _Desk:
         return _AtRest(os.path.join(folder.path, "scheduler"))
     from gen_worker.cli.platform.api import Api
 
-    return _Running(Api(announced, _admin_token(folder)))
-
-
-def _admin_token(folder: DataFolder) -> str:
-    """Return the folder's own token, where callers need one."""
-    from gen_worker.runtime.scheduler.opening import ROOT_TOKEN_NAME
-    from gen_worker.runtime.scheduler.settings import SchedulerSettings
-    from gen_worker.settings import load
-
-    configured = load(SchedulerSettings).token
-    if configured:
-        return configured
-    try:
-        with open(os.path.join(folder.path, "scheduler", ROOT_TOKEN_NAME)) as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
+    return _Running(Api(announced, folder.token()))
 
 
 class _Running:
