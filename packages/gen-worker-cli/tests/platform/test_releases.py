@@ -198,8 +198,9 @@ def test_where_the_platform_is(cli: Cli, project: Project, platform: Platform) -
     silent = cli("releases", "--url", "http://127.0.0.1:9")
     assert silent.code == 1
     assert "nobody answers at http://127.0.0.1:9" in silent.stderr
-    unknown = cli("promote", "shuot")
-    assert (unknown.code, "there is no endpoint 'shuot'" in unknown.stderr) == (2, True)
+    for words in (("promote", "shuot"), ("rollback", "shuot"), ("releases", "shuot")):
+        unknown = cli(*words)
+        assert (unknown.code, "there is no endpoint 'shuot'" in unknown.stderr) == (2, True)
 
 
 @pytest.mark.claims("platform.found", "GEN_WORKER_URL", "GEN_WORKER_DATA_DIR", "XDG_DATA_HOME")
@@ -258,6 +259,8 @@ def test_requests_are_listed_shown_and_canceled(
     assert [row["request_id"] for row in rows] == ids[::-1]
     assert len(platform.rows("requests", "requests", "--limit", "2")) == 2
     assert platform.rows("requests", "requests", "--function", "nothing") == []
+    for name, count in (("ann/shout/say:prod", 3), ("shout/say", 3), ("bob/shout/say", 0)):
+        assert len(platform.rows("requests", "requests", "--function", name)) == count
     assert msgspec.json.decode(asked(cli, "requests", ids[0]))["status"] == "queued"
     assert f"{ids[0]} is canceled" in cli("requests", ids[0], "--cancel").stderr
     ended = cli("requests", ids[0], "--cancel")
@@ -288,6 +291,46 @@ def test_a_platform_is_called_from_the_command_line(
     slow.communicate(timeout=60)
     assert slow.returncode == 130
     assert platform.ended(row["request_id"])["status"] == "canceled"
+
+
+_COUNTS = """
+from collections.abc import Iterator
+import msgspec
+from gen_worker import RequestContext, inference_function
+
+class In(msgspec.Struct):
+    fails: bool = False
+
+class Word(msgspec.Struct):
+    text: str
+
+@inference_function
+def count(ctx: RequestContext, payload: In) -> Iterator[Word]:
+    ctx.progress(0.25, stage="thinking")
+    ctx.log("here it comes")
+    ctx.emit("mood", {"is": "good"})
+    yield Word("one")
+    if payload.fails:
+        raise ValueError("no more numbers")
+"""
+
+
+@pytest.mark.claims("requests.follow")
+def test_a_request_is_followed(cli: Cli, project: Project, start_up: StartUp) -> None:
+    project.write_source(_COUNTS)
+    platform = start_up("--no-hub", project=project)
+    for fails, code, last in ((False, 0, '{"yielded":1}'), (True, 2, '{"text":"one"}')):
+        body = {"function": "shout/count", "payload": {"fails": fails}}
+        request_id = platform.ask("POST", "/v1/requests", body)["request_id"]
+        for _ in range(2):  # while it runs, and when it is over
+            done = cli("requests", request_id, "--follow")
+            assert done.code == code, done.stderr
+            assert done.stdout.splitlines()[0] == '{"text":"one"}'
+            assert done.stdout.splitlines()[-1] == last
+            assert '25% thinking\ninfo: here it comes\nmood {"is":"good"}\n' in done.stderr
+            assert ("no more numbers" in done.stderr) == fails
+    assert cli("requests", "--follow").code == 2
+    assert cli("requests", "nothing", "--follow").code == 1
 
 
 _SIZES = """

@@ -48,12 +48,14 @@ def main(args: argparse.Namespace) -> int:
             "UP": lambda row: ago(row.get("started_at")),
             "MEMORY": lambda row: size_words(row.get("memory_bytes")),
             "RESTARTS": lambda row: row.get("restarts", "-"),
+            "MODELS": _models,
             "RUNS": _runs,
         },
         as_json=args.json,
         name="processes",
         nothing="nothing runs",
         more={"url": api.url},
+        optional=frozenset({"MODELS"}),
     )
     return 0
 
@@ -74,6 +76,12 @@ def _processes(platform: PlatformFile) -> list[dict[str, Any]]:
     }
     rows = [supervisor, *(msgspec.to_builtins(one) for one in platform.processes)]
     return [row | {"memory_bytes": memory_bytes(row["pid"])} for row in rows]
+
+
+def _models(row: dict[str, Any]) -> str:
+    """Return the models that a worker has, and where the quickest copy of each is."""
+    models = row.get("worker", {}).get("models", {})
+    return ", ".join(f"{ref} ({tier})" for ref, tier in sorted(models.items())) or "-"
 
 
 def _runs(row: dict[str, Any]) -> str:

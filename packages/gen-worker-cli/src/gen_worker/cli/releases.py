@@ -41,7 +41,7 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.platform.api import find_api
-    from gen_worker.cli.platform.naming import split_endpoint
+    from gen_worker.cli.platform.naming import find_endpoint, split_endpoint
 
     api = find_api(args)
     owner, endpoint = split_endpoint(args.endpoint)
@@ -60,7 +60,10 @@ def main(args: argparse.Namespace) -> int:
     if args.history:
         _print_history(api.get("/v1/tags/history", owner=owner, endpoint=endpoint), args)
     else:
-        _print_releases(api.get("/v1/releases", owner=owner, endpoint=endpoint), args)
+        found = api.get("/v1/releases", owner=owner, endpoint=endpoint)
+        if args.endpoint and not found["releases"]:
+            find_endpoint(api, args.endpoint)  # says what there is
+        _print_releases(found, args)
     return 0
 
 

@@ -1,6 +1,7 @@
 """List, show and cancel a platform's requests.
 
-Without ID the latest are listed; with one, all that is known of it is printed, its answer too.
+Without ID the latest are listed; with one, all that is known of it is printed, its answer too, or
+with --follow what it produces and reports, from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cancel", action="store_true", help="cancel the request, or all that the filters leave"
     )
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="print what the request produces, as it comes"
+    )
     parser.add_argument("--status", choices=_STATUSES, help="only those")
-    parser.add_argument("--function", metavar="NAME", default="", help="only of this function")
+    parser.add_argument(
+        "--function", metavar="NAME", default="", help="only of [[owner/]endpoint/]function[:tag]"
+    )
     parser.add_argument("--owner", metavar="OWNER", default="", help="only of this caller")
     parser.add_argument(
         "--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)"
@@ -46,11 +52,23 @@ def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.platform.api import find_api
 
     api = find_api(args)
+    if args.follow:
+        return _follow(api, args)
     if args.id:
         return _cancel(api, [args.id]) if args.cancel else _show(api, args.id)
     if args.cancel:
         return _cancel_all(api, args)
     return _list(api, args)
+
+
+def _follow(api: Api, args: argparse.Namespace) -> int:
+    from gen_worker.cli.failures import UsageError
+
+    if not args.id or args.cancel:
+        raise UsageError("--follow needs the id of a request, and nothing else")
+    from gen_worker.cli.platform.following import follow
+
+    return follow(api, args.id)
 
 
 def _show(api: Api, request_id: str) -> int:
@@ -75,13 +93,16 @@ def _list(api: Api, args: argparse.Namespace) -> int:
             "ID": lambda row: row["request_id"],
             "STATUS": _status,
             "FUNCTION": _function,
+            "OWNER": lambda row: row.get("owner") or "-",
             "AGE": lambda row: ago(row.get("created_at")),
             "ATTEMPT": lambda row: row.get("attempt", "-"),
             "WORKER": lambda row: row.get("worker_id") or "-",
+            "ERROR": lambda row: row.get("error_type") or "-",
         },
         as_json=args.json,
         name="requests",
         nothing="there are no such requests",
+        optional=frozenset({"OWNER", "ERROR"}),
     )
     return 0
 

@@ -23,6 +23,7 @@ def print_rows(
     name: str,
     nothing: str,
     more: dict[str, Any] | None = None,
+    optional: frozenset[str] = frozenset(),
 ) -> None:
     """Print what was found on standard output.
 
@@ -33,6 +34,7 @@ def print_rows(
         name: Of the rows in JSON.
         nothing: What a person is told when there are none.
         more: Beside the rows in JSON.
+        optional: Columns that are left out where no row has something in them.
     """
     if as_json or not os.isatty(sys.stdout.fileno()):
         import msgspec
@@ -43,7 +45,9 @@ def print_rows(
     if not rows:
         print(nothing, file=sys.stderr)
         return
-    print(table([list(columns), *([str(cell(row)) for cell in columns.values()] for row in rows)]))
+    cells = {name: [str(cell(row)) for row in rows] for name, cell in columns.items()}
+    shown = [name for name in columns if name not in optional or set(cells[name]) != {"-"}]
+    print(table([shown, *zip(*(cells[name] for name in shown), strict=True)]))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
