@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gen_worker.runtime.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,28 +39,6 @@ class Figures(NamedTuple):
     """Unix time, the ledger's own."""
 
 
-class _Times:
-    """Seconds by bucket."""
-
-    __slots__ = ("counts", "sum_s")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_BOUNDS_S) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        seconds = max(seconds, 0.0)  # clocks of two processes
-        self.counts[bisect_left(_BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
-
-    def buckets(self) -> list[tuple[str, float]]:
-        total, found = 0, []
-        for bound, count in zip((*_BOUNDS_S, "+Inf"), self.counts, strict=True):
-            total += count
-            found.append((str(bound), float(total)))
-        return found
-
-
 class _Function:
     """What came to requests of one function."""
 
@@ -68,8 +47,8 @@ class _Function:
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.restarts = 0
-        self.waited = _Times()
-        self.took = _Times()
+        self.waited = Histogram(_BOUNDS_S)
+        self.took = Histogram(_BOUNDS_S)
 
 
 class SchedulerMetrics:
@@ -102,8 +81,9 @@ class SchedulerMetrics:
         failure = record.ending.failure
         figures.outcomes[record.ending.status if failure is None else failure.error_type] += 1
         ended_at = record.ended_at or self._figures.clock()
-        figures.took.observe(ended_at - record.created_at)
-        figures.waited.observe((record.started_at or ended_at) - record.created_at)
+        began, came = record.started_at or ended_at, record.created_at
+        figures.took.observe(max(ended_at - came, 0.0))  # by the clocks of two processes
+        figures.waited.observe(max(began - came, 0.0))
 
     def exposition(self) -> bytes:
         """Return all figures in the text format of Prometheus."""

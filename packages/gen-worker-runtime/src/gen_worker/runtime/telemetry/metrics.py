@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.events import Result
+from gen_worker.runtime.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,29 +26,6 @@ _HISTOGRAMS = {
 }
 
 
-class _Histogram:
-    """Counts per bucket: an observation costs a sixth of what it costs with the library."""
-
-    __slots__ = ("counts", "sum_s")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_BOUNDS_S) + 1)
-        self.sum_s = 0.0
-
-    def observe_ms(self, ms: float) -> None:
-        seconds = ms / 1000
-        self.counts[bisect_left(_BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Return upper bounds and how many are at most that."""
-        total, found = 0, []
-        for bound, count in zip((*_BOUNDS_S, "+Inf"), self.counts, strict=True):
-            total += count
-            found.append((str(bound), float(total)))
-        return found
-
-
 class _Function:
     """What one function did."""
 
@@ -57,9 +34,9 @@ class _Function:
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
         self.deltas = 0
-        self.queue = _Histogram()
-        self.load = _Histogram()
-        self.compute = _Histogram()
+        self.queue = Histogram(_BOUNDS_S)
+        self.load = Histogram(_BOUNDS_S)
+        self.compute = Histogram(_BOUNDS_S)
 
 
 class WorkerFigures(NamedTuple):
@@ -120,10 +97,10 @@ class Metrics:
         """Count a call by the word for its outcome: `succeeded` or an error type."""
         figures = self._functions.get(function) or self._function(function)
         figures.outcomes[outcome] = figures.outcomes.get(outcome, 0) + 1
-        figures.queue.observe_ms(timings.queue_ms)
-        figures.compute.observe_ms(timings.compute_ms)
+        figures.queue.observe(timings.queue_ms / 1000)
+        figures.compute.observe(timings.compute_ms / 1000)
         if timings.load_ms:
-            figures.load.observe_ms(timings.load_ms)
+            figures.load.observe(timings.load_ms / 1000)
 
     def count_deltas(self, function: str, count: int) -> None:
         """Count items of a streamed output."""
@@ -180,7 +157,7 @@ class Metrics:
         for part, text in _HISTOGRAMS.items():
             family = HistogramMetricFamily(f"gen_worker_{part}_seconds", text, labels=("function",))
             for name, figures in self._functions.items():
-                histogram: _Histogram = getattr(figures, part)
+                histogram: Histogram = getattr(figures, part)
                 family.add_metric((name,), histogram.buckets(), histogram.sum_s)
             yield family
 
