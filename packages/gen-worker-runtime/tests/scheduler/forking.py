@@ -28,6 +28,16 @@ def forked(work: Callable[[int], Coroutine[Any, Any, None]]) -> tuple[int, int]:
     return pid, ours
 
 
+def show(pipe: int, pid: int, kill_after: int | None) -> None:
+    """Print what a process says; kill it after so many lines."""
+    with open(pipe, "rb") as file:
+        for number, line in enumerate(file):
+            if number == kill_after:
+                os.kill(pid, signal.SIGKILL)
+            if line.endswith(b"\n"):
+                print(line.decode(), end="")
+
+
 def reap(pid: int) -> None:
     """Wait for a process that was killed; say so if it ended by itself."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

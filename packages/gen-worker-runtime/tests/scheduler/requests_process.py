@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from forking import forked, reap
+from forking import forked, reap, show
 
 from gen_worker.errors import RetryableError, classify
 from gen_worker.runtime.scheduler import Ending, Ledger, LedgerOptions, NewEvent, Submission
@@ -143,16 +142,6 @@ async def finish(folder: str, pipe: int) -> None:
     await scheduler.requests.close()
     await ledger.close()
     os._exit(0)
-
-
-def show(pipe: int, pid: int, kill_after: int | None) -> None:
-    """Print what a process says; kill it after so many lines."""
-    with open(pipe, "rb") as file:
-        for number, line in enumerate(file):
-            if number == kill_after:
-                os.kill(pid, signal.SIGKILL)
-            if line.endswith(b"\n"):
-                print(line.decode(), end="")
 
 
 def main(folder: str, seed: str, kills: int) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-from forking import forked, reap
+from forking import forked, reap, show
 
 from gen_worker.runtime.scheduler import Ending, Ledger, LedgerOptions, NewEvent, Submission
 from gen_worker.runtime.scheduler.clock import steady_clock
@@ -128,16 +127,6 @@ def _is_quiet(connection: object) -> bool:
     query = "SELECT count(*) FROM webhooks WHERE state = 'waiting'"
     (count,) = connection.execute(query).fetchone()  # type: ignore[attr-defined]
     return not count
-
-
-def show(pipe: int, pid: int, kill_after: int | None) -> None:
-    """Print what a process says; kill it after so many lines."""
-    with open(pipe, "rb") as file:
-        for number, line in enumerate(file):
-            if number == kill_after:
-                os.kill(pid, signal.SIGKILL)
-            if line.endswith(b"\n"):
-                print(line.decode(), end="")
 
 
 def main(folder: str, seed: str, kills: int, url: str) -> None:
