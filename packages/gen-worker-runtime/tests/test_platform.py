@@ -30,7 +30,7 @@ class Text(msgspec.Struct):
 def shout(ctx: RequestContext, payload: Text) -> Text:
     runs.append(payload.text)
     if not payload.text:
-        raise ValidationError("nothing to shout")
+        raise ValidationError("nothing to shout", path="$.text")
     return Text(payload.text.upper())
 
 
@@ -58,8 +58,20 @@ def texts(items: list[Any]) -> str:
 def test_a_function_is_called() -> None:
     with Platform(shout) as platform:
         assert platform.client.run("shout", text="hi") == {"text": "HI"}
-        with pytest.raises(ValidationError, match="nothing to shout"):
+        with pytest.raises(ValidationError, match=r"^nothing to shout$") as refused:
             platform.client.run("shout", text="")
+        assert refused.value.path == "$.text"
+
+
+def test_what_is_wrong_with_an_input_is_said_with_its_place() -> None:
+    with Platform(shout) as platform:
+        request = platform.client.submit("shout", text=5)
+        with pytest.raises(ValidationError) as refused:
+            request.result()
+        assert refused.value.path == "$.text"
+        shown = request.show()
+        assert shown["path"] == "$.text"
+        assert shown["safe_message"] == "Expected `str`, got `int` - at `$.text`"
 
 
 TABLE = [

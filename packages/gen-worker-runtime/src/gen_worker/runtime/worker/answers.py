@@ -17,6 +17,7 @@ from gen_worker.runtime.wire import (
     StreamError,
     success_payload,
 )
+from gen_worker.runtime.wire.places import with_place
 
 if TYPE_CHECKING:
     from gen_worker.errors import Failure
@@ -64,9 +65,14 @@ def result(
         success=False,
         error_type=failure.error_type,
         retryable=failure.retryable,
-        safe_message=failure.message,
+        safe_message=_sentence(failure),
         observation=observation,
     )
+
+
+def _sentence(failure: Failure) -> str:
+    is_about_input = failure.error_type == "validation"
+    return with_place(failure.message, failure.path) if is_about_input else failure.message
 
 
 def end_marker(job: Job, failure: Failure | None, unix_ms: int) -> StreamDone | StreamError:

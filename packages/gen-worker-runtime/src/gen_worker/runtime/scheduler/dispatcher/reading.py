@@ -34,6 +34,7 @@ from gen_worker.errors import (
 from gen_worker.events import Emitted, Timings
 from gen_worker.runtime.http.answers import json_line, record_of
 from gen_worker.runtime.scheduler.values import NewEvent
+from gen_worker.runtime.wire.places import split_place
 
 if TYPE_CHECKING:
     from gen_worker.runtime.wire import JobResult, Observation, TokenDelta, WorkerEvent
@@ -161,11 +162,15 @@ def failure_of(result: JobResult, *, is_late: bool = False) -> Failure:
     known = _known_failure(result.error_type)
     if known.error_type == "canceled" and is_late:
         return classify(DeadlineExceededError())
+    message, path = safe_text(result.safe_message, known.message), ""
+    if known.error_type == "validation":
+        message, path = split_place(message)
     return msgspec.structs.replace(
         known,
         error_type=known.error_type if result.error_type in _ERRORS else "internal",
         retryable=result.retryable,
-        message=safe_text(result.safe_message, known.message),
+        message=message,
+        path=path,
     )
 
 
