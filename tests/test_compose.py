@@ -102,6 +102,8 @@ def test_only_this_machine_reaches_it() -> None:
 
 def test_workers_see_no_requests_and_no_keys() -> None:
     for name in WORKERS:
+        secrets = {one["source"]: one["target"] for one in SERVICES[name]["secrets"]}
+        assert secrets == {"worker": "GEN_WORKER_TOKEN", "hub": "TENSORHUB_TOKEN"}
         mounts = {one["target"]: one for one in SERVICES[name]["volumes"]}
         assert sorted(mounts) == ["/data/cache", "/data/releases"]
         assert mounts["/data/releases"]["read_only"] is True
@@ -117,7 +119,7 @@ def test_the_secrets_are_made_as_the_comment_says(tmp_path: Path) -> None:
     text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
     lines = re.findall(r"^#   (.*)", text, re.MULTILINE)
     making = [line for line in lines if "secrets" in line and "export" not in line]
-    assert len(making) == 2
+    assert len(making) == 3
     subprocess.run(["sh", "-e", "-c", "\n".join(making)], cwd=tmp_path, check=True)
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     for secret in DOCUMENT["secrets"].values():

@@ -70,12 +70,16 @@ async def opened(folder: Path, **environ: str) -> AsyncIterator[Scheduler]:
         await scheduler.close()
 
 
-async def asked(scheduler: Scheduler, path: str, body: bytes | None = None) -> tuple[int, Any]:
+async def asked(
+    scheduler: Scheduler, path: str, body: bytes | None = None, *, token: str = ""
+) -> tuple[int, Any]:
     """Return the status and what came with it."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    question = urllib.request.Request(scheduler.url + path, body, headers)
 
     def ask() -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(scheduler.url + path, body, timeout=TIMEOUT_S) as answer:
+            with urllib.request.urlopen(question, timeout=TIMEOUT_S) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
@@ -112,6 +116,20 @@ def test_where_clients_are_served_and_who_needs_a_token() -> None:
     assert not needs_none(REQUIRES_TOKENS="always")
     assert needs_none(REQUIRES_TOKENS="never", TOKEN="t0ken", HTTP="0.0.0.0:80")
     assert "t0ken" not in repr(read(TOKEN="t0ken"))
+
+
+@pytest.mark.claims("GEN_WORKER_SCHEDULER_WORKER_TOKEN")
+async def test_a_token_that_only_starts_workers(tmp_path: Path, make_project: MakeProject) -> None:
+    given = {"TOKEN": "root", "WORKER_TOKEN": "starter"}
+    assert "starter" not in repr(read(**given))
+    async with opened(tmp_path / "data", **given) as scheduler:
+        await released(scheduler, make_project())
+        body = b'{"owner": "acme", "endpoint": "paint"}'
+        for path, asks in (("/v1/workers/tokens", body), ("/v1/releases", None)):
+            status, _ = await asked(scheduler, path, asks, token="starter")
+            assert status < 400, path
+        status, _ = await asked(scheduler, "/v1/requests", token="starter")
+        assert status == 403
 
 
 @pytest.mark.claims(
@@ -155,6 +173,8 @@ def test_how_much_may_wait_how_often_it_is_tried_and_how_long_it_is_kept() -> No
 @pytest.mark.claims(
     "GEN_WORKER_SCHEDULER_LOST_AFTER_S",
     "GEN_WORKER_SCHEDULER_MAX_RUNNING",
+    "GEN_WORKER_SCHEDULER_MUTE_AFTER_S",
+    "GEN_WORKER_SCHEDULER_MUTE_GRACE_S",
     "GEN_WORKER_SCHEDULER_WEBHOOK_URLS",
 )
 def test_what_becomes_of_lost_workers_full_functions_and_webhooks() -> None:
@@ -163,6 +183,8 @@ def test_what_becomes_of_lost_workers_full_functions_and_webhooks() -> None:
     said = dispatch_options(read(LOST_AFTER_S="7", MAX_RUNNING="draw=3, ann/paint/draw=1"), others)
     limits = {"draw": 3, "ann/paint/draw": 1}
     assert said == replace(others, lost_after_s=7.0, max_running=limits)
+    mute = dispatch_options(read(MUTE_AFTER_S="60", MUTE_GRACE_S="0"), others)
+    assert mute == replace(others, mute_after_s=60.0, mute_grace_s=0.0)
     with pytest.raises(SettingsError, match="MAX_RUNNING"):
         dispatch_options(read(MAX_RUNNING="draw"), others)
 

@@ -1,7 +1,8 @@
 """Serve the scheduler, and manage the tokens of its callers.
 
   serve                      take requests over HTTP and give them to workers, until it is stopped
-  tokens add [SCOPE ...]     make a token; scopes are invoke (without any), read, deploy and admin
+  tokens add [SCOPE ...]     make a token; scopes are invoke (without any), read, deploy,
+                             worker and admin
   tokens ls                  list tokens, those that are revoked, too
   tokens rm TOKEN_ID         have a token hold no longer
 

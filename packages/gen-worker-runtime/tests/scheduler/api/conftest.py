@@ -262,7 +262,7 @@ async def running_api(
         requests.runner = hands
         await requests.start()
         stack.push_async_callback(requests.close)
-        host.tokens = tokens = await Tokens.open(ledger, root_token="root")
+        host.tokens = tokens = await Tokens.open(ledger, root_token="root", worker_token="starter")
         catalog = Catalog(releases)
         intake = Intake(
             requests, releases.tags, catalog, hub=_Hub(), costs=Costs(), pool=_Pool(), clock=clock

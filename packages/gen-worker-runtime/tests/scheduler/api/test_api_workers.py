@@ -126,13 +126,13 @@ async def test_figures(run_api: RunApi) -> None:
 ROUTES: list[tuple[str, str, set[str]]] = [
     ("POST", "/v1/request/draw", {"invoke"}),
     ("GET", "/v1/requests", {"invoke", "read"}),
-    ("GET", "/v1/functions", {"invoke", "read", "deploy"}),
+    ("GET", "/v1/functions", {"invoke", "read", "deploy", "worker"}),
     ("GET", "/v1/workers", {"read"}),
     ("POST", "/v1/workers/w1/drain", set()),
-    ("POST", "/v1/workers/tokens", set()),
+    ("POST", "/v1/workers/tokens", {"worker"}),
     ("GET", "/v1/models", {"read"}),
     ("GET", "/v1/demand", {"read", "deploy"}),
-    ("GET", "/v1/releases", {"read", "deploy"}),
+    ("GET", "/v1/releases", {"read", "deploy", "worker"}),
     ("POST", "/v1/releases", {"deploy"}),
     ("DELETE", "/v1/releases/acme/paint/r", {"deploy"}),
     ("GET", "/v1/tags", {"read", "deploy"}),
@@ -149,7 +149,7 @@ ROUTES: list[tuple[str, str, set[str]]] = [
 async def test_routes_want_scopes(run_api: RunApi) -> None:
     async with run_api(has_tokens=True) as host:
         host.hands.is_eager = True
-        for scope in ("invoke", "read", "deploy", "admin"):
+        for scope in ("invoke", "read", "deploy", "worker", "admin"):
             issued = await host.tokens.issue([scope])
             async with host.client(issued.token) as client:
                 for method, path, scopes in ROUTES:
@@ -199,7 +199,43 @@ async def test_a_token_of_an_owner_sees_and_changes_only_what_is_its_own(run_api
             assert (await client.post("/v1/tags", json=move)).status_code == 403
             release_id = releases[0]["release_id"]
             shown = (await client.get(f"/v1/releases/acme/paint/{release_id}")).json()
-            assert shown["source"] is None, "folders are for administrators"
+            assert shown["source"] is None, "folders are for who may start workers"
+
+
+async def test_a_token_for_workers_starts_them_and_does_nothing_else(run_api: RunApi) -> None:
+    async with run_api(has_tokens=True) as host:
+        release_id = await host.publish(owner="acme")
+        await host.publish(owner="evil")
+        path = f"/v1/releases/acme/paint/{release_id}"
+        of_one = await host.tokens.issue(["worker"], owner="acme")
+        for token in ("starter", of_one.token):
+            async with host.client(token) as client:
+                shown = (await client.get(path)).json()
+                body = {"owner": "acme", "endpoint": "paint"}
+                ticket = (await client.post("/v1/workers/tokens", json=body)).json()
+                assert (shown["source"], shown["lock"]) == (ticket["source"], ticket["lock"])
+                others = await client.post("/v1/workers/tokens", json=body | {"owner": "evil"})
+                assert others.status_code == (201 if token == "starter" else 403)
+                assert (await client.delete(path)).status_code == 403
+                assert (await client.get("/v1/requests")).status_code == 403
+
+
+async def test_an_owner_is_one_name_wherever_it_comes_in(run_api: RunApi) -> None:
+    async with run_api(owner="Me & You") as host:
+        body: dict[str, Any] = {"function": "acme/paint/draw", "payload": {}}
+        for given, meant in (({}, "me-you"), ({"owner": "Ada_Lovelace"}, "ada-lovelace")):
+            found = await host.http.post("/v1/requests", json=body | given)
+            assert found.json()["owner"] == meant
+        rows = (await host.http.get("/v1/requests?owner=ADA lovelace")).json()["requests"]
+        assert [row["owner"] for row in rows] == ["ada-lovelace"]
+        for wrong, told in (("/", "name it with some of a-z0-9"), ("o" * 97, "take at most 96")):
+            for answer in (
+                await host.http.post("/v1/requests", json=body | {"owner": wrong}),
+                await host.http.post("/v1/tokens", json={"scopes": ["read"], "owner": wrong}),
+                await host.http.post(f"/v1/releases?owner={wrong}&endpoint=x"),
+                await host.http.get("/v1/requests", params={"owner": wrong}),
+            ):
+                assert (answer.status_code, told in answer.text) == (400, True), answer.text
 
 
 async def test_tokens_are_issued_listed_and_revoked(run_api: RunApi) -> None:

@@ -87,7 +87,11 @@ def _root(named: str) -> str:
 
 
 def _name(given: str, manifest: Manifest, root: str) -> tuple[str, str]:
-    owner, _, endpoint = given.rpartition("/")
+    owner, separator, endpoint = given.rpartition("/")
+    if given and not (slugify_name(endpoint) and (slugify_name(owner) or not separator)):
+        raise UsageError(
+            f"--name {given!r} is no name: write [OWNER/]ENDPOINT, each with some of a-z0-9"
+        )
     endpoint = endpoint or manifest.endpoint_name or os.path.basename(root)
     return slugify_name(owner) or default_owner(), slugify_name(endpoint)
 

@@ -17,6 +17,8 @@ __all__ = [
     "READ",
     "READ_OR_DEPLOY",
     "SCOPES",
+    "SEE_RELEASES",
+    "WORKER",
     "Credentials",
     "OneToken",
     "Principal",
@@ -24,9 +26,9 @@ __all__ = [
     "ScopeSet",
 ]
 
-Scope = Literal["invoke", "read", "deploy", "admin"]
+Scope = Literal["invoke", "read", "deploy", "worker", "admin"]
 """`invoke` makes requests and follows them, `read` looks, `deploy` publishes releases and moves
-tags, `admin` does everything."""
+tags, `worker` starts workers of releases, `admin` does everything."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
@@ -39,6 +41,8 @@ READ: ScopeSet = ("read",)
 INVOKE_OR_READ: ScopeSet = ("invoke", "read")
 READ_OR_DEPLOY: ScopeSet = ("read", "deploy")
 DEPLOY: ScopeSet = ("deploy",)
+WORKER: ScopeSet = ("worker",)
+SEE_RELEASES: ScopeSet = ("read", "deploy", "worker")
 ADMIN: ScopeSet = ("admin",)
 
 

@@ -189,7 +189,12 @@ class _Opening:
         listener = self._stack.enter_context(open_listener(self._address))
         releases = await Releases.open(self._below("releases"), ledger)
         self._stack.push_async_callback(releases.close)
-        tokens = await Tokens.open(ledger, root_token=self._root_token(), clock=clock)
+        tokens = await Tokens.open(
+            ledger,
+            root_token=self._root_token(),
+            worker_token=settings.worker_token,
+            clock=clock,
+        )
         requests = Requests(ledger, request_options(settings), clock=clock)
         worker_tokens = WorkerTokens(self._below("scheduler"), ttl_s=worker_token_ttl_s(settings))
         return _Records(ledger, listener, releases, tokens, worker_tokens, requests)

@@ -84,7 +84,13 @@ def dispatch_options(settings: SchedulerSettings, others: DispatchOptions) -> Di
     Raises:
         SettingsError: A limit of a function is not understood.
     """
-    return replace(others, max_running=settings.running_limits, lost_after_s=settings.lost_after_s)
+    return replace(
+        others,
+        max_running=settings.running_limits,
+        lost_after_s=settings.lost_after_s,
+        mute_grace_s=settings.mute_grace_s,
+        mute_after_s=settings.mute_after_s,
+    )
 
 
 def webhook_options(settings: SchedulerSettings, is_open: bool) -> WebhookOptions:

@@ -76,6 +76,15 @@ class SchedulerSettings(SettingsRecord, frozen=True, kw_only=True):
             is_secret=True,
         ),
     ] = ""
+    worker_token: Annotated[
+        str,
+        Setting(
+            env="GEN_WORKER_SCHEDULER_WORKER_TOKEN",
+            group="scheduler",
+            meaning="token that may only start workers, for `gen-worker worker`",
+            is_secret=True,
+        ),
+    ] = ""
     requires_tokens: Annotated[
         Literal["auto", "always", "never"],
         Setting(
@@ -230,6 +239,27 @@ class SchedulerSettings(SettingsRecord, frozen=True, kw_only=True):
             parse=parse_amount,
         ),
     ] = 30.0
+    mute_grace_s: Annotated[
+        float,
+        Setting(
+            env="GEN_WORKER_SCHEDULER_MUTE_GRACE_S",
+            group="scheduler",
+            meaning="seconds beyond a function's timeout, for its models to be loaded and more, "
+            "after which a request counts as lost of which its worker, though connected, says "
+            "nothing; 0: never",
+            parse=parse_amount,
+        ),
+    ] = 600.0
+    mute_after_s: Annotated[
+        float,
+        Setting(
+            env="GEN_WORKER_SCHEDULER_MUTE_AFTER_S",
+            group="scheduler",
+            meaning="seconds without progress or output after which a request of a function "
+            "without a timeout counts as lost; 0: never",
+            parse=parse_amount,
+        ),
+    ] = 86_400.0
     cancel_grace_s: Annotated[
         float,
         Setting(

@@ -13,7 +13,7 @@ import msgspec
 from gen_worker.errors import ValidationError
 from gen_worker.runtime.http.credentials import EVERYBODY, SCOPES, OneToken, Principal, Scope
 from gen_worker.runtime.scheduler.clock import steady_clock
-from gen_worker.runtime.scheduler.releases.names import checked_slug
+from gen_worker.runtime.scheduler.releases.names import checked_owner
 
 if TYPE_CHECKING:
     import sqlite3
@@ -33,6 +33,7 @@ _MAX_NAME_CHARS = 200
 _MAX_TOKENS = 100_000
 _DAY_S = 86_400
 _NO_DIGEST = bytes(32)
+_STARTS_WORKERS = Principal(frozenset(("worker",)), name="worker")
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,7 @@ class Tokens:
         held: Iterable[tuple[bytes, TokenRecord]],
         *,
         root_token: str = "",
+        worker_token: str = "",
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Use `Tokens.open`.
@@ -82,29 +84,41 @@ class Tokens:
             ledger: They are in its database.
             held: Those that there are, with their digests.
             root_token: One that may do everything and is not kept.
+            worker_token: One that may start workers and is not kept.
             clock: Unix time.
         """
         self._ledger = ledger
         self._clock = clock or steady_clock()
-        self._root = OneToken(root_token) if root_token else None
+        self._given = [
+            (OneToken(token), principal)
+            for token, principal in ((root_token, EVERYBODY), (worker_token, _STARTS_WORKERS))
+            if token
+        ]
         self._held: dict[bytes, _Held] = {}
         for digest, record in held:
             self._hold(digest, record)
 
     @classmethod
     async def open(
-        cls, ledger: Ledger, *, root_token: str = "", clock: Callable[[], float] | None = None
+        cls,
+        ledger: Ledger,
+        *,
+        root_token: str = "",
+        worker_token: str = "",
+        clock: Callable[[], float] | None = None,
     ) -> Tokens:
         """Read those that there are; arguments are the constructor's."""
-        return cls(ledger, await ledger.ask(_rows), root_token=root_token, clock=clock)
+        held = await ledger.ask(_rows)
+        return cls(ledger, held, root_token=root_token, worker_token=worker_token, clock=clock)
 
     def __repr__(self) -> str:
         return f"<Tokens {len(self._held)}>"
 
     def principal(self, token: bytes) -> Principal | None:
         """Return who has a token; None when it is unknown or revoked."""
-        if self._root is not None and self._root.principal(token) is not None:
-            return EVERYBODY
+        for one, principal in self._given:
+            if one.principal(token) is not None:
+                return principal
         token_id, _, _ = token.removeprefix(_PREFIX).partition(b"_")
         held = self._held.get(token_id)
         digest = hashlib.sha256(token).digest()
@@ -144,7 +158,7 @@ class Tokens:
             token_id=secrets.token_hex(_ID_BYTES),
             name=name,
             scopes=_checked(scopes),
-            owner=None if owner is None else checked_slug("owner", owner),
+            owner=None if owner is None else checked_owner(owner),
             created_at=self._clock(),
             created_by=by,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.scheduler.releases.names import checked_slug
+from gen_worker.runtime.scheduler.releases.names import checked_owner
 
 if TYPE_CHECKING:
     from gen_worker.runtime.http import HttpCall, Principal
@@ -20,8 +20,9 @@ def owner_to_see(caller: Principal, asked: str | None) -> str | None:
 
     Raises:
         Refusal: 403, somebody else's were asked for.
+        ValidationError: It is no name.
     """
-    asked = asked or None
+    asked = checked_owner(asked) if asked else None
     if caller.owner is None or "admin" in caller.scopes:
         return asked
     if asked is not None and not caller.may_act_for(asked):
@@ -39,7 +40,7 @@ def owner_to_change(caller: Principal, asked: str, default: str | None) -> str:
     named = asked or caller.owner or default
     if not named:
         raise Refusal(400, "missing_owner", "say whose it is: `owner`")
-    owner = checked_slug("owner", named)
+    owner = checked_owner(named)
     if not caller.may_act_for(owner):
         raise _forbidden(caller)
     return owner

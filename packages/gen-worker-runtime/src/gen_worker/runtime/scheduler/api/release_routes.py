@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.hub.local.asgi import Answer, receive_file
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.http.credentials import DEPLOY, READ_OR_DEPLOY
+from gen_worker.runtime.http.credentials import DEPLOY, SEE_RELEASES, WORKER
 from gen_worker.runtime.http.openapi import in_query, operation
 from gen_worker.runtime.http.table import HttpRoute
 from gen_worker.runtime.scheduler.api.access import owner_to_change, owner_to_see
@@ -77,8 +77,8 @@ class ReleaseRoutes:
     def table(self) -> Iterator[HttpRoute]:
         for methods, path, needs, handler, described in (
             ("POST", "/v1/releases", DEPLOY, self.publish, _PUBLISH),
-            ("GET HEAD", "/v1/releases", READ_OR_DEPLOY, self.list, _LIST),
-            ("GET HEAD", _ONE, READ_OR_DEPLOY, self.show, _SHOW),
+            ("GET HEAD", "/v1/releases", SEE_RELEASES, self.list, _LIST),
+            ("GET HEAD", _ONE, SEE_RELEASES, self.show, _SHOW),
             ("DELETE", _ONE, DEPLOY, self.delete, _DELETE),
         ):
             yield HttpRoute(methods, path, needs, handler, True, described, SCHEMAS)
@@ -94,7 +94,7 @@ class ReleaseRoutes:
         owner_to_see(call.caller, names["owner"])
         release = await self._shelf.one(names["owner"], names["endpoint"], names["release_id"])
         fields = _fields(release, tags_of(await self._shelf.tags(), release))
-        if "admin" in call.caller.scopes:
+        if call.caller.may(WORKER):
             stored = await self._shelf.stored(release.release_id)
             fields |= {"source": stored.source, "lock": stored.lock}
         return Answer(ReleaseRow(**fields))

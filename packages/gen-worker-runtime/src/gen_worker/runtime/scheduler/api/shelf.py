@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.runtime.scheduler.releases import UnknownReleaseError
-from gen_worker.runtime.scheduler.releases.names import checked_slug, checked_tag
+from gen_worker.runtime.scheduler.releases.names import checked_owner, checked_slug, checked_tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Shelf:
         Raises:
             UnknownReleaseError: There is none.
         """
-        owner, endpoint = checked_slug("owner", owner), checked_slug("endpoint", endpoint)
+        owner, endpoint = checked_owner(owner), checked_slug("endpoint", endpoint)
         found = await self.releases(owner, endpoint)
         for release in found:
             if release.release_id == release_id:
@@ -76,7 +76,7 @@ class Shelf:
         """
         if release_id:
             return await self.one(owner, endpoint, release_id)
-        owner, endpoint = checked_slug("owner", owner), checked_slug("endpoint", endpoint)
+        owner, endpoint = checked_owner(owner), checked_slug("endpoint", endpoint)
         name = (owner, endpoint, checked_tag(tag))
         meant = {
             target.release_id

@@ -181,7 +181,7 @@ class ReleaseRow(Row, frozen=True, kw_only=True):
     functions: tuple[str, ...]
     tags: tuple[str, ...]
     source: str | None = None
-    """Folder that its workers run in; shown to administrators, of one release."""
+    """Folder that its workers run in; shown to who may start them, of one release."""
     lock: str | None = None
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from gen_worker.models.hub.local.asgi import Answer, read_body
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.http.credentials import ADMIN, READ, READ_OR_DEPLOY
+from gen_worker.runtime.http.credentials import ADMIN, READ, READ_OR_DEPLOY, WORKER
 from gen_worker.runtime.http.openapi import operation
 from gen_worker.runtime.http.table import HttpRoute
 from gen_worker.runtime.scheduler.api.access import owner_to_change, see_everything
@@ -130,7 +130,7 @@ class WorkerRoutes:
             (
                 "POST",
                 "/v1/workers/tokens",
-                ADMIN,
+                WORKER,
                 self.ticket,
                 operation(
                     "issue-worker-token",

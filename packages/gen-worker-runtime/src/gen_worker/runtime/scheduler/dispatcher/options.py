@@ -30,6 +30,13 @@ class DispatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For which no worker of the pool must be able to run a request, before it fails."""
     stream_grace_s: float = 30.0
     """For the rest of a stream to arrive after its result."""
+    mute_grace_s: float = 600.0
+    """Beyond a function's own timeout, in which a worker that is there may say nothing of a request
+    before that counts as lost. Models are loaded meanwhile."""
+    mute_after_s: float = 86_400.0
+    """The same for a function without a timeout."""
+    mute_look_s: float = 5.0
+    """How often it is looked for such requests."""
     stuck_after_s: float = 60.0
     """For a worker to answer a cancel, before its slot is given to others."""
     unsent_s: float = 1.0

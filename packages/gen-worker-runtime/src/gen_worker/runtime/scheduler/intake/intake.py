@@ -13,6 +13,7 @@ from gen_worker.runtime.scheduler.costs import ModelSize
 from gen_worker.runtime.scheduler.intake.models import FunctionModels
 from gen_worker.runtime.scheduler.intake.payloads import Packer, object_of
 from gen_worker.runtime.scheduler.job_options import JobOptions
+from gen_worker.runtime.scheduler.releases.names import checked_owner
 from gen_worker.runtime.scheduler.values import Submission, Submitted
 from gen_worker.runtime.worker.observing import factors_of
 
@@ -117,8 +118,8 @@ class Intake:
 
         Raises:
             UnknownFunctionError: There is no such function, endpoint or tag.
-            ValidationError: The payload is no JSON object, or its owner no name; `OverrideError`: with one of the six
-                codes, an entry of `_models` is refused and so is all of it.
+            ValidationError: The payload is no JSON object, or its owner no name; `OverrideError`:
+                with one of the six codes, an entry of `_models` is refused and so is all of it.
             InputTooLargeError: The payload is too large.
             HardwareUnmetError: No GPU of the pool has the memory that this input needs.
             OverloadedError: Too many wait, in all or of this owner.

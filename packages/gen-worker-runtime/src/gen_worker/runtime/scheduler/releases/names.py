@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.releases.values import TagTarget
 
-__all__ = ["Directory", "checked_slug", "checked_tag"]
+__all__ = ["Directory", "checked_owner", "checked_slug", "checked_tag"]
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_MAX_OWNER_CHARS = 96
+"""More is no owner to a hub, which keeps files by their owners."""
 _REMEMBERED = 4096
 _SHOWN = 20
 
 
 def checked_slug(what: str, name: str) -> str:
-    """Return the slug of an owner, endpoint or function.
+    """Return the slug of an endpoint or function; of an owner, see `checked_owner`.
 
     Raises:
         ValidationError: Nothing of the name is left.
@@ -32,6 +34,20 @@ def checked_slug(what: str, name: str) -> str:
     if not slug:
         raise ValidationError(
             f"{what} {name!r} has no letter or digit: name it with some of a-z0-9"
+        )
+    return slug
+
+
+def checked_owner(name: str) -> str:
+    """Return the slug of an owner: of endpoints, requests, tokens and files alike.
+
+    Raises:
+        ValidationError: Nothing of the name is left, or it is too long.
+    """
+    slug = checked_slug("owner", name)
+    if len(slug) > _MAX_OWNER_CHARS:
+        raise ValidationError(
+            f"owner {name!r:.200} has {len(slug)} characters: take at most {_MAX_OWNER_CHARS}"
         )
     return slug
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.runtime.scheduler.releases import tables
 from gen_worker.runtime.scheduler.releases.errors import RefusedReleaseError
-from gen_worker.runtime.scheduler.releases.names import checked_slug, checked_tag
+from gen_worker.runtime.scheduler.releases.names import checked_owner, checked_slug, checked_tag
 from gen_worker.runtime.scheduler.releases.store import ReleaseStore
 from gen_worker.runtime.scheduler.releases.tags import Tags
 from gen_worker.runtime.scheduler.releases.values import ReleaseLimits, ReleaseRecord
@@ -113,7 +113,7 @@ class Releases:
             ReleaseWriteError: The disk of the releases is full, or cannot be written.
             LedgerWriteError: The ledger's is.
         """
-        owner = checked_slug("owner", owner)
+        owner = checked_owner(owner)
         if endpoint:
             checked_slug("endpoint", endpoint)
         if first_tag:
@@ -145,7 +145,7 @@ class Releases:
             LedgerWriteError: Nothing is changed.
             ReleaseWriteError: It is deleted; its folder goes at the next start.
         """
-        name = checked_slug("owner", owner), checked_slug("endpoint", endpoint), release_id
+        name = checked_owner(owner), checked_slug("endpoint", endpoint), release_id
 
         async def work() -> None:
             is_named = self.tags.lead_to(*name)
@@ -173,7 +173,7 @@ class Releases:
         Raises:
             UnknownReleaseError: There is no such release.
         """
-        name = checked_slug("owner", owner), checked_slug("endpoint", endpoint), release_id
+        name = checked_owner(owner), checked_slug("endpoint", endpoint), release_id
         return await self._ledger.ask(lambda reader: tables.manifest_of(reader, *name))
 
     async def releases(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.runtime.scheduler.releases import tag_tables
-from gen_worker.runtime.scheduler.releases.names import Directory, checked_slug, checked_tag
+from gen_worker.runtime.scheduler.releases.names import (
+    Directory,
+    checked_owner,
+    checked_slug,
+    checked_tag,
+)
 from gen_worker.runtime.scheduler.releases.tables import required
 from gen_worker.runtime.scheduler.releases.tag_tables import Author, TagOf
 from gen_worker.runtime.scheduler.releases.values import DEFAULT_TAG
@@ -167,7 +172,7 @@ class Tags:
         self, owner: str, endpoint: str, *, tag: str | None = None, limit: int = 100
     ) -> tuple[TagChange, ...]:
         """List what was changed about an endpoint's tags, the latest first."""
-        name = checked_slug("owner", owner), checked_slug("endpoint", endpoint), tag
+        name = checked_owner(owner), checked_slug("endpoint", endpoint), tag
         return await self._ledger.ask(lambda reader: tag_tables.history_of(reader, *name, limit))
 
     async def change(self, change: Callable[[sqlite3.Connection, float], T]) -> T:
@@ -197,4 +202,4 @@ class Tags:
 
 
 def _named(owner: str, endpoint: str, tag: str) -> TagOf:
-    return TagOf(checked_slug("owner", owner), checked_slug("endpoint", endpoint), checked_tag(tag))
+    return TagOf(checked_owner(owner), checked_slug("endpoint", endpoint), checked_tag(tag))
