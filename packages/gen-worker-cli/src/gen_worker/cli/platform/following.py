@@ -12,10 +12,12 @@ from gen_worker.client import Client
 from gen_worker.client.errors import error_of_answer
 
 if TYPE_CHECKING:
-    from gen_worker.cli.platform.api import Api
-    from gen_worker.client import StreamEvent
+    from collections.abc import Callable
 
-__all__ = ["follow"]
+    from gen_worker.cli.platform.api import Api
+    from gen_worker.client import Request, StreamEvent
+
+__all__ = ["follow", "print_events"]
 
 
 def follow(api: Api, request_id: str) -> int:
@@ -29,18 +31,32 @@ def follow(api: Api, request_id: str) -> int:
         _tell(_queued(state))
     printer = ResultPrinter(sys.stdout.buffer, envelope=False, pretty=sys.stdout.isatty())
     with Client(api.url, api.token) as client:
-        for event in client.request(request_id).events():
-            match event.name:
-                case "delta":
-                    printer.print("yield", event.data)
-                case "result":
-                    printer.print("result", event.data["output"])
-                case "error":
-                    raise error_of_answer(event.data)
-                case "restarted":
-                    _tell("begins anew: what was printed is void")
-                case _:
-                    _tell(_reported(event))
+        return print_events(client.request(request_id), printer, lambda one: _tell(_reported(one)))
+
+
+def print_events(
+    request: Request, printer: ResultPrinter, tell: Callable[[StreamEvent], object]
+) -> int:
+    """Print what a request produces until it ends, and return the exit code.
+
+    Args:
+        request: Followed from its beginning.
+        printer: Of items and output.
+        tell: Given every other event.
+
+    Raises:
+        CallError: It failed.
+    """
+    for event in request.events():
+        match event.name:
+            case "delta":
+                printer.print("yield", event.data)
+            case "result":
+                printer.print("result", event.data["output"])
+            case "error":
+                raise error_of_answer(event.data)
+            case _:
+                tell(event)
     return 0
 
 
@@ -51,6 +67,8 @@ def _queued(state: dict[str, Any]) -> str:
 
 def _reported(event: StreamEvent) -> str:
     """Return in words what the handler reports; empty for what only machines read."""
+    if event.name == "restarted":
+        return "begins anew: what was printed is void"
     kind, payload = str(event.data.get("event_type", event.name)), event.data.get("payload", {})
     if kind == "request.progress":
         share = payload.get("progress")

@@ -7,14 +7,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cli.platform.api import find_api
+from gen_worker.cli.platform.following import print_events
 from gen_worker.client import Client
-from gen_worker.client.errors import CallError, error_of_answer
+from gen_worker.client.errors import CallError
 
 if TYPE_CHECKING:
     import argparse
 
     from gen_worker.cli.results import ResultPrinter
-    from gen_worker.client import Request, StreamEvent
+    from gen_worker.client import StreamEvent
 
 __all__ = ["invoke"]
 
@@ -29,7 +30,7 @@ def invoke(args: argparse.Namespace, payload: dict[str, Any], printer: ResultPri
     with Client(api.url, api.token) as client:
         request = client.submit(args.function, payload, timeout_s=args.timeout or None)
         try:
-            return _follow(request, printer)
+            return print_events(request, printer, _tell_restart)
         except CallError:  # it has ended, or nobody is there to cancel it
             raise
         except BaseException:
@@ -38,22 +39,9 @@ def invoke(args: argparse.Namespace, payload: dict[str, Any], printer: ResultPri
             raise
 
 
-def _follow(request: Request, printer: ResultPrinter) -> int:
-    for event in request.events():
-        match event.name:
-            case "delta":
-                printer.print("yield", event.data)
-            case "result":
-                printer.print("result", event.data["output"])
-            case "error":
-                raise error_of_answer(event.data)
-            case "restarted":
-                _tell_restart(event)
-            case _:  # what the handler reports is in the worker's log
-                pass
-    return 0
-
-
 def _tell_restart(event: StreamEvent) -> None:
+    """Tell of a restart alone: what the handler reports is in the worker's log."""
+    if event.name != "restarted":
+        return
     text = "its worker was lost: it begins anew, what was printed is void"
     print(f"gen-worker invoke: {text}", file=sys.stderr, flush=True)
