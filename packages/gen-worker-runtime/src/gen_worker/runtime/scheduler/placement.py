@@ -56,7 +56,7 @@ def place(
         return explain(needs, workers, now, policy)
     if found.now is not None and _is_worth_it(found.now, target, found, needs, now, policy):
         return _give(found.now, needs, needed, is_replica=found.warm is not None)
-    return _wait(target, found, needs, now, policy)
+    return _wait(target, found, now, policy)
 
 
 def _is_worth_it(
@@ -95,7 +95,7 @@ def _coldest_tier(ready: Candidate, needs: Needs) -> Tier:
     return next((tier for tier in _COLDEST_FIRST if tier in tiers), "vram")
 
 
-def _wait(target: Candidate, found: Found, needs: Needs, now: float, policy: Policy) -> Wait:
+def _wait(target: Candidate, found: Found, now: float, policy: Policy) -> Wait:
     wait_s = target.start_at - now
     again_s = min(max(wait_s - policy.prefetch_s, _SHORTEST_WAIT_S), policy.look_again_s)
     again_at = now + again_s
