@@ -14,6 +14,7 @@ from gen_worker.runtime.scheduler.dispatcher.learning import Learning
 from gen_worker.runtime.scheduler.dispatcher.lines import Lines
 from gen_worker.runtime.scheduler.dispatcher.losses import Losses
 from gen_worker.runtime.scheduler.dispatcher.models import Models
+from gen_worker.runtime.scheduler.dispatcher.mutes import Mutes
 from gen_worker.runtime.scheduler.dispatcher.options import DispatchOptions
 from gen_worker.runtime.scheduler.dispatcher.pressure import Pressure
 from gen_worker.runtime.scheduler.dispatcher.taking import Taking
@@ -99,6 +100,7 @@ class Dispatcher(GatewayHandler):
         self._losses = Losses(core, functions)
         self._pressure = Pressure(core)
         self._taking = Taking(core, self._pressure, self._losses.adopt, self._losses.answered)
+        self._mutes = Mutes(core, functions, self._taking.lose)
         self._models = Models(core)
         self._saver: asyncio.Task[None] | None = None
         self._hears: dict[type, Callable[[Member, Message], None]] = self._ears()
@@ -119,6 +121,7 @@ class Dispatcher(GatewayHandler):
             self._losses.expect(live)
         has_more = len(requests) > 0
         self._lines.open(self._clock() + (self._options.reunion_s if has_more else 0.0))
+        self._mutes.start()
         self._saver = self._core.loop.create_task(self._save())
 
     async def close(self) -> None:

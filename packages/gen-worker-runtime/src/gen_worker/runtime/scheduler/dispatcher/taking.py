@@ -306,6 +306,18 @@ class Taking:
         if job.result is not None and job.result.success and job.stream.is_whole:
             self._succeeded(job, job.result)
 
+    def lose(self, job: Job) -> None:
+        """Have a request run again of which its worker, which is there, says nothing.
+
+        It is not told to stop: what it has done by then need not be done again.
+        """
+        core, member = self._core, job.member
+        core.lapse(job)
+        until = member.refused(core.clock())
+        core.later(until - core.clock(), core.freed, member)
+        silent = RetryableError("its worker said nothing of it for too long")
+        core.requests.failed(job.live, job.attempt, classify(silent), is_worker_lost=True)
+
     def _give_stream_up(self, job: Job) -> None:
         """Have a request run again whose output has a hole that is never filled."""
         if job.member.jobs.get(job.request_id) is job and not job.stream.is_whole:
@@ -321,6 +333,7 @@ class Taking:
         if job is None or job.is_over or not job.is_sent or event.event_type == _REJECTED:
             return
         job.has_reported = True
+        job.heard_at = self._core.clock()
         new = reported_event(event, job.attempt, self._core.clock())
         if new is not None:
             self._produce(job, [new])
@@ -339,6 +352,7 @@ class Taking:
     def _produce(self, job: Job, events: Sequence[NewEvent]) -> None:
         size_bytes = sum(len(event.data) for event in events)
         job.output_bytes += size_bytes
+        job.heard_at = self._core.clock()
         if 0 < self._core.options.max_output_bytes < job.output_bytes:
             self._too_large(job, job.output_bytes)
             return

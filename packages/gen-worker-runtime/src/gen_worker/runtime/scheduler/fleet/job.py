@@ -30,6 +30,7 @@ class Job:
         "given_at",
         "gpu_index",
         "has_reported",
+        "heard_at",
         "is_alone",
         "is_interrupted",
         "is_over",
@@ -65,6 +66,8 @@ class Job:
         self.tier: Tier = tier
         """Where the coldest of its models was."""
         self.given_at = now
+        self.heard_at = now
+        """When its worker said something of it last, or it was given."""
         self.ends_at = ends_at
         """As expected."""
         self.cost_key = cost_key
