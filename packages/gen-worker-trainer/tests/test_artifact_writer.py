@@ -113,21 +113,59 @@ def test_a_result_that_is_none(writer: LocalArtifactWriter) -> None:
         kept(writer, 1, Saving("weights.bin"))
 
 
-def test_what_the_runtime_keeps_itself(tmp_path: Path) -> None:
-    def save(folder: Path) -> dict[str, Any]:
-        (folder / "rng.safetensors").write_bytes(b"r")
-        return {"cursor": 3}
-
-    writer = LocalArtifactWriter(
-        checkpoints_dir=tmp_path, samples_dir=tmp_path / "samples", save_runtime=save
-    )
-    kept(writer, 1, object())
+def test_what_the_runtime_keeps_itself(writer: LocalArtifactWriter) -> None:
+    kept(writer, 1, object(), runtime={"cursor": 3})
 
     found = writer.store.newest()
-    writer.close()
     assert found is not None
     assert found.checkpoint.runtime == {"cursor": 3}
-    assert list(found.checkpoint.files) == ["rng.safetensors"]
+
+
+def begin(writer: LocalArtifactWriter, step: int, trainer: Any) -> None:
+    writer.begin_checkpoint(
+        step=step, state_payload={"n": step}, trainer=trainer, state=None, ctx=_CTX
+    )
+
+
+def test_a_checkpoint_that_is_on_its_way(writer: LocalArtifactWriter, tmp_path: Path) -> None:
+    for step in (1, 2):
+        begin(writer, step, Saving())
+
+    ended = list(writer.ended_checkpoints(wait=True))
+    root = tmp_path / "checkpoints"
+    assert ended == [(str(root / f"step-0000000{step}.json"), step) for step in (1, 2)]
+    assert list(writer.ended_checkpoints(wait=True)) == []
+    found = writer.store.newest()
+    assert found is not None
+    assert found.checkpoint.step == 2
+
+
+def test_a_checkpoint_without_files_is_there_at_once(writer: LocalArtifactWriter) -> None:
+    begin(writer, 1, object())
+
+    assert [one.step for one in writer.ended_checkpoints(wait=False)] == [1]
+
+
+def test_a_disk_that_fails_in_the_background(writer: LocalArtifactWriter, tmp_path: Path) -> None:
+    """It is said where the next is begun, or where the end is asked for; and only once."""
+
+    class Linking(Saving):
+        def save_checkpoint(self, *, output_dir: Any, **more: Any) -> Any:
+            (output_dir / "link").symlink_to("elsewhere")
+            return super().save_checkpoint(output_dir=output_dir, **more)
+
+    begin(writer, 1, Saving())
+    begin(writer, 2, Linking())
+    with pytest.raises(CheckpointError, match="is a link"):
+        begin(writer, 3, Saving())
+    begin(writer, 4, Linking())
+    ended = writer.ended_checkpoints(wait=True)
+    assert next(ended).step == 1
+    with pytest.raises(CheckpointError, match="is a link"):
+        next(ended)
+
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [".lock", "step-00000001", "step-00000001.json"]
 
 
 class State:

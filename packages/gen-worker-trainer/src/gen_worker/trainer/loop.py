@@ -6,18 +6,22 @@ and its uploader.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of
+from gen_worker.trainer.state.moment import go_on_at, moment_of
+from gen_worker.trainer.state.restoring import restore_training_state
+from gen_worker.trainer.state.rng import restore_rng, untouched_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from gen_worker.trainer.job import TrainingJobSpec
     from gen_worker.trainer.protocols import (
@@ -33,6 +37,7 @@ LoopPhase = Literal["model-load", "input", "train-step", "upload"]
 """What a failure is put down to."""
 
 _LOOK_S = 0.05
+_log = logging.getLogger("gen_worker.trainer")
 
 
 class TrainingLoop:
@@ -51,6 +56,7 @@ class TrainingLoop:
         start_step: int = 0,
         resume_state_payload: dict[str, Any] | None = None,
         resume_checkpoint_path: str | None = None,
+        resume_runtime: Mapping[str, Any] | None = None,
         finishing: Callable[[str | None], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -66,7 +72,9 @@ class TrainingLoop:
             uploader: Sends them; None keeps them here.
             start_step: Steps that are done already.
             resume_state_payload: For `load_state_dict`; None begins anew.
-            resume_checkpoint_path: Directory for `load_checkpoint`.
+            resume_checkpoint_path: Directory for `load_checkpoint`, and of the `TrainingState`.
+            resume_runtime: What the checkpoint's `runtime` has: random states, and the place in
+                the data, if the data are to be gone on with there.
             finishing: Called with the path of the final checkpoint before the run is reported as
                 completed; what it raises fails the run.
             sleep: Seconds.
@@ -84,6 +92,7 @@ class TrainingLoop:
         self._uploader = uploader
         self._payload = resume_state_payload
         self._checkpoint_dir = resume_checkpoint_path
+        self._runtime = resume_runtime or {}
         self._finishing = finishing
         self._sleep = sleep
         self._saved_at = start_step
@@ -100,6 +109,7 @@ class TrainingLoop:
             return self._run()
         except BaseException as error:
             step = min(max(self.completed, self.attempted), self.job.max_steps)
+            self._tell_of_last(error)
             with suppress(Exception):  # the run's own error is what matters
                 self._reporter.failed(step=step, error=self._text_of(error))
             raise
@@ -107,7 +117,12 @@ class TrainingLoop:
     def _run(self) -> int:
         self._begin()
         self.phase = "train-step"
+        go_on_at(self._runtime, self._batches)
         source = self._source()
+        if (
+            "rng" in self._runtime
+        ):  # the last of all, so that nothing is drawn before the first step
+            restore_rng(self._runtime["rng"])
         try:
             while self.completed < self.job.max_steps and self._step(source):
                 pass
@@ -135,6 +150,8 @@ class TrainingLoop:
                     payload=self._payload,
                     ctx=ctx,
                 )
+            if self._checkpoint_dir is not None:
+                restore_training_state(self.state, self._checkpoint_dir)
         self._reporter.started(request_id=self.job.request_id)
 
     def _source(self) -> Iterator[Any]:
@@ -152,6 +169,7 @@ class TrainingLoop:
 
     def _step(self, source: Iterator[Any]) -> bool:
         """Do one step; False when there are no more batches."""
+        self._tell_of_checkpoints(wait=False)
         self.phase = "input"
         try:
             raw = next(source)
@@ -189,7 +207,9 @@ class TrainingLoop:
         if _is_due(job.checkpoint_every, step):
             self._keep()
         if _is_due(job.sample_every, step):
-            for path in self._writer.write_samples(step=step, state=self.state, ctx=self._ctx):
+            with untouched_rng():  # a run draws the same whether or not it makes samples
+                paths = self._writer.write_samples(step=step, state=self.state, ctx=self._ctx)
+            for path in paths:
                 self._reporter.sample(path=path, step=step)
                 if self._uploader is not None:
                     self._uploader.upload_sample(local_path=path, step=step)
@@ -203,42 +223,75 @@ class TrainingLoop:
     # -- checkpoints -------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        write = self._writer.write_checkpoint
-        more = accepted(write, {"metrics": self._metrics})
-        path = write(step=self.completed, **self._whole(), **more)
+        """Have a checkpoint kept, now or while the run goes on."""
+        begin = getattr(self._writer, "begin_checkpoint", None)
+        with self._whole() as whole:
+            if callable(begin):
+                begin(**whole, metrics=self._metrics)
+            else:
+                write = self._writer.write_checkpoint
+                offered = {"metrics": self._metrics, "runtime": whole.pop("runtime")}
+                path = write(**whole, **accepted(write, offered))
+                self._tell_of(path, self.completed)
         self._saved_at = self.completed
-        self._reporter.checkpoint(path=path, step=self.completed)
+        self._tell_of_checkpoints(wait=False)
+
+    def _tell_of(self, path: str, step: int) -> None:
+        self._reporter.checkpoint(path=path, step=step)
         if self._uploader is not None:
-            self._uploader.upload_checkpoint(local_path=path, step=self.completed)
+            self._uploader.upload_checkpoint(local_path=path, step=step)
+
+    def _tell_of_checkpoints(self, *, wait: bool) -> None:
+        """Report those that have reached the disk since, and raise what kept one from it."""
+        ended = getattr(self._writer, "ended_checkpoints", None)
+        if callable(ended):
+            for path, step in ended(wait=wait):
+                self._tell_of(path, step)
+
+    def _tell_of_last(self, error: BaseException) -> None:
+        """Do so for a run that has failed already, which is what matters then."""
+        try:
+            self._tell_of_checkpoints(wait=True)
+        except Exception as other:
+            if other is not error:
+                _log.warning("the last checkpoint of a run that failed was not kept: %s", other)
 
     def _keep_last(self) -> None:
         """Keep what was learned since the last checkpoint of a run that is canceled."""
         if self.completed > self._saved_at:
             self._keep()
+        self._tell_of_checkpoints(wait=True)
 
     def _end(self) -> None:
+        self._tell_of_checkpoints(wait=True)
         finalize = self._writer.finalize
-        more = accepted(finalize, {"step": self.completed, "metrics": self._metrics})
-        path = finalize(**self._whole(), **more)
+        with self._whole() as whole:
+            step, runtime = whole.pop("step"), whole.pop("runtime")
+            offered = {"step": step, "metrics": self._metrics, "runtime": runtime}
+            path = finalize(**whole, **accepted(finalize, offered))
         self.phase = "upload"
         if self._finishing is not None:
             self._finishing(path)
         self._reporter.completed(step=self.completed, final_checkpoint=path)
 
-    def _whole(self) -> dict[str, Any]:
-        """Return what a checkpoint is made of."""
-        payload = self._trainer.state_dict(self.state)
-        if not isinstance(payload, dict):
-            raise TypeError(
-                f"state_dict returned {type(payload).__name__}, and has to return a dict of what "
-                "JSON can hold"
-            )
-        return {
-            "state_payload": payload,
-            "trainer": self._trainer,
-            "state": self.state,
-            "ctx": self._ctx,
-        }
+    @contextmanager
+    def _whole(self) -> Iterator[dict[str, Any]]:
+        """Give what a checkpoint is made of; what its making draws, the run draws again."""
+        with untouched_rng() as rng:
+            payload = self._trainer.state_dict(self.state)
+            if not isinstance(payload, dict):
+                raise TypeError(
+                    f"state_dict returned {type(payload).__name__}, and has to return a dict of "
+                    "what JSON can hold"
+                )
+            yield {
+                "step": self.completed,
+                "state_payload": payload,
+                "trainer": self._trainer,
+                "state": self.state,
+                "ctx": self._ctx,
+                "runtime": moment_of(self._batches, rng),
+            }
 
     def _text_of(self, error: BaseException) -> str:
         if isinstance(error, TrainingCanceled):

@@ -70,7 +70,13 @@ class TrainingReporter(Protocol):
 
 
 class ArtifactWriter(Protocol):
-    """Keeps checkpoints and samples."""
+    """Keeps checkpoints and samples.
+
+    Optional besides: `begin_checkpoint`, called in place of `write_checkpoint` with `metrics` and
+    `runtime`, which returns while the checkpoint is on its way; and
+    `ended_checkpoints(*, wait)`, asked at every step for the paths and steps of those that have
+    arrived.
+    """
 
     def write_checkpoint(
         self,

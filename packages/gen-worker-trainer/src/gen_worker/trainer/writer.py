@@ -5,31 +5,62 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen_worker.trainer.checkpoints import CheckpointStore, Keeping
+from gen_worker.trainer.checkpoints import Background, CheckpointStore, Keeping
 from gen_worker.trainer.errors import CheckpointError
 from gen_worker.trainer.samples import Samples
+from gen_worker.trainer.state.training_state import training_state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from gen_worker.trainer.checkpoints import Checkpoint
+    from gen_worker.trainer.checkpoints import Checkpoint, Draft
     from gen_worker.trainer.job_file import SampleRequest
+    from gen_worker.trainer.state.saving import Staged, StatePlan
+    from gen_worker.trainer.state.staging import Staging
     from gen_worker.trainer.steps import StepContext
 
-__all__ = ["LocalArtifactWriter"]
+__all__ = ["LocalArtifactWriter", "SavedCheckpoint"]
+
+
+class SavedCheckpoint(NamedTuple):
+    """One that is on disk."""
+
+    path: str
+    """Of its main file."""
+    step: int
 
 
 class _Kept(NamedTuple):
+    """What one checkpoint is made of besides files."""
+
     step: int
+    request_id: str
     state_payload: dict[str, Any]
     metrics: Mapping[str, float]
+    runtime: Mapping[str, Any]
+
+
+class _Saving(NamedTuple):
+    """A checkpoint of which everything is copied, and not all is on disk."""
+
+    kept: _Kept
+    draft: Draft
+    is_open: ExitStack
+    """Leaves nothing of the draft that is not committed."""
+    trainer_checkpoint: Mapping[str, Any] | None
+    staged: Staged | None
 
 
 class LocalArtifactWriter:
-    """Checkpoints and samples of one job."""
+    """Checkpoints and samples of one job.
+
+    A trainer's `TrainingState` is copied, and written while the run goes on; so is what its
+    `save_checkpoint` has written made durable. One checkpoint is on its way at a time.
+    """
 
     def __init__(
         self,
@@ -39,7 +70,6 @@ class LocalArtifactWriter:
         sample_requests: Sequence[SampleRequest] = (),
         sample_fixed_seed: int | None = None,
         keeping: Keeping | None = None,
-        save_runtime: Callable[[Path], Mapping[str, Any]] | None = None,
     ) -> None:
         """Take the directory of checkpoints over.
 
@@ -49,8 +79,6 @@ class LocalArtifactWriter:
             sample_requests: What samples are made of.
             sample_fixed_seed: Of samples without a seed of their own.
             keeping: Which checkpoints stay; all by default.
-            save_runtime: Writes what the runtime needs to go on into a directory, and returns what
-                of it JSON can hold.
 
         Raises:
             CheckpointsInUseError: Another job writes there.
@@ -58,11 +86,63 @@ class LocalArtifactWriter:
         self.store = CheckpointStore(os.fspath(checkpoints_dir), keeping)
         self.last_final_checkpoint_path: str | None = None
         self._samples = Samples(os.fspath(samples_dir), sample_requests, sample_fixed_seed)
-        self._save_runtime = save_runtime
+        self._background: Background[SavedCheckpoint] = Background("gen-worker-checkpoint")
+        self._staging: Staging | None = None
 
     def close(self) -> None:
-        """Let other jobs have the directory."""
-        self.store.close()
+        """Wait for the checkpoint that is on its way, and let other jobs have the directory.
+
+        Raises:
+            BaseException: What kept it from the disk, if nobody has asked yet.
+        """
+        try:
+            self._background.wait()
+        finally:
+            self.store.close()
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def begin_checkpoint(
+        self,
+        *,
+        step: int,
+        state_payload: dict[str, Any],
+        trainer: Any,
+        state: Any,
+        ctx: StepContext,
+        metrics: Mapping[str, float] | None = None,
+        runtime: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Copy what a checkpoint is made of; it is on disk once `ended_checkpoints` says so.
+
+        Waits for the one before. One without files is on disk when this returns.
+
+        Raises:
+            CheckpointSpaceError: There is no room for it.
+            BaseException: What kept the one before from the disk.
+        """
+        request_id = ctx.job.request_id
+        kept = _Kept(step, request_id, state_payload, metrics or {}, runtime or {})
+        saving = self._copied(kept, trainer, state, ctx, is_final=False)
+        has_files = saving.staged is not None or bool(os.listdir(saving.draft.directory))
+        try:
+            self._background.start(lambda: self._finished(saving))
+        except BaseException:
+            saving.is_open.close()
+            raise
+        if not has_files:
+            self._background.wait()
+
+    def ended_checkpoints(self, *, wait: bool) -> Iterator[SavedCheckpoint]:
+        """Yield the checkpoints that are on disk and were not yielded before.
+
+        Args:
+            wait: Whether to block until the one on its way is.
+
+        Raises:
+            BaseException: What kept one from the disk.
+        """
+        return self._background.results(wait=wait)
 
     def write_checkpoint(
         self,
@@ -73,12 +153,12 @@ class LocalArtifactWriter:
         state: Any,
         ctx: StepContext,
         metrics: Mapping[str, float] | None = None,
+        runtime: Mapping[str, Any] | None = None,
     ) -> str:
         """Keep a checkpoint, then remove those that need not stay; return its main file."""
-        kept = _Kept(step, state_payload, metrics or {})
-        checkpoint = self._save(kept, trainer, state, ctx, is_final=False)
-        self.store.retire()
-        return self._main_file(checkpoint)
+        request_id = ctx.job.request_id
+        kept = _Kept(step, request_id, state_payload, metrics or {}, runtime or {})
+        return self._finished(self._copied(kept, trainer, state, ctx, is_final=False)).path
 
     def write_samples(self, *, step: int, state: Any, ctx: StepContext) -> list[str]:
         return self._samples.write(step, state, ctx)
@@ -92,22 +172,32 @@ class LocalArtifactWriter:
         ctx: StepContext,
         step: int = 0,
         metrics: Mapping[str, float] | None = None,
+        runtime: Mapping[str, Any] | None = None,
     ) -> str | None:
         """Keep the final checkpoint; return its main file."""
-        kept = _Kept(step, state_payload, metrics or {})
-        checkpoint = self._save(kept, trainer, state, ctx, is_final=True)
-        self.last_final_checkpoint_path = self._main_file(checkpoint)
-        return self.last_final_checkpoint_path
+        request_id = ctx.job.request_id
+        kept = _Kept(step, request_id, state_payload, metrics or {}, runtime or {})
+        saved = self._finished(self._copied(kept, trainer, state, ctx, is_final=True))
+        self.last_final_checkpoint_path = saved.path
+        return saved.path
 
-    def _save(
+    # ----------------------------------------------------------------------------------------------
+
+    def _copied(
         self, kept: _Kept, trainer: Any, state: Any, ctx: StepContext, *, is_final: bool
-    ) -> Checkpoint:
+    ) -> _Saving:
+        """Have the trainer write its files, and copy its state."""
+        self._background.wait()  # the memory that is copied to is in use until then
         step = kept.step
-        with self.store.building(step, is_final=is_final) as draft:
-            directory = Path(draft.directory)
+        plan = _plan_of(state)
+        need_bytes = plan.size_bytes if plan is not None else 0
+        with ExitStack() as stack:
+            building = self.store.building(step, is_final=is_final, need_bytes=need_bytes)
+            draft = stack.enter_context(building)
             save = getattr(trainer, "save_checkpoint", None)
             result = None
             if callable(save):
+                directory = Path(draft.directory)
                 result = save(state=state, step=step, output_dir=directory, final=is_final, ctx=ctx)
             if result is not None and not isinstance(result, Mapping):
                 raise CheckpointError(
@@ -115,18 +205,46 @@ class LocalArtifactWriter:
                     "mapping or None",
                     path=draft.directory,
                 )
-            runtime = self._save_runtime(directory) if self._save_runtime is not None else None
-            finite = {name: value for name, value in kept.metrics.items() if math.isfinite(value)}
-            return draft.commit(
-                ctx.job.request_id,
+            staged = self._staged(plan) if plan is not None else None
+            return _Saving(kept, draft, stack.pop_all(), result, staged)
+
+    def _staged(self, plan: StatePlan) -> Staged:
+        from gen_worker.trainer.state.staging import Staging
+
+        if self._staging is None:
+            self._staging = Staging()
+        return plan.staged(self._staging)
+
+    def _finished(self, saving: _Saving) -> SavedCheckpoint:
+        """Have it on disk; from whichever thread."""
+        kept = saving.kept
+        finite = {name: value for name, value in kept.metrics.items() if math.isfinite(value)}
+        with saving.is_open:
+            if saving.staged is not None:
+                saving.staged.write(saving.draft.directory)
+            checkpoint = saving.draft.commit(
+                kept.request_id,
                 kept.state_payload,
-                trainer_checkpoint=result,
+                trainer_checkpoint=saving.trainer_checkpoint,
                 metrics=finite,
-                runtime=runtime,
+                runtime=kept.runtime,
             )
+        if not checkpoint.final:
+            self.store.retire()
+        return SavedCheckpoint(self._main_file(checkpoint), checkpoint.step)
 
     def _main_file(self, checkpoint: Checkpoint) -> str:
         """Return the file a trainer calls its primary one, else the checkpoint's JSON."""
         target = os.path.join(self.store.root, checkpoint.name)
         primary = checkpoint.primary_path
         return os.path.normpath(os.path.join(target, primary)) if primary else target + ".json"
+
+
+def _plan_of(state: Any) -> StatePlan | None:
+    """Return what of a trainer's state is to be copied; None when it hands nothing over."""
+    training = training_state_of(state)
+    if training is None:
+        return None
+    from gen_worker.trainer.state.saving import plan_of
+
+    return plan_of(training)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gen_worker.trainer.checkpoints.background import Background
 from gen_worker.trainer.checkpoints.draft import Draft
 from gen_worker.trainer.checkpoints.retention import Keeping
 from gen_worker.trainer.checkpoints.store import CheckpointStore
 from gen_worker.trainer.checkpoints.values import Checkpoint, StoredFile
 
-__all__ = ["Checkpoint", "CheckpointStore", "Draft", "Keeping", "StoredFile"]
+__all__ = ["Background", "Checkpoint", "CheckpointStore", "Draft", "Keeping", "StoredFile"]

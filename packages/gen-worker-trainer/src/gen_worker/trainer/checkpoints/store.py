@@ -101,12 +101,13 @@ class CheckpointStore:
         Args:
             step: Completed steps.
             is_final: Whether it is the run's last.
-            need_bytes: What it will take, if that is known; by default what the last one took.
+            need_bytes: What it will take at least, if that is known; what the last one took is
+                looked for in any case.
 
         Raises:
             CheckpointSpaceError: There is no room for it.
         """
-        self._require_room(need_bytes or self._last_bytes)
+        self._require_room(max(need_bytes, self._last_bytes))
         draft = Draft(self.root, step, is_final=is_final)
         try:
             yield draft
