@@ -168,6 +168,10 @@ class Site:
         self.stack.callback(service.kill)
         return service
 
+    def add_service(self, words: list[str], name: str) -> Service:
+        """Return one that is not started."""
+        return self._service(words, self.cli.environment, self.cli.folder, name)
+
     def start(self) -> None:
         """Start the scheduler, at the addresses that it had before."""
         if not self.url:
@@ -260,13 +264,14 @@ class Site:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return msgspec.json.decode(answer.read())
 
-    def refusal(self, function: str, payload: Any, key: str = "") -> tuple[int, str]:
-        """Return how a request is refused, and after how long to come again."""
+    def refusal(self, function: str, payload: Any, key: str = "") -> tuple[int, str, Any]:
+        """Return how a request is refused, after how long to come again, and what is said."""
         try:
             self.submit(function, payload, key)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.headers.get("Retry-After", "")
+                told = msgspec.json.decode(error.read())
+                return error.code, error.headers.get("Retry-After", ""), told
         raise AssertionError("it is accepted")
 
     def submit(self, function: str, payload: Any, key: str = "") -> str:

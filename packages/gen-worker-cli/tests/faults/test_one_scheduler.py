@@ -98,8 +98,9 @@ def test_a_full_disk_takes_nothing_and_loses_nothing(site: Site) -> None:
     first = site.ended(site.submit("quick", {"number": 1}))
     waiting = [site.submit("quick", {"number": number}) for number in range(20)]
     site.scheduler.fill_disk(is_full=True)
-    code, retry_after = site.refusal("quick", {"number": 99})
-    assert (code, int(retry_after) > 0) == (503, True)
+    for key in ("", "some-key"):
+        code, retry_after, told = site.refusal("quick", {"number": 99}, key)
+        assert (code, int(retry_after) > 0, told["retryable"]) == (503, True, True)
     assert site.ask("GET", f"/v1/requests/{first['request_id']}")["output"] == {"number": 2}
     site.scheduler.fill_disk(is_full=False)
     outputs = [site.ended(request_id)["output"] for request_id in waiting]

@@ -115,6 +115,8 @@ async def test_a_full_disk_is_told_and_the_ledger_goes_on(
             assert isinstance(caught.value, ResourceError)
             assert caught.value.is_full is is_full
             failure = classify(caught.value)
+            assert (failure.http_status, failure.retryable) == (503, True)
+            failure = classify(caught.value)
             assert (failure.http_status, failure.retry_after_s) == (503, 5.0)
             big = [submission(f"b-{number}", payload=bytes(100_000)) for number in range(20)]
             outcomes = await asyncio.gather(*map(ledger.submit, big), return_exceptions=True)

@@ -52,6 +52,7 @@ class LedgerWriteError(ResourceError):
     The ledger goes on: once there is room the same can be asked again.
     """
 
+    retryable = True
     retry_after_s = 5.0
 
     def __init__(self, message: str, *, path: str, is_full: bool = False) -> None:
