@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import tempfile
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,9 +17,28 @@ from gen_worker.cli.platform.api import Api
 from gen_worker.cli.platform.packing import pack
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import subprocess
 
     from conftest import Cli, Platform, Project, StartUp
+
+
+class Lines:
+    """What a command prints, as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._stream = process.stdout
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def expect(self, text: str) -> None:
+        """Wait for the next line that has `text`."""
+        while text not in self._lines.get(timeout=60):
+            pass
+
+    def _read(self) -> None:
+        assert self._stream is not None
+        for line in self._stream:
+            self._lines.put(line)
 
 
 def deploy(cli: Cli, project: Project, *words: str) -> dict[str, object]:
@@ -398,3 +420,33 @@ def test_processes_and_their_lines(cli: Cli, project: Project, start_up: StartUp
     assert len(last) <= 1
     unknown = cli("logs", "nobody")
     assert (unknown.code, "nothing is called 'nobody'" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.claims("logs.lines")
+def test_logs_are_followed_through_restarts_and_new_files(
+    cli: Cli, project: Project, start_up: StartUp
+) -> None:
+    project.write_source(
+        (project.folder / "app.py").read_text() + "\nprint('loaded', flush=True)\n"
+    )
+    platform = start_up("--no-hub", project=project)
+    platform.await_workers(1)
+    following = cli.start("logs", "shout", "-f", "--raw")
+    lines = Lines(following)
+    try:
+        lines.expect("shout.1 loaded")
+        os.kill(platform.processes()["shout.1"]["pid"], signal.SIGKILL)
+        lines.expect("shout.1 loaded")
+        log = Path(platform.urls["data"], "logs", "shout.1.log")
+        at = log.read_text().split()[0]
+        log.rename(f"{log}.1")  # as when it has become too long
+        with Path(f"{log}.1").open("a") as file:
+            file.write(f"{at} last of the old\n")
+        log.write_text(f"{at} first of the new\n")
+        lines.expect("shout.1 last of the old")
+        lines.expect("shout.1 first of the new")
+        (log.parent / "shout.2.log").write_text(f"{at} a second worker\n")
+        lines.expect("shout.2 a second worker")
+    finally:
+        following.send_signal(signal.SIGINT)
+        assert following.wait(60) == 130
