@@ -57,6 +57,29 @@ async def test_a_request_goes_to_a_worker_and_its_result_to_disk(kit: Kit) -> No
         assert (view.id, view.state, view.functions, view.running) == ("w1", "ready", ("echo",), ())
 
 
+async def test_what_a_handler_said_before_it_failed_is_kept_though_its_failure_is_faster(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results have a stream of their own, and nothing orders the two."""
+    from gen_worker.runtime.scheduler.dispatcher import taking
+
+    monkeypatch.setattr(taking, "_STRAGGLERS_S", 60.0)
+    async with kit.scheduling() as platform, kit.puppet(platform) as worker:
+        await platform.submit("r1")
+        await worker.job("r1")
+        await worker.fail("r1", "fatal")
+        member = platform.dispatcher.fleet.find("w1")
+        assert member is not None
+        await platform.seen(lambda: member.jobs["r1"].result is not None)
+        await worker.say(
+            event("r1", "request.log", level="error", message="out of ink"),
+            event("r1", "request.failed"),
+        )
+        assert failure_in(await platform.end("r1")).error_type == "fatal"
+        (_, said), (name, _) = await platform.events("r1")
+        assert (said["payload"]["message"], name) == ("out of ink", "error")
+
+
 @pytest.mark.parametrize("is_split", [True, False])
 async def test_what_waited_before_its_worker_came_is_given_to_it(kit: Kit, is_split: bool) -> None:
     async with kit.scheduling() as platform:

@@ -44,7 +44,8 @@ __all__ = ["Taking"]
 _IN_THREAD_BYTES = 256 * 1024
 """A result that is larger is not made into JSON on the loop, which others wait for."""
 _STRAGGLERS_S = 0.02
-"""For the last reports of a request that has reported before: they have a stream of their own."""
+"""For the last reports of a request that has reported before, or fails: they have a stream of their
+own."""
 _FREE_REFUSALS = 16
 """Of one request by busy workers; each further one counts as an attempt."""
 _MAX_COUNTED = 10_000
@@ -101,7 +102,7 @@ class Taking:
             return
         job.result = result
         if not result.success:
-            self._failed(job, result)
+            self._fail(job, result)
         elif result.payload:
             self._succeeded(job, result)
         else:
@@ -195,6 +196,18 @@ class Taking:
             self._tell_end(job, result, value, is_streamed=False)
 
     # -- failures ----------------------------------------------------------------------------------
+
+    def _fail(self, job: Job, result: JobResult) -> None:
+        """End an attempt, or wait for what its worker has still to say of why it failed."""
+        if job.is_reported or is_refusal(result) or result.error_type == "canceled":
+            self._failed(job, result)
+        else:
+            self._core.later_of(job, _STRAGGLERS_S, self._fail_at_last)
+
+    def _fail_at_last(self, job: Job) -> None:
+        is_ours = job.member.jobs.get(job.request_id) is job and not job.is_over
+        if is_ours and job.result is not None:
+            self._failed(job, job.result)
 
     def _failed(self, job: Job, result: JobResult) -> None:
         record, kind = job.live.record, result.error_type
@@ -341,6 +354,8 @@ class Taking:
             job.is_reported = True
             if job.result is not None and job.result.success:
                 self._finish_waiting(job, job.result)
+            elif job.result is not None:
+                self._fail_at_last(job)
 
     def _finish_waiting(self, job: Job, result: JobResult) -> None:
         """End a request that only waited for its reports."""
