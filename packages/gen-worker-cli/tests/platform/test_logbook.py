@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gen_worker.cli.platform import logbook
 from gen_worker.cli.platform.lines import Block
 from gen_worker.cli.platform.logbook import Logbook, Screen, painted
+from gen_worker.cli.platform.reading import Tail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,38 @@ def test_a_file_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(os.listdir(tmp_path)) == ["hub.log", "hub.log.1"]
     assert all((tmp_path / name).stat().st_size < 1100 for name in os.listdir(tmp_path))
     assert (tmp_path / "hub.log").read_text().endswith(" 199\n")
+
+
+def test_nothing_is_missed_when_a_file_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logbook, "_MAX_FILE_BYTES", 1000)
+    screen = Screen(io.StringIO(), is_coloured=False)
+    tail, seen = Tail(str(tmp_path / "hub.log")), b""
+    for start in range(3):  # each of another `gen-worker up`
+        book = Logbook(str(tmp_path), screen)
+        for number in range(100):
+            book.write("hub", Block((f"{start}.{number}",)))
+            if number % 7 == 0:
+                seen += tail.read()
+        book.close()
+    seen += tail.read()
+    tail.close()
+    screen.close()
+    words = [line.split()[1] for line in seen.decode().splitlines()]
+    assert words == [f"{start}.{number}" for start in range(3) for number in range(100)]
+
+
+def test_half_a_line_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "hub.log"
+    tail = Tail(str(path))
+    assert tail.read() == b""
+    path.write_bytes(b"one\ntw")
+    assert tail.read() == b"one\n"
+    with path.open("ab") as file:
+        file.write(b"o\n")
+    assert tail.read() == b"two\n"
+    tail.close()
 
 
 class Stalled(io.StringIO):

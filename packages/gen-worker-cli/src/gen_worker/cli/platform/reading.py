@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.platform.logbook import painted
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cli.platform.folder import DataFolder
 
-__all__ = ["chosen_names", "show_logs"]
+__all__ = ["Tail", "chosen_names", "show_logs"]
 
 _POLL_S = 0.2
 
@@ -50,17 +51,19 @@ def show_logs(folder: DataFolder, wanted: str, *, lines: int, follows: bool, is_
                 sys.stdout.write(painted(line.name, line.text, width, is_coloured))
         sys.stdout.flush()
 
-    tails = {name: _Tail(_path(folder, name)) for name in names}
+    files = ExitStack()
+    tails = {name: files.enter_context(closing(Tail(_path(folder, name)))) for name in names}
     old = heapq.merge(
         *(_old(folder, name, tail) for name, tail in tails.items()), key=lambda line: line.at
     )
-    show(deque(old, maxlen=lines) if lines else old)
-    while follows:
-        time.sleep(_POLL_S)
-        for name in chosen_names(folder, wanted):
-            tails.setdefault(name, _Tail(_path(folder, name)))
-        new = (_lines(name, tail.read()) for name, tail in tails.items())
-        show(heapq.merge(*new, key=lambda line: line.at))
+    with files:
+        show(deque(old, maxlen=lines) if lines else old)
+        while follows:
+            time.sleep(_POLL_S)
+            for name in set(chosen_names(folder, wanted)) - tails.keys():
+                tails[name] = files.enter_context(closing(Tail(_path(folder, name))))
+            new = (_lines(name, tail.read()) for name, tail in tails.items())
+            show(heapq.merge(*new, key=lambda line: line.at))
     return 0
 
 
@@ -86,32 +89,47 @@ def _path(folder: DataFolder, name: str) -> str:
     return os.path.join(folder.logs, f"{name}.log")
 
 
-class _Tail:
-    """Reads a file that grows, and goes on with the next one when it is replaced."""
+class Tail:
+    """Reads a file that grows to its end, and then the one that has taken its place."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._read = 0
-        self._inode = 0
+        self._file: BinaryIO | None = None
+        self._rest = b""
 
     def read(self) -> bytes:
         """Return the whole lines that are new."""
+        found = b""
+        while True:
+            if self._file is not None:
+                data = self._rest + self._file.read()
+                end = data.rfind(b"\n") + 1
+                found, self._rest = found + data[:end], data[end:]
+            if not self._goes_on():
+                return found
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _goes_on(self) -> bool:
+        """Open the file that has the name now, unless that is the one that is read."""
         try:
-            with open(self._path, "rb") as file:
-                inode = os.fstat(file.fileno()).st_ino
-                if inode != self._inode:
-                    self._inode, self._read = inode, 0
-                file.seek(self._read)
-                data = file.read()
+            file = open(self._path, "rb")
         except FileNotFoundError:
-            return b""
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return whole
+            return False
+        if self._file is not None:
+            if os.path.sameopenfile(file.fileno(), self._file.fileno()):
+                file.close()
+                return False
+            self._file.close()
+        self._file, self._rest = file, b""
+        return True
 
 
-def _old(folder: DataFolder, name: str, tail: _Tail) -> Iterator[Line]:
-    yield from _lines(name, _Tail(_path(folder, name) + ".1").read())
+def _old(folder: DataFolder, name: str, tail: Tail) -> Iterator[Line]:
+    with closing(Tail(_path(folder, name) + ".1")) as older:
+        yield from _lines(name, older.read())
     yield from _lines(name, tail.read())
 
 
