@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gen_worker.cli.platform.greeting import curl_line, example_of
 from gen_worker.cli.platform.projects import Deployed
+from gen_worker.types import ImageAsset
 
 
 class Style(msgspec.Struct):
@@ -29,6 +30,11 @@ class Ask(msgspec.Struct):
     seed: int = 0
 
 
+class Picture(msgspec.Struct):
+    image: ImageAsset
+    width: int = 0
+
+
 class Tree(msgspec.Struct):
     child: "Tree"
 
@@ -43,6 +49,27 @@ def test_the_example_is_accepted_by_the_schema_it_is_made_of() -> None:
 def test_a_schema_without_end_has_an_end() -> None:
     schema = msgspec.json.schema(Tree)
     example_of(schema, schema["$defs"])
+
+
+def test_a_function_that_needs_a_file_is_not_called_with_a_text() -> None:
+    rows = [
+        {"owner": "ann", "endpoint": "paint", "name": name, "input_schema": schema}
+        for name, schema in (("resize", msgspec.json.schema(Picture)), ("tree", {}))
+    ]
+    for functions, told in (
+        (("resize",), "gen-worker invoke ann/paint/resize image@FILE --url http://h:1"),
+        (("resize", "tree"), "curl http://h:1/v1/request/ann/paint/tree -d '{}'"),
+    ):
+        deployed = Deployed(owner="ann", endpoint="paint", release_id="r", functions=functions)
+        schemas = [{**row, "input_schema": _body_of(row["input_schema"])} for row in rows]
+        assert curl_line("http://h:1", deployed, {"functions": schemas}) == told
+
+
+def _body_of(schema: Any) -> Any:
+    """Return a schema as `/v1/functions` has it: its own object, and definitions beside."""
+    definitions = schema.get("$defs", {})
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return {**definitions.get(name, {}), "$defs": definitions}
 
 
 KNOWN = [{"owner": "ann", "endpoint": "paint", "name": "draw", "input_schema": {}}]

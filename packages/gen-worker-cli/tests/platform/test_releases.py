@@ -60,6 +60,7 @@ def platform(start_up: StartUp) -> Platform:
 
 @pytest.mark.claims("deploy.publishes", "deploy.tags", "promote.moves", "rollback.moves")
 def test_traffic_moves_with_the_tag(cli: Cli, project: Project, platform: Platform) -> None:
+    platform.expect("run `gen-worker deploy`")
     first = deploy(cli, project)
     assert (first["owner"], first["endpoint"]) == ("ann", "shout")
     assert (first["is_new"], first["tags"]) == (True, ["prod"])

@@ -25,16 +25,29 @@ def curl_line(url: str, deployed: Deployed, known: dict[str, Any], *, token_file
         known: What `/v1/functions` says; a function's schema tells which fields it needs.
         token_file: Has the token that callers need; empty where they need none.
     """
-    name, schema = next(iter(deployed.functions), ""), {}
+    schemas: dict[str, dict[str, Any]] = {one: {} for one in deployed.functions}
     for row in known.get("functions", ()):
-        if (row["owner"], row["endpoint"]) == deployed.key[:2] and row["name"] == name:
-            schema = row["input_schema"]
+        if (row["owner"], row["endpoint"]) == deployed.key[:2] and row["name"] in schemas:
+            schemas[row["name"]] = row["input_schema"]
+    name = min(schemas, key=lambda one: len(_files_of(schemas[one])), default="")
+    schema = schemas.get(name, {})
+    if files := _files_of(schema):  # nothing that could be pasted has one
+        target = f"{deployed.owner}/{deployed.endpoint}/{name}"
+        given = " ".join(f"{field}@FILE" for field in files)
+        return f"gen-worker invoke {target} {given} --url {shlex.quote(url)}"
     payload = msgspec.json.encode(example_of(schema, schema.get("$defs", {}))).decode()
     target = f"{url}/v1/request/{deployed.owner}/{deployed.endpoint}/{name}"
     line = f"curl {shlex.quote(target)} -d {shlex.quote(payload)}"
     if token_file:
         line += f' -H "Authorization: Bearer $(cat {shlex.quote(token_file)})"'
     return line
+
+
+def _files_of(schema: dict[str, Any]) -> list[str]:
+    """Return the fields that have to be files."""
+    fields = schema.get("properties", {})
+    required = (name for name in schema.get("required", ()) if name in fields)
+    return [name for name in required if fields[name].get("$ref", "").endswith("Asset")]
 
 
 def example_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int = 0) -> Any:

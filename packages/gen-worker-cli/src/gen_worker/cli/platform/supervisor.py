@@ -241,6 +241,8 @@ class Supervisor:
     async def _find_deployed(self, api: Api) -> None:
         """Look at what was deployed before, and is served again."""
         rows = (await asyncio.to_thread(api.get, "/v1/releases"))["releases"]
+        if not rows and not self._projects:
+            self.say("nothing is deployed yet: run `gen-worker deploy` in a project's folder")
         for row in rows:
             found = msgspec.convert(row, Deployed)
             if self._options.tag in found.tags and found.name not in self._greetings:
