@@ -13,6 +13,8 @@ from gen_worker.cli.platform.environments import (
     interpreter_of,
     project_interpreter,
 )
+from gen_worker.cli.platform.folder import DataFolder
+from gen_worker.cli.platform.workers import Ticket, worker_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +52,11 @@ def test_a_projects_own_environment_is_taken_if_it_has_the_runtime(
     own.write_text("#!/bin/sh\nexit 1\n")
     assert project_interpreter(str(tmp_path)) == sys.executable
     assert f"{own} has no gen-worker-runtime" in capfd.readouterr().err
+
+
+def test_a_worker_is_not_given_what_may_do_more_than_it(tmp_path: Path) -> None:
+    mine = {f"GEN_WORKER_{name}": "x" for name in ("TOKEN", "SCHEDULER_TOKEN")}
+    mine |= {"GEN_WORKER_SCHEDULER_WORKER_TOKEN": "x", "HF_TOKEN": "theirs"}
+    found = worker_environment(mine, Ticket(token="jwt"), DataFolder(str(tmp_path)))
+    assert not found.keys() & mine.keys() - {"HF_TOKEN"}
+    assert (found["WORKER_JWT"], found["HF_TOKEN"]) == ("jwt", "theirs")

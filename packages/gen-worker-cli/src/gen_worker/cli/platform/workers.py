@@ -21,7 +21,9 @@ ENTRYPOINT = "gen_worker.entrypoint"
 _DRAIN_S = "10"
 _NOT_THEIRS = frozenset(
     (
-        "GEN_WORKER_TOKEN",  # a caller's, who may do more than a worker
+        "GEN_WORKER_TOKEN",  # a caller's, who may do more than a worker, as with these
+        "GEN_WORKER_SCHEDULER_TOKEN",
+        "GEN_WORKER_SCHEDULER_WORKER_TOKEN",
         "GEN_WORKER_URL",
         "ENDPOINT_TOML_PATH",  # of the folder that it was published from
         "GEN_WORKER_CONFIG",
