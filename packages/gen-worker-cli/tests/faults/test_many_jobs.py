@@ -184,7 +184,7 @@ class Storm:
     def _let_pass(self, more_bytes: float) -> None:
         """Wait until clients were told some more, or for a while: nothing may be under way."""
         enough = self._told_bytes() + more_bytes
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while self._goes_on and self._told_bytes() < enough and time.monotonic() < deadline:
             time.sleep(0.02)
 
