@@ -64,7 +64,8 @@ class Connection:
             token: Bearer token of the worker; empty sends none.
             splits: Whether results and events get streams of their own.
             opened: Called when the worker's registration is written.
-            heard: Called with each message of the control stream; None for one that says nothing here.
+            heard: Called with each message of the control stream; None for one that says nothing
+                here.
         """
         self._address = address
         self._number = next(_numbers)
