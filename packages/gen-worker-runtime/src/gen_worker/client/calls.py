@@ -251,6 +251,7 @@ class Call:
                     "give `on_restart` to go on with those of the next attempt",
                     retryable=True,
                     attempt=attempt,
+                    request_id=reading.request_id,
                 )
             if given and on_restart is not None:
                 on_restart(attempt)
