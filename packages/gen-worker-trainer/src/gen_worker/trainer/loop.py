@@ -16,7 +16,7 @@ from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of
-from gen_worker.trainer.state.moment import go_on_at, moment_of
+from gen_worker.trainer.state.moment import go_on_at, moment_of, place_in
 from gen_worker.trainer.state.restoring import restore_training_state
 from gen_worker.trainer.state.rng import restore_rng, untouched_rng
 
@@ -96,6 +96,7 @@ class TrainingLoop:
         self._finishing = finishing
         self._sleep = sleep
         self._saved_at = start_step
+        self._place: Any = self._runtime.get("cursor")
         self._metrics: dict[str, float] = {}
 
     def run(self) -> int:
@@ -182,6 +183,7 @@ class TrainingLoop:
         result = self._trainer.train_step(prepared, self.state, self._ctx)
         metrics = metrics_of(result, state=self.state, optimizer=self._ctx.optimizer)
         self.completed += 1
+        self._place = place_in(self._batches)  # a run may be canceled with one more batch in hand
         self._metrics = metrics
         control = getattr(result, "control", None)
         self._back_off(getattr(control, "backoff_seconds", None))
@@ -290,7 +292,7 @@ class TrainingLoop:
                 "trainer": self._trainer,
                 "state": self.state,
                 "ctx": self._ctx,
-                "runtime": moment_of(self._batches, rng),
+                "runtime": moment_of(self._place, rng),
             }
 
     def _text_of(self, error: BaseException) -> str:

@@ -72,6 +72,7 @@ class ParquetArrowBatchFeeder:
         self._config = config or ArrowFeedConfig()
         self._cursor = Cursor()
         self._pieces: list[Piece] | None = None
+        self._known_identity = ""
 
     def cursor(self) -> Cursor:
         """Return where the batch begins that comes after the one given last."""
@@ -178,13 +179,15 @@ class ParquetArrowBatchFeeder:
 
     def _identity(self) -> str:
         """Return what has to be the same for a cursor to mean the same rows."""
-        from blake3 import blake3
+        if not self._known_identity:
+            from blake3 import blake3
 
-        config = self._config
-        shuffling = (config.shuffle_seed, self._block_rows) if config.shuffle else ()
-        how = (config.batch_size, config.shuffle, config.rebatch, *shuffling)
-        rows = [piece.rows for piece in self._opened()]
-        return blake3(msgspec.json.encode((how, rows))).hexdigest()[:32]
+            config = self._config
+            shuffling = (config.shuffle_seed, self._block_rows) if config.shuffle else ()
+            how = (config.batch_size, config.shuffle, config.rebatch, *shuffling)
+            rows = [piece.rows for piece in self._opened()]
+            self._known_identity = blake3(msgspec.json.encode((how, rows))).hexdigest()[:32]
+        return self._known_identity
 
 
 def _require_pyarrow() -> None:

@@ -11,20 +11,25 @@ from gen_worker.trainer.data.cursor import Cursor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["go_on_at", "moment_of"]
+__all__ = ["go_on_at", "moment_of", "place_in"]
 
 
-def moment_of(batches: Any, rng: Any) -> dict[str, Any]:
+def place_in(batches: Any) -> Any:
+    """Return the cursor of a source; None for one that does not know its place."""
+    cursor = getattr(batches, "cursor", None)
+    return cursor() if callable(cursor) and callable(getattr(batches, "seek", None)) else None
+
+
+def moment_of(place: Any, rng: Any) -> dict[str, Any]:
     """Return a checkpoint's `runtime`.
 
     Args:
-        batches: The source; its place is kept if it knows it.
+        place: From `place_in`, of when the last step was completed.
         rng: From `capture_rng`.
     """
     moment = {"rng": rng}
-    cursor = getattr(batches, "cursor", None)
-    if callable(cursor) and callable(getattr(batches, "seek", None)):
-        moment["cursor"] = msgspec.to_builtins(cursor())
+    if place is not None:
+        moment["cursor"] = msgspec.to_builtins(place)
     return moment
 
 
