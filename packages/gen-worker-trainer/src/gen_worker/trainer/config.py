@@ -48,6 +48,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     uploads: UploadUrls
     max_runtime_seconds: int
     cancel_file: str
+    is_orchestrated: bool = False
 
     def __repr__(self) -> str:
         return f"<RunConfig of {self.job!r} in {self.places.checkpoints!r}>"
@@ -96,7 +97,8 @@ def resolve(settings: TrainerSettings, job: JobFile, places: Places) -> RunConfi
             "startup.invalid_timeout", f"the time limit must not be negative, it is {limit}"
         )
     token = settings.capability_token or job.capability_token
-    if _first(settings.orchestrated, job.orchestrated) and not token:
+    is_orchestrated = _first(settings.orchestrated, job.orchestrated)
+    if is_orchestrated and not token:
         raise StartupContractError(
             "startup.missing_capability_token",
             "an orchestrated job needs a token: set TRAINER_CAPABILITY_TOKEN",
@@ -111,6 +113,7 @@ def resolve(settings: TrainerSettings, job: JobFile, places: Places) -> RunConfi
         uploads=UploadUrls(**urls),
         max_runtime_seconds=limit,
         cancel_file=settings.cancel_file or job.cancel_file_path,
+        is_orchestrated=is_orchestrated,
     )
 
 
