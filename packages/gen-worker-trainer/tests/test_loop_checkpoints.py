@@ -139,10 +139,10 @@ def test_a_run_that_fails_waits_for_its_last_checkpoint() -> None:
     around, trainer = Surroundings(), Trainer()
     trainer.fails_at = 3
 
-    def step(*_: Any) -> StepResult:
+    def step(batch: Any, state: Any, ctx: StepContext) -> StepResult:
         if len(trainer.drawn) == 2:
             around.error = OSError("the disk is full")
-        return Trainer.train_step(trainer, 1, {}, StepContext(TrainingJobSpec("run", 1)))
+        return Trainer.train_step(trainer, batch, state, ctx)
 
     trainer.train_step = step  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="the loss exploded"):
