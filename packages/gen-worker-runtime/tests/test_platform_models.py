@@ -56,6 +56,9 @@ def test_a_model_is_cold_then_warm_and_then_on_a_second_worker_too(words: Path) 
         assert first.result() == {"text": "to be"}
         (home,) = (row["worker_id"] for row in platform.client.requests())
         await_tier(platform, home)  # it says so with its next heartbeat
+        for _ in range(3):
+            platform.client.submit("study").result()
+        assert {row["worker_id"] for row in platform.client.requests()} == {home}
 
         gate.clear()
         try:

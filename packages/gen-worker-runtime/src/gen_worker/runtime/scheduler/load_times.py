@@ -25,6 +25,8 @@ _UNKNOWN_S = {"ram": 1.0, "disk": 10.0, "cold": 60.0}
 """For a model of unknown size."""
 _MAX_REFS = 10_000
 _LONGEST_S = 86_400.0
+_STEP_S = 0.001
+"""By which a colder tier is slower at least: of places as quick as each other the warmer is taken."""
 _SHORTEST_S = 1e-6
 """What is over sooner says nothing of how fast a tier is."""
 
@@ -76,14 +78,18 @@ class LoadTimes:
             self._rates[tier] = math.exp(_mean(math.log(old), math.log(size_bytes / seconds)))
 
     def need(self, ref: str, size_bytes: int = 0, *, disabled: str = "") -> ModelNeed:
-        """Return what a request needs of a model. From a colder tier it never takes less."""
+        """Return what a request needs of a model. From a colder tier it always takes longer.
+
+        What was never seen of a tier is not thought to take longer than what was seen of a colder.
+        """
+        seen = self._seconds.get(ref, {})
         times: list[float] = []
-        for tier in _TIERS:
-            seconds = self._seconds.get(ref, {}).get(tier)
-            if seconds is None:
-                known = size_bytes > 0
-                seconds = size_bytes / self._rates[tier] if known else _UNKNOWN_S[tier]
-            times.append(max(seconds, *times) if times else seconds)
+        for number, tier in enumerate(_TIERS):
+            known = size_bytes > 0
+            guess = size_bytes / self._rates[tier] if known else _UNKNOWN_S[tier]
+            of_colder = [seen[colder] for colder in _TIERS[number + 1 :] if colder in seen]
+            seconds = seen.get(tier, min([guess, *of_colder]))
+            times.append(max(seconds, times[-1] + _STEP_S) if times else seconds)
         return ModelNeed(ref, size_bytes, *_three(times), disabled)
 
 

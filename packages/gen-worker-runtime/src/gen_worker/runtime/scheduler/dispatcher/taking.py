@@ -156,7 +156,7 @@ class Taking:
                 return
         self._tell_end(job, result, value, is_streamed=is_streamed)
         self._learn(job, result)
-        job.member.accepted()
+        job.member.has_run(job, self._core.clock(), self._core.fleet.sizes)
         self._core.finish(job)
 
     def _tell_end(self, job: Job, result: JobResult, value: bytes, *, is_streamed: bool) -> None:

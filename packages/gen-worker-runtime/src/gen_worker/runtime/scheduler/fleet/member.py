@@ -205,9 +205,12 @@ class Member:
         self.touch()
         return self._refused_until
 
-    def accepted(self) -> None:
-        """Note that it did what it was given."""
+    def has_run(self, job: Job, now: float, sizes: Mapping[str, int]) -> None:
+        """Note that it did what it was given: it takes jobs, and has the models of this one."""
         self._refusals = 0
+        holdings = self._device(job.gpu_index)
+        for ref in job.refs:
+            holdings.arrived(ref, now, sizes.get(ref, 0))
 
     # -- how placement sees it ---------------------------------------------------------------------
 
