@@ -26,7 +26,7 @@ _UNKNOWN_S = {"ram": 1.0, "disk": 10.0, "cold": 60.0}
 _MAX_REFS = 10_000
 _LONGEST_S = 86_400.0
 _STEP_S = 0.001
-"""By which a colder tier is slower at least: of places as quick as each other the warmer is taken."""
+"""By which a colder tier is slower at least: of places that are as quick the warmer is taken."""
 _SHORTEST_S = 1e-6
 """What is over sooner says nothing of how fast a tier is."""
 
