@@ -20,6 +20,7 @@ HEADINGS = {
     "orchestrator": "Given by the orchestrator",
     "scheduler": "The scheduler",
     "worker": "Workers",
+    "trainer": "Training jobs",
     "tuning": "Tuning",
 }
 HEAD = "| variable | default | meaning |\n|---|---|---|\n"

@@ -31,6 +31,7 @@ def writer(tmp_path: Path) -> Iterator[LocalArtifactWriter]:
         ),
         sample_fixed_seed=3,
         keeping=Keeping(last=2),
+        small_bytes=-1,
     )
     yield made
     made.close()

@@ -41,7 +41,9 @@ def learn(model: Any, optimizer: Any, *numbers: int) -> None:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[LocalArtifactWriter]:
-    made = LocalArtifactWriter(checkpoints_dir=tmp_path / "c", samples_dir=tmp_path / "s")
+    made = LocalArtifactWriter(
+        checkpoints_dir=tmp_path / "c", samples_dir=tmp_path / "s", small_bytes=-1
+    )
     yield made
     made.close()
 

@@ -92,6 +92,7 @@ def test_a_signal_says_so(number: signal.Signals, code: int) -> None:
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.claims("TRAINER_CANCELLED")
 def test_a_setting_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     look = asked_to_stop(lambda: now[0])

@@ -30,6 +30,8 @@ _ENVIRON = {
     "TRAINER_MAX_RUNTIME_SECONDS": "0",
     "TRAINER_CANCEL_FILE": "/operator/cancel",
     "TRAINER_UPLOAD_METRICS_URL": "http://operator/m",
+    "TRAINER_UPLOAD_CHECKPOINT_URL": "http://operator/c",
+    "TRAINER_UPLOAD_SAMPLE_URL": "http://operator/s",
 }
 
 
@@ -39,7 +41,8 @@ def resolved(environ: dict[str, str], job: dict[str, Any]) -> RunConfig:
 
 
 def values(config: RunConfig) -> tuple[object, ...]:
-    uploads = (config.uploads.metrics_url, config.uploads.terminal_url)
+    urls = config.uploads
+    uploads = (urls.metrics_url, urls.checkpoint_url, urls.sample_url, urls.terminal_url)
     limit = config.max_runtime_seconds
     return (config.trainer, config.token, limit, config.cancel_file, *uploads)
 
@@ -51,17 +54,33 @@ def test_the_job_alone() -> None:
         60,
         "/job/cancel",
         "http://job/m",
+        "",
+        "",
         "http://job/t",
     )
 
 
+@pytest.mark.claims(
+    "TRAINER_PLUGIN",
+    "TRAINER_CAPABILITY_TOKEN",
+    "TRAINER_MAX_RUNTIME_SECONDS",
+    "TRAINER_CANCEL_FILE",
+    "TRAINER_UPLOAD_METRICS_URL",
+    "TRAINER_UPLOAD_CHECKPOINT_URL",
+    "TRAINER_UPLOAD_SAMPLE_URL",
+    "TRAINER_UPLOAD_TERMINAL_URL",
+)
 def test_the_operator_is_stronger_value_by_value() -> None:
+    environ = {"TRAINER_UPLOAD_TERMINAL_URL": "http://operator/t"}
+    assert resolved(environ, _JOB).uploads.terminal_url == "http://operator/t"
     assert values(resolved(_ENVIRON, _JOB)) == (
         "operator:Trainer",
         "operator-token",
         0,
         "/operator/cancel",
         "http://operator/m",
+        "http://operator/c",
+        "http://operator/s",
         "http://job/t",
     )
 
@@ -140,6 +159,7 @@ def test_what_no_run_could_use(environ: dict[str, str], job: dict[str, Any], cod
     assert raised.value.code == code
 
 
+@pytest.mark.claims("TRAINER_ORCHESTRATED")
 def test_an_operator_may_lift_the_need_of_a_token() -> None:
     job = {"request_id": "r", "trainer": "a:B", "orchestrated": True}
 

@@ -1,13 +1,71 @@
-"""Endpoints that train: their kind, and what a trainer class exchanges with its loop."""
+"""Endpoints that train: their kind, the trainer contract, and the runtime of a trainer class."""
 
-from gen_worker.context import TrainingContext
-from gen_worker.trainer.job import TrainingJobSpec
-from gen_worker.trainer.steps import StepContext, StepControlHints, StepResult
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.context import TrainingContext
+    from gen_worker.trainer.errors import TrainingCanceled
+    from gen_worker.trainer.job import TrainingJobSpec
+    from gen_worker.trainer.loop import run_training_loop
+    from gen_worker.trainer.plugin import load_trainer_plugin
+    from gen_worker.trainer.protocols import (
+        ArtifactUploader,
+        ArtifactWriter,
+        PreparedBatchT,
+        RawBatchT,
+        StateT,
+        TrainerPlugin,
+        TrainingReporter,
+    )
+    from gen_worker.trainer.runtime import run_training_runtime, run_training_runtime_from_env
+    from gen_worker.trainer.state.rng import seed_everything
+    from gen_worker.trainer.state.training_state import TrainingState
+    from gen_worker.trainer.steps import StepContext, StepControlHints, StepResult
 
 __all__ = [
+    "ArtifactUploader",
+    "ArtifactWriter",
+    "PreparedBatchT",
+    "RawBatchT",
+    "StateT",
     "StepContext",
     "StepControlHints",
     "StepResult",
+    "TrainerPlugin",
+    "TrainingCanceled",
     "TrainingContext",
     "TrainingJobSpec",
+    "TrainingReporter",
+    "TrainingState",
+    "load_trainer_plugin",
+    "run_training_loop",
+    "run_training_runtime",
+    "run_training_runtime_from_env",
+    "seed_everything",
 ]
+
+_MODULES = {
+    "errors": ("TrainingCanceled",),
+    "job": ("TrainingJobSpec",),
+    "loop": ("run_training_loop",),
+    "plugin": ("load_trainer_plugin",),
+    "protocols": (
+        "ArtifactUploader",
+        "ArtifactWriter",
+        "PreparedBatchT",
+        "RawBatchT",
+        "StateT",
+        "TrainerPlugin",
+        "TrainingReporter",
+    ),
+    "runtime": ("run_training_runtime", "run_training_runtime_from_env"),
+    "state.rng": ("seed_everything",),
+    "state.training_state": ("TrainingState",),
+    "steps": ("StepContext", "StepControlHints", "StepResult"),
+    "kind": ("TrainingContext",),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.trainer.checkpoints import Background, CheckpointStore, Keeping
+from gen_worker.trainer.checkpoints.files import size_of
 from gen_worker.trainer.errors import CheckpointError
 from gen_worker.trainer.samples import Samples
 from gen_worker.trainer.state.training_state import training_state_of
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gen_worker.trainer.steps import StepContext
 
 __all__ = ["LocalArtifactWriter", "SavedCheckpoint"]
+
+_SMALL_BYTES = 8 * 1024 * 1024
 
 
 class SavedCheckpoint(NamedTuple):
@@ -53,6 +56,7 @@ class _Saving(NamedTuple):
     """Leaves nothing of the draft that is not committed."""
     trainer_checkpoint: Mapping[str, Any] | None
     staged: Staged | None
+    size_bytes: int
 
 
 class LocalArtifactWriter:
@@ -70,6 +74,7 @@ class LocalArtifactWriter:
         sample_requests: Sequence[SampleRequest] = (),
         sample_fixed_seed: int | None = None,
         keeping: Keeping | None = None,
+        small_bytes: int = _SMALL_BYTES,
     ) -> None:
         """Take the directory of checkpoints over.
 
@@ -79,6 +84,9 @@ class LocalArtifactWriter:
             sample_requests: What samples are made of.
             sample_fixed_seed: Of samples without a seed of their own.
             keeping: Which checkpoints stay; all by default.
+            small_bytes: A checkpoint of at most so many is waited for: to write it while the run
+                goes on would take longer in all, and its event come later than it could. -1 waits
+                for none.
 
         Raises:
             CheckpointsInUseError: Another job writes there.
@@ -88,6 +96,7 @@ class LocalArtifactWriter:
         self._samples = Samples(os.fspath(samples_dir), sample_requests, sample_fixed_seed)
         self._background: Background[SavedCheckpoint] = Background("gen-worker-checkpoint")
         self._staging: Staging | None = None
+        self._small_bytes = small_bytes
 
     def close(self) -> None:
         """Wait for the checkpoint that is on its way, and let other jobs have the directory.
@@ -115,7 +124,7 @@ class LocalArtifactWriter:
     ) -> None:
         """Copy what a checkpoint is made of; it is on disk once `ended_checkpoints` says so.
 
-        Waits for the one before. One without files is on disk when this returns.
+        Waits for the one before. A small one is on disk when this returns.
 
         Raises:
             CheckpointSpaceError: There is no room for it.
@@ -124,13 +133,12 @@ class LocalArtifactWriter:
         request_id = ctx.job.request_id
         kept = _Kept(step, request_id, state_payload, metrics or {}, runtime or {})
         saving = self._copied(kept, trainer, state, ctx, is_final=False)
-        has_files = saving.staged is not None or bool(os.listdir(saving.draft.directory))
         try:
             self._background.start(lambda: self._finished(saving))
         except BaseException:
             saving.is_open.close()
             raise
-        if not has_files:
+        if saving.size_bytes <= self._small_bytes:
             self._background.wait()
 
     def ended_checkpoints(self, *, wait: bool) -> Iterator[SavedCheckpoint]:
@@ -206,7 +214,8 @@ class LocalArtifactWriter:
                     path=draft.directory,
                 )
             staged = self._staged(plan) if plan is not None else None
-            return _Saving(kept, draft, stack.pop_all(), result, staged)
+            size_bytes = need_bytes + size_of(draft.directory)
+            return _Saving(kept, draft, stack.pop_all(), result, staged, size_bytes)
 
     def _staged(self, plan: StatePlan) -> Staged:
         from gen_worker.trainer.state.staging import Staging

@@ -59,7 +59,10 @@ def verify_files(directory: str, files: Mapping[str, StoredFile]) -> None:
 
 def size_of(directory: str) -> int:
     """Return the bytes of all files in a directory."""
-    return sum(os.stat(path).st_size for path, _ in _files_in(directory))
+    paths = (
+        os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names
+    )
+    return sum(os.lstat(path).st_size for path in paths)
 
 
 def write_file(path: str, content: bytes) -> None:

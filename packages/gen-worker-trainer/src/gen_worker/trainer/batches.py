@@ -1,0 +1,56 @@
+"""Which batches a job trains on, and where in them a resumed run begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.trainer.data import (
+    ArrowFeedConfig,
+    BatchSource,
+    Cursor,
+    MockBatches,
+    ParquetArrowBatchFeeder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gen_worker.trainer.job_file import JobFile
+
+__all__ = ["SkippingBatches", "batches_of"]
+
+
+def batches_of(job: JobFile, parquet_paths: Sequence[str]) -> BatchSource:
+    """Return the source of a job: its Parquet files, else the batches in its spec, else none."""
+    dataset = job.dataset
+    if not parquet_paths:
+        return MockBatches(job.mock_batches, epochs=dataset.epochs)
+    names = ArrowFeedConfig.__struct_fields__
+    config = ArrowFeedConfig(**{name: getattr(dataset, name) for name in names})
+    return ParquetArrowBatchFeeder(parquet_paths, config)
+
+
+class SkippingBatches:
+    """A source whose first batches are passed over: for a checkpoint that kept no place in it."""
+
+    def __init__(self, source: BatchSource, count: int) -> None:
+        """Prepare.
+
+        Args:
+            source: Begins with its first batch.
+            count: Batches that were trained on already.
+        """
+        self._source = source
+        self._count = count
+
+    def cursor(self) -> Cursor:
+        return self._source.cursor()
+
+    def seek(self, cursor: Cursor) -> None:
+        self._source.seek(cursor)
+        self._count = 0
+
+    def iter_batches(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._source.iter_batches()):
+            if number >= self._count:
+                yield batch

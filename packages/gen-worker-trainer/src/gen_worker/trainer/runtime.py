@@ -1,0 +1,221 @@
+"""One training job in one process: from its spec to its exit code."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.settings import load
+from gen_worker.trainer.batches import SkippingBatches, batches_of
+from gen_worker.trainer.cancel import RuntimeCancelPolicy
+from gen_worker.trainer.categories import Phase, category_of, told
+from gen_worker.trainer.checkpoints import Keeping
+from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_of, resolve
+from gen_worker.trainer.devices import device_of, dtype_of
+from gen_worker.trainer.errors import TrainingCanceled
+from gen_worker.trainer.inputs import Materialized, materialize
+from gen_worker.trainer.job_file import SampleRequest, load_job_file
+from gen_worker.trainer.loop import TrainingLoop
+from gen_worker.trainer.metrics import RESUMED_FROM
+from gen_worker.trainer.plugin import load_trainer_plugin
+from gen_worker.trainer.reporter import LocalTrainingReporter
+from gen_worker.trainer.resume import ResumePoint, finished_at, resume_point
+from gen_worker.trainer.settings import TrainerSettings
+from gen_worker.trainer.state.rng import seed_everything
+from gen_worker.trainer.steps import StepContext
+from gen_worker.trainer.uploads import open_uploader
+from gen_worker.trainer.writer import LocalArtifactWriter
+
+if TYPE_CHECKING:
+    from gen_worker.trainer.data import BatchSource
+    from gen_worker.trainer.uploads import BackgroundUploader
+
+__all__ = [
+    "LocalArtifactWriter",
+    "LocalTrainingReporter",
+    "RuntimeCancelPolicy",
+    "SampleRequest",
+    "TrainingRun",
+    "run_training_runtime",
+    "run_training_runtime_from_env",
+]
+
+_log = logging.getLogger("gen_worker.trainer")
+
+
+def run_training_runtime_from_env() -> int:
+    """Run the job that the settings name; see `run_training_runtime`."""
+    return run_training_runtime(load(TrainerSettings))
+
+
+def run_training_runtime(settings: TrainerSettings) -> int:
+    """Run one job.
+
+    Returns:
+        0: it is completed, or was before. 1, 130 or 143: it was stopped, by a file or its time
+        limit, by SIGINT, by SIGTERM; what it has learned is kept.
+
+    Raises:
+        Exception: Whatever ended it; the event `failed` is written where there is a place for it.
+    """
+    places = places_of(settings)
+    try:
+        job = load_job_file(settings.job_spec_path)
+    except Exception as error:
+        _tell_early(places, "", error)
+        raise
+    try:
+        config = resolve(settings, job, places)
+    except Exception as error:
+        _tell_early(places, job.request_id, error)
+        raise
+    return TrainingRun(config).run()
+
+
+def _tell_early(places: Places, request_id: str, error: BaseException) -> None:
+    """Write `failed` of a job that cannot even begin."""
+    with suppress(OSError):  # there is nowhere to write
+        reporter = LocalTrainingReporter(places.events, request_id=request_id)
+        reporter.failed(step=0, error=f"startup:{told(error, 'startup')}")
+
+
+class TrainingRun:
+    """One job whose spec is read. Its parts are opened in turn and closed in the end."""
+
+    def __init__(self, config: RunConfig) -> None:
+        job = config.job
+        self._config = config
+        self._policy = RuntimeCancelPolicy(
+            config.cancel_file or None, config.max_runtime_seconds, is_asked=asked_to_stop()
+        )
+        self._reporter = LocalTrainingReporter(
+            config.places.events,
+            cancel_policy=self._policy,
+            request_id=job.request_id,
+            events_version=job.events_version,
+        )
+        self._phase: Phase = "startup"
+        self._loop: TrainingLoop | None = None
+        self._uploader: BackgroundUploader | None = None
+
+    def run(self) -> int:
+        """Train; return the exit code.
+
+        Raises:
+            Exception: Whatever ended it, once it is reported.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._policy.hearing_signals())
+            try:
+                self._run(stack)
+            except TrainingCanceled as error:
+                _log.warning("training is stopped: %s", error.reason)
+                self._tell_end(error)
+                return self._policy.exit_code
+            except BaseException as error:
+                self._tell_end(error)
+                raise
+        return 0
+
+    def _run(self, stack: ExitStack) -> None:
+        config, job, places = self._config, self._config.job, self._config.places
+        self._phase = "input"
+        inputs = stack.enter_context(materialize(config))
+        self._phase = "startup"
+        spec = job.spec
+        self._phase = "model-load"
+        trainer = load_trainer_plugin(config.trainer)
+        self._phase = "startup"
+        writer = LocalArtifactWriter(
+            checkpoints_dir=places.checkpoints,
+            samples_dir=places.samples,
+            sample_requests=job.samples,
+            sample_fixed_seed=job.sample_seed,
+            keeping=Keeping(last=job.keep_last_checkpoints),
+        )
+        stack.callback(writer.close)
+        finished = finished_at(job, writer.store, inputs.resume_path or "")
+        if finished is not None:
+            self._reporter.started(request_id=job.request_id)
+            self._reporter.completed(step=job.max_steps, final_checkpoint=finished)
+            return
+        point = resume_point(job, writer.store, inputs.resume_path or "")
+        self._uploader = open_uploader(config)
+        if self._uploader is not None:
+            stack.enter_context(self._uploader)
+        if job.seed is not None:
+            seed_everything(job.seed)
+        self._loop = self._loop_of(trainer, writer, inputs, point)
+        if point is not None and point.step > 0:
+            step = float(point.step)
+            self._reporter.metric(name=RESUMED_FROM, value=step, step=point.step)
+        _log.info("training %r: %d steps of %s", job.request_id, spec.max_steps, config.trainer)
+        self._loop.run()
+
+    def _loop_of(
+        self,
+        trainer: Any,
+        writer: LocalArtifactWriter,
+        inputs: Materialized,
+        point: ResumePoint | None,
+    ) -> TrainingLoop:
+        job = self._config.job
+        batches: BatchSource = batches_of(job, inputs.parquet_paths)
+        runtime = dict(point.runtime) if point is not None else {}
+        if job.dataset.resume == "restart":
+            runtime.pop("cursor", None)
+        elif point is not None and "cursor" not in runtime:
+            batches = SkippingBatches(batches, point.step)
+        ctx = StepContext(
+            job=job.spec,
+            model_handles=dict(inputs.model_handles),
+            dataset=batches,
+            device=device_of(job.hyperparams),
+            dtype=dtype_of(job.hyperparams),
+            is_canceled=self._reporter.is_canceled,
+        )
+        return TrainingLoop(
+            job=ctx.job,
+            ctx=ctx,
+            trainer=trainer,
+            batches=batches,
+            reporter=self._reporter,
+            artifact_writer=writer,
+            uploader=self._uploader,
+            start_step=0 if point is None else point.step,
+            resume_state_payload=None if point is None else point.state,
+            resume_checkpoint_path=None if point is None else point.directory,
+            resume_runtime=runtime,
+            finishing=self._publish,
+        )
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _publish(self, final_checkpoint: str | None) -> None:
+        """Have everything where it belongs before the run is said to be completed."""
+        assert self._loop is not None, "it has just ended"
+        if self._uploader is not None:
+            self._uploader.upload_terminal(
+                status="completed", step=self._loop.completed, final_checkpoint=final_checkpoint
+            )
+
+    def _tell_end(self, error: BaseException) -> None:
+        """Tell of a run that is not completed; the loop has written its event, if it had begun."""
+        loop = self._loop
+        category = category_of(error, self._phase if loop is None else loop.phase)
+        text = f"{category}:{told(error, category)}"
+        self._reporter.failed(step=0, error=text)
+        if self._uploader is None:
+            return
+        is_canceled = isinstance(error, TrainingCanceled)
+        try:
+            self._uploader.upload_terminal(
+                status="canceled" if is_canceled else "failed",
+                step=0 if loop is None else loop.completed,
+                final_checkpoint=None,
+                error=text,
+                drain_seconds=self._config.job.cancel_grace_seconds if is_canceled else None,
+            )
+        except Exception as unsent:  # the run's own error is what matters
+            _log.warning("nobody could be told how the run ended: %s", unsent)
