@@ -314,7 +314,9 @@ def has_sound_types(paths: list[str]) -> bool:
     """Run mypy on those of the paths which hold Python, the first one's modules importable."""
     present = [path for path in paths if path.endswith(".py") or any(ROOT.glob(f"{path}/**/*.py"))]
     apart = [path.parent.relative_to(ROOT) for path in inner_conftests()]
-    exclude = [f"--exclude=^{path}/" for path in apart if str(path) not in paths]
+    own = [Path(path) for path in paths]
+    others = [path for path in apart if not any(one.is_relative_to(path) for one in own)]
+    exclude = [f"--exclude=^{path}/" for path in others]
     command = [UV, "run", "--no-sync", "mypy", *exclude, *present]
     environment = {**os.environ, "MYPYPATH": str(ROOT / paths[0])}
     return not present or subprocess.run(command, env=environment).returncode == 0

@@ -9,7 +9,6 @@ import msgspec
 
 from gen_worker.models.hub.local.asgi import Answer
 from gen_worker.models.hub.local.refusals import Refusal
-from gen_worker.runtime.http.answers import printable
 from gen_worker.runtime.http.credentials import ADMIN, INVOKE, INVOKE_OR_READ
 from gen_worker.runtime.http.openapi import in_query, operation
 from gen_worker.runtime.http.table import HttpRoute
@@ -108,8 +107,6 @@ class WebhookRoutes:
 
     async def show(self, call: HttpCall) -> Answer:
         owner = owner_to_see(call.caller, call.query.get("owner")) or ""
-        if printable(owner) != owner:
-            raise Refusal(400, "invalid_owner", "`owner` is no text")
         secrets = await asyncio.to_thread(self._secrets.of, owner)
         return Answer(OwnSecrets(owner=owner, secrets=secrets), headers=_PRIVATE)
 
