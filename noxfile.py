@@ -88,7 +88,8 @@ def tests(session: nox.Session, package: str, python_version: str) -> None:
     extras = () if package in NO_EXTRAS else ("--all-extras",)
     selection = ("--package", package, *extras, "--group", "test")
     environment = exact_environment(session, selection, python_version)
-    run_pytest(session, environment, f"packages/{package}/tests")
+    most = () if python_version == PYTHONS[0] else ("-m", "not one_python")
+    run_pytest(session, environment, f"packages/{package}/tests", *most)
 
 
 @nox.session(name="workspace")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from conftest import Service, Site
 
+pytestmark = pytest.mark.one_python
+
 APP = """
 import os
 import msgspec

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gen_worker.testing.cable import Cable
     from gen_worker.testing.loop_thread import LoopThread
 
+pytestmark = pytest.mark.one_python
+
 WORKERS = 3
 PATIENCE_S = 1200.0
 MIB = 1024**2

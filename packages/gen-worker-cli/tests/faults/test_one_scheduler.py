@@ -16,6 +16,8 @@ from gen_worker.client import Client, RetryPolicy
 if TYPE_CHECKING:
     from conftest import Site
 
+pytestmark = pytest.mark.one_python
+
 APP = """
 import msgspec
 from gen_worker import RequestContext, inference_function

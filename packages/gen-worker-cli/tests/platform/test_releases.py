@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from conftest import Cli, Platform, Project, StartUp
 
 
+pytestmark = pytest.mark.one_python
+
+
 class Lines:
     """What a command prints, as it comes."""
 

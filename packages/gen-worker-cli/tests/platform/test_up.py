@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from conftest import Cli, Project, StartUp
 
 
+pytestmark = pytest.mark.one_python
+
+
 @pytest.mark.claims("up.serves", "up.messages", "up.output", "up.data")
 def test_a_project_answers_over_http(cli: Cli, project: Project, start_up: StartUp) -> None:
     platform = start_up(project=project)
