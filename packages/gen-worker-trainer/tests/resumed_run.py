@@ -144,7 +144,7 @@ def main(directory: Path, steps: int, log_path: Path) -> None:
         checkpoints_dir=directory / "checkpoints",
         samples_dir=directory / "samples",
         keeping=Keeping(last=2),
-        small_bytes=-1,
+        small_bytes=0,
     )
     found = writer.store.newest()
     start = found.checkpoint.step if found is not None else 0

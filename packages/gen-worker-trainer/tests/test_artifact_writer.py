@@ -31,7 +31,7 @@ def writer(tmp_path: Path) -> Iterator[LocalArtifactWriter]:
         ),
         sample_fixed_seed=3,
         keeping=Keeping(last=2),
-        small_bytes=-1,
+        small_bytes=0,
     )
     yield made
     made.close()

@@ -42,7 +42,7 @@ def learn(model: Any, optimizer: Any, *numbers: int) -> None:
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[LocalArtifactWriter]:
     made = LocalArtifactWriter(
-        checkpoints_dir=tmp_path / "c", samples_dir=tmp_path / "s", small_bytes=-1
+        checkpoints_dir=tmp_path / "c", samples_dir=tmp_path / "s", small_bytes=0
     )
     yield made
     made.close()

@@ -306,7 +306,7 @@ def test_every_place_can_be_chosen(job: Job, tmp_path: Path) -> None:
     code, log = job.run(environ, trainer="other:Thing", sample_every=6)
 
     assert code == 0, log
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) >= ["a", "b", "d"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {"a", "b", "d"}
     assert (tmp_path / "d" / "told.jsonl").is_file()
     assert (tmp_path / "a" / "final.json").is_file()
     assert (tmp_path / "b" / "step-00000006.txt").is_file()

@@ -84,9 +84,8 @@ class LocalArtifactWriter:
             sample_requests: What samples are made of.
             sample_fixed_seed: Of samples without a seed of their own.
             keeping: Which checkpoints stay; all by default.
-            small_bytes: A checkpoint of at most so many is waited for: to write it while the run
-                goes on would take longer in all, and its event come later than it could. -1 waits
-                for none.
+            small_bytes: A checkpoint whose files have at most so many is waited for: to write it
+                while the run goes on would take longer in all, and its event come later.
 
         Raises:
             CheckpointsInUseError: Another job writes there.
