@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Set
 
     from conftest import Cli
 
@@ -183,7 +183,7 @@ def gates(cli: Cli, scheduler: Scheduler) -> Path:
     return folder
 
 
-def began(folder: Path, *, besides: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def began(folder: Path, *, besides: Set[str] = frozenset()) -> str:
     """Wait until the function runs in some process; return its mark."""
     return str(until(lambda: next(iter(set(os.listdir(folder)) - besides - {"open"}), "")))
 

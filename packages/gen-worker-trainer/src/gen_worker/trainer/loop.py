@@ -120,9 +120,7 @@ class TrainingLoop:
         self.phase = "train-step"
         go_on_at(self._runtime, self._batches)
         source = self._source()
-        if (
-            "rng" in self._runtime
-        ):  # the last of all, so that nothing is drawn before the first step
+        if "rng" in self._runtime:  # the last of all: nothing is drawn before the first step
             restore_rng(self._runtime["rng"])
         try:
             while self.completed < self.job.max_steps and self._step(source):

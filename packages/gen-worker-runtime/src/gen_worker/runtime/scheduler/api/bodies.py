@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gen_worker.runtime.scheduler.api.values import RequestFacts
+
 if TYPE_CHECKING:
     from gen_worker.runtime.scheduler.ledger import Ledger
     from gen_worker.runtime.scheduler.values import RequestRecord, StoredEvent
@@ -17,27 +19,6 @@ MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 _MAX_RECORDS_BYTES = 1024 * 1024
 _NULL = msgspec.Raw(b"null")
 _encode = msgspec.json.Encoder().encode
-
-
-class _Facts(msgspec.Struct, gc=False, omit_defaults=True):
-    status: str
-    function: str
-    endpoint: str
-    tag: str
-    owner: str
-    release_id: str
-    created_at: float
-    last_event_id: int
-    attempt: int
-    priority: int = 0
-    timeout_ms: int | None = None
-    deadline_at: float | None = None
-    worker_id: str = ""
-    started_at: float | None = None
-    ended_at: float | None = None
-    error_type: str = ""
-    position: int | None = None
-    waits_for: str = ""
 
 
 def facts_of(record: RequestRecord) -> bytes:
@@ -135,8 +116,8 @@ def _facts(
     error_type: str = "",
     position: int | None = None,
     waits_for: str = "",
-) -> _Facts:
-    return _Facts(
+) -> RequestFacts:
+    return RequestFacts(
         record.status,
         record.function,
         record.endpoint,

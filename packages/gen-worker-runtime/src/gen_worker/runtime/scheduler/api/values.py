@@ -23,6 +23,7 @@ __all__ = [
     "PublishedRow",
     "ReleaseList",
     "ReleaseRow",
+    "RequestFacts",
     "RequestList",
     "RequestRow",
     "Revoked",
@@ -49,10 +50,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Times are Unix times."""
 
 
-class RequestRow(Row, frozen=True, kw_only=True):
-    """A request as a listing shows it; what is left out is empty, null or 0."""
+class RequestFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What is known of a request, without its answer; what is left out is empty, null or 0."""
 
-    request_id: str
     status: RequestStatus
     function: str
     endpoint: str
@@ -60,6 +60,7 @@ class RequestRow(Row, frozen=True, kw_only=True):
     owner: str
     release_id: str
     created_at: float
+    """Unix time, as the other times."""
     last_event_id: int
     attempt: int
     priority: int = 0
@@ -73,6 +74,12 @@ class RequestRow(Row, frozen=True, kw_only=True):
     """How many have their turn before."""
     waits_for: str = ""
     """Why the first of them waits; shown of one request."""
+
+
+class RequestRow(RequestFacts, frozen=True, kw_only=True):
+    """A request as a listing shows it."""
+
+    request_id: str
 
 
 class RequestList(Row, frozen=True, kw_only=True):
