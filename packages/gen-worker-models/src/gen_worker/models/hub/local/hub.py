@@ -65,47 +65,60 @@ class LocalHub:
         """
         self.directory = os.path.abspath(directory)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        options = options or HubOptions()
-        key = load_key(os.path.join(self.directory, "key"))
-        database = Database(os.path.join(self.directory, "hub.sqlite3"))
-        blobs = Blobs(os.path.join(self.directory, "cas"))
+        key = load_key(self._path("key"))
+        database = Database(self._path("hub.sqlite3"))
+        tokens = Tokens(
+            database,
+            key,
+            now=now,
+            anonymous=anonymous,
+            admin_token=admin_token,
+            authority=authority,
+        )
+        self._rooms = self._open(
+            options or HubOptions(), database, tokens, Signer(key, now), ingester, now
+        )
+        self.app = HubApp(self._rooms)
+        rooms = self._rooms
+        for revision in rooms.publications.unfinished():
+            rooms.work.submit(rooms.publications.commit_later, revision)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _open(
+        self,
+        options: HubOptions,
+        database: Database,
+        tokens: Tokens,
+        signer: Signer,
+        ingester: Ingester | None,
+        now: Callable[[], float],
+    ) -> Rooms:
+        """Make what is behind the routes."""
+        blobs = Blobs(self._path("cas"))
         catalog = Catalog(database, now)
         publications = Publications(database, catalog, blobs, now=now, ttl_s=options.revision_ttl_s)
-        self.media = Media(database, blobs, now)
-        """Files that belong to no repository."""
+        media = Media(database, blobs, now)
         limits = Limits(part_bytes=options.part_bytes, max_file_bytes=options.max_file_bytes)
         work = ThreadPoolExecutor(_WORK_THREADS, "hub-work")
-        self._rooms = Rooms(
+        return Rooms(
             options=options,
             now=now,
             database=database,
             blobs=blobs,
-            media=self.media,
+            media=media,
             catalog=catalog,
             publications=publications,
-            uploads=Uploads(
-                database,
-                blobs,
-                self.media,
-                os.path.join(self.directory, "staging"),
-                limits,
-                now,
-            ),
-            tokens=Tokens(
-                database,
-                key,
-                now=now,
-                anonymous=anonymous,
-                admin_token=admin_token,
-                authority=authority,
-            ),
-            signer=Signer(key, now),
+            uploads=Uploads(database, blobs, media, self._path("staging"), limits, now),
+            tokens=tokens,
+            signer=signer,
             ingests=Ingests(
                 database,
                 catalog,
                 publications,
                 blobs,
-                root=os.path.join(self.directory, "ingest"),
+                root=self._path("ingest"),
                 now=now,
                 work=ThreadPoolExecutor(2, "hub-ingest"),
                 ingester=ingester,
@@ -113,9 +126,11 @@ class LocalHub:
             files=ThreadPoolExecutor(_FILE_THREADS, "hub-files"),
             work=work,
         )
-        self.app = HubApp(self._rooms)
-        for revision in publications.unfinished():
-            work.submit(publications.commit_later, revision)
+
+    @property
+    def media(self) -> Media:
+        """Files that belong to no repository."""
+        return self._rooms.media
 
     def __enter__(self) -> LocalHub:
         return self
