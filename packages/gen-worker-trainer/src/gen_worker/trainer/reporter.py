@@ -82,10 +82,6 @@ class LocalTrainingReporter:
     def sample(self, *, path: str, step: int) -> None:
         self._write("sample", path=path, step=step)
 
-    def phase(self, *, phase: str, step: int) -> None:
-        """Note what the run is busy with, for those who watch it."""
-        self._write("phase", phase=phase, step=step)
-
     def completed(self, *, step: int, final_checkpoint: str | None) -> None:
         if not self._is_over:
             self.completed_step, self.final_checkpoint = step, final_checkpoint
