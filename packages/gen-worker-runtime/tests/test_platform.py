@@ -101,6 +101,16 @@ def test_a_request_ends_once_whatever_goes_wrong(mishap: Mishap, count: int) -> 
     assert runs == ["hi"] * count
 
 
+def test_faults_have_names() -> None:
+    with Platform(shout) as platform:
+        platform.faults.deliver_twice(at="result")
+        assert platform.client.run("shout", text="hi") == {"text": "HI"}
+        platform.faults.restart_scheduler(at="result", nth=2)
+        assert platform.client.run("shout", text="ho") == {"text": "HO"}
+        kinds = [(mishap.kind, mishap.at) for mishap in platform.faults.happened]
+    assert kinds == [("twice", "result"), ("restart", "result")]
+
+
 def test_a_stream_of_nothing_is_empty() -> None:
     with Platform(spell) as platform:
         assert platform.client.run("spell", text="") == []

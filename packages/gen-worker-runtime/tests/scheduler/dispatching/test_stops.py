@@ -116,7 +116,7 @@ def test_what_was_answered_before_the_registration_is_not_stopped(scene: Scene) 
 
 def test_only_the_latest_registration_counts(scene: Scene) -> None:
     first = scene.register("a", "b")
-    scene.member.gone(0.0)
+    scene.member.gone()
     second = scene.register("b", connection=2)
     scene.loop.pass_time()
     assert (first.sent, second.sent) == ([], ["b"])

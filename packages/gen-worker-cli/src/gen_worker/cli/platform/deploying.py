@@ -15,7 +15,6 @@ from gen_worker.cli.platform.environments import environment_name, project_inter
 from gen_worker.cli.platform.folder import DataFolder
 from gen_worker.cli.platform.packing import pack
 from gen_worker.cli.platform.projects import Deployed
-from gen_worker.errors import WorkerError
 from gen_worker.manifest import manifest_of, parse_lock
 from gen_worker.names import slugify_name
 
@@ -30,10 +29,6 @@ __all__ = ["default_owner", "deploy"]
 _DEFAULT_TAG = "prod"
 _START_S = 60.0
 _LOOK_S = 0.02
-
-
-class NotDeployedError(WorkerError):
-    """What is wrong with the project has been told already."""
 
 
 def deploy(args: argparse.Namespace) -> Deployed:

@@ -253,7 +253,7 @@ class Dispatcher(GatewayHandler):
         member = self.fleet.find(session.worker_id)
         if member is not None and member.session is session and member.is_connected:
             _log.info("worker %r is gone: %s", session.worker_id, reason)
-            member.gone(self._clock())
+            member.gone()
             self._losses.lost(member)
 
     def _ears(self) -> dict[type, Callable[[Member, Message], None]]:

@@ -303,10 +303,8 @@ class Taking:
             self._complete(job)
 
     def broken(self, member: Member, error: StreamError) -> None:
-        """Take note that a stream is not whole; the result says why."""
-        job = self._known(member, error.request_id)
-        if job is not None:
-            job.stream.has_failed = True
+        """Take note of who runs a request whose stream is not whole; its result says why."""
+        self._known(member, error.request_id)
 
     def _known(self, member: Member, request_id: str) -> Job | None:
         job = member.jobs.get(request_id)

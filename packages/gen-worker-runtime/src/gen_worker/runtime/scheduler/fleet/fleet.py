@@ -55,7 +55,6 @@ class Fleet:
         member = self._members.get(worker_id)
         if member is None:
             member = Member(worker_id, now, processor_slots=self._processor_slots)
-            member.lost_at = now
             self._members[worker_id] = member
         return member
 

@@ -27,7 +27,6 @@ class Job:
         "cost_key",
         "ends_at",
         "facts",
-        "given_at",
         "gpu_index",
         "has_reported",
         "heard_at",
@@ -65,7 +64,6 @@ class Job:
         self.refs = refs
         self.tier: Tier = tier
         """Where the coldest of its models was."""
-        self.given_at = now
         self.heard_at = now
         """When its worker said something of it last, or it was given."""
         self.ends_at = ends_at

@@ -65,8 +65,6 @@ class Member:
         self.heard_at = self.joined_at = now
         self.told_at = now
         """When it was sent something last."""
-        self.lost_at = 0.0
-        """When its connection ended; 0 while it has one."""
         self.unwritten_bytes = 0
         """Of what it said and is not on disk yet."""
         self._processor_slots = processor_slots
@@ -95,7 +93,7 @@ class Member:
             self._refusals, self._refused_until, self._limit_until = 0, 0.0, 0.0
             self.is_leaving = False
         self.session, self.connection, self.is_connected = session, session.connection, True
-        self.release_id, self.lost_at = session.release_id, 0.0
+        self.release_id = session.release_id
 
     def reported(self, resources: Resources, sizes: Mapping[str, int], now: float) -> bool:
         """Take its word on what it has; return whether more is possible than before."""
@@ -166,9 +164,9 @@ class Member:
             holdings.unload((ref,))
         self.touch()
 
-    def gone(self, now: float) -> None:
+    def gone(self) -> None:
         """Note that it takes no more commands."""
-        self.is_connected, self.lost_at = False, now
+        self.is_connected = False
         self.touch()
 
     # -- what it was given -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Stream:
     What comes too early waits for what is missing.
     """
 
-    __slots__ = ("_held", "_held_bytes", "ends_with", "has_failed", "next")
+    __slots__ = ("_held", "_held_bytes", "ends_with", "next")
 
     def __init__(self, after: int = 0) -> None:
         """Begin.
@@ -31,8 +31,6 @@ class Stream:
         """The sequence that is due."""
         self.ends_with: int | None = None
         """The sequence behind the last item; None while nobody has said."""
-        self.has_failed = False
-        """The worker said that it is not whole, and never will be."""
         self._held: dict[int, TokenDelta] = {}
         self._held_bytes = 0
 
