@@ -243,7 +243,8 @@ def exact_environment(
 
 def torch_environment(session: nox.Session) -> Path:
     """Everything there is, with the libraries that run models; several gigabytes."""
-    libraries = ("--extra", "torch", "--group", "test")
+    extras = ("torch", "conversion", "images", "tensorboard", "trainer")
+    libraries = (*(word for extra in extras for word in ("--extra", extra)), "--group", "test")
     return exact_environment(session, (*EVERYTHING, *libraries))
 
 
