@@ -1,0 +1,68 @@
+"""The processes of one run, as the loop sees them; this module knows neither torch nor network."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol, TypeVar
+
+__all__ = ["ALONE", "World"]
+
+T = TypeVar("T")
+
+
+class World(Protocol):
+    """The processes that train one model together; only the first writes what others read.
+
+    `any`, `barrier` and `broadcast` are collective: every process calls them, in the same order,
+    from the thread that trains, and each waits for the others. They raise when one is gone.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def local_rank(self) -> int:
+        """Number of this process on its machine, from 0."""
+        ...
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes events, JSON and samples, and uploads."""
+        ...
+
+    def any(self, flag: bool, /) -> bool:
+        """Tell whether the flag is true in any process."""
+        ...
+
+    def barrier(self) -> None: ...
+    def broadcast(self, value: T, /) -> T:
+        """Return the first process's value, which JSON can hold."""
+        ...
+
+
+class _Alone:
+    """The world of a run that has one process: no call of it costs or waits."""
+
+    rank: Final = 0
+    size: Final = 1
+    local_rank: Final = 0
+    is_first: Final = True
+
+    def any(self, flag: bool, /) -> bool:
+        return flag
+
+    def barrier(self) -> None:
+        """Return; nobody else is to come."""
+
+    def broadcast(self, value: T, /) -> T:
+        return value
+
+    def __repr__(self) -> str:
+        return "ALONE"
+
+
+ALONE: Final[World] = _Alone()
+"""What a run without other processes is given."""
