@@ -129,3 +129,19 @@ def test_without_a_file_events_are_only_logged(caplog: pytest.LogCaptureFixture)
     LocalTrainingReporter().started(request_id="r")
 
     assert "trainer.event" in caplog.text
+
+
+def test_an_observer_sees_what_is_written_once_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    reporter = LocalTrainingReporter(
+        path, observer=lambda record: seen.append((record, lines(path)[-1]))
+    )
+
+    reporter.started(request_id="r")
+    reporter.metric(name="train/loss", value=math.nan, step=1)
+    reporter.failed(step=1, error="no")
+    reporter.completed(step=1, final_checkpoint=None)
+
+    assert [record["event"] for record, _ in seen] == ["started", "metric", "failed"]
+    assert all(record == written for record, written in seen)

@@ -13,6 +13,8 @@ from gen_worker.masking import without_credentials
 from gen_worker.trainer.metrics import nonfinite_word
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.trainer.cancel import RuntimeCancelPolicy
 
 __all__ = ["SCHEMA", "LocalTrainingReporter"]
@@ -38,6 +40,7 @@ class LocalTrainingReporter:
         cancel_policy: RuntimeCancelPolicy | None = None,
         request_id: str = "",
         events_version: int = 1,
+        observer: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         """Begin; the folder of the file is made.
 
@@ -46,6 +49,8 @@ class LocalTrainingReporter:
             cancel_policy: Says whether to stop; None never does.
             request_id: Of the job; by default what `started` says.
             events_version: 2 says `canceled` of a run that was, instead of `failed`.
+            observer: Given every event once it is written, by the thread that writes it: it has to
+                return at once, and must not raise.
         """
         self.completed_step: int | None = None
         self.final_checkpoint: str | None = None
@@ -55,6 +60,7 @@ class LocalTrainingReporter:
         self._policy = cancel_policy
         self._request_id = request_id
         self._says_canceled = events_version >= 2
+        self._observer = observer
         self._is_over = False
         self._seq = 0
         if self._path is not None:
@@ -126,6 +132,8 @@ class LocalTrainingReporter:
             # Opened for each: whoever moves the file away gets a new one, and a line is one write.
             with open(self._path, "ab", buffering=0) as file:
                 file.write(b"%b\n" % line)
+        if self._observer is not None:
+            self._observer(record)
 
 
 def _last_seq(path: str) -> int:

@@ -28,8 +28,12 @@ from gen_worker.trainer.uploads import open_uploader
 from gen_worker.trainer.writer import LocalArtifactWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gen_worker.trainer.data import BatchSource
     from gen_worker.trainer.uploads import BackgroundUploader
+
+    Observer = Callable[[dict[str, Any]], object] | None
 
 __all__ = [
     "LocalArtifactWriter",
@@ -49,8 +53,12 @@ def run_training_runtime_from_env() -> int:
     return run_training_runtime(load(TrainerSettings))
 
 
-def run_training_runtime(settings: TrainerSettings) -> int:
+def run_training_runtime(settings: TrainerSettings, *, observer: Observer = None) -> int:
     """Run one job.
+
+    Args:
+        settings: What the operator says.
+        observer: Given every event as it is written; see `LocalTrainingReporter`.
 
     Returns:
         0: it is completed, or was before. 1, 130 or 143: it was stopped, by a file or its time
@@ -63,27 +71,27 @@ def run_training_runtime(settings: TrainerSettings) -> int:
     try:
         job = load_job_file(settings.job_spec_path)
     except Exception as error:
-        _tell_early(places, "", error)
+        _tell_early(places, "", error, observer)
         raise
     try:
         config = resolve(settings, job, places)
     except Exception as error:
-        _tell_early(places, job.request_id, error)
+        _tell_early(places, job.request_id, error, observer)
         raise
-    return TrainingRun(config).run()
+    return TrainingRun(config, observer=observer).run()
 
 
-def _tell_early(places: Places, request_id: str, error: BaseException) -> None:
+def _tell_early(places: Places, request_id: str, error: BaseException, observer: Observer) -> None:
     """Write `failed` of a job that cannot even begin."""
     with suppress(OSError):  # there is nowhere to write
-        reporter = LocalTrainingReporter(places.events, request_id=request_id)
+        reporter = LocalTrainingReporter(places.events, request_id=request_id, observer=observer)
         reporter.failed(step=0, error=f"startup:{told(error, 'startup')}")
 
 
 class TrainingRun:
     """One job whose spec is read. Its parts are opened in turn and closed in the end."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, *, observer: Observer = None) -> None:
         job = config.job
         self._config = config
         self._policy = RuntimeCancelPolicy(
@@ -94,6 +102,7 @@ class TrainingRun:
             cancel_policy=self._policy,
             request_id=job.request_id,
             events_version=job.events_version,
+            observer=observer,
         )
         self._phase: Phase = "startup"
         self._loop: TrainingLoop | None = None
