@@ -42,6 +42,17 @@ class World(Protocol):
         """Return the first process's value, which JSON can hold."""
         ...
 
+    def beside(self) -> World:
+        """Return the same processes for a thread beside the one that trains; collective."""
+        ...
+
+    def cause_of(self, error: BaseException, /) -> BaseException:
+        """Return what an error here is put down to: another process's error if that came first.
+
+        It tells the others of the error. Not collective, and called once: the run is over then.
+        """
+        ...
+
 
 class _Alone:
     """The world of a run that has one process: no call of it costs or waits."""
@@ -59,6 +70,12 @@ class _Alone:
 
     def broadcast(self, value: T, /) -> T:
         return value
+
+    def beside(self) -> World:
+        return self
+
+    def cause_of(self, error: BaseException, /) -> BaseException:
+        return error
 
     def __repr__(self) -> str:
         return "ALONE"
