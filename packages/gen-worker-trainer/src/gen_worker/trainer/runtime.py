@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.settings import load
 from gen_worker.trainer.batches import SkippingBatches, batches_of
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.trainer.data import BatchSource
-    from gen_worker.trainer.uploads import BackgroundUploader
 
     Observer = Callable[[dict[str, Any]], object] | None
 
 __all__ = [
+    "Host",
     "LocalArtifactWriter",
     "LocalTrainingReporter",
     "RuntimeCancelPolicy",
@@ -88,15 +88,39 @@ def _tell_early(places: Places, request_id: str, error: BaseException, observer:
         reporter.failed(step=0, error=f"startup:{told(error, 'startup')}")
 
 
+class Host(NamedTuple):
+    """What is around a run: what it is stopped by, and where its results go."""
+
+    policy: RuntimeCancelPolicy
+    open_uploader: Callable[[RunConfig], Any] = open_uploader
+    """Returns an `ArtifactUploader` with `upload_terminal` and `close`, or None."""
+    load_trainer: Callable[[str], Any] = load_trainer_plugin
+
+
+def _host_of_process(config: RunConfig) -> Host:
+    """Return what is around a run that has a process to itself."""
+    limit_s = config.max_runtime_seconds
+    policy = RuntimeCancelPolicy(config.cancel_file or None, limit_s, is_asked=asked_to_stop())
+    return Host(policy)
+
+
 class TrainingRun:
     """One job whose spec is read. Its parts are opened in turn and closed in the end."""
 
-    def __init__(self, config: RunConfig, *, observer: Observer = None) -> None:
+    def __init__(
+        self, config: RunConfig, *, observer: Observer = None, host: Host | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: Of the job.
+            observer: Given the events as they are written.
+            host: What is around it; by default a process of its own.
+        """
         job = config.job
         self._config = config
-        self._policy = RuntimeCancelPolicy(
-            config.cancel_file or None, config.max_runtime_seconds, is_asked=asked_to_stop()
-        )
+        self._host = host or _host_of_process(config)
+        self._policy = self._host.policy
         self._reporter = LocalTrainingReporter(
             config.places.events,
             cancel_policy=self._policy,
@@ -106,7 +130,7 @@ class TrainingRun:
         )
         self._phase: Phase = "startup"
         self._loop: TrainingLoop | None = None
-        self._uploader: BackgroundUploader | None = None
+        self._uploader: Any = None
 
     def run(self) -> int:
         """Train; return the exit code.
@@ -134,7 +158,7 @@ class TrainingRun:
         self._phase = "startup"
         spec = job.spec
         self._phase = "model-load"
-        trainer = load_trainer_plugin(config.trainer)
+        trainer = self._host.load_trainer(config.trainer)
         self._phase = "startup"
         writer = LocalArtifactWriter(
             checkpoints_dir=places.checkpoints,
@@ -150,9 +174,9 @@ class TrainingRun:
             self._reporter.completed(step=job.max_steps, final_checkpoint=finished)
             return
         point = resume_point(job, writer.store, inputs.resume_path or "")
-        self._uploader = open_uploader(config)
+        self._uploader = self._host.open_uploader(config)
         if self._uploader is not None:
-            stack.enter_context(self._uploader)
+            stack.callback(self._uploader.close)
         if job.seed is not None:
             seed_everything(job.seed)
         self._loop = self._loop_of(trainer, writer, inputs, point)
