@@ -30,7 +30,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
-    monkeypatch.setattr(memory, "_resident_bytes", lambda: machine.resident)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: machine.resident)
     monkeypatch.setattr(memory, "_high_water_bytes", lambda: machine.high_water)
     return machine
 

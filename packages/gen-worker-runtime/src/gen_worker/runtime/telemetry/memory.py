@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MemoryGauge", "MemoryUse"]
+__all__ = ["MemoryGauge", "MemoryUse", "resident_bytes"]
 
 _STALE_S = 0.05
 
@@ -87,7 +87,7 @@ class MemoryGauge:
 
     def _read(self) -> None:
         self._read_at = self._clock()
-        self._resident, self._high_water = _resident_bytes(), _high_water_bytes()
+        self._resident, self._high_water = resident_bytes(), _high_water_bytes()
 
 
 def _cuda() -> Any:
@@ -96,7 +96,8 @@ def _cuda() -> Any:
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Return what this process has in RAM; 0 where that is not known."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             pages = int(file.read(128).split()[1])
