@@ -9,6 +9,7 @@ from gen_worker.lazy import lazy_names
 if TYPE_CHECKING:
     from gen_worker.context import TrainingContext
     from gen_worker.trainer.errors import TrainingCanceled
+    from gen_worker.trainer.gradient import GradientOptions, GradientState, GradientTrainer, Loss
     from gen_worker.trainer.job import TrainingJobSpec
     from gen_worker.trainer.loop import run_training_loop
     from gen_worker.trainer.plugin import load_trainer_plugin
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactUploader",
     "ArtifactWriter",
+    "GradientOptions",
+    "GradientState",
+    "GradientTrainer",
+    "Loss",
     "PreparedBatchT",
     "RawBatchT",
     "StateT",
@@ -50,6 +55,7 @@ __all__ = [
 
 _MODULES = {
     "errors": ("TrainingCanceled",),
+    "gradient": ("GradientOptions", "GradientState", "GradientTrainer", "Loss"),
     "job": ("TrainingJobSpec",),
     "loop": ("run_training_loop",),
     "plugin": ("load_trainer_plugin",),
