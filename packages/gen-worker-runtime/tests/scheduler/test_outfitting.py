@@ -60,7 +60,7 @@ def outfit(
             options = JobOptions(endpoint_owner="bob", refs=("acme/model:prod",))
             live: Any = SimpleNamespace(record=kept.record, options=options)
             state: Any = SimpleNamespace(worker_id="w1")
-            return await outfitter.outfit(live, state)
+            return await outfitter.outfit(live, state, b"\x80")
 
     return asyncio.run(scene()), passes
 

@@ -92,7 +92,7 @@ class Functions:
 class Clothes:
     """An outfit that gives everybody the same."""
 
-    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState, payload: bytes) -> Equipment:
         return Equipment(file_base_url="http://files", capability_token=f"for {live.request_id}")
 
     def config(self, state: WorkerState) -> EndpointConfig:

@@ -33,7 +33,7 @@ class Wardrobe:
     def __init__(self, outfit: Callable[[Live], Any]) -> None:
         self._outfit = outfit
 
-    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState, payload: bytes) -> Equipment:
         found = self._outfit(live)
         if asyncio.isfuture(found):
             await found

@@ -9,11 +9,48 @@ import msgspec
 from gen_worker.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-__all__ = ["Capability", "capability_from_claims", "read_capability"]
+__all__ = ["Capability", "Permissions", "capability_from_claims", "read_capability"]
 
 _KIND = "worker_capability"
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a new token for one job is to allow; names are `owner/name`."""
+
+    read: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    """These it may read, too."""
+    create_owner: str = ""
+    """Whose repositories it may make."""
+    create_names: tuple[str, ...] = ()
+    """Empty means any of that owner."""
+    file_owners: tuple[str, ...] = ()
+    """Whose files it may read and write that belong to no repository, as outputs of jobs do."""
+    max_total_bytes: int = 0
+    max_bytes_per_file: int = 0
+
+    def claims(self) -> dict[str, Any]:
+        """Return what a hub signs."""
+        repositories = _lower(self.publish)
+        claims: dict[str, Any] = {
+            "cap_kind": _KIND,
+            "tensor_repos_read": _lower(self.read),
+            "tensor_repos_version_create": repositories,
+            "tensor_repos_variant_create": repositories,
+            "max_total_bytes": self.max_total_bytes,
+            "max_bytes_per_file": self.max_bytes_per_file,
+        }
+        if self.file_owners:
+            claims["file_owners"] = _lower(self.file_owners)
+        if self.create_owner:
+            claims["tensor_repo_create"] = {
+                "owner": self.create_owner.lower(),
+                "allowed_names": _lower(self.create_names),
+                "allow_any_name": not self.create_names,
+            }
+        return claims
 
 
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,15 +61,16 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     create_owner: str = ""
     create_names: frozenset[str] = frozenset()
     creates_any_name: bool = False
+    file_owners: frozenset[str] = frozenset()
     max_total_bytes: int = 0
     """Of files under way at once; 0 is no limit."""
     max_bytes_per_file: int = 0
 
     @property
     def owners(self) -> frozenset[str]:
-        """Owners of the repositories it names."""
+        """Owners of the repositories and files it names."""
         names = {name.partition("/")[0] for name in self.read | self.publish}
-        return frozenset(names | {self.create_owner}) - {""}
+        return frozenset(names | {self.create_owner}) - {""} | self.file_owners
 
     def may_read(self, repository: str) -> bool:
         return repository.lower() in self.read | self.publish
@@ -99,6 +137,7 @@ def capability_from_claims(claims: Mapping[str, Any]) -> Capability | None:
         create_owner=str(create.get("owner") or "").lower(),
         create_names=_names(create, "allowed_names"),
         creates_any_name=create.get("allow_any_name") is True,
+        file_owners=_names(claims, "file_owners"),
         max_total_bytes=_amount(claims.get("max_total_bytes")),
         max_bytes_per_file=_amount(claims.get("max_bytes_per_file")),
     )
@@ -108,6 +147,10 @@ def _names(claims: Mapping[str, Any], key: str) -> frozenset[str]:
     value = claims.get(key)
     items = value if isinstance(value, list) else ()
     return frozenset(item.strip().lower() for item in items if isinstance(item, str))
+
+
+def _lower(names: Collection[str]) -> list[str]:
+    return sorted(name.lower() for name in names)
 
 
 def _amount(value: Any) -> int:

@@ -14,7 +14,7 @@ from gen_worker.models.hub.errors import HubAuthError
 from gen_worker.models.hub.wire import LATEST, check_tags
 
 if TYPE_CHECKING:
-    from gen_worker.models.hub.capability import Capability
+    from gen_worker.models.hub.capability import Capability, Permissions
     from gen_worker.models.hub.connection import HubConnection, Reply
 
 __all__ = ["RepositoryCalls"]
@@ -34,6 +34,25 @@ class RepositoryCalls:
             if error.status_code == 401:
                 raise
             return False
+
+    def issue_capability(
+        self, permissions: Permissions, *, subject: str = "worker", ttl_s: float
+    ) -> str:
+        """Return a token for one job; only an administrator of the hub gets one.
+
+        Args:
+            permissions: What it may do.
+            subject: Whom it is for.
+            ttl_s: How long it is valid.
+
+        Raises:
+            HubAuthError: The client's own token does not allow it.
+            HubRequestError: The hub has no such route.
+        """
+        body = {"capability": permissions, "subject": subject, "ttl_s": ttl_s}
+        reply = self.connection.call("POST", "/api/v1/tokens", phase="token", body=body)
+        raise_for(reply, "token")
+        return str(reply.record("token").get("token") or "")
 
     def repos(self, owner: str = "") -> list[dict[str, Any]]:
         """List repositories with their tags, flavors and sizes."""

@@ -23,6 +23,7 @@ from gen_worker.runtime.scheduler.dispatcher import Dispatcher
 from gen_worker.runtime.scheduler.files import FileSweep, JobAuthority, Passes, SchedulerFiles
 from gen_worker.runtime.scheduler.front import Front
 from gen_worker.runtime.scheduler.gateway import Gateway
+from gen_worker.runtime.scheduler.hub_rights import HubRights
 from gen_worker.runtime.scheduler.intake import Intake
 from gen_worker.runtime.scheduler.ledger import Ledger, LedgerOptions
 from gen_worker.runtime.scheduler.metrics import Figures, SchedulerMetrics
@@ -234,6 +235,8 @@ class _Opening:
         requests, catalog = records.requests, Catalog(records.releases)
         models = ModelFacts(around.models, self._below("models"))
         stack.push_async_callback(models.close)
+        rights = HubRights(around.models, OWNER)
+        stack.push_async_callback(rights.close)
         bound = records.listener.getsockname()[:2]  # requests are given away while it is closed
 
         def files_url(worker_id: str) -> str:
@@ -242,7 +245,7 @@ class _Opening:
 
         dispatcher = Dispatcher(
             catalog,
-            Outfitter(catalog, files.passes, files_url, models.describe),
+            Outfitter(catalog, files.passes, files_url, models.describe, rights),
             records.ledger,
             options=self._dispatch,
             clock=around.clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.runtime.scheduler.dispatcher.ports import Equipment, Outfit
+from gen_worker.runtime.scheduler.hub_rights import lifetime_s
 from gen_worker.runtime.wire import EndpointConfig
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from gen_worker.runtime.scheduler.catalog import Catalog
     from gen_worker.runtime.scheduler.files import Passes
+    from gen_worker.runtime.scheduler.hub_rights import HubRights
     from gen_worker.runtime.scheduler.requests import Live
     from gen_worker.runtime.scheduler.snapshots import WorkerState
     from gen_worker.runtime.scheduler.values import RequestRecord
@@ -22,10 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Outfitter"]
 
 _NOTHING = EndpointConfig()
-_SLACK_S = 3600.0
-"""How much longer than its own limit a job may use files: it is not limited while it waits."""
-_LONGEST_S = 7 * 86_400.0
-"""For jobs without a limit. A token ends with its job in any case."""
 
 
 class Outfitter(Outfit):
@@ -37,6 +35,7 @@ class Outfitter(Outfit):
         passes: Passes,
         base_url: Callable[[str], str],
         describe: Describe | None = None,
+        rights: HubRights | None = None,
     ) -> None:
         """Prepare.
 
@@ -46,13 +45,16 @@ class Outfitter(Outfit):
             base_url: Returns where the files are, as a worker reaches them, by its id.
             describe: Returns the files of models by ref; what it leaves out a worker has to find
                 itself. None leaves out all.
+            rights: Has the hub's tokens for jobs that publish; None leaves them to the token that
+                workers are set up with.
         """
         self._catalog = catalog
         self._passes = passes
         self._base_url = base_url
         self._describe = describe
+        self._rights = rights
 
-    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState, payload: bytes) -> Equipment:
         """Return what a worker gets; see `Outfit`.
 
         Jobs that publish models and datasets work with the hub of the worker's own settings.
@@ -64,7 +66,8 @@ class Outfitter(Outfit):
         name = options.endpoint_owner, record.endpoint, record.release_id, record.function
         facts = self._catalog.known(*name) or await self._catalog.facts(*name)
         if facts.kind != "inference":
-            return Equipment(job_id=record.request_id, repos=repos)
+            token = "" if self._rights is None else await self._rights.token(record, payload)
+            return Equipment(job_id=record.request_id, repos=repos, capability_token=token)
         return Equipment(
             file_base_url=self._base_url(state.worker_id),
             capability_token=self._token(record, state.worker_id),
@@ -72,13 +75,12 @@ class Outfitter(Outfit):
         )
 
     def _token(self, record: RequestRecord, worker_id: str) -> str:
-        limit_s = _LONGEST_S if record.timeout_ms is None else record.timeout_ms / 1000 + _SLACK_S
         return self._passes.issue(
             seq=record.seq,
             request_id=record.request_id,
             worker_id=worker_id,
             owner=record.owner,
-            ttl_s=min(limit_s, _LONGEST_S),
+            ttl_s=lifetime_s(record),
         )
 
     def config(self, state: WorkerState) -> EndpointConfig:

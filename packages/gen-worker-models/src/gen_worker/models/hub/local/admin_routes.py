@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gen_worker.models.hub.local.asgi import Answer
 from gen_worker.models.hub.local.collection import collect
@@ -35,13 +35,17 @@ class AdminRoutes:
     def issue(self, call: Call) -> Answer:
         body = call.read(TokenBody)
         unknown = sorted(set(body.scopes) - set(SCOPES))
-        if unknown or not body.scopes or not 0 < body.ttl_s < 1e10:
+        is_one = (body.capability is None) == bool(body.scopes)
+        if unknown or not is_one or not 0 < body.ttl_s < 1e10:
             raise Refusal(
-                400, "invalid_token", f"give scopes of {', '.join(SCOPES)} and a ttl_s above 0"
+                400,
+                "invalid_token",
+                f"give scopes of {', '.join(SCOPES)}, or a capability, and a ttl_s above 0",
             )
-        token = self._rooms.tokens.issue(
-            subject=body.subject, ttl_s=body.ttl_s, claims={"scopes": list(body.scopes)}
-        )
+        claims: dict[str, Any] = {"scopes": list(body.scopes)}
+        if body.capability is not None:
+            claims = body.capability.claims()
+        token = self._rooms.tokens.issue(subject=body.subject, ttl_s=body.ttl_s, claims=claims)
         return Answer({"token": token}, status=201)
 
     def sweep(self, call: Call) -> Answer:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gen_worker.models.hub.capability import Permissions
 from gen_worker.models.hub.local.app import HubApp
 from gen_worker.models.hub.local.blobs import Blobs
 from gen_worker.models.hub.local.catalog import Catalog
@@ -181,23 +182,16 @@ class LocalHub:
             subject: Whom it is for.
             ttl_s: How long it is valid.
         """
-        repositories = sorted(name.lower() for name in publish)
-        claims: dict[str, Any] = {
-            "cap_kind": "worker_capability",
-            "tensor_repos_read": sorted(name.lower() for name in read),
-            "tensor_repos_version_create": repositories,
-            "tensor_repos_variant_create": repositories,
-            "max_total_bytes": max_total_bytes,
-            "max_bytes_per_file": max_bytes_per_file,
-        }
-        if create is not None:
-            owner, names = create
-            claims["tensor_repo_create"] = {
-                "owner": owner.lower(),
-                "allowed_names": sorted(name.lower() for name in names),
-                "allow_any_name": not names,
-            }
-        return self._rooms.tokens.issue(subject=subject, ttl_s=ttl_s, claims=claims)
+        owner, names = create or ("", ())
+        wanted = Permissions(
+            read=tuple(read),
+            publish=tuple(publish),
+            create_owner=owner,
+            create_names=tuple(names),
+            max_total_bytes=max_total_bytes,
+            max_bytes_per_file=max_bytes_per_file,
+        )
+        return self._rooms.tokens.issue(subject=subject, ttl_s=ttl_s, claims=wanted.claims())
 
     def revoke(self, token: str) -> None:
         """Make a token useless from now on."""

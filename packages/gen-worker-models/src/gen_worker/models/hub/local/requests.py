@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.models.hub.capability import Permissions
 from gen_worker.models.hub.wire import FileEntry, FlavorFacts, Lineage, TagAssignment, UploadedPart
 
 if TYPE_CHECKING:
@@ -148,9 +149,10 @@ class PublicBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /api/v1/tokens`."""
+    """`POST /api/v1/tokens`: scopes, or what one job may do."""
 
-    scopes: tuple[str, ...]
+    scopes: tuple[str, ...] = ()
+    capability: Permissions | None = None
     subject: str = ""
     ttl_s: float = 30 * 86_400.0
 

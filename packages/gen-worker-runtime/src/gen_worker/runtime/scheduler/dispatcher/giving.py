@@ -97,7 +97,7 @@ class Giving:
 
     async def _pack(self, job: Job) -> tuple[StoredCall, Equipment]:
         call = await self._core.requests.call(job.live)
-        return call, await self._outfit.outfit(job.live, job.member.state())
+        return call, await self._outfit.outfit(job.live, job.member.state(), call.payload)
 
     def _request(
         self, job: Job, options: JobOptions, call: StoredCall, equipment: Equipment

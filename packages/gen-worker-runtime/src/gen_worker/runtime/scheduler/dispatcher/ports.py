@@ -135,12 +135,13 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
 class Outfit(Protocol):
     """Equips workers for the requests they are given."""
 
-    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState, payload: bytes) -> Equipment:
         """Return what a worker is given with a request.
 
         Args:
             live: Was taken from its queue.
             state: Of the worker it goes to.
+            payload: Of the request, as the worker gets it.
 
         Raises:
             WorkerError: It cannot be equipped; this attempt fails with it.
