@@ -81,6 +81,7 @@ class Surroundings:
         self.cancels_after -= 1
         return self.cancels_after < 0
 
+    def phase(self, *, phase: str, step: int) -> None: ...
     def __getattr__(self, name: str) -> Any:
         return lambda **told: self.told.append((name, told.get("step")))
 

@@ -4,37 +4,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["RESUMED_FROM", "metrics_of", "nonfinite_word"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "LOSS",
+    "RESUMED_FROM",
+    "TOKENS",
+    "averaged",
+    "loss_in",
+    "metrics_of",
+    "metrics_of_step",
+    "nonfinite_word",
+    "require_metrics",
+]
 
 RESUMED_FROM = "trainer/resumed_from_step"
+LOSS = "train/loss"
+TOKENS = "tokens"
+"""Of micro-batches these are added up, where all other metrics are averaged."""
+WEIGHT = "weight"
+"""Of a micro-batch among others; 1 where it says nothing."""
 
 _NAMES = {
-    "loss": "train/loss",
-    "train_loss": "train/loss",
+    "loss": LOSS,
+    "train_loss": LOSS,
     "lr": "train/lr",
     "learning_rate": "train/lr",
     "train_lr": "train/lr",
 }
+_ADDED = (TOKENS, WEIGHT)
 _RATE = "train/lr"
 _RATE_KEYS = (_RATE, "learning_rate", "lr")
 
 
 def metrics_of(result: Any, *, state: Any = None, optimizer: Any = None) -> dict[str, float]:
+    """Return the metrics of a step that one call of `train_step` made; see `metrics_of_step`."""
+    return metrics_of_step((result,), None, state=state, optimizer=optimizer)
+
+
+def metrics_of_step(
+    results: Sequence[Any], update: Any, *, state: Any = None, optimizer: Any = None
+) -> dict[str, float]:
     """Return the metrics of a step, named as events name them.
 
     The learning rate is looked for in `debug`, in a state that is a mapping, and in the first group
     of an optimizer, where a step does not report it.
 
     Args:
-        result: What `train_step` returned.
+        results: What `train_step` returned, for each micro-batch.
+        update: What `optimizer_step` returned; None, metrics, or like a `StepResult`.
         state: The trainer's.
         optimizer: Of the context.
 
     Raises:
-        TypeError: The result has no metrics.
+        TypeError: A result has no metrics.
         ValueError: A metric is no number.
+    """
+    metrics = averaged([_numbers(require_metrics(one)) for one in results])
+    if update is not None:
+        metrics |= _numbers(update if isinstance(update, Mapping) else require_metrics(update))
+    if _RATE not in metrics:
+        rate = _rate_of((update, results[-1]), state, optimizer)
+        if rate is not None:
+            metrics[_RATE] = rate
+    return metrics
+
+
+def require_metrics(result: Any) -> Mapping[Any, Any]:
+    """Return what a hook says of a step.
+
+    Raises:
+        TypeError: It says nothing.
     """
     given = getattr(result, "metrics", None)
     if not isinstance(given, Mapping):
@@ -42,6 +85,35 @@ def metrics_of(result: Any, *, state: Any = None, optimizer: Any = None) -> dict
             f"train_step returned {type(result).__name__}, and has to return something "
             "StepResult-like: an object whose `metrics` maps names to numbers"
         )
+    return given
+
+
+def averaged(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means of metrics, each part counted by its `weight`; `tokens` are added up."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for part in parts:
+        weight = part.get(WEIGHT, 1.0)
+        for name, value in part.items():
+            sums[name] = sums.get(name, 0.0) + (value if name in _ADDED else value * weight)
+            weights[name] = weights.get(name, 0.0) + weight
+    return {
+        name: value if name in _ADDED or not weights[name] else value / weights[name]
+        for name, value in sums.items()
+    }
+
+
+def loss_in(metrics: Mapping[Any, Any]) -> Any:
+    """Return the loss of a training step as it is; None where it reports none."""
+    for name, value in metrics.items():
+        if _NAMES.get(str(name).strip().lower(), name) == LOSS:
+            return value
+    return None
+
+
+def _numbers(given: Mapping[Any, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, value in given.items():
         text = str(name)
@@ -49,10 +121,6 @@ def metrics_of(result: Any, *, state: Any = None, optimizer: Any = None) -> dict
             metrics[_NAMES.get(text.strip().lower(), text)] = float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"metric {text!r} is no number: {error}") from error
-    if _RATE not in metrics:
-        rate = _rate_of(result, state, optimizer)
-        if rate is not None:
-            metrics[_RATE] = rate
     return metrics
 
 
@@ -63,8 +131,8 @@ def nonfinite_word(value: float) -> str:
     return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
 
 
-def _rate_of(result: Any, state: Any, optimizer: Any) -> float | None:
-    places = [getattr(result, "debug", None), state]
+def _rate_of(results: Sequence[Any], state: Any, optimizer: Any) -> float | None:
+    places = [*(getattr(one, "debug", None) for one in results), state]
     given = [
         place[key]
         for place in places

@@ -29,10 +29,16 @@ PreparedBatchT = TypeVar("PreparedBatchT")
 class TrainerPlugin(Protocol):
     """A trainer: what is learned, and how. The runtime does everything around it.
 
-    Optional besides: `save_checkpoint(*, state, step, output_dir, final, ctx)`, which writes files
-    into `output_dir` and returns a mapping or None, and
-    `load_checkpoint(*, state, checkpoint_dir, payload, ctx)`, which reads them; and on the state,
-    or as a key of a mapping, `generate_sample`.
+    Optional besides:
+    `optimizer_step(state, ctx)`: where there is one, `train_step` only adds gradients up, for as
+    many batches as `hyperparams.gradient_accumulation_steps` says, and this makes one step of
+    them; it returns metrics, a `StepResult` or None.
+    `eval_step(batch, state, ctx)`, which learns nothing and returns a `StepResult`;
+    `eval_begin(state, ctx)` and `eval_end(state, ctx)` are called around a whole evaluation.
+    `save_checkpoint(*, state, step, output_dir, final, ctx)`, which writes files into `output_dir`
+    and returns a mapping or None; `load_checkpoint(*, state, checkpoint_dir, payload, ctx)`, which
+    reads them.
+    On the state, or as a key of a mapping, `generate_sample`.
     """
 
     def setup(self, ctx: StepContext) -> object: ...
@@ -56,7 +62,10 @@ class TrainerPlugin(Protocol):
 
 
 class TrainingReporter(Protocol):
-    """Told how a run goes."""
+    """Told how a run goes.
+
+    Optional besides: `phase(*, phase, step)`, told what is begun.
+    """
 
     def started(self, *, request_id: str) -> object: ...
     def metric(self, *, name: str, value: float, step: int) -> object: ...

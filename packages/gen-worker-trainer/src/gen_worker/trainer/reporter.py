@@ -41,6 +41,7 @@ class LocalTrainingReporter:
         request_id: str = "",
         events_version: int = 1,
         observer: Callable[[dict[str, Any]], object] | None = None,
+        is_heard: bool = True,
     ) -> None:
         """Begin; the folder of the file is made.
 
@@ -48,9 +49,11 @@ class LocalTrainingReporter:
             events_path: Where lines are appended; None only logs them.
             cancel_policy: Says whether to stop; None never does.
             request_id: Of the job; by default what `started` says.
-            events_version: 2 says `canceled` of a run that was, instead of `failed`.
+            events_version: 2 says `canceled` of a run that was, instead of `failed`, and `phase`.
             observer: Given every event once it is written, by the thread that writes it: it has to
                 return at once, and must not raise.
+            is_heard: Whether anything is written or logged; False for all but one of the processes
+                that train together.
         """
         self.completed_step: int | None = None
         self.final_checkpoint: str | None = None
@@ -59,8 +62,9 @@ class LocalTrainingReporter:
         self._path = None if events_path is None else os.fspath(events_path)
         self._policy = cancel_policy
         self._request_id = request_id
-        self._says_canceled = events_version >= 2
+        self._says_more = events_version >= 2
         self._observer = observer
+        self._is_heard = is_heard
         self._is_over = False
         self._seq = 0
         if self._path is not None:
@@ -75,6 +79,11 @@ class LocalTrainingReporter:
         if self._policy is not None:
             self._policy.start()
         self._write("started")
+
+    def phase(self, *, phase: str, step: int) -> None:
+        """Note what is begun after so many steps; readers of version 1 are not told."""
+        if self._says_more:
+            self._write("phase", phase=phase, step=step)
 
     def metric(self, *, name: str, value: float, step: int) -> None:
         """Note a number; one that JSON has no word for is null, and its name is in `nonfinite`."""
@@ -98,7 +107,7 @@ class LocalTrainingReporter:
         if self._is_over:
             return
         self.failed_step, self.failed_error = step, without_credentials(error)
-        event = "canceled" if self._says_canceled and self.cancel_reason else "failed"
+        event = "canceled" if self._says_more and self.cancel_reason else "failed"
         try:
             self._write(event, step=step, error=self.failed_error)
         finally:
@@ -115,7 +124,7 @@ class LocalTrainingReporter:
     # ----------------------------------------------------------------------------------------------
 
     def _write(self, event: str, **facts: Any) -> None:
-        if self._is_over:
+        if self._is_over or not self._is_heard:
             return
         self._seq += 1
         record = {

@@ -13,6 +13,7 @@ from gen_worker.trainer.categories import Phase, category_of, told
 from gen_worker.trainer.checkpoints import Keeping
 from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_of, resolve
 from gen_worker.trainer.devices import device_of, dtype_of
+from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.inputs import Materialized, materialize
 from gen_worker.trainer.job_file import SampleRequest, load_job_file
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.trainer.data import BatchSource
+    from gen_worker.trainer.distributed.world import World
 
     Observer = Callable[[dict[str, Any]], object] | None
 
@@ -53,12 +55,15 @@ def run_training_runtime_from_env() -> int:
     return run_training_runtime(load(TrainerSettings))
 
 
-def run_training_runtime(settings: TrainerSettings, *, observer: Observer = None) -> int:
+def run_training_runtime(
+    settings: TrainerSettings, *, observer: Observer = None, world: World = ALONE
+) -> int:
     """Run one job.
 
     Args:
         settings: What the operator says.
         observer: Given every event as it is written; see `LocalTrainingReporter`.
+        world: The processes that train together, of which this is one.
 
     Returns:
         0: it is completed, or was before. 1, 130 or 143: it was stopped, by a file or its time
@@ -78,7 +83,8 @@ def run_training_runtime(settings: TrainerSettings, *, observer: Observer = None
     except Exception as error:
         _tell_early(places, job.request_id, error, observer)
         raise
-    return TrainingRun(config, observer=observer).run()
+    host = _host_of_process(config)._replace(world=world)
+    return TrainingRun(config, observer=observer, host=host).run()
 
 
 def _tell_early(places: Places, request_id: str, error: BaseException, observer: Observer) -> None:
@@ -95,6 +101,7 @@ class Host(NamedTuple):
     open_uploader: Callable[[RunConfig], Any] = open_uploader
     """Returns an `ArtifactUploader` with `upload_terminal` and `close`, or None."""
     load_trainer: Callable[[str], Any] = load_trainer_plugin
+    world: World = ALONE
 
 
 def _host_of_process(config: RunConfig) -> Host:
@@ -120,13 +127,15 @@ class TrainingRun:
         job = config.job
         self._config = config
         self._host = host or _host_of_process(config)
+        self._world = world = self._host.world
         self._policy = self._host.policy
         self._reporter = LocalTrainingReporter(
-            config.places.events,
+            config.places.events if world.is_first else None,
             cancel_policy=self._policy,
             request_id=job.request_id,
             events_version=job.events_version,
             observer=observer,
+            is_heard=world.is_first,
         )
         self._phase: Phase = "startup"
         self._loop: TrainingLoop | None = None
@@ -204,7 +213,7 @@ class TrainingRun:
             job=job.spec,
             model_handles=dict(inputs.model_handles),
             dataset=batches,
-            device=device_of(job.hyperparams),
+            device=device_of(job.hyperparams, local_rank=self._world.local_rank),
             dtype=dtype_of(job.hyperparams),
             is_canceled=self._reporter.is_canceled,
         )
@@ -221,6 +230,7 @@ class TrainingRun:
             resume_checkpoint_path=None if point is None else point.directory,
             resume_runtime=runtime,
             finishing=self._publish,
+            world=self._world,
         )
 
     # -- the end -----------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class StepControlHints(msgspec.Struct, frozen=True):
     """Report no metrics for this step, even when they are due."""
     backoff_seconds: float | None = None
     """Wait this long before the next step."""
+    stop: bool = False
+    """End the run here, as completed, once what is due after this step is done."""
 
 
 class StepResult(msgspec.Struct, frozen=True):
