@@ -1,0 +1,1 @@
+"""GGUF: blocks of quantized values, and files of them."""

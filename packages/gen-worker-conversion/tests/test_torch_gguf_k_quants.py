@@ -1,0 +1,34 @@
+"""K-quants are those of llama.cpp to the bit: `reference/` holds what it makes of the values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from safetensors.torch import load_file
+
+from gen_worker.conversion.gguf.k_quants import K_QUANTS
+
+_REFERENCE = Path(__file__).parent / "reference" / "gguf_blocks.safetensors"
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    return dict(load_file(_REFERENCE))
+
+
+@pytest.mark.parametrize("name", sorted(K_QUANTS))
+def test_blocks_are_those_of_the_reference(name: str, reference: dict[str, Any]) -> None:
+    made = K_QUANTS[name](reference["input"])
+    assert made.dtype == torch.uint8
+    assert torch.equal(made, reference[name])
+
+
+@pytest.mark.parametrize("name", sorted(K_QUANTS))
+def test_rows_are_the_same_however_many_are_given_at_once(name: str) -> None:
+    rows: Any = torch.randn(9, 1024, generator=torch.Generator().manual_seed(3))
+    whole = K_QUANTS[name](rows)
+    parts = [K_QUANTS[name](part) for part in rows.split(2)]
+    assert torch.equal(whole, torch.cat(parts))
