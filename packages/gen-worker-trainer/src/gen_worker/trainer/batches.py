@@ -8,6 +8,8 @@ from gen_worker.trainer.data import (
     ArrowFeedConfig,
     BatchSource,
     Cursor,
+    FolderBatches,
+    FolderConfig,
     MockBatches,
     ParquetArrowBatchFeeder,
 )
@@ -21,8 +23,13 @@ __all__ = ["SkippingBatches", "batches_of"]
 
 
 def batches_of(job: JobFile, parquet_paths: Sequence[str]) -> BatchSource:
-    """Return the source of a job: its Parquet files, else the batches in its spec, else none."""
+    """Return the source of a job: Parquet files, else a folder, else the batches in its spec."""
     dataset = job.dataset
+    if dataset.folder and not parquet_paths:
+        names = FolderConfig.__struct_fields__
+        return FolderBatches(
+            dataset.folder, FolderConfig(**{name: getattr(dataset, name) for name in names})
+        )
     if not parquet_paths:
         return MockBatches(job.mock_batches, epochs=dataset.epochs)
     names = ArrowFeedConfig.__struct_fields__

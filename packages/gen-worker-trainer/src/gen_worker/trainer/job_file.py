@@ -33,6 +33,10 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Where batches come from, and in which order."""
 
     parquet_paths: tuple[str, ...] = ()
+    folder: str = ""
+    """Of images with captions; used when there are no Parquet files."""
+    repeats: dict[str, int] = {}
+    """How often the images of each of its subfolders come in an epoch; once without an entry."""
     batch_size: int = 32
     """Rows."""
     readahead: int = 2
@@ -68,6 +72,11 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
                 f"shard_index must be from 0 to {max(self.shard_count, 1) - 1}, "
                 f"it is {self.shard_index}"
             )
+        problems += [
+            f"repeats of {name!r} must not be negative, they are {count}"
+            for name, count in self.repeats.items()
+            if count < 0
+        ]
         if problems:
             raise ValueError("; ".join(problems))
 
