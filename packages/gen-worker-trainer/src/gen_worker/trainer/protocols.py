@@ -30,6 +30,8 @@ class TrainerPlugin(Protocol):
     """A trainer: what is learned, and how. The runtime does everything around it.
 
     Optional besides:
+    `load_batch(raw_batch, epoch, ctx)`: called in threads, for batches of the next steps, as far as
+    `dataset.readahead` says; `prepare_batch` gets what it returns, None leaves a batch out.
     `optimizer_step(state, ctx)`: where there is one, `train_step` only adds gradients up, for as
     many batches as `hyperparams.gradient_accumulation_steps` says, and this makes one step of
     them; it returns metrics, a `StepResult` or None.

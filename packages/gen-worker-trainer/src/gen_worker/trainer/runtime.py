@@ -12,6 +12,7 @@ from gen_worker.trainer.cancel import RuntimeCancelPolicy
 from gen_worker.trainer.categories import Phase, category_of, told
 from gen_worker.trainer.checkpoints import Keeping
 from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_of, resolve
+from gen_worker.trainer.data.loading import LoadedBatches
 from gen_worker.trainer.devices import device_of, dtype_of
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import TrainingCanceled
@@ -203,12 +204,19 @@ class TrainingRun:
         point: ResumePoint | None,
     ) -> TrainingLoop:
         job = self._config.job
-        batches: BatchSource = batches_of(job, inputs.parquet_paths)
+        batches: BatchSource = batches_of(
+            job, inputs.parquet_paths, arrow_ipc_path=self._config.arrow_ipc_path
+        )
         runtime = dict(point.runtime) if point is not None else {}
         if job.dataset.resume == "restart":
             runtime.pop("cursor", None)
         elif point is not None and "cursor" not in runtime:
             batches = SkippingBatches(batches, point.step)
+        load = getattr(trainer, "load_batch", None)
+        if callable(load):
+            batches = LoadedBatches(
+                batches, lambda raw, epoch: load(raw, epoch, ctx), ahead=job.dataset.readahead
+            )
         ctx = StepContext(
             job=job.spec,
             model_handles=dict(inputs.model_handles),
