@@ -30,17 +30,21 @@ def loss_of(given: Any) -> Loss:
         TypeError: It is no loss, no tensor, and no tensor with metrics.
         ValueError: It is more than one number.
     """
-    if not isinstance(given, Loss):
-        is_pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
-        given = Loss(given[0], metrics=given[1]) if is_pair else Loss(given)
-    if not hasattr(given.value, "backward"):
+    loss = given if isinstance(given, Loss) else _without_weight(given)
+    if not hasattr(loss.value, "backward"):
         raise TypeError(
-            f"compute_loss returned {type(given.value).__name__}, and has to return a Loss, a "
+            f"compute_loss returned {type(loss.value).__name__}, and has to return a Loss, a "
             "tensor of one number, or such a tensor with a mapping of metrics"
         )
-    if given.value.numel() != 1:
+    if loss.value.numel() != 1:
         raise ValueError(
-            f"compute_loss returned a tensor of shape {list(given.value.shape)}: return the mean "
+            f"compute_loss returned a tensor of shape {list(loss.value.shape)}: return the mean "
             "over its items, and their number as the weight"
         )
-    return given
+    return loss
+
+
+def _without_weight(given: Any) -> Loss:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
+        return Loss(given[0], metrics=given[1])
+    return Loss(given)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.gradient.sums import Sums
 from gen_worker.trainer.state.training_state import TrainingState, named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gen_worker.trainer.gradient.accumulating import Accumulation
     from gen_worker.trainer.gradient.options import GradientOptions
 
 __all__ = ["GradientState"]
@@ -26,9 +30,13 @@ class GradientState(TrainingState):
             parts: As those of `TrainingState`.
         """
         super().__init__(model, optimizer, trainable_only=options.trainable_only, **parts)
-        self.options = options
+        self.options: Any = options
         self.accumulated = 0
         self.sums = Sums()
+        self.accumulation: Accumulation | None = None
+        self.is_synced = False
+        """Whether the gradients that wait are those of all processes."""
+        self._evaluation = ExitStack()
         self.extra["gradient"] = {"skipped_steps": 0, "micro_batch_size": 0}
 
     @property
@@ -41,3 +49,41 @@ class GradientState(TrainingState):
     def modules(self) -> dict[str, Any]:
         """All modules by name; a single one is called `model`."""
         return {name or "model": module for name, module in named(self.model).items()}
+
+    def drop_gradients(self) -> None:
+        """Be as before the first batch of a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.sums.clear()
+        self.accumulated = 0
+        self.is_synced = False
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the averaged weights in place of the last ones within, if there are averages."""
+        with ExitStack() as stack:
+            if self.ema is not None:
+                stack.enter_context(self.ema.applied())
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have the model as its users will within: averaged, without dropout and gradients."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        parts = [one for module in self.modules.values() for one in module.modules()]
+        trained = [one for one in parts if one.training]
+        with self.averaged(), torch.no_grad():
+            for one in trained:
+                one.training = False
+            try:
+                yield
+            finally:
+                for one in trained:
+                    one.training = True
+
+    def enter_evaluation(self) -> None:
+        """Begin what `evaluating` does; `leave_evaluation` ends it."""
+        self._evaluation.enter_context(self.evaluating())
+
+    def leave_evaluation(self) -> None:
+        self._evaluation.close()

@@ -19,13 +19,15 @@ class Sums:
         self.weight = 0.0
         self._totals: dict[str, Any] = {}
 
-    def add(self, loss: Loss) -> None:
-        weight = float(loss.weight)
+    def add(self, loss: Loss, weight: float) -> None:
+        """Take a micro-batch in; one without weight counts only for what is added up."""
         self.weight += weight
-        self._add("loss", loss.value.detach() * weight)
-        for name, value in loss.metrics.items():
+        for name, value in {"loss": loss.value, **loss.metrics}.items():
             number = value.detach() if hasattr(value, "detach") else value
-            self._add(name, number if name in _ADDED_UP else number * weight)
+            if name in _ADDED_UP:
+                self._add(name, number)
+            elif weight:
+                self._add(name, number * weight)
 
     def means(self) -> dict[str, float]:
         """Return the means, for which the device is waited for."""

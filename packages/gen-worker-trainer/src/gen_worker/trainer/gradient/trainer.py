@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gen_worker.trainer.gradient.batches import columns_of, split
+from gen_worker.trainer.gradient.accumulating import Accumulation, precision_of
+from gen_worker.trainer.gradient.activations import checkpoint_activations
+from gen_worker.trainer.gradient.averages import WeightAverages
+from gen_worker.trainer.gradient.batches import columns_of, moved, split
+from gen_worker.trainer.gradient.loss import loss_of
 from gen_worker.trainer.gradient.options import GradientOptions, options_of
 from gen_worker.trainer.gradient.state import GradientState
-from gen_worker.trainer.gradient.stepping import accumulate, apply
+from gen_worker.trainer.gradient.updating import update
 from gen_worker.trainer.optim import build_optimizer, build_schedule
+from gen_worker.trainer.optim.groups import trainable
 from gen_worker.trainer.state.training_state import named
 from gen_worker.trainer.steps import StepResult
 
@@ -86,7 +91,26 @@ class GradientTrainer:
         modules = named(model)
         for module in modules.values():
             module.to(ctx.device).train()
-        optimizer = build_optimizer(
+            if options.activation_checkpointing:
+                checkpoint_activations(module)
+        if options.precision == "fp16":
+            _in_fp32(trainable(modules))
+        optimizer = self.build_optimizer(modules, options)
+        averages = (
+            WeightAverages(trainable(modules), options.ema_decay) if options.ema_decay else None
+        )
+        return GradientState(
+            model,
+            optimizer,
+            options=options,
+            scheduler=self.build_schedule(optimizer, options, ctx.job.max_steps),
+            scaler=_scaler(ctx.device) if options.precision == "fp16" else None,
+            ema=averages,
+        )
+
+    def build_optimizer(self, modules: Mapping[str, Any], options: GradientOptions) -> Any:
+        """Return the optimizer that the options name."""
+        return build_optimizer(
             options.optimizer,
             modules,
             lr=options.learning_rate,
@@ -95,25 +119,47 @@ class GradientTrainer:
             eps=options.eps,
             **options.optimizer_options,
         )
+
+    def build_schedule(self, optimizer: Any, options: GradientOptions, max_steps: int) -> Any:
+        """Return the schedule that the options name."""
         ratio = {"min_ratio": options.min_lr_ratio} if options.min_lr_ratio else {}
-        schedule = build_schedule(
+        return build_schedule(
             options.schedule,
             optimizer,
-            max_steps=ctx.job.max_steps,
-            warmup_steps=options.warmup_of(ctx.job.max_steps),
-            **ratio,
-            **options.schedule_options,
+            max_steps=max_steps,
+            warmup_steps=options.warmup_of(max_steps),
+            **{**ratio, **options.schedule_options},
         )
-        return GradientState(model, optimizer, options=options, scheduler=schedule)
 
     def train_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
         """Add the gradients of a batch to those that wait."""
-        accumulate(self, batch, state, ctx)
+        if state.accumulation is None:
+            state.accumulation = Accumulation(self, state)
+        state.accumulation.add(batch, ctx)
         return StepResult()
 
     def optimizer_step(self, state: Any, ctx: StepContext) -> StepResult:
-        """Take a step with the gradients that wait."""
-        return StepResult(apply(state))
+        """Take a step with the gradients that wait; the metrics are those of all its batches."""
+        metrics = update(state)
+        state.accumulation.end()
+        return StepResult(metrics)
+
+    def eval_begin(self, state: Any, ctx: StepContext) -> object:
+        """Have the model as its users will."""
+        state.enter_evaluation()
+        return None
+
+    def eval_end(self, state: Any, ctx: StepContext) -> object:
+        """Go on training."""
+        state.leave_evaluation()
+        return None
+
+    def eval_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
+        """Return the loss of a batch, and its weight among others."""
+        with precision_of(state, ctx):
+            loss = loss_of(self.compute_loss(moved(batch, ctx.device), state, ctx))
+        metrics = {name: float(value) for name, value in loss.metrics.items()}
+        return StepResult({**metrics, "loss": float(loss.value), "weight": float(loss.weight)})
 
     def state_dict(self, state: Any) -> dict[str, Any]:
         """Return nothing: the runtime keeps a `GradientState` itself."""
@@ -126,5 +172,21 @@ class GradientTrainer:
     def save_checkpoint(
         self, *, state: Any, step: int, output_dir: Path, final: bool, ctx: StepContext
     ) -> Mapping[str, Any] | None:
-        """Have the files for users written."""
-        return self.export(state, output_dir, ctx)
+        """Have the files for users written, with the averaged weights, if there are."""
+        with state.averaged():
+            return self.export(state, output_dir, ctx)
+
+
+def _scaler(device: str) -> Any:
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    return torch.amp.GradScaler(torch.device(device).type)
+
+
+def _in_fp32(parameters: Mapping[str, Any]) -> None:
+    """Have what is trained in fp32: fp16 cannot hold what a step adds to it."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    for parameter in parameters.values():
+        if parameter.dtype == torch.float16:
+            parameter.data = parameter.data.float()

@@ -10,24 +10,62 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.trainer.state.tree import flatten, unflatten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["capture_rng", "restore_rng", "seed_everything", "untouched_rng"]
+__all__ = [
+    "capture_rng",
+    "restore_rng",
+    "rng_states",
+    "seed_everything",
+    "set_rng_states",
+    "untouched_rng",
+]
+
+
+def rng_states() -> dict[str, Any]:
+    """Return copies of the random states of what is imported, as each library gives them."""
+    states: dict[str, Any] = {"python": random.getstate()}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        states["numpy"] = numpy.random.get_state(legacy=True)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_rng_states(states: Mapping[str, Any]) -> None:
+    """Put random states back.
+
+    Args:
+        states: From `rng_states`.
+    """
+    random.setstate(states["python"])
+    if "numpy" in states:
+        import numpy  # type: ignore[import-not-found,unused-ignore]
+
+        numpy.random.set_state(states["numpy"])
+    if "torch" in states:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        torch.set_rng_state(states["torch"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
 
 
 def capture_rng() -> Any:
     """Return the random states of what is imported, as JSON can hold them."""
-    state: dict[str, Any] = {"python": random.getstate()}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        kind, keys, *rest = numpy.random.get_state(legacy=True)
-        state["numpy"] = [kind, keys.tobytes(), *rest]
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        state["torch"] = _bytes_of(torch.get_rng_state())
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            state["cuda"] = [_bytes_of(one) for one in torch.cuda.get_rng_state_all()]
-    return flatten(state, "rng")[1]
+    states = rng_states()
+    if "numpy" in states:
+        kind, keys, *rest = states["numpy"]
+        states["numpy"] = [kind, keys.tobytes(), *rest]
+    if "torch" in states:
+        states["torch"] = _bytes_of(states["torch"])
+    if "cuda" in states:
+        states["cuda"] = [_bytes_of(one) for one in states["cuda"]]
+    return flatten(states, "rng")[1]
 
 
 def restore_rng(kept: Any) -> None:
@@ -39,21 +77,18 @@ def restore_rng(kept: Any) -> None:
     Raises:
         CheckpointError: They are not what was captured.
     """
-    state = unflatten(kept, {})
-    random.setstate(state["python"])
-    if "numpy" in state:
+    states = unflatten(kept, {})
+    if "numpy" in states:
         import numpy  # type: ignore[import-not-found,unused-ignore]
 
-        kind, keys, *rest = state["numpy"]
-        numpy.random.set_state((kind, numpy.frombuffer(keys, numpy.uint32), *rest))
-    if "torch" in state:
+        kind, keys, *rest = states["numpy"]
+        states["numpy"] = (kind, numpy.frombuffer(keys, numpy.uint32), *rest)
+    if "torch" in states:
         import torch  # type: ignore[import-not-found,unused-ignore]
 
-        torch.set_rng_state(_tensor_of(torch, state["torch"]))
-        if "cuda" in state and torch.cuda.is_available():
-            count = torch.cuda.device_count()
-            states = [_tensor_of(torch, one) for one in state["cuda"][:count]]
-            torch.cuda.set_rng_state_all(states)
+        states["torch"] = _tensor_of(torch, states["torch"])
+        states["cuda"] = [_tensor_of(torch, one) for one in states.get("cuda", ())]
+    set_rng_states(states)
 
 
 @contextmanager
