@@ -1,4 +1,4 @@
-"""K-quants are those of llama.cpp to the bit: `reference/` holds what it makes of the values."""
+"""Quants are those of llama.cpp to the bit: `reference/` holds what it makes of the values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from safetensors.torch import load_file
 
 from gen_worker.conversion.gguf.k_quants import K_QUANTS
+from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
 
+_QUANTS = {**K_QUANTS, **SIMPLE_QUANTS}
 _REFERENCE = Path(__file__).parent / "reference" / "gguf_blocks.safetensors"
 
 
@@ -19,16 +21,16 @@ def reference() -> dict[str, Any]:
     return dict(load_file(_REFERENCE))
 
 
-@pytest.mark.parametrize("name", sorted(K_QUANTS))
+@pytest.mark.parametrize("name", sorted(_QUANTS))
 def test_blocks_are_those_of_the_reference(name: str, reference: dict[str, Any]) -> None:
-    made = K_QUANTS[name](reference["input"])
+    made = _QUANTS[name](reference["input"])
     assert made.dtype == torch.uint8
     assert torch.equal(made, reference[name])
 
 
-@pytest.mark.parametrize("name", sorted(K_QUANTS))
+@pytest.mark.parametrize("name", sorted(_QUANTS))
 def test_rows_are_the_same_however_many_are_given_at_once(name: str) -> None:
     rows: Any = torch.randn(9, 1024, generator=torch.Generator().manual_seed(3))
-    whole = K_QUANTS[name](rows)
-    parts = [K_QUANTS[name](part) for part in rows.split(2)]
+    whole = _QUANTS[name](rows)
+    parts = [_QUANTS[name](part) for part in rows.split(2)]
     assert torch.equal(whole, torch.cat(parts))

@@ -1,0 +1,155 @@
+"""The quants of GGUF with one scale for 32 values: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
+
+Shapes: R rows, B blocks in all of them, V = 32 values of a block. Layouts and rounding are those of
+ggml-quants.c of llama.cpp. Few rows are worked on at once: more leave a core's cache, and are
+shared out among threads that wait for one another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+__all__ = ["SIMPLE_QUANTS"]
+
+_VALUES = 32
+_CHUNK = 1024
+"""Blocks; their 32,768 values are as many as torch computes in one thread."""
+
+
+def _by_chunks(
+    size_bytes: int, fill: Callable[[Any, Any], object]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Make a function of rows of one that fills the bytes of blocks."""
+
+    def of_rows(rows: torch.Tensor) -> torch.Tensor:
+        """Quantize.
+
+        Args:
+            rows: (R, columns) float32; columns are a multiple of 32.
+
+        Returns:
+            (R, bytes of a row) uint8.
+        """
+        import torch
+
+        x_BV: Any = rows.reshape(-1, _VALUES)
+        made = torch.empty((len(x_BV), size_bytes), dtype=torch.uint8)
+        parts: Any = made
+        for chunk, part in zip(x_BV.split(_CHUNK), parts.split(_CHUNK), strict=True):
+            fill(chunk, part)
+        return made.reshape(len(rows), -1)
+
+    return of_rows
+
+
+def _q8_0(x_BV: Any, made_BY: Any) -> None:
+    import torch
+
+    d_B = x_BV.abs().amax(1) / 127
+    level_BV = x_BV * _inverse(d_B)[:, None]
+    level_BV += torch.copysign(torch.tensor(0.5), level_BV)  # halves go away from zero
+    made_BY[:, :2] = _half(d_B)
+    made_BY[:, 2:].view(torch.int8).copy_(level_BV)
+
+
+def _q4_0(x_BV: Any, made_BY: Any) -> None:
+    d_B, level_BV = _around_zero(x_BV, 8)
+    made_BY[:, :2] = _half(d_B)
+    made_BY[:, 2:] = _nibbles(level_BV)
+
+
+def _q4_1(x_BV: Any, made_BY: Any) -> None:
+    d_B, low_B, level_BV = _above_minimum(x_BV, 15)
+    made_BY[:, :2] = _half(d_B)
+    made_BY[:, 2:4] = _half(low_B)
+    made_BY[:, 4:] = _nibbles(level_BV)
+
+
+def _q5_0(x_BV: Any, made_BY: Any) -> None:
+    d_B, level_BV = _around_zero(x_BV, 16)
+    made_BY[:, :2] = _half(d_B)
+    made_BY[:, 2:6] = _fifth_bits(level_BV)
+    made_BY[:, 6:] = _nibbles(level_BV & 15)
+
+
+def _q5_1(x_BV: Any, made_BY: Any) -> None:
+    d_B, low_B, level_BV = _above_minimum(x_BV, 31)
+    made_BY[:, :2] = _half(d_B)
+    made_BY[:, 2:4] = _half(low_B)
+    made_BY[:, 4:8] = _fifth_bits(level_BV)
+    made_BY[:, 8:] = _nibbles(level_BV & 15)
+
+
+def _around_zero(x_BV: Any, half: int) -> tuple[Any, Any]:
+    """Return scales and levels; the value of the largest magnitude is the lowest level."""
+    import torch
+
+    d_B = _first_peak(x_BV) / -half
+    level_BV = (x_BV * _inverse(d_B)[:, None]).add_(half + 0.5).to(torch.uint8)
+    return d_B, level_BV.clamp_(max=2 * half - 1)
+
+
+def _above_minimum(x_BV: Any, highest: int) -> tuple[Any, Any, Any]:
+    """Return scales, minima and levels."""
+    import torch
+
+    low_B = x_BV.amin(1)
+    d_B = (x_BV.amax(1) - low_B) / highest
+    level_BV = (x_BV - low_B[:, None]).mul_(_inverse(d_B)[:, None]).add_(0.5).to(torch.uint8)
+    return d_B, low_B, level_BV.clamp_(max=highest)
+
+
+def _first_peak(x_BV: Any) -> Any:
+    """Return each block's first value of the largest magnitude."""
+    import torch
+
+    high_B, low_B = x_BV.amax(1), x_BV.amin(1)
+    peak_B = torch.where(high_B > -low_B, high_B, low_B)
+    is_tied_B = (high_B == -low_B) & (high_B != 0)
+    if bool(is_tied_B.any()):  # both are there; the first one counts
+        tied = x_BV[is_tied_B]
+        first = (tied.abs() == high_B[is_tied_B][:, None]).to(torch.uint8).argmax(1)
+        peak_B[is_tied_B] = tied.gather(1, first[:, None])[:, 0]
+    return peak_B
+
+
+def _inverse(d_B: Any) -> Any:
+    import torch
+
+    return torch.where(d_B == 0, 0.0, d_B.reciprocal())
+
+
+def _half(value_B: Any) -> Any:
+    """Return float16 as its two bytes."""
+    import torch
+
+    return value_B.half()[:, None].view(torch.uint8)
+
+
+def _nibbles(level_BV: Any) -> Any:
+    """Pack levels of four bits: the second half of a block lies above the first."""
+    return level_BV[:, :16] | (level_BV[:, 16:] << 4)
+
+
+def _fifth_bits(level_BV: Any) -> Any:
+    """Return the fifth bits of a block as four bytes, the first value's lowest."""
+    bit_B48 = (level_BV >> 4).reshape(-1, 4, 8)
+    packed = bit_B48[:, :, 0].clone()
+    for index in range(1, 8):
+        packed |= bit_B48[:, :, index] << index
+    return packed
+
+
+SIMPLE_QUANTS: Mapping[str, Callable[[Any], Any]] = {
+    "Q4_0": _by_chunks(18, _q4_0),
+    "Q4_1": _by_chunks(20, _q4_1),
+    "Q5_0": _by_chunks(22, _q5_0),
+    "Q5_1": _by_chunks(24, _q5_1),
+    "Q8_0": _by_chunks(34, _q8_0),
+}
+"""Functions of rows, by the name of the type."""
