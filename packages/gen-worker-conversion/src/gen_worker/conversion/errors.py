@@ -1,0 +1,57 @@
+"""How conversions fail, as data: the file, the tensor or the step, and what to do."""
+
+from __future__ import annotations
+
+from gen_worker.errors import ResourceError, ValidationError, WorkerError
+
+__all__ = [
+    "ConversionError",
+    "ConversionImplementationError",
+    "ConversionInputError",
+    "OutputSpaceError",
+]
+
+
+class ConversionError(WorkerError):
+    """A conversion could not be done."""
+
+    def __init__(self, message: str, *, file: str = "", tensor: str = "", step: str = "") -> None:
+        """Keep where it failed.
+
+        Args:
+            message: What failed and what to do.
+            file: Path of the file, when one is to blame.
+            tensor: Name of the tensor, likewise.
+            step: Of the conversion, such as `write`.
+        """
+        super().__init__(message)
+        self.file = file
+        self.tensor = tensor
+        self.step = step
+
+
+class ConversionImplementationError(ConversionError, RuntimeError):
+    """A conversion's own code is at fault: tensors out of order, of another shape, or too many."""
+
+
+class ConversionInputError(ConversionError, ValidationError):
+    """The source, or what is asked of it, cannot be converted."""
+
+    def __init__(self, message: str, *, file: str = "", tensor: str = "", step: str = "") -> None:
+        """Do as `ConversionError`."""
+        ValidationError.__init__(self, message)
+        self.file = file
+        self.tensor = tensor
+        self.step = step
+
+
+class OutputSpaceError(ConversionError, ResourceError):
+    """The disk has no room for the output; what was written of it is removed."""
+
+    def __init__(
+        self, message: str, *, file: str, needed_bytes: int = 0, free_bytes: int = 0
+    ) -> None:
+        """Also keep the sizes, 0 where they are not known."""
+        super().__init__(message, file=file, step="write")
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
