@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["SIMPLE_QUANTS"]
 
 _VALUES = 32
+_GATHER = 0x0102040810204080
+"""Times eight bytes of one bit each, it has these bits in its highest byte, the first lowest."""
 _CHUNK = 1024
 """Blocks; their 32,768 values are as many as torch computes in one thread."""
 
@@ -87,21 +89,23 @@ def _q5_1(x_BV: Any, made_BY: Any) -> None:
 
 def _around_zero(x_BV: Any, half: int) -> tuple[Any, Any]:
     """Return scales and levels; the value of the largest magnitude is the lowest level."""
-    import torch
-
     d_B = _first_peak(x_BV) / -half
-    level_BV = (x_BV * _inverse(d_B)[:, None]).add_(half + 0.5).to(torch.uint8)
-    return d_B, level_BV.clamp_(max=2 * half - 1)
+    return d_B, _levels(x_BV * _inverse(d_B)[:, None], half + 0.5, 2 * half - 1)
 
 
 def _above_minimum(x_BV: Any, highest: int) -> tuple[Any, Any, Any]:
     """Return scales, minima and levels."""
-    import torch
-
     low_B = x_BV.amin(1)
     d_B = (x_BV.amax(1) - low_B) / highest
-    level_BV = (x_BV - low_B[:, None]).mul_(_inverse(d_B)[:, None]).add_(0.5).to(torch.uint8)
-    return d_B, low_B, level_BV.clamp_(max=highest)
+    scaled_BV = (x_BV - low_B[:, None]).mul_(_inverse(d_B)[:, None])
+    return d_B, low_B, _levels(scaled_BV, 0.5, highest)
+
+
+def _levels(scaled_BV: Any, offset: float, highest: int) -> Any:
+    import torch
+
+    # int8: torch is slower with uint8, and no level is above 32.
+    return scaled_BV.add_(offset).to(torch.int8).clamp_(max=highest)
 
 
 def _first_peak(x_BV: Any) -> Any:
@@ -109,19 +113,16 @@ def _first_peak(x_BV: Any) -> Any:
     import torch
 
     high_B, low_B = x_BV.amax(1), x_BV.amin(1)
-    peak_B = torch.where(high_B > -low_B, high_B, low_B)
-    is_tied_B = (high_B == -low_B) & (high_B != 0)
+    depth_B = -low_B
+    is_tied_B = high_B == depth_B
     if bool(is_tied_B.any()):  # both are there; the first one counts
-        tied = x_BV[is_tied_B]
-        first = (tied.abs() == high_B[is_tied_B][:, None]).to(torch.uint8).argmax(1)
-        peak_B[is_tied_B] = tied.gather(1, first[:, None])[:, 0]
-    return peak_B
+        is_first = x_BV.abs() == torch.maximum(high_B, depth_B)[:, None]
+        return x_BV.gather(1, is_first.to(torch.uint8).argmax(1)[:, None])[:, 0]
+    return torch.where(high_B > depth_B, high_B, low_B)
 
 
 def _inverse(d_B: Any) -> Any:
-    import torch
-
-    return torch.where(d_B == 0, 0.0, d_B.reciprocal())
+    return d_B.reciprocal().masked_fill_(d_B == 0, 0.0)
 
 
 def _half(value_B: Any) -> Any:
@@ -133,16 +134,18 @@ def _half(value_B: Any) -> Any:
 
 def _nibbles(level_BV: Any) -> Any:
     """Pack levels of four bits: the second half of a block lies above the first."""
-    return level_BV[:, :16] | (level_BV[:, 16:] << 4)
+    import torch
+
+    eight_B4 = level_BV.view(torch.int64)  # eight at a time
+    return (eight_B4[:, :2] | (eight_B4[:, 2:] << 4)).view(torch.uint8)
 
 
 def _fifth_bits(level_BV: Any) -> Any:
     """Return the fifth bits of a block as four bytes, the first value's lowest."""
-    bit_B48 = (level_BV >> 4).reshape(-1, 4, 8)
-    packed = bit_B48[:, :, 0].clone()
-    for index in range(1, 8):
-        packed |= bit_B48[:, :, index] << index
-    return packed
+    import torch
+
+    bits_B4 = (level_BV >> 4).view(torch.int64)
+    return (bits_B4 * _GATHER >> 56).to(torch.uint8)
 
 
 SIMPLE_QUANTS: Mapping[str, Callable[[Any], Any]] = {
