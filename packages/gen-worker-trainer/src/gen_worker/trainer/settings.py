@@ -141,3 +141,51 @@ class TrainerSettings(SettingsRecord, frozen=True, kw_only=True):
             meaning="URL that is told how a job ended",
         ),
     ] = ""
+    rank: Annotated[
+        int | None,
+        Setting(
+            env="RANK",
+            group="trainer",
+            meaning="number of a run's process, from 0; set by launchers, as the next four",
+        ),
+    ] = None
+    world_size: Annotated[
+        int | None,
+        Setting(
+            env="WORLD_SIZE",
+            group="trainer",
+            meaning="processes that train one model together; unset is one",
+        ),
+    ] = None
+    local_rank: Annotated[
+        int | None,
+        Setting(
+            env="LOCAL_RANK",
+            group="trainer",
+            meaning="number of this process on its machine, and of its GPU",
+        ),
+    ] = None
+    master_addr: Annotated[
+        str,
+        Setting(
+            env="MASTER_ADDR",
+            group="trainer",
+            meaning="address of the machine that has process 0",
+        ),
+    ] = ""
+    master_port: Annotated[
+        int | None,
+        Setting(
+            env="MASTER_PORT",
+            group="trainer",
+            meaning="port there at which the processes meet",
+        ),
+    ] = None
+    distributed_timeout_seconds: Annotated[
+        int,
+        Setting(
+            env="TRAINER_DISTRIBUTED_TIMEOUT_SECONDS",
+            group="trainer",
+            meaning="seconds a process waits for the others before it gives the run up",
+        ),
+    ] = 1800
