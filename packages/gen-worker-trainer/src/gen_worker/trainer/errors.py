@@ -23,6 +23,7 @@ __all__ = [
     "CheckpointSpaceError",
     "CheckpointsInUseError",
     "InputMaterializationError",
+    "OtherProcessError",
     "StartupContractError",
     "TrainingCanceled",
 ]
@@ -66,6 +67,10 @@ class TrainingCanceled(CanceledError, RuntimeError):
         self.reason = reason
 
 
+class LossError(FatalError, RuntimeError):
+    """A loss is no finite number, and the job is to fail of that."""
+
+
 class CheckpointError(FatalError, RuntimeError):
     """A checkpoint is not what was written, or is none."""
 
@@ -96,3 +101,17 @@ class CheckpointsInUseError(FatalError, RuntimeError):
         super().__init__(message)
         self.path = path
         self.pid = pid
+
+
+class OtherProcessError(FatalError, RuntimeError):
+    """The run is over because of another of its processes."""
+
+    def __init__(self, message: str, *, rank: int = -1) -> None:
+        """Keep which.
+
+        Args:
+            message: What it was.
+            rank: Of the process; -1 when that is not known.
+        """
+        super().__init__(message)
+        self.rank = rank

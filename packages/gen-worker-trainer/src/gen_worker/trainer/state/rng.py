@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capture_rng",
+    "part_ways",
     "restore_rng",
     "rng_states",
     "seed_everything",
@@ -123,3 +124,16 @@ def seed_everything(seed: int) -> None:
     except ImportError:
         return
     torch.manual_seed(seed)  # of all devices
+
+
+def part_ways(rank: int) -> None:
+    """Have this process draw other numbers than those of another rank; rank 0 draws as before.
+
+    What it draws follows from the rank and from what Python would have drawn next: after the same
+    seed everywhere, models are made alike, and from here on each rank draws its own.
+    """
+    if rank:
+        from blake3 import blake3
+
+        key = f"{rank}:{random.getrandbits(64)}".encode()
+        seed_everything(int.from_bytes(blake3(key).digest(length=8), "little") >> 1)

@@ -1,0 +1,104 @@
+"""What one process of a run does in the tests of several; told which by its arguments.
+
+    python rank_scenes.py SCENE DIRECTORY
+
+Where it says something, it does so in `DIRECTORY/<rank>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.settings import load
+from gen_worker.trainer.distributed.agreement import first_does, together
+from gen_worker.trainer.distributed.group import open_world
+from gen_worker.trainer.distributed.place import place_of
+from gen_worker.trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from gen_worker.trainer.distributed.world import World
+
+SAY: dict[str, Any] = {}
+
+
+def agrees(world: World, directory: Path) -> None:
+    """All collectives, and some from a thread beside."""
+    SAY["place"] = [world.rank, world.size, world.local_rank, world.is_first]
+    SAY["any"] = [world.any(False), world.any(world.rank == 1), world.any(False)]
+    SAY["told"] = [world.broadcast([world.rank, number]) for number in range(3)]
+    SAY["long"] = len(world.broadcast("x" * 1_000_000 if world.is_first else ""))
+    beside = world.beside()
+    said: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: said.extend([beside.any(world.rank == 0), beside.broadcast(world.rank + 5)])
+    )
+    thread.start()
+    SAY["while"] = [world.any(number == 7) for number in range(10)]
+    thread.join()
+    SAY["beside"] = said
+    SAY["first"] = first_does(world, lambda: {"by": world.rank})
+    SAY["together"] = together(world, lambda: world.rank)
+    world.barrier()
+
+
+def fails(world: World, directory: Path) -> None:
+    """The last process raises while the first waits for it."""
+    if world.rank == 1:
+        raise ValueError("the cat ate it")
+    world.any(False)
+
+
+def fails_first(world: World, directory: Path) -> None:
+    """The first process raises while the other waits for its value."""
+    first_does(world, lambda: 1 // 0)
+
+
+def fails_together(world: World, directory: Path) -> None:
+    together(world, lambda: 1 // world.rank)
+
+
+def dies(world: World, directory: Path) -> None:
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.broadcast(1)
+    world.any(False)
+
+
+def dies_first(world: World, directory: Path) -> None:
+    if world.is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.broadcast(1)
+
+
+def draws(world: World, directory: Path) -> None:
+    from gen_worker.trainer.state.rng import part_ways, seed_everything
+
+    seed_everything(5)
+    part_ways(world.rank)
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    SAY["drawn"] = [random.random(), torch.rand(1).item()]
+
+
+def main(scene: str, directory: Path) -> None:
+    place = place_of(load(TrainerSettings))
+    try:
+        with open_world(place) as world:
+            globals()[scene](world, directory)
+    except BaseException as error:
+        SAY["error"] = [type(error).__name__, str(error)]
+        raise
+    finally:
+        rank = "alone" if place is None else str(place.rank)
+        (directory / f"{rank}.json").write_text(json.dumps(SAY))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
