@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.data import (
     ArrowFeedConfig,
+    ArrowIpcBatches,
     BatchSource,
     Cursor,
     FolderBatches,
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["SkippingBatches", "batches_of"]
 
 
-def batches_of(job: JobFile, parquet_paths: Sequence[str]) -> BatchSource:
-    """Return the source of a job: Parquet files, else a folder, else the batches in its spec."""
+def batches_of(
+    job: JobFile, parquet_paths: Sequence[str], *, arrow_ipc_path: str = ""
+) -> BatchSource:
+    """Return the source of a job: Parquet files, else a folder, else the batches in its spec.
+
+    Args:
+        job: Says how they are fed.
+        parquet_paths: Files that are here.
+        arrow_ipc_path: An Arrow stream file, which takes the place of all of them.
+    """
     dataset = job.dataset
+    if arrow_ipc_path:
+        return ArrowIpcBatches(
+            arrow_ipc_path, shard_index=dataset.shard_index, shard_count=dataset.shard_count
+        )
     if dataset.folder and not parquet_paths:
         names = FolderConfig.__struct_fields__
         return FolderBatches(

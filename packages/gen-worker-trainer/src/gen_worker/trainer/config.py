@@ -49,6 +49,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_runtime_seconds: int
     cancel_file: str
     is_orchestrated: bool = False
+    arrow_ipc_path: str = ""
+    """A file whose batches replace the job's dataset."""
 
     def __repr__(self) -> str:
         return f"<RunConfig of {self.job!r} in {self.places.checkpoints!r}>"
@@ -114,6 +116,7 @@ def resolve(settings: TrainerSettings, job: JobFile, places: Places) -> RunConfi
         max_runtime_seconds=limit,
         cancel_file=settings.cancel_file or job.cancel_file_path,
         is_orchestrated=is_orchestrated,
+        arrow_ipc_path=settings.arrow_ipc_path,
     )
 
 

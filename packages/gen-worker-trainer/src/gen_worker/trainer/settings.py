@@ -68,6 +68,14 @@ class TrainerSettings(SettingsRecord, frozen=True, kw_only=True):
             meaning="events as JSON lines; empty is `events.jsonl` in TRAINER_METRICS_DIR",
         ),
     ] = ""
+    arrow_ipc_path: Annotated[
+        str,
+        Setting(
+            env="TRAINER_ARROW_IPC_PATH",
+            group="trainer",
+            meaning="Arrow IPC stream file whose batches replace the job's dataset",
+        ),
+    ] = ""
     capability_token: Annotated[
         str,
         Setting(

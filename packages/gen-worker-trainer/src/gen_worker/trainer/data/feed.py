@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gen_worker.trainer.data.cursor import Cursor
+from gen_worker.trainer.data.lists import require_pyarrow
 from gen_worker.trainer.data.order import permutation, permuted
 from gen_worker.trainer.data.readahead import ahead
 from gen_worker.trainer.data.rows import Rows, pieces_of
@@ -99,7 +100,7 @@ class ParquetArrowBatchFeeder:
             RuntimeError: pyarrow is not installed.
             InputMaterializationError: A file cannot be read, or has not all columns.
         """
-        _require_pyarrow()
+        require_pyarrow()
         for batch, cursor in ahead(self._made(self._cursor), self._config.readahead):
             self._cursor = cursor
             yield batch
@@ -188,12 +189,3 @@ class ParquetArrowBatchFeeder:
             rows = [piece.rows for piece in self._opened()]
             self._known_identity = blake3(msgspec.json.encode((how, rows))).hexdigest()[:32]
         return self._known_identity
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-    except ImportError:
-        raise RuntimeError(
-            "Parquet files are read with pyarrow: pip install 'gen-worker[trainer]'"
-        ) from None

@@ -10,7 +10,7 @@ from gen_worker.trainer.errors import InputMaterializationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["ArrowIpcBatches", "MockBatches"]
+__all__ = ["ArrowIpcBatches", "MockBatches", "require_pyarrow"]
 
 
 class MockBatches:
@@ -44,10 +44,19 @@ class MockBatches:
 
 
 class ArrowIpcBatches:
-    """The record batches of an Arrow IPC stream file, one after the other."""
+    """The record batches of an Arrow IPC stream file, one after the other; one is in memory."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shard_index: int = 0, shard_count: int = 1) -> None:
+        """Begin with the first.
+
+        Args:
+            path: Of the file.
+            shard_index: Which of each `shard_count` batches this rank takes.
+            shard_count: Ranks. A last round in which not all of them get one is left out.
+        """
         self._path = path
+        self._shard_index = shard_index
+        self._shard_count = shard_count
         self._cursor = Cursor()
 
     def cursor(self) -> Cursor:
@@ -60,18 +69,39 @@ class ArrowIpcBatches:
         """Yield them from the cursor on.
 
         Raises:
-            InputMaterializationError: The file is no Arrow stream.
+            RuntimeError: pyarrow is not installed.
+            InputMaterializationError: The file is no Arrow stream, or ends halfway.
         """
+        require_pyarrow()
         import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+        mine: Any = None
         skip = self._cursor.batch
         try:
             with pa.OSFile(self._path) as file, pa.ipc.open_stream(file) as stream:
                 for number, batch in enumerate(stream):
-                    if number >= skip:
+                    if number < skip:
+                        continue
+                    if number % self._shard_count == self._shard_index:
+                        mine = batch
+                    if (number + 1) % self._shard_count == 0:  # all ranks have one
                         self._cursor = Cursor(batch=number + 1)
-                        yield batch
+                        yield mine
         except (OSError, pa.ArrowInvalid) as error:
             raise InputMaterializationError(
                 f"{self._path!r} cannot be read as an Arrow stream: {error}"
             ) from error
+
+
+def require_pyarrow() -> None:
+    """Say how to get it where it is not there.
+
+    Raises:
+        RuntimeError: It is not.
+    """
+    try:
+        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+    except ImportError:
+        raise RuntimeError(
+            "Arrow and Parquet files are read with pyarrow: pip install 'gen-worker[trainer]'"
+        ) from None
