@@ -23,6 +23,7 @@ __all__ = [
     "CheckpointSpaceError",
     "CheckpointsInUseError",
     "InputMaterializationError",
+    "LossError",
     "OtherProcessError",
     "StartupContractError",
     "TrainingCanceled",

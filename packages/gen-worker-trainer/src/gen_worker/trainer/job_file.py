@@ -8,6 +8,7 @@ import msgspec
 
 from gen_worker.trainer.errors import StartupContractError
 from gen_worker.trainer.job import TrainingJobSpec
+from gen_worker.trainer.job_options import EarlyStop, KeepBest, NanPolicy, ProfileWindow
 
 if TYPE_CHECKING:
     import os
@@ -160,6 +161,21 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     cancel_grace_seconds: int = 30
     upload_drain_seconds: int = 600
     keep_last_checkpoints: int = 0
+    keep_best_checkpoints: KeepBest | None = None
+    """Besides the last ones; of those at least one stays then."""
+    eval_every: int = 0
+    eval_dataset: DatasetSpec = DatasetSpec()
+    eval_max_batches: int = 0
+    """0 takes all."""
+    early_stop: EarlyStop | None = None
+    nan_policy: NanPolicy = "fail"
+    profile: ProfileWindow | None = None
+    trackers: tuple[str | dict[str, Any], ...] = ()
+    deterministic: bool = False
+    heartbeat_seconds: float = 0
+    """Between two events that say only that the process is alive; 0 writes none."""
+    stall_seconds: float = 0
+    """After which a run that does not go on says where it is; 0 never does."""
     events_version: Literal[1, 2] = 1
     destination: Destination = Destination()
     scope: UploadScope = UploadScope()
@@ -203,6 +219,10 @@ _COUNTS = (
     "cancel_grace_seconds",
     "upload_drain_seconds",
     "keep_last_checkpoints",
+    "eval_every",
+    "eval_max_batches",
+    "heartbeat_seconds",
+    "stall_seconds",
 )
 
 
@@ -239,7 +259,7 @@ def parse_job(fields: Mapping[str, Any]) -> JobFile:
     known["scope"] = _scope(known)
     if isinstance(known.get("inputs"), dict):
         known["inputs"] = _inputs(known["inputs"])
-    for name in ("dataset", "uploads", "destination"):
+    for name in ("dataset", "eval_dataset", "uploads", "destination"):
         if isinstance(known.get(name), dict):
             known[name] = {key: one for key, one in known[name].items() if one is not None}
     try:
@@ -257,7 +277,20 @@ def parse_job(fields: Mapping[str, Any]) -> JobFile:
         raise StartupContractError(
             f"startup.invalid_{code}", f"{', '.join(negative)} must not be negative"
         )
+    unmeasured = _unmeasured(job)
+    if unmeasured:
+        raise _invalid("; ".join(unmeasured))
     return job
+
+
+def _unmeasured(job: JobFile) -> list[str]:
+    """Return in words what asks for a metric that no evaluation will make."""
+    wanted = {"early_stop": job.early_stop, "keep_best_checkpoints": job.keep_best_checkpoints}
+    return [
+        f"{name} looks at {one.metric!r}, and eval_every is 0: set it, or name another metric"
+        for name, one in wanted.items()
+        if one is not None and one.metric.startswith("eval/") and not job.eval_every
+    ]
 
 
 def _invalid(message: str) -> StartupContractError:

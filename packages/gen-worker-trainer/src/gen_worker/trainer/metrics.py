@@ -13,11 +13,13 @@ __all__ = [
     "LOSS",
     "RESUMED_FROM",
     "TOKENS",
+    "WEIGHT",
     "averaged",
     "loss_in",
     "metrics_of",
     "metrics_of_step",
     "nonfinite_word",
+    "numbers",
     "require_metrics",
 ]
 
@@ -63,9 +65,11 @@ def metrics_of_step(
         TypeError: A result has no metrics.
         ValueError: A metric is no number.
     """
-    metrics = averaged([_numbers(require_metrics(one)) for one in results])
+    metrics = averaged([numbers(require_metrics(one)) for one in results])
     if update is not None:
-        metrics |= _numbers(update if isinstance(update, Mapping) else require_metrics(update))
+        metrics |= numbers(
+            update if isinstance(update, Mapping) else require_metrics(update, "optimizer_step")
+        )
     if _RATE not in metrics:
         rate = _rate_of((update, results[-1]), state, optimizer)
         if rate is not None:
@@ -73,8 +77,12 @@ def metrics_of_step(
     return metrics
 
 
-def require_metrics(result: Any) -> Mapping[Any, Any]:
+def require_metrics(result: Any, hook: str = "train_step") -> Mapping[Any, Any]:
     """Return what a hook says of a step.
+
+    Args:
+        result: What it returned.
+        hook: Its name.
 
     Raises:
         TypeError: It says nothing.
@@ -82,7 +90,7 @@ def require_metrics(result: Any) -> Mapping[Any, Any]:
     given = getattr(result, "metrics", None)
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"train_step returned {type(result).__name__}, and has to return something "
+            f"{hook} returned {type(result).__name__}, and has to return something "
             "StepResult-like: an object whose `metrics` maps names to numbers"
         )
     return given
@@ -113,7 +121,12 @@ def loss_in(metrics: Mapping[Any, Any]) -> Any:
     return None
 
 
-def _numbers(given: Mapping[Any, Any]) -> dict[str, float]:
+def numbers(given: Mapping[Any, Any]) -> dict[str, float]:
+    """Return metrics as numbers, named as events name them.
+
+    Raises:
+        ValueError: One is no number.
+    """
     metrics: dict[str, float] = {}
     for name, value in given.items():
         text = str(name)

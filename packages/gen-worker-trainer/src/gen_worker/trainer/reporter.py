@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class LocalTrainingReporter:
         self._observer = observer
         self._is_heard = is_heard
         self._is_over = False
+        self._writing = threading.Lock()
         self._seq = 0
         if self._path is not None:
             os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
@@ -84,6 +86,15 @@ class LocalTrainingReporter:
         """Note what is begun after so many steps; readers of version 1 are not told."""
         if self._says_more:
             self._write("phase", phase=phase, step=step)
+
+    def heartbeat(self, *, step: int) -> None:
+        """Note that the process is alive; from whichever thread."""
+        self._write("heartbeat", step=step)
+
+    def log(self, *, level: str, message: str, step: int, **facts: str) -> None:
+        """Note something that a reader should know; from whichever thread."""
+        text = without_credentials(message)
+        self._write("log", level=level, message=text, step=step, **facts)
 
     def metric(self, *, name: str, value: float, step: int) -> None:
         """Note a number; one that JSON has no word for is null, and its name is in `nonfinite`."""
@@ -124,25 +135,27 @@ class LocalTrainingReporter:
     # ----------------------------------------------------------------------------------------------
 
     def _write(self, event: str, **facts: Any) -> None:
-        if self._is_over or not self._is_heard:
-            return
-        self._seq += 1
-        record = {
-            "schema_version": SCHEMA,
-            "event": event,
-            "seq": self._seq,
-            "request_id": self._request_id,
-            "timestamp_ms": time.time_ns() // 1_000_000,
-            **facts,
-        }
-        line = _encode(record)
-        _log.info("trainer.event %s", line.decode())
-        if self._path is not None:
-            # Opened for each: whoever moves the file away gets a new one, and a line is one write.
-            with open(self._path, "ab", buffering=0) as file:
-                file.write(b"%b\n" % line)
-        if self._observer is not None:
-            self._observer(record)
+        with self._writing:
+            if self._is_over or not self._is_heard:
+                return
+            self._seq += 1
+            record = {
+                "schema_version": SCHEMA,
+                "event": event,
+                "seq": self._seq,
+                "request_id": self._request_id,
+                "timestamp_ms": time.time_ns() // 1_000_000,
+                **facts,
+            }
+            line = _encode(record)
+            _log.info("trainer.event %s", line.decode())
+            if self._path is not None:
+                # Opened for each: whoever moves the file away gets a new one, and a line is one
+                # write.
+                with open(self._path, "ab", buffering=0) as file:
+                    file.write(b"%b\n" % line)
+            if self._observer is not None:
+                self._observer(record)
 
 
 def _last_seq(path: str) -> int:

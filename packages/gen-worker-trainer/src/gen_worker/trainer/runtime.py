@@ -13,11 +13,14 @@ from gen_worker.trainer.categories import Phase, category_of, told
 from gen_worker.trainer.checkpoints import Keeping
 from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_of, resolve
 from gen_worker.trainer.data.loading import LoadedBatches
+from gen_worker.trainer.determinism import deterministic
 from gen_worker.trainer.devices import device_of, dtype_of
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import TrainingCanceled
+from gen_worker.trainer.hyperparams import typed_hyperparams
 from gen_worker.trainer.inputs import Materialized, materialize
-from gen_worker.trainer.job_file import SampleRequest, load_job_file
+from gen_worker.trainer.job_file import JobFile, SampleRequest, load_job_file
+from gen_worker.trainer.job_parts import parts_of
 from gen_worker.trainer.loop import TrainingLoop
 from gen_worker.trainer.metrics import RESUMED_FROM
 from gen_worker.trainer.plugin import load_trainer_plugin
@@ -170,12 +173,13 @@ class TrainingRun:
         self._phase = "model-load"
         trainer = self._host.load_trainer(config.trainer)
         self._phase = "startup"
+        hyperparams = typed_hyperparams(trainer, job.hyperparams)
         writer = LocalArtifactWriter(
             checkpoints_dir=places.checkpoints,
             samples_dir=places.samples,
             sample_requests=job.samples,
             sample_fixed_seed=job.sample_seed,
-            keeping=Keeping(last=job.keep_last_checkpoints),
+            keeping=_keeping_of(job),
         )
         stack.callback(writer.close)
         finished = finished_at(job, writer.store, inputs.resume_path or "")
@@ -189,7 +193,9 @@ class TrainingRun:
             stack.callback(self._uploader.close)
         if job.seed is not None:
             seed_everything(job.seed)
-        self._loop = self._loop_of(trainer, writer, inputs, point)
+        if job.deterministic:
+            stack.enter_context(deterministic())
+        self._loop = self._loop_of(trainer, writer, inputs, point, hyperparams)
         if point is not None and point.step > 0:
             step = float(point.step)
             self._reporter.metric(name=RESUMED_FROM, value=step, step=point.step)
@@ -202,6 +208,7 @@ class TrainingRun:
         writer: LocalArtifactWriter,
         inputs: Materialized,
         point: ResumePoint | None,
+        hyperparams: Any,
     ) -> TrainingLoop:
         job = self._config.job
         batches: BatchSource = batches_of(
@@ -212,10 +219,11 @@ class TrainingRun:
             runtime.pop("cursor", None)
         elif point is not None and "cursor" not in runtime:
             batches = SkippingBatches(batches, point.step)
-        load = getattr(trainer, "load_batch", None)
-        if callable(load):
+        if callable(getattr(trainer, "load_batch", None)):
             batches = LoadedBatches(
-                batches, lambda raw, epoch: load(raw, epoch, ctx), ahead=job.dataset.readahead
+                batches,
+                lambda raw, epoch: trainer.load_batch(raw, epoch, ctx),
+                ahead=job.dataset.readahead,
             )
         ctx = StepContext(
             job=job.spec,
@@ -224,6 +232,7 @@ class TrainingRun:
             device=device_of(job.hyperparams, local_rank=self._world.local_rank),
             dtype=dtype_of(job.hyperparams),
             is_canceled=self._reporter.is_canceled,
+            hyperparams=hyperparams,
         )
         return TrainingLoop(
             job=ctx.job,
@@ -239,6 +248,7 @@ class TrainingRun:
             resume_runtime=runtime,
             finishing=self._publish,
             world=self._world,
+            parts=parts_of(self._config, self._world),
         )
 
     # -- the end -----------------------------------------------------------------------------------
@@ -270,3 +280,12 @@ class TrainingRun:
             )
         except Exception as unsent:  # the run's own error is what matters
             _log.warning("nobody could be told how the run ended: %s", unsent)
+
+
+def _keeping_of(job: JobFile) -> Keeping:
+    """Return which checkpoints stay."""
+    best = job.keep_best_checkpoints
+    if best is None:
+        return Keeping(last=job.keep_last_checkpoints)
+    last = job.keep_last_checkpoints or 1  # without a number of the last ones, all would stay
+    return Keeping(last=last, best=best.count, metric=best.metric, mode=best.mode)

@@ -26,6 +26,8 @@ class StepContext(msgspec.Struct, frozen=True):
     dtype: str = "bf16"
     is_canceled: Callable[[], bool] | None = None
     """Tells whether to stop; for trainers that loop by themselves."""
+    hyperparams: Any = None
+    """The job's as the trainer's `hyperparams_type`; None where it has none."""
 
 
 class StepControlHints(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
+from gen_worker.trainer.loop.finite import FiniteLoss
 from gen_worker.trainer.loop.parts import points
 from gen_worker.trainer.loop.reporting import Reporting
 from gen_worker.trainer.loop.running import LoopPhase, Run
@@ -154,7 +155,7 @@ class TrainingLoop:
     def _run(self) -> int:
         run = self._facts
         self._begin()
-        run.phase = "train-step"
+        run.phase = "input"
         run.reporting.phase("train", run.step)
         go_on_at(self._runtime, self._batches)
         source = source_of(self._batches)
@@ -286,6 +287,7 @@ class TrainingLoop:
     # -- the end -----------------------------------------------------------------------------------
 
     def _end(self) -> None:
+        self._facts.phase = "train-step"
         path = self._saving.finalize()
         self._facts.phase = "upload"
         if self._finishing is not None:
@@ -319,7 +321,10 @@ def run_training_loop(
     resume_state_payload: dict[str, Any] | None = None,
     resume_checkpoint_path: str | None = None,
 ) -> int:
-    """Train, and return the completed steps; arguments and errors are those of `TrainingLoop`."""
+    """Train, and return the completed steps; arguments and errors are those of `TrainingLoop`.
+
+    A loss that is no finite number fails the run.
+    """
     return TrainingLoop(
         job=job,
         ctx=ctx,
@@ -331,4 +336,5 @@ def run_training_loop(
         start_step=start_step,
         resume_state_payload=resume_state_payload,
         resume_checkpoint_path=resume_checkpoint_path,
+        parts=[FiniteLoss(is_fatal=True)],
     ).run()

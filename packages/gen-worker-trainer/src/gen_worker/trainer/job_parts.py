@@ -1,0 +1,67 @@
+"""Which parts go along with a run, as its job spec says."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.trainer.batches import batches_of
+from gen_worker.trainer.data import LoadedBatches
+from gen_worker.trainer.loop.early_stop import Patience
+from gen_worker.trainer.loop.evaluation import Evaluation
+from gen_worker.trainer.loop.finite import FiniteLoss, SkippedUpdates
+from gen_worker.trainer.loop.heartbeat import Heartbeat
+from gen_worker.trainer.loop.performance import Performance
+from gen_worker.trainer.loop.profiling import Profiling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gen_worker.trainer.config import RunConfig
+    from gen_worker.trainer.distributed.world import World
+    from gen_worker.trainer.job_file import JobFile
+    from gen_worker.trainer.loop import Part, Run
+
+__all__ = ["eval_batches_of", "parts_of"]
+
+
+def parts_of(config: RunConfig, world: World) -> list[Part]:
+    """Return what goes along in this process; what only one process needs, the first one has."""
+    job = config.job
+    return [*_of_each(job), *(_of_the_first(config) if world.is_first else ())]
+
+
+def eval_batches_of(job: JobFile, run: Run) -> Any:
+    """Return the data of an evaluation from their beginning; without files, the spec's batches."""
+    dataset = msgspec.structs.replace(job.eval_dataset, epochs=1)
+    batches = batches_of(msgspec.structs.replace(job, dataset=dataset), dataset.parquet_paths)
+    trainer, ctx = run.trainer, run.ctx
+    if not callable(getattr(trainer, "load_batch", None)):
+        return batches
+    return LoadedBatches(
+        batches, lambda raw, epoch: trainer.load_batch(raw, epoch, ctx), ahead=dataset.readahead
+    )
+
+
+def _of_each(job: JobFile) -> Iterator[Part]:
+    if job.nan_policy == "skip":
+        yield SkippedUpdates()
+    else:
+        yield FiniteLoss(is_fatal=job.nan_policy == "fail")
+    if job.eval_every:
+        yield Evaluation(
+            job.eval_every, lambda run: eval_batches_of(job, run), job.eval_max_batches
+        )
+
+
+def _of_the_first(config: RunConfig) -> Iterator[Part]:
+    job = config.job
+    yield Performance()
+    if job.early_stop is not None:
+        yield Patience(job.early_stop)
+    if job.heartbeat_seconds or job.stall_seconds:
+        yield Heartbeat(job.heartbeat_seconds, job.stall_seconds)
+    if job.profile is not None:
+        yield Profiling(job.profile, os.path.join(config.places.metrics, "profile"))

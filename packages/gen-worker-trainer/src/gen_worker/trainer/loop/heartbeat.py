@@ -1,0 +1,131 @@
+"""Says that a run is alive, and where it hangs if it does not go on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.trainer.loop.parts import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gen_worker.trainer.loop.running import Run
+
+__all__ = ["Heartbeat", "place_of", "stack_of"]
+
+_log = logging.getLogger("gen_worker.trainer")
+
+
+class Heartbeat(Part):
+    """A thread that writes `heartbeat` events, and one `log` event for each stall."""
+
+    def __init__(
+        self,
+        every_s: float,
+        stall_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            every_s: Between two events; 0 writes none.
+            stall_s: After which a run that neither ends a step nor reports anything is said to be
+                stalled; 0 never does.
+            clock: Seconds that only ever grow.
+        """
+        self._every_s = every_s
+        self._stall_s = stall_s
+        self._clock = clock
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._moved_at = 0.0
+        self._is_stalled = False
+
+    def begin(self, run: Run) -> None:
+        reporter = run.reporting.reporter
+        beat, log = (getattr(reporter, name, None) for name in ("heartbeat", "log"))
+        if not callable(beat) or not callable(log):
+            return  # nobody listens
+        self._moved()
+        trained_by = threading.get_ident()
+        self._thread = threading.Thread(
+            target=self._watch,
+            args=(run, trained_by, beat, log),
+            name="gen-worker-heartbeat",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def before_step(self, run: Run) -> None:
+        self._moved()
+
+    def after_step(self, run: Run) -> None:
+        self._moved()
+
+    def reported(self, run: Run, metrics: Mapping[str, float]) -> None:
+        self._moved()
+
+    def checkpointed(self, path: str, step: int) -> None:
+        self._moved()
+
+    def sampled(self, path: str, step: int) -> None:
+        self._moved()
+
+    def end(self, run: Run, error: BaseException | None) -> None:
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _moved(self) -> None:
+        self._moved_at = self._clock()
+        self._is_stalled = False
+
+    def _watch(
+        self, run: Run, trained_by: int, beat: Callable[..., Any], log: Callable[..., Any]
+    ) -> None:
+        beat_at = stall_at = float("inf")
+        begun_at = self._clock()
+        if self._every_s > 0:
+            beat_at = begun_at + self._every_s
+        while True:
+            if self._stall_s > 0:
+                quiet = float("inf") if self._is_stalled else self._moved_at + self._stall_s
+                stall_at = min(quiet, self._clock() + self._stall_s)
+            wait_s = max(0.0, min(beat_at, stall_at) - self._clock())
+            if self._is_over.wait(wait_s):
+                return
+            now = self._clock()
+            if now >= beat_at:
+                beat(step=run.step)
+                beat_at = now + self._every_s
+            if self._stall_s > 0 and not self._is_stalled:
+                quiet_s = now - self._moved_at
+                if quiet_s >= self._stall_s:
+                    self._is_stalled = True
+                    self._say(run, trained_by, quiet_s, log)
+
+    def _say(self, run: Run, trained_by: int, quiet_s: float, log: Callable[..., Any]) -> None:
+        where = place_of(trained_by)
+        message = f"stalled: nothing has happened for {quiet_s:.0f} s, the run is at {where}"
+        _log.warning("%s\n%s", message, stack_of(trained_by))
+        log(level="warning", message=message, step=run.step, where=where)
+
+
+def place_of(thread_id: int) -> str:
+    """Return the line of code that a thread is on, as `file:line in function`."""
+    frame = sys._current_frames().get(thread_id)
+    if frame is None:
+        return "an end: the thread is over"
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def stack_of(thread_id: int) -> str:
+    """Return the lines of code that have led a thread to where it is."""
+    frame = sys._current_frames().get(thread_id)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
