@@ -101,6 +101,7 @@ def test_what_it_may_not_do_the_hub_refuses(hub_url: str, tmp_path: Path) -> Non
         (packed(destination_repo="Acme/X:v2"), "acme", False, ("acme/x",)),
         (packed(destination={"ref": "other/x"}), "acme", False, None),
         (packed(destination={"ref": "other/x"}), OWN, True, ("other/x",)),
+        (packed(destination={"ref": "other/x"}), "", True, ("other/x",)),
         (packed(destination={"ref": "hf:other/x"}), OWN, True, None),
         (packed(destination={"ref": 7}), OWN, True, None),
         (packed(destination={"ref": "no ref"}), OWN, True, None),
@@ -118,6 +119,13 @@ def test_what_a_payload_names(
 def test_a_hub_that_gives_no_tokens_leaves_the_job_without(hub_url: str) -> None:
     assert token(hub_url, packed(destination="acme/x"), hub_token="not one of the hub's") == ""
     assert token("", packed(destination="acme/x")) == ""
+
+
+@pytest.mark.parametrize(
+    ("owner", "is_given"), [("", True), (OWN, True), ("acme", True), ("bob", False)]
+)
+def test_who_gets_a_token(hub_url: str, owner: str, is_given: bool) -> None:
+    assert bool(token(hub_url, packed(destination="acme/x"), owner)) == is_given
 
 
 def test_a_hub_that_is_away_is_worth_another_try() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TrainingReporter,
     )
     from gen_worker.trainer.runtime import run_training_runtime, run_training_runtime_from_env
+    from gen_worker.trainer.serving import TrainedRun, train
     from gen_worker.trainer.state.rng import seed_everything
     from gen_worker.trainer.state.training_state import TrainingState
     from gen_worker.trainer.steps import StepContext, StepControlHints, StepResult
@@ -40,6 +41,7 @@ __all__ = [
     "StepContext",
     "StepControlHints",
     "StepResult",
+    "TrainedRun",
     "TrainerPlugin",
     "TrainingCanceled",
     "TrainingContext",
@@ -51,6 +53,7 @@ __all__ = [
     "run_training_runtime",
     "run_training_runtime_from_env",
     "seed_everything",
+    "train",
 ]
 
 _MODULES = {
@@ -69,6 +72,7 @@ _MODULES = {
         "TrainingReporter",
     ),
     "runtime": ("run_training_runtime", "run_training_runtime_from_env"),
+    "serving": ("TrainedRun", "train"),
     "state.rng": ("seed_everything",),
     "state.training_state": ("TrainingState",),
     "steps": ("StepContext", "StepControlHints", "StepResult"),

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["HOOKS", "load_trainer_plugin"]
+__all__ = ["HOOKS", "load_trainer_plugin", "trainer_of"]
 
 HOOKS = (
     "setup",
@@ -43,7 +43,7 @@ def load_trainer_plugin(import_path: str) -> Any:
         sys.path.insert(0, os.getcwd())
     module = importlib.import_module(module_name)
     found = _named(module, symbol) if symbol else _only(module)
-    return _instance(found, import_path)
+    return trainer_of(found, import_path)
 
 
 def _named(module: Any, symbol: str) -> Any:
@@ -76,18 +76,23 @@ def _only(module: Any) -> Any:
     )
 
 
-def _instance(found: Any, import_path: str) -> Any:
+def trainer_of(found: Any, name: str) -> Any:
+    """Return a trainer, or one of a class.
+
+    Raises:
+        TypeError: It is no trainer; `name` says which.
+    """
     if inspect.isclass(found):
-        _require_no_arguments(found, import_path)
+        _require_no_arguments(found, name)
         found = found()
     elif inspect.isroutine(found):
         raise TypeError(
-            f"{import_path!r} is a function, and plain callables are unsupported: give a class "
+            f"{name!r} is a function, and plain callables are unsupported: give a class "
             f"with the methods {', '.join(HOOKS)}"
         )
     missing = _missing(found)
     if missing:
-        raise TypeError(f"the trainer {import_path!r} is missing {', '.join(missing)}")
+        raise TypeError(f"the trainer {name!r} is missing {', '.join(missing)}")
     return found
 
 

@@ -25,6 +25,9 @@ _SLACK_S = 3600.0
 _LONGEST_S = 7 * 86_400.0
 """For jobs without a limit."""
 
+_NOBODY = "local"
+"""Whose files a hub takes those for that are sent without an owner."""
+
 _log = logging.getLogger("gen_worker.scheduler")
 
 
@@ -49,7 +52,8 @@ class HubRights:
 
         Args:
             settings: Which hub, and the token for it.
-            own: Whose requests may publish for everybody; others' publish for their own owner.
+            own: Whose requests may publish for everybody, as nobody's may; others' publish for
+                their own owner.
         """
         self._settings = settings
         self._own = own
@@ -69,7 +73,8 @@ class HubRights:
         """
         if not self._settings.hub_url:
             return ""
-        wanted = permissions_of(payload, record.owner, is_own=record.owner == self._own)
+        is_own = record.owner in ("", self._own)
+        wanted = permissions_of(payload, record.owner, is_own=is_own)
         if wanted is None:
             return ""
         subject = f"job {record.request_id}"
@@ -103,7 +108,7 @@ def permissions_of(payload: bytes, owner: str, *, is_own: bool) -> Permissions |
 
     Args:
         payload: MessagePack.
-        owner: Of the request; for repositories of others nothing is given.
+        owner: Of the request, empty when it is nobody's; for others' repositories nothing is given.
         is_own: Whether it is the platform's own, which may publish for everybody.
     """
     from gen_worker.models.hub.capability import Permissions
@@ -128,7 +133,7 @@ def permissions_of(payload: bytes, owner: str, *, is_own: bool) -> Permissions |
         publish=tuple(f"{one.owner}/{one.repo}" for one in destinations),
         create_owner=destinations[0].owner if destinations else "",
         create_names=tuple(one.repo for one in destinations),
-        file_owners=(owner,) if owner else (),
+        file_owners=(owner or _NOBODY,),
     )
 
 
