@@ -121,8 +121,12 @@ def loss_in(metrics: Mapping[Any, Any]) -> Any:
     return None
 
 
-def numbers(given: Mapping[Any, Any]) -> dict[str, float]:
+def numbers(given: Mapping[Any, Any], names: Mapping[str, str] = _NAMES) -> dict[str, float]:
     """Return metrics as numbers, named as events name them.
+
+    Args:
+        given: What a hook says.
+        names: Of what is called otherwise.
 
     Raises:
         ValueError: One is no number.
@@ -131,7 +135,7 @@ def numbers(given: Mapping[Any, Any]) -> dict[str, float]:
     for name, value in given.items():
         text = str(name)
         try:
-            metrics[_NAMES.get(text.strip().lower(), text)] = float(value)
+            metrics[names.get(text.strip().lower(), text)] = float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"metric {text!r} is no number: {error}") from error
     return metrics

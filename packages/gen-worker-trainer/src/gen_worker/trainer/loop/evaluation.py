@@ -97,5 +97,5 @@ def _parts(run: Run, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
             return
         prepared = trainer.prepare_batch(raw, state, ctx)
         run.phase = "train-step"
-        yield numbers(require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step"))
+        yield numbers(require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step"), {})
         run.phase = "input"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.loop.parts import Part
@@ -53,17 +54,16 @@ class Performance(Part):
         }
         if tokens:
             metrics["perf/tokens_per_s"] = tokens / spent_s
-        if self._device is not None:
-            metrics["perf/peak_vram_bytes"] = _peak_bytes(self._device)
-        return metrics
+        return metrics | self._memory()
 
     def _look(self, run: Run) -> None:
         self._step, self._samples = run.step, run.samples
         self._waited_s, self._busy_s = run.waited_s, run.busy_s
         self._tokens = []
 
-
-def _peak_bytes(device: Any) -> float:
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
-    return float(torch.cuda.max_memory_allocated(device))
+    def _memory(self) -> dict[str, float]:
+        """Return the most that torch has had of the GPU; nothing if it does not use one."""
+        torch = sys.modules.get("torch")
+        if self._device is None or torch is None or not torch.cuda.is_initialized():
+            return {}
+        return {"perf/peak_vram_bytes": float(torch.cuda.max_memory_allocated(self._device))}
