@@ -18,6 +18,7 @@ from gen_worker.trainer import (  # noqa: E402
     StepContext,
     TrainingJobSpec,
 )
+from gen_worker.trainer.metrics import metrics_of_step  # noqa: E402
 
 _ROWS = 12
 _LONGEST = 5
@@ -58,7 +59,8 @@ class Tokens(GradientTrainer):
             noise = noise + torch.rand(rows, _LONGEST, generator=state.extra["augmentation"])
         wrong = (guess - batch["y"] - noise).square() * mask
         tokens = int(mask.sum())
-        return Loss(wrong.sum() / max(tokens, 1), tokens, {"tokens": tokens, "worst": wrong.max()})
+        error = (guess.abs() * mask).sum() / max(tokens, 1)
+        return Loss(wrong.sum() / max(tokens, 1), tokens, {"tokens": tokens, "error": error})
 
 
 class Noisy(Tokens):
@@ -91,9 +93,8 @@ def begin(trainer: Tokens, **hyperparams: Any) -> tuple[Any, StepContext]:
 
 
 def step(trainer: Tokens, batches: Sequence[Any], state: Any, ctx: StepContext) -> dict[str, float]:
-    for one in batches:
-        trainer.train_step(one, state, ctx)
-    return trainer.optimizer_step(state, ctx).metrics
+    results = [trainer.train_step(one, state, ctx) for one in batches]
+    return metrics_of_step(results, trainer.optimizer_step(state, ctx))
 
 
 def weights(state: Any) -> list[Any]:
@@ -120,7 +121,7 @@ def test_any_split_is_the_whole(sizes: tuple[int, ...], micro_rows: int) -> None
     metrics = step(parts_trainer, parts, state, ctx)
     assert max(parts_trainer.rows_seen) <= (micro_rows or max(sizes))
     assert metrics["tokens"] == sum(rows["length"])
-    for name in ("loss", "train/grad_norm"):
+    for name in ("train/loss", "train/grad_norm", "error"):
         assert metrics[name] == pytest.approx(expected[name], rel=1e-5)
     for mine, other in zip(weights(state), weights(whole), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from gen_worker.errors import is_out_of_memory
 from gen_worker.trainer.gradient.batches import moved, rows_of
 from gen_worker.trainer.gradient.draws import Draws, Statistics
 from gen_worker.trainer.gradient.loss import loss_of
-from gen_worker.trainer.gradient.ranks import syncing, world_size
+from gen_worker.trainer.gradient.ranks import added, syncing, world_size
+from gen_worker.trainer.gradient.sums import Sums
 
 if TYPE_CHECKING:
     from gen_worker.trainer.gradient.state import GradientState
@@ -36,8 +38,8 @@ class Accumulation:
         self._statistics = Statistics(state.modules) if self._may_repeat else None
         self._batches: list[tuple[Any, Draws | None]] = []
 
-    def add(self, batch: Any, ctx: StepContext) -> None:
-        """Add the gradients of a prepared batch to those that wait.
+    def add(self, batch: Any, ctx: StepContext) -> dict[str, Any]:
+        """Add the gradients of a prepared batch to those that wait; return what it says of itself.
 
         Raises:
             torch.OutOfMemoryError: There is no room even for one row.
@@ -46,9 +48,10 @@ class Accumulation:
             self._statistics.keep()
         draws = Draws.of(self._state) if self._may_repeat else None
         self._batches.append((batch, draws))
-        is_done = self._tried(batch, ctx)
-        while not is_done:
-            is_done = self._repeated(ctx)
+        sums = self._tried(batch, ctx)
+        while sums is None:
+            sums = self._repeated(ctx)
+        return sums.metrics()
 
     def end(self) -> None:
         """Forget the step."""
@@ -56,28 +59,29 @@ class Accumulation:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _tried(self, batch: Any, ctx: StepContext) -> bool:
-        """Do a batch; False if it has to be done in smaller parts."""
+    def _tried(self, batch: Any, ctx: StepContext) -> Sums | None:
+        """Do a batch; None if it has to be done in smaller parts."""
         try:
-            self._forward_backward(batch, ctx)
+            return self._forward_backward(batch, ctx)
         except Exception as error:
             if not (is_out_of_memory(error) and self._shrunk(batch)):
                 raise
-            return False
-        return True
+            return None
 
-    def _repeated(self, ctx: StepContext) -> bool:
+    def _repeated(self, ctx: StepContext) -> Sums | None:
         """Do all batches of the step once more, as if they had always been this small."""
         _free()  # not where the error is handled: it holds what is to be freed
         self._state.drop_gradients()
         if self._statistics is not None:
             self._statistics.put_back()
+        sums = None
         for batch, draws in self._batches:
             assert draws is not None, "only what is kept is repeated"
             draws.put_back(self._state)
-            if not self._tried(batch, ctx):
-                return False
-        return True
+            sums = self._tried(batch, ctx)
+            if sums is None:
+                return None
+        return sums
 
     def _shrunk(self, batch: Any) -> bool:
         """Halve the parts, from here on; False if they are as small as they can be."""
@@ -94,8 +98,8 @@ class Accumulation:
         limits = (self._state.options.micro_batch_size, self._state.progress["micro_batch_size"])
         return min(filter(None, [rows_of(batch), *limits]), default=0)
 
-    def _forward_backward(self, batch: Any, ctx: StepContext) -> None:
-        state = self._state
+    def _forward_backward(self, batch: Any, ctx: StepContext) -> Sums:
+        state, sums = self._state, Sums()
         rows, size = rows_of(batch), self._part_rows(batch)
         count = -(-rows // size) if size else 1
         parts = [batch] if count == 1 else self._trainer.split_batch(batch, count)
@@ -108,10 +112,23 @@ class Accumulation:
                 loss = loss_of(given)
                 weight = float(loss.weight)
                 if weight or world_size() > 1:
-                    self._backward(loss.value * weight)
+                    self._backward(loss.value * (weight / self._unit(weight)))
             state.is_synced = is_last
-            state.sums.add(loss, weight)
-        state.accumulated = (state.accumulated or 0) + 1
+            sums.add(loss, weight)
+        state.waiting(sums.loss, sums.weight)
+        return sums
+
+    def _unit(self, weight: float) -> int:
+        """Return what a weight is divided by before the backward pass, so that fp16 can hold it.
+
+        It is the same for a whole run and all its processes, and a power of two: then no digit of
+        a gradient depends on it.
+        """
+        progress = self._state.progress
+        if not progress["weight_unit"]:
+            mean = added([weight])[0] / world_size()
+            progress["weight_unit"] = 2 ** math.floor(math.log2(max(1.0, mean)))
+        return progress["weight_unit"]
 
     def _backward(self, value: Any) -> None:
         scaler = self._state.scaler

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.trainer.gradient.sums import Sums
 from gen_worker.trainer.state.training_state import TrainingState, named
 
 if TYPE_CHECKING:
@@ -32,12 +31,14 @@ class GradientState(TrainingState):
         super().__init__(model, optimizer, trainable_only=options.trainable_only, **parts)
         self.options: Any = options
         self.accumulated = 0
-        self.sums = Sums()
+        self.loss: Any = 0.0
+        """Of the micro-batches whose gradients wait, times their weights."""
+        self.weight = 0.0
         self.accumulation: Accumulation | None = None
         self.is_synced = False
         """Whether the gradients that wait are those of all processes."""
         self._evaluation = ExitStack()
-        self.extra["gradient"] = {"skipped_steps": 0, "micro_batch_size": 0}
+        self.extra["gradient"] = {"skipped_steps": 0, "micro_batch_size": 0, "weight_unit": 0}
 
     @property
     def progress(self) -> dict[str, int]:
@@ -50,10 +51,16 @@ class GradientState(TrainingState):
         """All modules by name; a single one is called `model`."""
         return {name or "model": module for name, module in named(self.model).items()}
 
+    def waiting(self, loss: Any, weight: float) -> None:
+        """Count a batch whose gradients wait for the optimizer."""
+        self.loss = self.loss + loss
+        self.weight += weight
+        self.accumulated = (self.accumulated or 0) + 1
+
     def drop_gradients(self) -> None:
         """Be as before the first batch of a step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.sums.clear()
+        self.loss, self.weight = 0.0, 0.0
         self.accumulated = 0
         self.is_synced = False
 

@@ -135,14 +135,20 @@ class GradientTrainer:
         """Add the gradients of a batch to those that wait."""
         if state.accumulation is None:
             state.accumulation = Accumulation(self, state)
-        state.accumulation.add(batch, ctx)
-        return StepResult()
+        return StepResult(state.accumulation.add(batch, ctx))
 
     def optimizer_step(self, state: Any, ctx: StepContext) -> StepResult:
-        """Take a step with the gradients that wait; the metrics are those of all its batches."""
+        """Take a step with the gradients that wait."""
         metrics = update(state)
         state.accumulation.end()
         return StepResult(metrics)
+
+    def skip_step(self, state: Any, ctx: StepContext) -> object:
+        """Forget the gradients that wait, because the runtime does not want them."""
+        state.progress["skipped_steps"] += 1
+        state.drop_gradients()
+        state.accumulation.end()
+        return None
 
     def eval_begin(self, state: Any, ctx: StepContext) -> object:
         """Have the model as its users will."""

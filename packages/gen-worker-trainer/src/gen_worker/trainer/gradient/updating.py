@@ -23,22 +23,23 @@ def update(state: GradientState) -> dict[str, float]:
     """
     parameters = [one for group in state.optimizer.param_groups for one in group["params"]]
     gradients = [one.grad for one in parameters if one.grad is not None]
-    metrics = state.sums.means()
-    weight, loss = added([state.sums.weight, metrics.get("loss", 0.0) * state.sums.weight])
-    metrics["loss"] = loss / weight if weight else math.nan
+    weight, loss = added([state.weight, float(state.loss)])
+    metrics = {"loss": loss / weight} if weight else {}
     rate = float(state.optimizer.param_groups[0]["lr"])
-    if state.scaler is not None:
-        state.scaler.unscale_(state.optimizer)
+    scaler = state.scaler if gradients else None
+    if scaler is not None:
+        scaler.unscale_(state.optimizer)
     if not state.is_synced:
         averaged(gradients)
-    norm = _scaled(parameters, gradients, weight / world_size(), state.options.max_grad_norm)
-    if math.isfinite(norm) and math.isfinite(metrics["loss"]):
+    share = weight / (state.progress["weight_unit"] or 1) / world_size()
+    norm = _scaled(parameters, gradients, share, state.options.max_grad_norm)
+    if weight and math.isfinite(norm) and math.isfinite(loss):
         _step(state)
     else:
         state.progress["skipped_steps"] += 1
-    if state.scaler is not None:
-        state.scaler.update()
-        metrics["train/loss_scale"] = float(state.scaler.get_scale())
+    if scaler is not None:
+        scaler.update()
+        metrics["train/loss_scale"] = float(scaler.get_scale())
     state.drop_gradients()
     skipped = state.progress["skipped_steps"]
     return {**metrics, "lr": rate, "train/grad_norm": norm, "train/skipped_steps": float(skipped)}
