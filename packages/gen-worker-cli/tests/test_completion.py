@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_the_script_names_commands_and_options(cli: Cli, shell: str) -> None:
     done = cli("completion", shell)
     assert (done.stderr, done.code) == ("", 0)
-    for word in ("run", "serve", "describe", "--payload-file", "--all-variants"):
+    for word in ("run", "serve", "describe", "--payload-file", "--all-variants", "--max-steps"):
         assert word in done.stdout
 
 

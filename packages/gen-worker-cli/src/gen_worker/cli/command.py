@@ -50,6 +50,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("run", "call one function once and print what it answers"),
     Command("serve", "keep an endpoint loaded and answer requests"),
     Command("invoke", "send a request to a running serve"),
+    Command("train", "run the job of a job spec: train a model, and go on with it"),
     Command("repl", "try functions interactively"),
     Command("describe", "print what the endpoint offers, as JSON"),
     Command("prefetch", "download the declared models"),
