@@ -15,6 +15,7 @@ from gen_worker.trainer.loop.finite import FiniteLoss, SkippedUpdates
 from gen_worker.trainer.loop.heartbeat import Heartbeat
 from gen_worker.trainer.loop.performance import Performance
 from gen_worker.trainer.loop.profiling import Profiling
+from gen_worker.trainer.tracking import TrackedRun, Tracking, trackers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,19 @@ if TYPE_CHECKING:
 __all__ = ["eval_batches_of", "parts_of"]
 
 
-def parts_of(config: RunConfig, world: World) -> list[Part]:
-    """Return what goes along in this process; what only one process needs, the first one has."""
+def parts_of(config: RunConfig, world: World, start_step: int = 0) -> list[Part]:
+    """Return what goes along in this process; what only one process needs, the first one has.
+
+    Args:
+        config: Of the job.
+        world: The processes that train together.
+        start_step: Steps that are done already.
+
+    Raises:
+        StartupContractError: A tracker cannot be made.
+    """
     job = config.job
-    return [*_of_each(job), *(_of_the_first(config) if world.is_first else ())]
+    return [*_of_each(job), *(_of_the_first(config, start_step) if world.is_first else ())]
 
 
 def eval_batches_of(job: JobFile, run: Run) -> Any:
@@ -56,7 +66,7 @@ def _of_each(job: JobFile) -> Iterator[Part]:
         )
 
 
-def _of_the_first(config: RunConfig) -> Iterator[Part]:
+def _of_the_first(config: RunConfig, start_step: int) -> Iterator[Part]:
     job = config.job
     yield Performance()
     if job.early_stop is not None:
@@ -65,3 +75,13 @@ def _of_the_first(config: RunConfig) -> Iterator[Part]:
         yield Heartbeat(job.heartbeat_seconds, job.stall_seconds)
     if job.profile is not None:
         yield Profiling(job.profile, os.path.join(config.places.metrics, "profile"))
+    if job.trackers:
+        run = TrackedRun(
+            request_id=job.request_id,
+            trainer=config.trainer,
+            hyperparams=job.hyperparams,
+            directory=config.places.metrics,
+            start_step=start_step,
+            max_steps=job.max_steps,
+        )
+        yield Tracking(trackers_of(job.trackers), run)

@@ -215,6 +215,7 @@ class TrainingRun:
             job, inputs.parquet_paths, arrow_ipc_path=self._config.arrow_ipc_path
         )
         runtime = dict(point.runtime) if point is not None else {}
+        start_step = 0 if point is None else point.step
         if job.dataset.resume == "restart":
             runtime.pop("cursor", None)
         elif point is not None and "cursor" not in runtime:
@@ -242,13 +243,13 @@ class TrainingRun:
             reporter=self._reporter,
             artifact_writer=writer,
             uploader=self._uploader,
-            start_step=0 if point is None else point.step,
+            start_step=start_step,
             resume_state_payload=None if point is None else point.state,
             resume_checkpoint_path=None if point is None else point.directory,
             resume_runtime=runtime,
             finishing=self._publish,
             world=self._world,
-            parts=parts_of(self._config, self._world),
+            parts=parts_of(self._config, self._world, start_step),
         )
 
     # -- the end -----------------------------------------------------------------------------------
