@@ -8,10 +8,17 @@ from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.context import TrainingContext
+    from gen_worker.trainer.contracts import (
+        TrainerSubprocessContractV1,
+        read_subprocess_contract,
+        run_subprocess,
+        write_subprocess_contract,
+    )
     from gen_worker.trainer.errors import TrainingCanceled
     from gen_worker.trainer.gradient import GradientOptions, GradientState, GradientTrainer, Loss
     from gen_worker.trainer.job import TrainingJobSpec
     from gen_worker.trainer.loop import run_training_loop
+    from gen_worker.trainer.orchestrated import TrainerAuthContext
     from gen_worker.trainer.plugin import load_trainer_plugin
     from gen_worker.trainer.protocols import (
         ArtifactUploader,
@@ -42,25 +49,37 @@ __all__ = [
     "StepControlHints",
     "StepResult",
     "TrainedRun",
+    "TrainerAuthContext",
     "TrainerPlugin",
+    "TrainerSubprocessContractV1",
     "TrainingCanceled",
     "TrainingContext",
     "TrainingJobSpec",
     "TrainingReporter",
     "TrainingState",
     "load_trainer_plugin",
+    "read_subprocess_contract",
+    "run_subprocess",
     "run_training_loop",
     "run_training_runtime",
     "run_training_runtime_from_env",
     "seed_everything",
     "train",
+    "write_subprocess_contract",
 ]
 
 _MODULES = {
+    "contracts": (
+        "TrainerSubprocessContractV1",
+        "read_subprocess_contract",
+        "run_subprocess",
+        "write_subprocess_contract",
+    ),
     "errors": ("TrainingCanceled",),
     "gradient": ("GradientOptions", "GradientState", "GradientTrainer", "Loss"),
     "job": ("TrainingJobSpec",),
     "loop": ("run_training_loop",),
+    "orchestrated": ("TrainerAuthContext",),
     "plugin": ("load_trainer_plugin",),
     "protocols": (
         "ArtifactUploader",
