@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.checkpoints.files import write_file
+from gen_worker.trainer.grids import Column, grid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Samples"]
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
+_IMAGES = frozenset(_SUFFIXES.values())
 _encode = msgspec.json.Encoder(order="sorted", enc_hook=str).encode
 
 
@@ -45,8 +47,14 @@ class Samples:
         self._requests = requests
         self._seed = seed
 
+    def inside(self, directory: str) -> Samples:
+        """Return the same for another directory."""
+        return Samples(directory, self._requests, self._seed)
+
     def write(self, step: int, state: Any, ctx: StepContext) -> list[str]:
         """Make and write all samples of a step; return the paths that are reported.
+
+        Images are also shown side by side, in `step-NNNNNNNN-grid.png`, if Pillow is installed.
 
         Raises:
             Exception: What `generate_sample` of the trainer raised.
@@ -62,8 +70,15 @@ class Samples:
             return [base + ".txt"]
         generate = _generator_of(state)
         paths: list[str] = []
+        columns: list[Column] = []
         for index, request in enumerate(self._requests):
-            paths += self._one(f"{base}-{index:02d}", step, request, generate, ctx)
+            files, made = self._one(f"{base}-{index:02d}", step, request, generate, ctx)
+            paths += files
+            images = [content for suffix, content in made.files if suffix in _IMAGES]
+            columns.append(Column(request.prompt or request.instruction or request.name, images))
+        if any(column.images for column in columns) and (grid := grid_of(columns)) is not None:
+            write_file(base + "-grid.png", grid)
+            paths.append(base + "-grid.png")
         return paths
 
     def _one(
@@ -73,7 +88,7 @@ class Samples:
         request: SampleRequest,
         generate: Callable[..., Any] | None,
         ctx: StepContext,
-    ) -> list[str]:
+    ) -> tuple[list[str], _Made]:
         seed = self._seed if request.seed is None else request.seed
         facts = {
             "prompt": request.prompt,
@@ -97,7 +112,7 @@ class Samples:
         if files:
             record["files"] = [os.path.basename(path) for path in files]
         write_file(base + ".json", _encode(record))
-        return [base + ".json", *files]
+        return [base + ".json", *files], made
 
 
 def _generator_of(state: Any) -> Callable[..., Any] | None:

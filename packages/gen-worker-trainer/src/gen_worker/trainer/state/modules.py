@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ModuleParts", "gradients_of", "misfits", "parameter_names", "parts_of"]
+__all__ = ["ModuleParts", "gradients_of", "misfits", "parameter_names", "parts_of", "unwrapped"]
 
 
 class ModuleParts(NamedTuple):
@@ -18,6 +19,13 @@ class ModuleParts(NamedTuple):
     """Further names of tensors, such as of tied weights."""
     objects: dict[str, Any]
     """What is no tensor."""
+
+
+def unwrapped(module: Any) -> Any:
+    """Return the module that `DistributedDataParallel` has within: its names are the author's."""
+    parallel = getattr(sys.modules.get("torch"), "nn", None)
+    kind = getattr(getattr(parallel, "parallel", None), "DistributedDataParallel", None)
+    return module.module if kind is not None and isinstance(module, kind) else module
 
 
 def parts_of(module: Any, *, trainable_only: bool) -> ModuleParts:

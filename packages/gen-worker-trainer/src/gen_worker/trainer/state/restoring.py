@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import CheckpointError
 from gen_worker.trainer.state.modules import (
     ModuleParts,
@@ -24,6 +25,14 @@ from gen_worker.trainer.state.saving import (
     is_module,
     modules_of,
     optimized,
+    rank_name,
+)
+from gen_worker.trainer.state.sharding import (
+    Pieces,
+    is_sharded,
+    placed_like,
+    read_parts,
+    sharded_in,
 )
 from gen_worker.trainer.state.training_state import EMA, TrainingState, named, training_state_of
 from gen_worker.trainer.state.tree import unflatten
@@ -31,18 +40,21 @@ from gen_worker.trainer.state.tree import unflatten
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gen_worker.trainer.distributed.world import World
+
 __all__ = ["restore_training_state"]
 
 _MOST_NAMED = 10
 _COMPONENTS = ("optimizer", "scheduler", "scaler", "ema")
 
 
-def restore_training_state(state: Any, checkpoint_dir: str) -> None:
+def restore_training_state(state: Any, checkpoint_dir: str, world: World = ALONE) -> None:
     """Put what a checkpoint has kept into a trainer's state.
 
     Args:
         state: From `configure`.
         checkpoint_dir: Of the checkpoint's files.
+        world: The processes that train together, as many or as few as when it was made.
 
     Raises:
         CheckpointError: The checkpoint has no such state, or another; all that does not fit is
@@ -52,7 +64,7 @@ def restore_training_state(state: Any, checkpoint_dir: str) -> None:
     folder = os.path.join(checkpoint_dir, DIRECTORY)
     is_kept = os.path.isfile(os.path.join(folder, SKELETON))
     if training is not None and is_kept:
-        _Restoring(training, folder).run()
+        _Restoring(training, folder, world).run()
     elif training is not None:
         raise CheckpointError(
             f"{checkpoint_dir!r} holds no training state, and `configure` returned one: resume "
@@ -68,14 +80,13 @@ def restore_training_state(state: Any, checkpoint_dir: str) -> None:
 
 
 class _Restoring:
-    def __init__(self, training: TrainingState, folder: str) -> None:
+    def __init__(self, training: TrainingState, folder: str, world: World) -> None:
         self._training = training
         self._folder = folder
-        with open(os.path.join(folder, SKELETON), "rb") as file:
-            kept = msgspec.json.decode(file.read(), type=dict[str, Any])
+        kept = self._document(SKELETON)
         self._aliases: dict[str, dict[str, str]] = kept["aliases"]
-        tensors = self._tensors(TENSORS)
-        self._rest: dict[str, Any] = unflatten(kept["rest"], tensors)
+        self._rest: dict[str, Any] = unflatten(kept["rest"], self._tensors(TENSORS))
+        self._rest |= self._own(world)
         self._modules = modules_of(training)
         self._models = {name: one for name, one in self._modules.items() if name != EMA}
 
@@ -99,9 +110,27 @@ class _Restoring:
 
     # -- what is kept ------------------------------------------------------------------------------
 
+    def _document(self, name: str) -> dict[str, Any]:
+        with open(os.path.join(self._folder, name), "rb") as file:
+            return msgspec.json.decode(file.read(), type=dict[str, Any])
+
+    def _own(self, world: World) -> dict[str, Any]:
+        """Return what this process had for itself; what the first one had, if they were others."""
+        for name in (rank_name(world.rank), rank_name(0)):
+            if not os.path.isfile(os.path.join(self._folder, f"{name}.json")):
+                continue
+            kept = self._document(f"{name}.json")
+            if name == rank_name(0) or kept["size"] == world.size:
+                own: dict[str, Any] = unflatten(kept["own"], self._tensors(name))
+                return own
+        return {}
+
     def _tensors(self, name: str) -> dict[str, Any]:
-        """Return the tensors of a file, which may be mapped; none where there is none."""
-        path = os.path.join(self._folder, f"{name}.safetensors")
+        """Return the tensors of a file, or of a folder of parts; none where there is neither."""
+        path = os.path.join(self._folder, name)
+        if os.path.isdir(path):
+            return dict(read_parts(path))
+        path += ".safetensors"
         if not os.path.isfile(path):
             return {}
         from gen_worker.models.reader import read_files
@@ -140,11 +169,18 @@ class _Restoring:
     def _fill(self, name: str, module: Any, kept: ModuleParts) -> None:
         aliases = {alias: kept.tensors[known] for alias, known in kept.aliases.items()}
         whole = {**kept.tensors, **aliases, **kept.objects}
+        current = module.state_dict()
+        if sharded_in(current.values()) or any(isinstance(one, Pieces) for one in whole.values()):
+            whole = _placed(whole, current)
         self._call(name, lambda: module.load_state_dict(whole, strict=False))
 
     def _load(self, component: str) -> None:
         for name, one in self._parts(component).items():
-            kept = _placed(self._rest[component][name], one.state_dict())
+            kept = self._rest[component][name]
+            like = one.state_dict()
+            if component == "optimizer":
+                like = _with_moments(like, kept, one)
+            kept = _placed(kept, like)
             self._call(f"{component} {name}".strip(), lambda o=one, k=kept: o.load_state_dict(k))
             if component == "optimizer":
                 _restore_dtypes(one, kept)
@@ -166,9 +202,7 @@ class _Restoring:
             kept = self._rest["gradients"].get(name, {})
             for parameter_name, parameter in model.named_parameters():
                 gradient = kept.get(parameter_name)
-                parameter.grad = (
-                    None if gradient is None else gradient.to(parameter.device, copy=True)
-                )
+                parameter.grad = None if gradient is None else _placed(gradient, parameter)
 
     def _call(self, what: str, load: Any) -> None:
         """Have an object take its state; what it raises is put down to the checkpoint."""
@@ -212,6 +246,8 @@ def _placed(kept: Any, current: Any) -> Any:
 
     In the file they are close together, and torch reads some kinds of state as if it were aligned.
     """
+    if isinstance(kept, Pieces) or is_sharded(current):
+        return placed_like(kept, current, getattr(current, "device", "cpu"))
     if hasattr(kept, "device") and hasattr(kept, "to"):
         return kept.to(getattr(current, "device", kept.device), copy=True)
     if isinstance(kept, Mapping):
@@ -223,6 +259,27 @@ def _placed(kept: Any, current: Any) -> Any:
         parts = [_placed(one, like) for one, like in zip(kept, items, strict=False)]
         return tuple(parts) if isinstance(kept, tuple) else parts
     return kept
+
+
+def _with_moments(
+    like: Mapping[str, Any], kept: Mapping[str, Any], optimizer: Any
+) -> Mapping[str, Any]:
+    """Return an optimizer's state in which moments that it has not made yet are its parameters.
+
+    Those of parameters that are in parts are in parts, too.
+    """
+    groups = zip(kept.get("param_groups", ()), getattr(optimizer, "param_groups", ()), strict=False)
+    pairs = [pair for old, new in groups for pair in zip(old["params"], new["params"], strict=True)]
+    state = dict(like.get("state", {}))
+    for index, parameter in pairs:
+        if is_sharded(parameter):
+            values = kept["state"].get(index, {})
+            state[index] = {
+                name: parameter
+                for name, value in values.items()
+                if len(getattr(value, "shape", ())) > 0
+            }
+    return {**like, "state": state}
 
 
 def _restore_dtypes(optimizer: Any, kept: Mapping[str, Any]) -> None:

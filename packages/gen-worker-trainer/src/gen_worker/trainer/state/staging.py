@@ -58,18 +58,21 @@ class Layout(NamedTuple):
     """Without the header."""
 
 
-def layout_of(name: str, tensors: Mapping[str, Any]) -> Layout:
+def layout_of(
+    name: str, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> Layout:
     """Lay a file out; nothing is copied.
 
     Args:
         name: Of the file.
         tensors: By name, on any devices.
+        metadata: Of the file; none by default.
 
     Raises:
         CheckpointError: The format has no such tensors; the message names one.
     """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     offset = 0
     for key, tensor in ordered:
         end = offset + tensor.numel() * tensor.element_size()
