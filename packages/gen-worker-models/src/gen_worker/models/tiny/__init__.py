@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gen_worker.models.tiny.diffusion import (
         tiny_flux,
         tiny_stable_diffusion,
+        tiny_stable_diffusion_3,
         tiny_stable_diffusion_xl,
     )
     from gen_worker.models.tiny.gguf_files import tiny_flux_gguf, tiny_llama_gguf
@@ -29,13 +30,19 @@ __all__ = [
     "tiny_llama_gguf",
     "tiny_lora",
     "tiny_stable_diffusion",
+    "tiny_stable_diffusion_3",
     "tiny_stable_diffusion_xl",
     "to_single_file",
 ]
 
 _MODULES = {
     "adapters": ("tiny_lora",),
-    "diffusion": ("tiny_flux", "tiny_stable_diffusion", "tiny_stable_diffusion_xl"),
+    "diffusion": (
+        "tiny_flux",
+        "tiny_stable_diffusion",
+        "tiny_stable_diffusion_3",
+        "tiny_stable_diffusion_xl",
+    ),
     "gguf_files": ("tiny_flux_gguf", "tiny_llama_gguf"),
     "language": ("tiny_llama",),
     "single_file": ("to_single_file",),
