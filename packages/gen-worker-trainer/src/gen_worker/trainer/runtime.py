@@ -17,6 +17,7 @@ from gen_worker.trainer.determinism import deterministic
 from gen_worker.trainer.devices import device_of, dtype_of
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import TrainingCanceled
+from gen_worker.trainer.forced_exit import ForcedExit
 from gen_worker.trainer.hyperparams import typed_hyperparams
 from gen_worker.trainer.inputs import Materialized, materialize
 from gen_worker.trainer.job_file import JobFile, SampleRequest, load_job_file
@@ -106,13 +107,15 @@ class Host(NamedTuple):
     """Returns an `ArtifactUploader` with `upload_terminal` and `close`, or None."""
     load_trainer: Callable[[str], Any] = load_trainer_plugin
     world: World = ALONE
+    has_process: bool = False
+    """Whether the process is the run's own, and ends when a run that is to stop does not."""
 
 
 def _host_of_process(config: RunConfig) -> Host:
     """Return what is around a run that has a process to itself."""
     limit_s = config.max_runtime_seconds
     policy = RuntimeCancelPolicy(config.cancel_file or None, limit_s, is_asked=asked_to_stop())
-    return Host(policy)
+    return Host(policy, has_process=True)
 
 
 class TrainingRun:
@@ -153,8 +156,10 @@ class TrainingRun:
         """
         with ExitStack() as stack:
             stack.enter_context(self._policy.hearing_signals())
+            grace_s = self._config.job.cancel_grace_seconds if self._host.has_process else 0
             try:
-                self._run(stack)
+                with ForcedExit(self._policy, grace_s, self._tell_forced_end):
+                    self._run(stack)
             except TrainingCanceled as error:
                 _log.warning("training is stopped: %s", error.reason)
                 self._tell_end(error)
@@ -262,7 +267,14 @@ class TrainingRun:
                 status="completed", step=self._loop.completed, final_checkpoint=final_checkpoint
             )
 
-    def _tell_end(self, error: BaseException) -> None:
+    def _tell_forced_end(self, reason: str) -> None:
+        """Tell of a run whose process is about to end; from another thread."""
+        loop = self._loop
+        step = 0 if loop is None else min(max(loop.completed, loop.attempted), loop.job.max_steps)
+        self._reporter.failed(step=step, error=reason)
+        self._tell_end(TrainingCanceled(reason), drain_seconds=0)
+
+    def _tell_end(self, error: BaseException, *, drain_seconds: float | None = None) -> None:
         """Tell of a run that is not completed; the loop has written its event, if it had begun."""
         loop = self._loop
         category = category_of(error, self._phase if loop is None else loop.phase)
@@ -271,13 +283,15 @@ class TrainingRun:
         if self._uploader is None:
             return
         is_canceled = isinstance(error, TrainingCanceled)
+        if is_canceled and drain_seconds is None:
+            drain_seconds = self._config.job.cancel_grace_seconds
         try:
             self._uploader.upload_terminal(
                 status="canceled" if is_canceled else "failed",
                 step=0 if loop is None else loop.completed,
                 final_checkpoint=None,
                 error=text,
-                drain_seconds=self._config.job.cancel_grace_seconds if is_canceled else None,
+                drain_seconds=drain_seconds,
             )
         except Exception as unsent:  # the run's own error is what matters
             _log.warning("nobody could be told how the run ended: %s", unsent)
