@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import sys
 from typing import Any
+
+from gen_worker.discovery.importing import put_on_path
 
 __all__ = ["HOOKS", "load_trainer_plugin", "trainer_of"]
 
@@ -25,8 +26,8 @@ def load_trainer_plugin(import_path: str) -> Any:
     """Return the trainer of `module:symbol`, or of a module that has one.
 
     A class is called without arguments. Without a symbol it is the first of `TRAINER`, `Trainer`
-    and `trainer`, else the one public attribute that has all hooks. The current directory is
-    looked into, too.
+    and `trainer`, else the one public attribute that has all hooks. The current directory
+    and its `src` are looked into first.
 
     Raises:
         ValueError: The path names nothing, or a module has no trainer, or several.
@@ -39,8 +40,7 @@ def load_trainer_plugin(import_path: str) -> Any:
         raise ValueError(
             f"the trainer {import_path!r} names nothing: write module:Class, such as train:Tuner"
         )
-    if not any(os.path.realpath(one or os.curdir) == os.path.realpath(".") for one in sys.path):
-        sys.path.insert(0, os.getcwd())
+    put_on_path(os.getcwd())
     module = importlib.import_module(module_name)
     found = _named(module, symbol) if symbol else _only(module)
     return trainer_of(found, import_path)

@@ -57,7 +57,6 @@ def opened(args: argparse.Namespace) -> Iterator[OpenJob]:
         UsageError: There is no such job spec, or a change does not fit it.
         SettingsError: A setting is wrong.
     """
-    from gen_worker.discovery.importing import put_on_path
     from gen_worker.settings import load
 
     folder = args.artifacts_dir or _folder_of_settings()
@@ -70,7 +69,6 @@ def opened(args: argparse.Namespace) -> Iterator[OpenJob]:
         _write_private(spec, fields)
     except OSError as error:
         raise UsageError(f"{folder!r} cannot be written to: {error.strerror}") from error
-    put_on_path(os.getcwd())
     try:
         yield OpenJob(load(TrainerSettings, job_spec_path=spec, artifacts_dir=folder), fields)
     finally:
