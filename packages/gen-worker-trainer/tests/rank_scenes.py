@@ -21,6 +21,7 @@ from gen_worker.trainer.distributed.agreement import first_does, together
 from gen_worker.trainer.distributed.group import open_world
 from gen_worker.trainer.distributed.place import place_of
 from gen_worker.trainer.settings import TrainerSettings
+from gen_worker.trainer.state.rng import part_ways, seed_everything
 
 if TYPE_CHECKING:
     from gen_worker.trainer.distributed.world import World
@@ -46,6 +47,16 @@ def agrees(world: World, directory: Path) -> None:
     SAY["first"] = first_does(world, lambda: {"by": world.rank})
     SAY["together"] = together(world, lambda: world.rank)
     world.barrier()
+    SAY["drawn"] = [drawn(world), drawn(world)]
+
+
+def drawn(world: World) -> list[float]:
+    """Return what is drawn after the same seed in each process."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    seed_everything(5)
+    part_ways(world.rank)
+    return [random.random(), torch.rand(1).item()]
 
 
 def fails(world: World, directory: Path) -> None:
@@ -75,16 +86,6 @@ def dies_first(world: World, directory: Path) -> None:
     if world.is_first:
         os.kill(os.getpid(), signal.SIGKILL)
     world.broadcast(1)
-
-
-def draws(world: World, directory: Path) -> None:
-    from gen_worker.trainer.state.rng import part_ways, seed_everything
-
-    seed_everything(5)
-    part_ways(world.rank)
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
-    SAY["drawn"] = [random.random(), torch.rand(1).item()]
 
 
 def main(scene: str, directory: Path) -> None:
