@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from gen_worker.trainer.batches import SkippingBatches, batches_of
 from gen_worker.trainer.cancel import RuntimeCancelPolicy
 from gen_worker.trainer.categories import Phase, category_of, told
 from gen_worker.trainer.checkpoints import Keeping
+from gen_worker.trainer.checkpoints.values import FINAL
 from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_of, resolve
 from gen_worker.trainer.data.loading import LoadedBatches
 from gen_worker.trainer.determinism import deterministic
@@ -31,6 +33,7 @@ from gen_worker.trainer.settings import TrainerSettings
 from gen_worker.trainer.state.rng import seed_everything
 from gen_worker.trainer.steps import StepContext
 from gen_worker.trainer.uploads import open_uploader
+from gen_worker.trainer.uploads.record import is_sent, note_sent
 from gen_worker.trainer.writer import LocalArtifactWriter
 
 if TYPE_CHECKING:
@@ -187,15 +190,16 @@ class TrainingRun:
             keeping=_keeping_of(job),
         )
         stack.callback(writer.close)
+        self._open_uploader(stack)
         finished = finished_at(job, writer.store, inputs.resume_path or "")
         if finished is not None:
             self._reporter.started(request_id=job.request_id)
+            self._send_finished(writer, finished)
             self._reporter.completed(step=job.max_steps, final_checkpoint=finished)
             return
         point = resume_point(job, writer.store, inputs.resume_path or "")
-        self._uploader = self._host.open_uploader(config)
-        if self._uploader is not None:
-            stack.callback(self._uploader.close)
+        if point is not None:
+            self._send_kept(writer, point.step)
         if job.seed is not None:
             seed_everything(job.seed)
         if job.deterministic:
@@ -257,15 +261,44 @@ class TrainingRun:
             parts=parts_of(self._config, self._world, start_step),
         )
 
+    # -- what an earlier attempt has made ----------------------------------------------------------
+
+    def _open_uploader(self, stack: ExitStack) -> None:
+        if self._world.is_first:
+            self._uploader = self._host.open_uploader(self._config)
+        if self._uploader is not None:
+            stack.callback(self._uploader.close)
+
+    def _send_kept(self, writer: LocalArtifactWriter, step: int) -> None:
+        """Have the checkpoints published, too, that this attempt goes on from."""
+        if self._uploader is not None:
+            for path, at in writer.kept_checkpoints():
+                if at <= step:
+                    self._uploader.upload_checkpoint(local_path=path, step=at)
+
+    def _send_finished(self, writer: LocalArtifactWriter, final_json: str) -> None:
+        """Publish a run that was killed after its last step and before that was done."""
+        if self._uploader is None or is_sent(self._config.places.metrics, final_json):
+            return
+        self._phase = "upload"
+        self._send_kept(writer, self._config.job.max_steps)
+        self._send_end(self._config.job.max_steps, final_json)
+
     # -- the end -----------------------------------------------------------------------------------
 
     def _publish(self, final_checkpoint: str | None) -> None:
         """Have everything where it belongs before the run is said to be completed."""
         assert self._loop is not None, "it has just ended"
-        if self._uploader is not None:
-            self._uploader.upload_terminal(
-                status="completed", step=self._loop.completed, final_checkpoint=final_checkpoint
-            )
+        self._send_end(self._loop.completed, final_checkpoint)
+
+    def _send_end(self, step: int, final_checkpoint: str | None) -> None:
+        if self._uploader is None:
+            return
+        self._uploader.upload_terminal(
+            status="completed", step=step, final_checkpoint=final_checkpoint
+        )
+        places = self._config.places
+        note_sent(places.metrics, os.path.join(places.checkpoints, f"{FINAL}.json"))
 
     def _tell_forced_end(self, reason: str) -> None:
         """Tell of a run whose process is about to end; from another thread."""
@@ -280,19 +313,21 @@ class TrainingRun:
         category = category_of(error, self._phase if loop is None else loop.phase)
         text = f"{category}:{told(error, category)}"
         self._reporter.failed(step=0, error=text)
-        if self._uploader is None:
-            return
         is_canceled = isinstance(error, TrainingCanceled)
         if is_canceled and drain_seconds is None:
             drain_seconds = self._config.job.cancel_grace_seconds
         try:
-            self._uploader.upload_terminal(
-                status="canceled" if is_canceled else "failed",
-                step=0 if loop is None else loop.completed,
-                final_checkpoint=None,
-                error=text,
-                drain_seconds=drain_seconds,
-            )
+            with ExitStack() as stack:
+                if self._uploader is None:  # the run has not come that far
+                    self._open_uploader(stack)
+                if self._uploader is not None:
+                    self._uploader.upload_terminal(
+                        status="canceled" if is_canceled else "failed",
+                        step=0 if loop is None else loop.completed,
+                        final_checkpoint=None,
+                        error=text,
+                        drain_seconds=drain_seconds,
+                    )
         except Exception as unsent:  # the run's own error is what matters
             _log.warning("nobody could be told how the run ended: %s", unsent)
 

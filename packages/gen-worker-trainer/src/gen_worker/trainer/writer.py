@@ -193,6 +193,11 @@ class LocalArtifactWriter:
         kept = _Kept(step, request_id, state_payload, metrics or {}, runtime or {})
         return self._finished(self._copied(kept, trainer, state, ctx, is_final=False)).path
 
+    def kept_checkpoints(self) -> list[SavedCheckpoint]:
+        """Return the periodic ones that there are, by step, as they were told of."""
+        kept = (one for one in self.store.checkpoints() if not one.final)
+        return [SavedCheckpoint(self._main_file(one), one.step) for one in kept]
+
     def write_samples(self, *, step: int, state: Any, ctx: StepContext) -> list[str]:
         """Make samples and return their paths; none in other processes than the first.
 

@@ -74,7 +74,7 @@ class BackgroundUploader:
             hub: Takes the bytes; None keeps them here.
             cancel: The one that ends what `hub` does; tripped by `close`.
             staging: Directory for files that wait, on the disk of the checkpoints. This one's
-                alone; emptied.
+                alone; emptied with the first of them.
             drain_seconds: How long the end of a run waits for what is not sent yet.
             capacity: Of checkpoints and samples that wait.
             metrics_capacity: Of metrics that wait; at least 2.
@@ -96,7 +96,7 @@ class BackgroundUploader:
         self._artifacts: Lane[CheckpointFiles | _Sample] = Lane(
             "trainer-artifacts", self._send_artifact, capacity=capacity
         )
-        remove_tree(staging)
+        self._has_staged = False
 
     def __enter__(self) -> BackgroundUploader:
         return self
@@ -117,7 +117,8 @@ class BackgroundUploader:
         if self._hub is not None:
             self._hub.close()
         self._callbacks.close()
-        remove_tree(self._staging)
+        if self._has_staged:
+            remove_tree(self._staging)
 
     # What the loop calls
 
@@ -225,6 +226,9 @@ class BackgroundUploader:
     def _queue(self, files: CheckpointFiles) -> None:
         if self._hub is not None:
             self._hub.require_scope()
+            if not self._has_staged:
+                remove_tree(self._staging)  # of a process that was killed
+                self._has_staged = True
             files = staged(files, os.path.join(self._staging, str(next(self._numbers))))
         if files.is_final:
             self._finals[files.local_path] = None
