@@ -41,6 +41,7 @@ class ForcedExit:
         grace_s: float,
         tell: Callable[[str], object],
         *,
+        is_needed: Callable[[], bool] = lambda: True,
         end: Callable[[int], object] = os._exit,
     ) -> None:
         """Prepare.
@@ -49,11 +50,13 @@ class ForcedExit:
             policy: Says whether the run is to stop.
             grace_s: What it has for that; 0 waits for it without a limit.
             tell: Reports the end, given its reason; has ten seconds for it.
+            is_needed: Whether the run has steps to stop; one that only finishes is left to it.
             end: Ends the process with an exit code.
         """
         self._policy = policy
         self._grace_s = grace_s
         self._tell = tell
+        self._is_needed = is_needed
         self._end = end
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -107,7 +110,8 @@ class ForcedExit:
             if asked_at is None and (self._signal or self._policy.is_canceled()):
                 asked_at = time.monotonic()
             if asked_at is not None and time.monotonic() - asked_at >= self._grace_s:
-                self._force(run_by)
+                if self._is_needed():
+                    self._force(run_by)
                 return
             self._wait()
 

@@ -161,7 +161,9 @@ class TrainingRun:
             stack.enter_context(self._policy.hearing_signals())
             grace_s = self._config.job.cancel_grace_seconds if self._host.has_process else 0
             try:
-                with ForcedExit(self._policy, grace_s, self._tell_forced_end):
+                with ForcedExit(
+                    self._policy, grace_s, self._tell_forced_end, is_needed=self._has_steps
+                ):
                     self._run(stack)
             except TrainingCanceled as error:
                 _log.warning("training is stopped: %s", error.reason)
@@ -299,6 +301,9 @@ class TrainingRun:
         )
         places = self._config.places
         note_sent(places.metrics, os.path.join(places.checkpoints, f"{FINAL}.json"))
+
+    def _has_steps(self) -> bool:
+        return self._loop is None or not self._loop.is_ending
 
     def _tell_forced_end(self, reason: str) -> None:
         """Tell of a run whose process is about to end; from another thread."""

@@ -89,6 +89,8 @@ class TrainingLoop:
         self._facts = Run(
             ctx=ctx, trainer=trainer, world=world, reporting=reporting, step=start_step
         )
+        self.is_ending = False
+        """Whether all steps are done, and only the final checkpoint is to be kept and sent."""
         self._batches = batches
         self._writer = artifact_writer
         self._payload = resume_state_payload
@@ -287,6 +289,7 @@ class TrainingLoop:
     # -- the end -----------------------------------------------------------------------------------
 
     def _end(self) -> None:
+        self.is_ending = True
         self._facts.phase = "train-step"
         path = self._saving.finalize()
         self._facts.phase = "upload"
