@@ -22,6 +22,7 @@ from gen_worker.trainer import (
     TrainingJobSpec,
 )
 from gen_worker.trainer.gradient import options_of
+from gen_worker.trainer.gradient.activations import checkpoint_activations
 
 
 class Net(GradientTrainer):
@@ -206,7 +207,12 @@ def test_activations_are_computed_again_to_the_same_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["gradient_checkpointing_enable", "enable_gradient_checkpointing"]
+    "method",
+    [
+        "activation_checkpointing_enable",
+        "gradient_checkpointing_enable",
+        "enable_gradient_checkpointing",
+    ],
 )
 def test_models_that_can_do_so_by_themselves_do(method: str) -> None:
     told: list[Any] = []
@@ -308,3 +314,26 @@ def test_a_step_of_nothing_is_none(precision: str) -> None:
     before = weights(state)
     assert step(trainer, state, ctx)["train/skipped_steps"] == 1
     assert all(map(torch.equal, before, weights(state)))
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in what diffusers imports
+def test_models_of_transformers_and_diffusers_can(tmp_path: Path) -> None:
+    from diffusers import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        UNet2DConditionModel,
+    )
+    from transformers import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        AutoModelForCausalLM,
+    )
+
+    from gen_worker.models.tiny import tiny_llama, tiny_stable_diffusion
+
+    tiny_llama(str(tmp_path / "llama"))
+    tiny_stable_diffusion(str(tmp_path / "sd"))
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    make: Any = UNet2DConditionModel
+    unet = make.from_pretrained(tmp_path / "sd", subfolder="unet")
+    for model in (llama, unet):
+        checkpoint_activations(model)
+    assert unet.is_gradient_checkpointing
+    assert llama.is_activation_checkpointing
+    assert not llama.config.use_cache

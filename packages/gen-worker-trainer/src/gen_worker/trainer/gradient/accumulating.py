@@ -11,7 +11,7 @@ from gen_worker.errors import is_out_of_memory
 from gen_worker.trainer.gradient.batches import moved, rows_of
 from gen_worker.trainer.gradient.draws import Draws, Statistics
 from gen_worker.trainer.gradient.loss import loss_of
-from gen_worker.trainer.gradient.ranks import added, syncing, world_size
+from gen_worker.trainer.gradient.ranks import added, world_size
 from gen_worker.trainer.gradient.sums import Sums
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class Accumulation:
     def __init__(self, trainer: Any, state: GradientState) -> None:
         self._trainer = trainer
         self._state = state
-        # A process that does its step again would leave the others waiting in their collectives.
-        self._may_repeat = state.options.oom_retry and world_size() == 1
+        # Of a model in parts, all processes do each pass together: none can do one more.
+        is_in_parts = world_size() > 1 and state.options.parallel == "fsdp"
+        self._may_repeat = state.options.oom_retry and not is_in_parts
         self._statistics = Statistics(state.modules) if self._may_repeat else None
         self._batches: list[tuple[Any, Draws | None]] = []
 
@@ -103,17 +104,13 @@ class Accumulation:
         rows, size = rows_of(batch), self._part_rows(batch)
         count = -(-rows // size) if size else 1
         parts = [batch] if count == 1 else self._trainer.split_batch(batch, count)
-        is_last_batch = len(self._batches) == state.options.gradient_accumulation_steps
-        for index, part in enumerate(parts):
-            is_last = is_last_batch and index == len(parts) - 1
-            with syncing(state.modules, is_wanted=is_last):
-                with precision_of(state, ctx):
-                    given = self._trainer.compute_loss(moved(part, ctx.device), state, ctx)
-                loss = loss_of(given)
-                weight = float(loss.weight)
-                if weight or world_size() > 1:
-                    self._backward(loss.value * (weight / self._unit(weight)))
-            state.is_synced = is_last
+        for part in parts:
+            with precision_of(state, ctx):
+                given = self._trainer.compute_loss(moved(part, ctx.device), state, ctx)
+            loss = loss_of(given)
+            weight = float(loss.weight)
+            if weight or world_size() > 1:
+                self._backward(loss.value * (weight / self._unit(weight)))
             sums.add(loss, weight)
         state.waiting(sums.loss, sums.weight)
         return sums

@@ -7,6 +7,12 @@ from typing import Any
 
 __all__ = ["checkpoint_activations"]
 
+_ENABLING = {
+    "activation_checkpointing_enable": "activation_checkpointing_kwargs",
+    "gradient_checkpointing_enable": "gradient_checkpointing_kwargs",
+}
+"""Methods of transformers, and what they take; the second is the older name."""
+
 
 def checkpoint_activations(module: Any) -> None:
     """Have a module keep the inputs of its blocks only.
@@ -17,8 +23,9 @@ def checkpoint_activations(module: Any) -> None:
     Raises:
         ValueError: There are no such blocks.
     """
-    if callable(getattr(module, "gradient_checkpointing_enable", None)):
-        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    method = next((name for name in _ENABLING if callable(getattr(module, name, None))), "")
+    if method:
+        getattr(module, method)(**{_ENABLING[method]: {"use_reentrant": False}})
         config: Any = getattr(module, "config", None)
         if getattr(config, "use_cache", False):
             config.use_cache = False  # what it would keep is not there yet

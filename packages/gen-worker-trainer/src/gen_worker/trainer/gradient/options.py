@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from gen_worker.trainer.distributed.parallel import Parallel
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -66,6 +68,8 @@ class GradientOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of averages of the weights, such as 0.999; 0: there are none."""
     activation_checkpointing: bool = False
     """Whether activations are computed again instead of kept."""
+    parallel: Parallel = "ddp"
+    """What each of several processes has of the model: a copy, or with `fsdp` a part."""
     trainable_only: bool = True
     """Whether checkpoints leave out parameters that are not trained."""
     dtype: str = ""

@@ -1,15 +1,14 @@
-"""The gradients of several processes as those of one: the only place that knows of the others."""
+"""Numbers of a step that are the same in all processes of a run."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["added", "averaged", "syncing", "world_size"]
+__all__ = ["added", "world_size"]
 
 
 def world_size() -> int:
@@ -18,26 +17,8 @@ def world_size() -> int:
     return 1 if distributed is None else int(distributed.get_world_size())
 
 
-@contextmanager
-def syncing(modules: Mapping[str, Any], *, is_wanted: bool) -> Iterator[None]:
-    """Have the backward pass within exchange gradients, or leave that to a later one.
-
-    Args:
-        modules: Those of `DistributedDataParallel`, and those that are sharded or replicated in
-            place, exchange them by themselves.
-        is_wanted: Whether this is the last pass of a step.
-    """
-    with ExitStack() as stack:
-        for module in modules.values():
-            if hasattr(module, "set_requires_gradient_sync"):
-                module.set_requires_gradient_sync(is_wanted)
-            elif hasattr(module, "no_sync") and not is_wanted:
-                stack.enter_context(module.no_sync())
-        yield
-
-
 def added(numbers: Sequence[float]) -> list[float]:
-    """Return the sums of numbers over all processes."""
+    """Return the sums of numbers over all processes; collective."""
     distributed = _distributed()
     if distributed is None:
         return list(numbers)
@@ -47,16 +28,6 @@ def added(numbers: Sequence[float]) -> list[float]:
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     distributed.all_reduce(sums)
     return [float(one) for one in sums.tolist()]
-
-
-def averaged(gradients: Sequence[Any]) -> None:
-    """Exchange gradients that no backward pass has, because the data ended before the last one."""
-    distributed = _distributed()
-    if distributed is None:
-        return
-    for gradient in gradients:
-        distributed.all_reduce(gradient)
-        gradient /= distributed.get_world_size()
 
 
 def _distributed() -> Any:

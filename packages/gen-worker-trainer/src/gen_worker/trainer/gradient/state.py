@@ -35,8 +35,6 @@ class GradientState(TrainingState):
         """Of the micro-batches whose gradients wait, times their weights."""
         self.weight = 0.0
         self.accumulation: Accumulation | None = None
-        self.is_synced = False
-        """Whether the gradients that wait are those of all processes."""
         self._evaluation = ExitStack()
         self.extra["gradient"] = {"skipped_steps": 0, "micro_batch_size": 0, "weight_unit": 0}
 
@@ -62,7 +60,6 @@ class GradientState(TrainingState):
         self.optimizer.zero_grad(set_to_none=True)
         self.loss, self.weight = 0.0, 0.0
         self.accumulated = 0
-        self.is_synced = False
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

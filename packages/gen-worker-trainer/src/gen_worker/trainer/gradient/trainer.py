@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gen_worker.trainer.distributed.parallel import wrap
 from gen_worker.trainer.gradient.accumulating import Accumulation, precision_of
 from gen_worker.trainer.gradient.activations import checkpoint_activations
 from gen_worker.trainer.gradient.averages import WeightAverages
@@ -95,6 +96,8 @@ class GradientTrainer:
                 checkpoint_activations(module)
         if options.precision == "fp16":
             _in_fp32(trainable(modules))
+        for module in modules.values():
+            wrap(module, options.parallel, device=ctx.device)
         optimizer = self.build_optimizer(modules, options)
         averages = (
             WeightAverages(trainable(modules), options.ema_decay) if options.ema_decay else None

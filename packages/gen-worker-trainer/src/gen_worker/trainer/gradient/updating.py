@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.trainer.gradient.ranks import added, averaged, world_size
+from gen_worker.trainer.distributed.parallel import share_gradients
+from gen_worker.trainer.gradient.ranks import added, world_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ def update(state: GradientState) -> dict[str, float]:
     steps are counted. Whether the run goes on then is the job's `nan_policy`.
     """
     parameters = [one for group in state.optimizer.param_groups for one in group["params"]]
+    if state.options.parallel == "ddp":
+        share_gradients(list(state.modules.values()), parameters)
     gradients = [one.grad for one in parameters if one.grad is not None]
     weight, loss = added([state.weight, float(state.loss)])
     metrics = {"loss": loss / weight} if weight else {}
@@ -29,8 +32,6 @@ def update(state: GradientState) -> dict[str, float]:
     scaler = state.scaler if gradients else None
     if scaler is not None:
         scaler.unscale_(state.optimizer)
-    if not state.is_synced:
-        averaged(gradients)
     share = weight / (state.progress["weight_unit"] or 1) / world_size()
     norm = _scaled(parameters, gradients, share, state.options.max_grad_norm)
     if weight and math.isfinite(norm) and math.isfinite(loss):
