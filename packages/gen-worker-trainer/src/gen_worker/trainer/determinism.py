@@ -21,12 +21,13 @@ def deterministic() -> Iterator[None]:
     Without torch nothing is done. What cuBLAS needs is in the environment, and counts for a process
     that has not used CUDA yet.
     """
-    os.environ.setdefault(_WORKSPACE, ":4096:8")
     try:
         import torch  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         yield
         return
+    workspace = os.environ.get(_WORKSPACE)
+    os.environ[_WORKSPACE] = workspace or ":4096:8"
     was_on = torch.are_deterministic_algorithms_enabled()
     was_lenient = torch.is_deterministic_algorithms_warn_only_enabled()
     tunes = torch.backends.cudnn.benchmark
@@ -37,3 +38,5 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(was_on, warn_only=was_lenient)
         torch.backends.cudnn.benchmark = tunes
+        if workspace is None:
+            del os.environ[_WORKSPACE]

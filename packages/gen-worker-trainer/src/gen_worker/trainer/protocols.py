@@ -34,9 +34,12 @@ class TrainerPlugin(Protocol):
     `dataset.readahead` says; `prepare_batch` gets what it returns, None leaves a batch out.
     `optimizer_step(state, ctx)`: where there is one, `train_step` only adds gradients up, for as
     many batches as `hyperparams.gradient_accumulation_steps` says, and this makes one step of
-    them; it returns metrics, a `StepResult` or None.
+    them; it returns metrics, a `StepResult` or None. With `nan_policy` "skip",
+    `skip_step(state, ctx)` is called in its place where a loss is not finite, and drops what was
+    added up; without it, `zero_grad` of the optimizers of a `TrainingState`.
     `eval_step(batch, state, ctx)`, which learns nothing and returns a `StepResult`;
-    `eval_begin(state, ctx)` and `eval_end(state, ctx)` are called around a whole evaluation.
+    `eval_begin(state, ctx)` and `eval_end(state, ctx)` are called around a whole evaluation; the
+    latter may return metrics of its own, where a mean over batches would not do.
     `save_checkpoint(*, state, step, output_dir, final, ctx)`, which writes files into `output_dir`
     and returns a mapping or None; `load_checkpoint(*, state, checkpoint_dir, payload, ctx)`, which
     reads them.
