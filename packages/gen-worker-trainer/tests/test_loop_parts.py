@@ -520,6 +520,12 @@ class Other:
     def broadcast(self, value: Any, /) -> Any:
         return value
 
+    def beside(self) -> Other:
+        return self
+
+    def cause_of(self, error: BaseException, /) -> BaseException:
+        return error
+
 
 def test_another_process_reports_nothing(around: Around) -> None:
     more: dict[str, Any] = {"world": Other(), "metric_every": 1, "checkpoint_every": 2}

@@ -44,7 +44,12 @@ def batches_of(
             dataset.folder, FolderConfig(**{name: getattr(dataset, name) for name in names})
         )
     if not parquet_paths:
-        return MockBatches(job.mock_batches, epochs=dataset.epochs)
+        return MockBatches(
+            job.mock_batches,
+            epochs=dataset.epochs,
+            shard_index=dataset.shard_index,
+            shard_count=dataset.shard_count,
+        )
     names = ArrowFeedConfig.__struct_fields__
     config = ArrowFeedConfig(**{name: getattr(dataset, name) for name in names})
     return ParquetArrowBatchFeeder(parquet_paths, config)

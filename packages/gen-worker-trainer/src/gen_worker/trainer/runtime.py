@@ -7,6 +7,8 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from gen_worker.settings import load
 from gen_worker.trainer.batches import SkippingBatches, batches_of
 from gen_worker.trainer.cancel import RuntimeCancelPolicy
@@ -17,6 +19,10 @@ from gen_worker.trainer.config import Places, RunConfig, asked_to_stop, places_o
 from gen_worker.trainer.data.loading import LoadedBatches
 from gen_worker.trainer.determinism import deterministic
 from gen_worker.trainer.devices import device_of, dtype_of
+from gen_worker.trainer.distributed.agreement import first_does
+from gen_worker.trainer.distributed.group import open_world
+from gen_worker.trainer.distributed.joining import fetched, point_of, share_of
+from gen_worker.trainer.distributed.place import place_of
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.forced_exit import ForcedExit
@@ -38,6 +44,7 @@ from gen_worker.trainer.writer import LocalArtifactWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from gen_worker.trainer.data import BatchSource
     from gen_worker.trainer.distributed.world import World
@@ -63,15 +70,12 @@ def run_training_runtime_from_env() -> int:
     return run_training_runtime(load(TrainerSettings))
 
 
-def run_training_runtime(
-    settings: TrainerSettings, *, observer: Observer = None, world: World = ALONE
-) -> int:
-    """Run one job.
+def run_training_runtime(settings: TrainerSettings, *, observer: Observer = None) -> int:
+    """Run one job, or take part in it as one of the processes that a launcher has started.
 
     Args:
         settings: What the operator says.
         observer: Given every event as it is written; see `LocalTrainingReporter`.
-        world: The processes that train together, of which this is one.
 
     Returns:
         0: it is completed, or was before. 1, 130 or 143: it was stopped, by a file or its time
@@ -81,18 +85,27 @@ def run_training_runtime(
         Exception: Whatever ended it; the event `failed` is written where there is a place for it.
     """
     places = places_of(settings)
-    try:
-        job = load_job_file(settings.job_spec_path)
-    except Exception as error:
-        _tell_early(places, "", error, observer)
-        raise
-    try:
-        config = resolve(settings, job, places)
-    except Exception as error:
-        _tell_early(places, job.request_id, error, observer)
-        raise
-    host = _host_of_process(config)._replace(world=world)
-    return TrainingRun(config, observer=observer, host=host).run()
+    request_id = ""
+    with ExitStack() as stack:
+        try:
+            job = load_job_file(settings.job_spec_path)
+            request_id = job.request_id
+            config = resolve(settings, job, places)
+            world = stack.enter_context(_world_of(settings, job))
+        except Exception as error:
+            if not settings.rank:
+                _tell_early(places, request_id, error, observer)
+            raise
+        host = _host_of_process(config)._replace(world=world)
+        return TrainingRun(config, observer=observer, host=host).run()
+
+
+def _world_of(settings: TrainerSettings, job: JobFile) -> AbstractContextManager[World]:
+    """Return where this process meets those that it trains with."""
+    place = place_of(settings)
+    if place is None:
+        return open_world(None)
+    return open_world(place, device=device_of(job.hyperparams, local_rank=place.local_rank))
 
 
 def _tell_early(places: Places, request_id: str, error: BaseException, observer: Observer) -> None:
@@ -134,10 +147,10 @@ class TrainingRun:
             observer: Given the events as they are written.
             host: What is around it; by default a process of its own.
         """
-        job = config.job
-        self._config = config
         self._host = host or _host_of_process(config)
         self._world = world = self._host.world
+        job = share_of(config.job, world)
+        self._config = msgspec.structs.replace(config, job=job)
         self._policy = self._host.policy
         self._reporter = LocalTrainingReporter(
             config.places.events if world.is_first else None,
@@ -170,14 +183,19 @@ class TrainingRun:
                 self._tell_end(error)
                 return self._policy.exit_code
             except BaseException as error:
-                self._tell_end(error)
-                raise
+                cause = self._world.cause_of(error)
+                self._tell_end(cause)
+                if cause is error:
+                    raise
+                raise cause from error
         return 0
 
     def _run(self, stack: ExitStack) -> None:
         config, job, places = self._config, self._config.job, self._config.places
+        world = self._world
         self._phase = "input"
-        inputs = stack.enter_context(materialize(config))
+        inputs = stack.enter_context(fetched(world, lambda: materialize(config)))
+        resume_path = inputs.resume_path or ""
         self._phase = "startup"
         spec = job.spec
         self._phase = "model-load"
@@ -190,16 +208,17 @@ class TrainingRun:
             sample_requests=job.samples,
             sample_fixed_seed=job.sample_seed,
             keeping=_keeping_of(job),
+            world=world,
         )
         stack.callback(writer.close)
         self._open_uploader(stack)
-        finished = finished_at(job, writer.store, inputs.resume_path or "")
+        finished = first_does(world, lambda: finished_at(job, writer.store, resume_path))
         if finished is not None:
             self._reporter.started(request_id=job.request_id)
             self._send_finished(writer, finished)
             self._reporter.completed(step=job.max_steps, final_checkpoint=finished)
             return
-        point = resume_point(job, writer.store, inputs.resume_path or "")
+        point = point_of(world, lambda: resume_point(job, writer.store, resume_path))
         if point is not None:
             self._send_kept(writer, point.step)
         if job.seed is not None:

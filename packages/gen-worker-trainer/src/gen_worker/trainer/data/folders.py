@@ -99,10 +99,10 @@ class FolderBatches:
         while not config.epochs or self._cursor.epoch < config.epochs:
             epoch = self._cursor.epoch
             batches = self._batches_of(epoch, len(images))
-            count = len(batches) - len(batches) % config.shard_count
-            if not count:
+            last_round = len(batches) - config.shard_count
+            if last_round < 0:
                 return  # nor would any other epoch have enough
-            for number in range(self._cursor.batch, count, config.shard_count):
+            for number in range(self._cursor.batch, last_round + 1, config.shard_count):
                 self._cursor = Cursor(epoch=epoch, batch=number + config.shard_count)
                 yield self._columns(batches[number + config.shard_index])
             self._cursor = Cursor(epoch=epoch + 1)

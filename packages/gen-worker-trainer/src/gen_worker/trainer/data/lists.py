@@ -16,15 +16,26 @@ __all__ = ["ArrowIpcBatches", "MockBatches", "require_pyarrow"]
 class MockBatches:
     """The batches of a job spec, as they are written there."""
 
-    def __init__(self, batches: Sequence[Any], *, epochs: int = 1) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Any],
+        *,
+        epochs: int = 1,
+        shard_index: int = 0,
+        shard_count: int = 1,
+    ) -> None:
         """Begin with the first.
 
         Args:
             batches: JSON values.
             epochs: How often all of them are given; 0 never ends.
+            shard_index: Which of each `shard_count` batches this rank takes.
+            shard_count: Ranks. A last round in which not all of them get one is left out.
         """
         self._batches = batches
         self._epochs = epochs
+        self._shard_index = shard_index
+        self._shard_count = shard_count
         self._cursor = Cursor()
 
     def cursor(self) -> Cursor:
@@ -35,11 +46,12 @@ class MockBatches:
 
     def iter_batches(self) -> Iterator[Any]:
         """Yield them from the cursor on."""
-        while self._batches and (not self._epochs or self._cursor.epoch < self._epochs):
+        behind_last_round = len(self._batches) - self._shard_count + 1
+        while behind_last_round > 0 and (not self._epochs or self._cursor.epoch < self._epochs):
             epoch = self._cursor.epoch
-            for number in range(self._cursor.batch, len(self._batches)):
-                self._cursor = Cursor(epoch=epoch, batch=number + 1)
-                yield self._batches[number]
+            for number in range(self._cursor.batch, behind_last_round, self._shard_count):
+                self._cursor = Cursor(epoch=epoch, batch=number + self._shard_count)
+                yield self._batches[number + self._shard_index]
             self._cursor = Cursor(epoch=epoch + 1)
 
 
@@ -82,9 +94,10 @@ class ArrowIpcBatches:
                 for number, batch in enumerate(stream):
                     if number < skip:
                         continue
-                    if number % self._shard_count == self._shard_index:
+                    turn = (number - skip) % self._shard_count
+                    if turn == self._shard_index:
                         mine = batch
-                    if (number + 1) % self._shard_count == 0:  # all ranks have one
+                    if turn == self._shard_count - 1:  # all ranks have one
                         self._cursor = Cursor(batch=number + 1)
                         yield mine
         except (OSError, pa.ArrowInvalid) as error:

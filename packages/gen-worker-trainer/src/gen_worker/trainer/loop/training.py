@@ -21,7 +21,7 @@ from gen_worker.trainer.loop.saving import PARTS, Saving
 from gen_worker.trainer.loop.stepping import END, source_of, stepping_of
 from gen_worker.trainer.state.moment import go_on_at, place_in
 from gen_worker.trainer.state.restoring import restore_training_state
-from gen_worker.trainer.state.rng import restore_rng, untouched_rng
+from gen_worker.trainer.state.rng import part_ways, restore_rng, untouched_rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +110,7 @@ class TrainingLoop:
                 (job.metric_every, reporting.step),
                 *(one for part in parts for one in part.duties()),
                 (job.checkpoint_every, lambda _: self._saving.keep()),
-                (job.sample_every if world.is_first else 0, self._sample),
+                (job.sample_every, self._sample),
             )
             if duty[0] > 0
         ]
@@ -140,6 +140,7 @@ class TrainingLoop:
 
         Raises:
             TrainingCanceled: The reporter said so; a checkpoint of the last completed step is kept.
+            OtherProcessError: Another process of the run has failed first.
             Exception: Whatever a hook, the writer or the uploader raised, once it is reported.
         """
         try:
@@ -148,9 +149,12 @@ class TrainingLoop:
             step = min(max(self.completed, self.attempted), self.job.max_steps)
             self._saving.tell_last(error)
             self._end_parts(error)
+            cause = self._facts.world.cause_of(error)
             with suppress(Exception):  # the run's own error is what matters
-                self._reporter.failed(step=step, error=self._text_of(error))
-            raise
+                self._reporter.failed(step=step, error=self._text_of(cause))
+            if cause is error:
+                raise
+            raise cause from error
         self._end_parts(None)
         return completed
 
@@ -182,6 +186,7 @@ class TrainingLoop:
         trainer.setup(ctx)
         say("configure", run.step)
         run.state = trainer.configure(ctx)
+        part_ways(run.world.rank)
         if self._payload is not None:
             say("restore", run.step)
             self._restore(self._payload)
@@ -202,7 +207,7 @@ class TrainingLoop:
                 ctx=run.ctx,
             )
         if self._checkpoint_dir is not None:
-            restore_training_state(run.state, self._checkpoint_dir)
+            restore_training_state(run.state, self._checkpoint_dir, run.world)
         kept = self._runtime.get(PARTS, {})
         for part in self._parts:
             if part.name in kept:
