@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ class Evaluation(Part):
 
 
 def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
-    """Return the means of what `eval_step` says of all batches; none of a run that is to stop.
+    """Return the means of what `eval_step` says of all batches, and what `eval_end` adds to them.
+
+    Of a run that is to stop there are none.
 
     Args:
         run: Whose trainer is asked.
@@ -78,13 +81,15 @@ def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
         parts = list(_parts(run, islice(source_of(batches), most or None)))
     finally:
         run.phase = "train-step"
-        if callable(end):
-            end(state, ctx)
+        added = end(state, ctx) if callable(end) else None
     if not parts or run.world.any(run.reporting.reporter.is_canceled()):
         return {}
+    metrics = averaged(parts)
+    if isinstance(added, Mapping):
+        metrics |= numbers(added, {})
     return {
         _PREFIX + name.removeprefix(_PREFIX): value
-        for name, value in averaged(parts).items()
+        for name, value in metrics.items()
         if name != WEIGHT
     }
 

@@ -33,16 +33,15 @@ from gen_worker.trainer.recipes.texts import (
     export_trained,
     length_limit,
     load_model,
-    prepared,
+    trainable,
 )
-from gen_worker.trainer.steps import StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from gen_worker.trainer.gradient import GradientState
-    from gen_worker.trainer.steps import StepContext
+    from gen_worker.trainer.steps import StepContext, StepResult
 
 __all__ = ["CausalLMOptions", "CausalLMTrainer"]
 
@@ -79,7 +78,7 @@ class CausalLMTrainer(GradientTrainer):
         more = {"attn_implementation": "sdpa"} if self.options.packing else {}
         model, self.tokenizer = load_model("AutoModelForCausalLM", ctx, self.options, **more)
         self.max_length = length_limit(self.options.max_length, model, self.tokenizer)
-        return prepared(model, self.options)
+        return trainable(model, ctx, self.options)
 
     def configure(self, ctx: StepContext) -> GradientState:
         """Return the state, which can also make samples."""
@@ -135,14 +134,26 @@ class CausalLMTrainer(GradientTrainer):
         is_same_STT = segments_ST.unsqueeze(1) == segments_ST.unsqueeze(2)
         return is_same_STT.tril().view(-1, 1, length, length)
 
+    def eval_begin(self, state: Any, ctx: StepContext) -> None:
+        """Begin to measure."""
+        super().eval_begin(state, ctx)
+        self.nats = self.measured = 0.0
+
     def eval_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
-        """Measure the loss, and the perplexity that it means."""
-        metrics = super().eval_step(batch, state, ctx).metrics
-        return StepResult({**metrics, "perplexity": math.exp(metrics["loss"])})
+        """Measure the loss of a batch."""
+        result = super().eval_step(batch, state, ctx)
+        self.nats += result.metrics["loss"] * result.metrics["weight"]
+        self.measured += result.metrics["weight"]
+        return result
+
+    def eval_end(self, state: Any, ctx: StepContext) -> dict[str, float]:
+        """Return the perplexity of all tokens, which is no mean of those of batches."""
+        super().eval_end(state, ctx)
+        return {"perplexity": math.exp(self.nats / self.measured)} if self.measured else {}
 
     def export(self, state: Any, directory: Path, ctx: StepContext) -> Mapping[str, Any]:
         """Write what `peft` or `AutoModelForCausalLM` loads, with the tokenizer."""
-        return export_trained(state.model, self.tokenizer, self.base, directory, self.options)
+        return export_trained(state.model, self.tokenizer, self.base, directory)
 
     def sample(self, state: Any, *, prompt: str, seed: int | None = None) -> dict[str, Any]:
         """Have the model go on from a prompt, or answer it if it was made for chats."""

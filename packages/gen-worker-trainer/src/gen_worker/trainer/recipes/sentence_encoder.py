@@ -24,7 +24,7 @@ from gen_worker.trainer.recipes.texts import (
     export_trained,
     length_limit,
     load_model,
-    prepared,
+    trainable,
 )
 from gen_worker.trainer.steps import StepResult
 
@@ -79,7 +79,7 @@ class SentenceEncoderTrainer(GradientTrainer):
         model, self.tokenizer = load_model("AutoModel", ctx, self.options)
         declared = int(_read(self.base, "sentence_bert_config.json").get("max_seq_length") or 0)
         self.max_length = length_limit(self.options.max_length, model, self.tokenizer, declared)
-        return prepared(model, self.options)
+        return trainable(model, ctx, self.options)
 
     def prepare_batch(self, raw: Any, state: Any, ctx: StepContext) -> dict[str, Any]:
         """Take the texts out of a batch; what is missing or empty is named."""
@@ -130,7 +130,7 @@ class SentenceEncoderTrainer(GradientTrainer):
 
     def export(self, state: Any, directory: Path, ctx: StepContext) -> Mapping[str, Any]:
         """Write what `peft` or `AutoModel` loads, with tokenizer and pooling."""
-        return export_trained(state.model, self.tokenizer, self.base, directory, self.options)
+        return export_trained(state.model, self.tokenizer, self.base, directory)
 
     # -- vectors -----------------------------------------------------------------------------------
 

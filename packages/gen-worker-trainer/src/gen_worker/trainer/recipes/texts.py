@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gen_worker.errors import ValidationError
 from gen_worker.models.loading.libraries import library, quiet
 from gen_worker.trainer.gradient import GradientOptions
+from gen_worker.trainer.lora import attach_lora, base_model_of, save_lora
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ __all__ = [
     "export_trained",
     "length_limit",
     "load_model",
-    "prepared",
+    "trainable",
 ]
 
 _CARRIED = (
@@ -116,35 +117,35 @@ def length_limit(wanted: int, model: Any, tokenizer: Any, declared: int = 0) -> 
     return wanted or min(declared or 1024, positions, tokenizer.model_max_length)
 
 
-def prepared(model: Any, options: TextOptions) -> Any:
+def trainable(model: Any, ctx: StepContext, options: TextOptions) -> Any:
     """Return the model with what is to be trained of it."""
     if options.method == "full":
         return model.requires_grad_(True)
-    peft = library("peft")
-    config = peft.LoraConfig(
-        r=options.lora_rank,
-        lora_alpha=options.lora_alpha or 2 * options.lora_rank,
-        lora_dropout=options.lora_dropout,
-        target_modules=list(options.lora_targets) or "all-linear",
+    return attach_lora(
+        model,
+        rank=options.lora_rank,
+        alpha=options.lora_alpha or 2 * options.lora_rank,
+        dropout=options.lora_dropout,
+        targets=options.lora_targets or "all-linear",
+        base=base_model_of(ctx),
     )
-    return peft.get_peft_model(model, config)
 
 
-def export_trained(
-    model: Any, tokenizer: Any, base: str, directory: Path, options: TextOptions
-) -> dict[str, Any]:
+def export_trained(model: Any, tokenizer: Any, base: str, directory: Path) -> dict[str, Any]:
     """Save what users load: an adapter in the layout of peft, or a model like the base.
 
     Returns:
-        Its main file, and how it was trained.
+        What is told of it.
     """
-    target = directory / ("adapter" if options.method == "lora" else "model")
-    # No layer is trained but through its matrices: none is saved whole, whatever its name.
-    only = {"save_embedding_layers": False} if options.method == "lora" else {}
-    model.save_pretrained(target, **only)
+    if hasattr(model, "peft_config"):
+        target = directory / "adapter"
+        told: dict[str, Any] = save_lora(model, target)
+    else:
+        target = directory / "model"
+        model.save_pretrained(target)
+        told = {"primary_path": "model.safetensors", "format": "transformers"}
     _carry(tokenizer, base, target)
-    name = "adapter_model" if options.method == "lora" else "model"
-    return {"primary_path": f"{target.name}/{name}.safetensors", "method": options.method}
+    return {**told, "primary_path": f"{target.name}/{told['primary_path']}"}
 
 
 def _carry(tokenizer: Any, base: str, target: Path) -> None:
