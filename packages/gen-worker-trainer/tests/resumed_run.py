@@ -11,7 +11,7 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np  # type: ignore[import-not-found,unused-ignore]
 import torch  # type: ignore[import-not-found,unused-ignore]
@@ -25,6 +25,9 @@ from gen_worker.trainer.state import TrainingState
 from gen_worker.trainer.state.rng import seed_everything
 from gen_worker.trainer.state.tree import flatten
 from gen_worker.trainer.writer import LocalArtifactWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ACCUMULATE = 3
 _KEEP_EVERY = 4
@@ -126,7 +129,13 @@ def write_data(directory: Path) -> list[str]:
     return paths
 
 
-def main(directory: Path, steps: int, log_path: Path) -> None:
+def main(
+    directory: Path,
+    steps: int,
+    log_path: Path,
+    make: Callable[[Any], Any] = Trainer,
+    **hyperparams: Any,
+) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     data = ParquetArrowBatchFeeder(
@@ -148,13 +157,15 @@ def main(directory: Path, steps: int, log_path: Path) -> None:
     )
     found = writer.store.newest()
     start = found.checkpoint.step if found is not None else 0
-    job = TrainingJobSpec("run", steps, metric_every=0, checkpoint_every=_KEEP_EVERY)
+    job = TrainingJobSpec(
+        "run", steps, metric_every=0, checkpoint_every=_KEEP_EVERY, hyperparams=hyperparams
+    )
     with log_path.open("w") as log:
         print(start, file=log, flush=True)
         loop = TrainingLoop(
             job=job,
-            ctx=StepContext(job),
-            trainer=Trainer(log),
+            ctx=StepContext(job, device="cpu"),
+            trainer=make(log),
             batches=data,
             reporter=Reporter(),
             artifact_writer=writer,
@@ -167,6 +178,7 @@ def main(directory: Path, steps: int, log_path: Path) -> None:
         state = loop.state
         parts = ("model", "optimizer", "scheduler", "ema")
         hashes = {name: hash_of(getattr(state, name).state_dict()) for name in parts}
+        hashes["progress"] = repr(state.extra.get("gradient"))
         hashes["gradients"] = hash_of([one.grad for one in state.model.parameters()])
         hashes["drawn"] = repr((random.random(), np.random.rand(), torch.rand(1).item()))
         print(json.dumps(hashes), file=log, flush=True)

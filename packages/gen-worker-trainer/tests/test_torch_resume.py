@@ -14,13 +14,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
-_RUN = Path(__file__).with_name("resumed_run.py")
 _STEPS = 62
 """Several epochs, and an end in the middle of an accumulation."""
 
 
-def command(directory: Path, log: Path) -> list[str]:
-    return [sys.executable, str(_RUN), str(directory), str(_STEPS), str(log)]
+def command(script: str, directory: Path, log: Path) -> list[str]:
+    path = str(Path(__file__).with_name(script))
+    return [sys.executable, path, str(directory), str(_STEPS), str(log)]
 
 
 def read(log: Path) -> list[Any]:
@@ -28,11 +28,18 @@ def read(log: Path) -> list[Any]:
     return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if "\n" in line]
 
 
+@pytest.fixture(scope="module", params=["resumed_run.py", "resumed_gradients.py"])
+def script(request: pytest.FixtureRequest) -> str:
+    """A trainer that does all by itself; one that is written with a model and a loss."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def whole(script: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each step of a run was that nobody killed, and its end."""
     directory = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(directory, directory / "log"), check=True, stdout=subprocess.DEVNULL)
+    arguments = command(script, directory, directory / "log")
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     start, *steps = read(directory / "log")
     assert start == 0
     assert len(steps) == _STEPS + 1
@@ -40,31 +47,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 @pytest.mark.chaos
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, whole: list[Any], seed: int) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    tmp_path: Path, script: str, whole: list[Any], seed: int
+) -> None:
     chance = random.Random(seed)
     said = 0
     starts = []
     for number in range(1 + seed % 2):
         log = tmp_path / f"log-{number}"
-        said = max(said, kill_somewhere(tmp_path, log, chance))
+        said = max(said, kill_somewhere(script, tmp_path, log, chance))
         start, *steps = read(log) or [0]
         starts.append(start)
         assert steps == whole[start : start + len(steps)]
 
     log = tmp_path / "log"
-    subprocess.run(command(tmp_path, log), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(script, tmp_path, log), check=True, stdout=subprocess.DEVNULL)
     start, *steps = read(log)
     assert start >= said
     assert starts == sorted(starts)
     assert steps == whole[start:]
 
 
-def kill_somewhere(directory: Path, log: Path, chance: random.Random) -> int:
+def kill_somewhere(script: str, directory: Path, log: Path, chance: random.Random) -> int:
     """Run until a checkpoint was reported, and a little longer; return the last one reported.
 
     The run may be over before.
     """
-    arguments = command(directory, log)
+    arguments = command(script, directory, log)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         said = [int(line) for line in [run.stdout.readline()] if line]
