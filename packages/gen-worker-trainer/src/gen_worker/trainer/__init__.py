@@ -8,6 +8,7 @@ from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.context import TrainingContext
+    from gen_worker.trainer.check import CheckReport, check_job
     from gen_worker.trainer.contracts import (
         TrainerSubprocessContractV1,
         read_subprocess_contract,
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from gen_worker.trainer.state.rng import seed_everything
     from gen_worker.trainer.state.training_state import TrainingState
     from gen_worker.trainer.steps import StepContext, StepControlHints, StepResult
+    from gen_worker.trainer.tracking import TrackedRun, Tracker
 
 __all__ = [
     "ArtifactUploader",
     "ArtifactWriter",
+    "CheckReport",
     "GradientOptions",
     "GradientState",
     "GradientTrainer",
@@ -48,6 +51,8 @@ __all__ = [
     "StepContext",
     "StepControlHints",
     "StepResult",
+    "TrackedRun",
+    "Tracker",
     "TrainedRun",
     "TrainerAuthContext",
     "TrainerPlugin",
@@ -57,6 +62,7 @@ __all__ = [
     "TrainingJobSpec",
     "TrainingReporter",
     "TrainingState",
+    "check_job",
     "load_trainer_plugin",
     "read_subprocess_contract",
     "run_subprocess",
@@ -69,6 +75,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "check": ("CheckReport", "check_job"),
     "contracts": (
         "TrainerSubprocessContractV1",
         "read_subprocess_contract",
@@ -95,6 +102,7 @@ _MODULES = {
     "state.rng": ("seed_everything",),
     "state.training_state": ("TrainingState",),
     "steps": ("StepContext", "StepControlHints", "StepResult"),
+    "tracking": ("TrackedRun", "Tracker"),
     "kind": ("TrainingContext",),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
