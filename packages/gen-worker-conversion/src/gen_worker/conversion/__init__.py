@@ -14,36 +14,167 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.endpoint.classes import conversion as _decorator
 
 if TYPE_CHECKING:
-    from gen_worker.context import ConversionContext, DatasetContext
-    from gen_worker.endpoint.jobs import DEFAULT_KIND, RECOMMENDED_KINDS, training_function
-    from gen_worker.types import DatasetRef, DestinationRepo, OutputSpec, ProducedFlavor, SourceRepo
+    from gen_worker.context import (
+        ConversionContext,
+        DatasetContext,
+    )
+    from gen_worker.conversion.artifacts import (
+        ConversionArtifact,
+        ConversionOutput,
+        IngestResult,
+        persist_safetensors_output,
+        tensors_with,
+    )
+    from gen_worker.conversion.cast import (
+        cast_checkpoint,
+    )
+    from gen_worker.conversion.components import (
+        LoadedComponent,
+    )
+    from gen_worker.conversion.errors import (
+        ConversionError,
+        ConversionImplementationError,
+        ConversionInputError,
+        OutputSpaceError,
+    )
+    from gen_worker.conversion.lazy import (
+        open_checkpoint,
+    )
+    from gen_worker.conversion.output_writer import (
+        StreamingWriter,
+        copy_unconverted_components,
+    )
+    from gen_worker.conversion.source import (
+        Component,
+        FileLayout,
+        Source,
+    )
+    from gen_worker.conversion.streaming import (
+        list_shard_files_from_index,
+        materialize_safetensors_input,
+        shard_safetensors_by_offset,
+        streaming_dtype_cast,
+        streaming_gpu_quantize,
+    )
+    from gen_worker.conversion.writer import (
+        MAX_SAFETENSORS_SHARD_BYTES,
+        IncrementalSafetensorsWriter,
+        build_safetensors_index,
+        plan_safetensors_shards,
+        write_safetensors,
+    )
+    from gen_worker.endpoint.jobs import (
+        DEFAULT_KIND,
+        RECOMMENDED_KINDS,
+        training_function,
+    )
+    from gen_worker.types import (
+        DatasetRef,
+        DestinationRepo,
+        OutputSpec,
+        ProducedFlavor,
+        SourceRepo,
+    )
 
 __all__ = [
     "DEFAULT_KIND",
+    "MAX_SAFETENSORS_SHARD_BYTES",
     "RECOMMENDED_KINDS",
+    "Component",
+    "ConversionArtifact",
     "ConversionContext",
+    "ConversionError",
+    "ConversionImplementationError",
+    "ConversionInputError",
+    "ConversionOutput",
     "DatasetContext",
     "DatasetRef",
     "DestinationRepo",
+    "FileLayout",
+    "IncrementalSafetensorsWriter",
+    "IngestResult",
+    "LoadedComponent",
+    "OutputSpaceError",
     "OutputSpec",
     "ProducedFlavor",
+    "Source",
     "SourceRepo",
+    "StreamingWriter",
+    "build_safetensors_index",
+    "cast_checkpoint",
+    "copy_unconverted_components",
+    "list_shard_files_from_index",
+    "materialize_safetensors_input",
+    "open_checkpoint",
+    "persist_safetensors_output",
+    "plan_safetensors_shards",
+    "shard_safetensors_by_offset",
+    "streaming_dtype_cast",
+    "streaming_gpu_quantize",
+    "tensors_with",
     "training_function",
+    "write_safetensors",
 ]
 
 # Loaded at first use: an endpoint with one decorator pays for no more than that.
 _MODULES = {
-    "ConversionContext": "gen_worker.context",
-    "DEFAULT_KIND": "gen_worker.endpoint.jobs",
-    "DatasetContext": "gen_worker.context",
-    "DatasetRef": "gen_worker.types",
-    "DestinationRepo": "gen_worker.types",
-    "OutputSpec": "gen_worker.types",
-    "ProducedFlavor": "gen_worker.types",
-    "RECOMMENDED_KINDS": "gen_worker.endpoint.jobs",
-    "SourceRepo": "gen_worker.types",
-    "training_function": "gen_worker.endpoint.jobs",
+    "gen_worker.context": (
+        "ConversionContext",
+        "DatasetContext",
+    ),
+    "gen_worker.conversion.artifacts": (
+        "ConversionArtifact",
+        "ConversionOutput",
+        "IngestResult",
+        "persist_safetensors_output",
+        "tensors_with",
+    ),
+    "gen_worker.conversion.cast": ("cast_checkpoint",),
+    "gen_worker.conversion.components": ("LoadedComponent",),
+    "gen_worker.conversion.errors": (
+        "ConversionError",
+        "ConversionImplementationError",
+        "ConversionInputError",
+        "OutputSpaceError",
+    ),
+    "gen_worker.conversion.lazy": ("open_checkpoint",),
+    "gen_worker.conversion.output_writer": (
+        "StreamingWriter",
+        "copy_unconverted_components",
+    ),
+    "gen_worker.conversion.source": (
+        "Component",
+        "FileLayout",
+        "Source",
+    ),
+    "gen_worker.conversion.streaming": (
+        "list_shard_files_from_index",
+        "materialize_safetensors_input",
+        "shard_safetensors_by_offset",
+        "streaming_dtype_cast",
+        "streaming_gpu_quantize",
+    ),
+    "gen_worker.conversion.writer": (
+        "MAX_SAFETENSORS_SHARD_BYTES",
+        "IncrementalSafetensorsWriter",
+        "build_safetensors_index",
+        "plan_safetensors_shards",
+        "write_safetensors",
+    ),
+    "gen_worker.endpoint.jobs": (
+        "DEFAULT_KIND",
+        "RECOMMENDED_KINDS",
+        "training_function",
+    ),
+    "gen_worker.types": (
+        "DatasetRef",
+        "DestinationRepo",
+        "OutputSpec",
+        "ProducedFlavor",
+        "SourceRepo",
+    ),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 class _DecoratorModule(ModuleType):
@@ -59,11 +190,11 @@ sys.modules[__name__].__class__ = _DecoratorModule
 
 
 def _load(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 

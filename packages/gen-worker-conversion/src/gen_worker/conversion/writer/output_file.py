@@ -12,10 +12,18 @@ from gen_worker.models.store.durable import fsync_directory
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["PART_SUFFIX", "OutputFile", "WrittenFile", "check_space", "remove_parts"]
+__all__ = [
+    "PART_SUFFIX",
+    "OutputFile",
+    "WrittenFile",
+    "check_space",
+    "remove_parts",
+    "write_failure",
+]
 
 PART_SUFFIX = ".part"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 _FLUSH_BYTES = 64 << 20
 """How much may wait for the disk: what waits longer is waited for at the end."""
 _MARGIN_BYTES = 16 << 20
@@ -56,7 +64,7 @@ class OutputFile:
             os.makedirs(directory, exist_ok=True)
             self._descriptor = os.open(self._part, _FLAGS, 0o666)
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
         self._is_open = True
 
     def write(self, data: memoryview | bytes) -> None:
@@ -74,7 +82,7 @@ class OutputFile:
                 rest = rest[os.write(self._descriptor, rest) :]
             self._flush_some()
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
 
     def _flush_some(self) -> None:
         """Have the disk write while the next slabs are made, instead of all at the end."""
@@ -96,7 +104,7 @@ class OutputFile:
             fsync_directory(os.path.dirname(os.path.abspath(self.path)))
         except OSError as error:
             self.abandon()
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
         return WrittenFile(self.path, self.size_bytes, str(self._hash.hexdigest()))
 
     def abandon(self) -> None:
@@ -110,20 +118,6 @@ class OutputFile:
             self._is_open = False
             os.close(self._descriptor)
 
-    def _failure(self, error: OSError) -> ConversionError:
-        if error.errno in _NO_ROOM:
-            return OutputSpaceError(
-                f"the disk is full: {self.path!r} was not written; free space there, or choose "
-                "another directory",
-                file=self.path,
-            )
-        return ConversionError(
-            f"{self.path!r} cannot be written, {error.strerror}: check the directory and the disk "
-            "it is on",
-            file=self.path,
-            step="write",
-        )
-
     def __enter__(self) -> OutputFile:
         return self
 
@@ -136,7 +130,19 @@ class OutputFile:
         self.abandon()
 
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+def write_failure(path: str, error: OSError) -> ConversionError:
+    """Return what it means that a file cannot be written."""
+    if error.errno in _NO_ROOM:
+        return OutputSpaceError(
+            f"the disk is full: {path!r} was not written; free space there, or choose another "
+            "directory",
+            file=path,
+        )
+    return ConversionError(
+        f"{path!r} cannot be written, {error.strerror}: check the directory and the disk it is on",
+        file=path,
+        step="write",
+    )
 
 
 def start_writeback(descriptor: int, start: int, end: int) -> None:

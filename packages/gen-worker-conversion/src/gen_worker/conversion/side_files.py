@@ -1,0 +1,128 @@
+"""What belongs to weights and is none: configurations, tokenizers, licences."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.conversion.writer.output_file import write_failure
+from gen_worker.models.formats import SAFE_SUFFIXES, UNSAFE_SUFFIXES, weight_files
+from gen_worker.models.formats.configs import read_config
+from gen_worker.models.formats.unsafe import only_unsafe
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+__all__ = ["copy_side_files", "copy_whole", "is_weights", "set_config_dtype", "side_files"]
+
+_OTHER_WEIGHTS = frozenset({".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel"})
+_STALE_INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.[\w-]+)?\.json")
+_ALTERNATIVES = frozenset({"onnx", "openvino", "coreml", "original", "gguf", "mlx", "metal"})
+"""Folders with the same weights in formats of other programs."""
+_DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def is_weights(name: str) -> bool:
+    """Tell whether a file holds weights, or says where they are."""
+    suffix = os.path.splitext(name)[1].lower()
+    is_file = suffix in SAFE_SUFFIXES | UNSAFE_SUFFIXES | _OTHER_WEIGHTS
+    return is_file or _STALE_INDEX.fullmatch(name) is not None
+
+
+def side_files(directory: str) -> Iterator[str]:
+    """Yield the plain files of a directory itself that are no weights, by name."""
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        if entry.is_file() and not entry.name.startswith(".") and not is_weights(entry.name):
+            yield entry.name
+
+
+def copy_side_files(source: str, target: str, *, skip: Collection[str] = ()) -> int:
+    """Copy what belongs to the weights of a directory, and the directories below it.
+
+    Left out are weights of `source` itself, hidden files, and folders with the weights in formats
+    of other programs. What is in `target` already stays.
+
+    Args:
+        source: A directory.
+        target: Another; made when absent.
+        skip: Names of directories below `source` that are not copied.
+
+    Returns:
+        How many files were copied.
+
+    Raises:
+        OutputSpaceError: The disk is full.
+    """
+    count = 0
+    for name in side_files(source):
+        count += _copy(os.path.join(source, name), os.path.join(target, name))
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        is_wanted = entry.name not in skip and entry.name not in _ALTERNATIVES
+        if entry.is_dir() and is_wanted and not entry.name.startswith("."):
+            count += copy_whole(entry.path, os.path.join(target, entry.name))
+    return count
+
+
+def copy_whole(source: str, target: str) -> int:
+    """Copy a file or a tree as it is, pickles and hidden files left out; return how many files.
+
+    Raises:
+        OutputSpaceError: The disk is full.
+        UnsafeFileFormat: The tree has weights, and only in formats that can run code.
+    """
+    if os.path.isfile(source):
+        return _copy(source, os.path.join(target, os.path.basename(source)))
+    weights = weight_files(source)
+    if weights.unsafe and not weights.safe:
+        raise only_unsafe(weights.unsafe, "", os.path.basename(source))
+    count = 0
+    for parent, directories, names in os.walk(source):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and not _is_unsafe(name):
+                place = os.path.join(target, os.path.relpath(parent, source), name)
+                count += _copy(os.path.join(parent, name), os.path.normpath(place))
+    return count
+
+
+def _is_unsafe(name: str) -> bool:
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in UNSAFE_SUFFIXES or name.endswith(".bin.index.json")
+
+
+def _copy(source: str, target: str) -> int:
+    if os.path.exists(target):
+        return 0
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise write_failure(target, error) from error
+    return 1
+
+
+def set_config_dtype(directory: str, dtype: str) -> None:
+    """Say in `config.json` which precision the weights have now, where it said one before.
+
+    Args:
+        directory: Of the component that was written.
+        dtype: As torch names it, such as `bfloat16`.
+    """
+    path = os.path.join(directory, "config.json")
+    config = read_config(path) if os.path.isfile(path) else None
+    if isinstance(config, dict) and _changed(config, dtype):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _changed(config: dict[str, Any], dtype: str) -> bool:
+    keys = [key for key in _DTYPE_KEYS if isinstance(config.get(key), str)]
+    changed = any(config[key] != dtype for key in keys)
+    config.update(dict.fromkeys(keys, dtype))
+    for name, part in config.items():
+        if name.endswith("_config") and isinstance(part, dict) and name != "quantization_config":
+            changed = _changed(part, dtype) or changed
+    return changed
