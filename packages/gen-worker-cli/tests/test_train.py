@@ -227,6 +227,23 @@ def test_a_command_that_names_no_job_is_wrong(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.claims("train.check")
+def test_a_job_is_tried_and_leaves_nothing(project: Project) -> None:
+    before = sorted(os.listdir(project.folder))
+
+    good = project.train("job.json", "--check", "--nproc", "2")
+    bad = project.train("job.json", "--check", "--json", "--set", "hyperparams.fails_at=2")
+    unread = project.train("job.json", "--check", "--set", "max_steps=many")
+
+    assert (good.code, good.stdout.splitlines()[0].split()) == (0, ["ok", "trainer", "Tuner"])
+    assert bad.code == 1
+    assert [one["level"] for one in json.loads(bad.stdout)][-1] == "failed"
+    assert "the loss exploded" in json.loads(bad.stdout)[-1]["text"]
+    assert (unread.code, unread.stdout) == (1, "")
+    assert "$.max_steps" in unread.stderr
+    assert sorted(os.listdir(project.folder)) == before
+
+
 @pytest.mark.claims("train.signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_what_was_learned(

@@ -34,6 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nproc", type=_count, metavar="N", default=1, help="processes that train together"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only try the job: two steps, saving, loading; exit code 1 when one of them fails",
+    )
     parser.add_argument("--max-steps", type=int, metavar="N", help="in place of the job's")
     parser.add_argument(
         "--artifacts-dir", metavar="DIR", help="where checkpoints, samples and events go"
@@ -57,9 +62,13 @@ def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.training.job import opened
 
     with opened(args) as job:
-        if args.nproc > 1:
+        if args.nproc > 1 and not args.check:
             return _launch(job, args)
         out = divert_stdout()
+        if args.check:
+            from gen_worker.cli.training.checking import check
+
+            return check(job, out, as_json=args.json, is_verbose=args.verbose)
         from gen_worker.cli.training.running import run
 
         return run(job, out, as_json=args.json, is_verbose=args.verbose)

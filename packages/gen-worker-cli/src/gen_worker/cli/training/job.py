@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -62,18 +63,23 @@ def opened(args: argparse.Namespace) -> Iterator[OpenJob]:
     folder = args.artifacts_dir or _folder_of_settings()
     path = args.job or _last(folder, is_resumed=args.resume)
     fields = _changed(_decoded(path), args)
-    folder = folder or os.path.join(_FOLDER, _file_name(fields.get("request_id")))
-    spec = os.path.join(folder, f".job-{os.getpid()}.json")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        _write_private(spec, fields)
-    except OSError as error:
-        raise UsageError(f"{folder!r} cannot be written to: {error.strerror}") from error
-    try:
+    with ExitStack() as stack:
+        if args.check:  # which leaves nothing behind
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gen-worker-train-"))
+        folder = folder or os.path.join(_FOLDER, _file_name(fields.get("request_id")))
+        spec = os.path.join(folder, f".job-{os.getpid()}.json")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            _write_private(spec, fields)
+        except OSError as error:
+            raise UsageError(f"{folder!r} cannot be written to: {error.strerror}") from error
+        stack.callback(_remove, spec)
         yield OpenJob(load(TrainerSettings, job_spec_path=spec, artifacts_dir=folder), fields)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(spec)
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _folder_of_settings() -> str:
