@@ -32,6 +32,8 @@ from gen_worker.trainer.lora import (
     trainable_names,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # of what is imported
+
 
 def llama(directory: str) -> Any:
     from transformers import (  # type: ignore[import-not-found,import-untyped,unused-ignore]

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     )
     from gen_worker.trainer.errors import TrainingCanceled
     from gen_worker.trainer.gradient import GradientOptions, GradientState, GradientTrainer, Loss
+    from gen_worker.trainer.helpers import (
+        OptimizerBundle,
+        build_default_adamw_bundle,
+        load_trainable_module_checkpoint,
+        save_trainable_module_checkpoint,
+        to_float_scalar,
+    )
     from gen_worker.trainer.job import TrainingJobSpec
     from gen_worker.trainer.loop import run_training_loop
     from gen_worker.trainer.orchestrated import TrainerAuthContext
@@ -45,6 +52,7 @@ __all__ = [
     "GradientState",
     "GradientTrainer",
     "Loss",
+    "OptimizerBundle",
     "PreparedBatchT",
     "RawBatchT",
     "StateT",
@@ -62,14 +70,18 @@ __all__ = [
     "TrainingJobSpec",
     "TrainingReporter",
     "TrainingState",
+    "build_default_adamw_bundle",
     "check_job",
+    "load_trainable_module_checkpoint",
     "load_trainer_plugin",
     "read_subprocess_contract",
     "run_subprocess",
     "run_training_loop",
     "run_training_runtime",
     "run_training_runtime_from_env",
+    "save_trainable_module_checkpoint",
     "seed_everything",
+    "to_float_scalar",
     "train",
     "write_subprocess_contract",
 ]
@@ -84,6 +96,13 @@ _MODULES = {
     ),
     "errors": ("TrainingCanceled",),
     "gradient": ("GradientOptions", "GradientState", "GradientTrainer", "Loss"),
+    "helpers": (
+        "OptimizerBundle",
+        "build_default_adamw_bundle",
+        "load_trainable_module_checkpoint",
+        "save_trainable_module_checkpoint",
+        "to_float_scalar",
+    ),
     "job": ("TrainingJobSpec",),
     "loop": ("run_training_loop",),
     "orchestrated": ("TrainerAuthContext",),
