@@ -76,6 +76,11 @@ def export(
         if name != "transformer":
             matrices = utils.convert_state_dict_to_diffusers(matrices)
         layers[f"{name}_lora_layers"] = matrices
-        layers[f"{name}_lora_adapter_metadata"] = module.peft_config["default"].to_dict()
+        config = module.peft_config["default"].to_dict()
+        layers[f"{name}_lora_adapter_metadata"] = {
+            # The order of a set is another in each process, and files are compared by their bytes.
+            key: sorted(value) if isinstance(value, set) else value
+            for key, value in config.items()
+        }
     pipeline.save_lora_weights(directory, **layers)
     return {**told, "primary_path": _WEIGHTS}
