@@ -97,7 +97,9 @@ def loaded(
             config = config.get(part.name)
         if config is not None:
             options["quantization_config"] = config
-        module = part.as_hf_module(**options, **_dtype(part, compute_dtype))
+        if compute_dtype is not None:
+            options["dtype"] = compute_dtype
+        module = part.as_hf_module(**options)
         return LoadedComponent(part.name, "quantized", part.path, module)
 
     return _each(source, load, quant_only, passthrough_only)
@@ -123,7 +125,7 @@ def loaded_on_cpu(
         import torch  # type: ignore[import-not-found,unused-ignore]
 
         dtype = torch.bfloat16 if compute_dtype is None else compute_dtype
-        module = part.as_hf_module(**_dtype(part, dtype))
+        module = part.as_hf_module(dtype=dtype)
         return LoadedComponent(part.name, "bf16_cpu", part.path, module)
 
     return _each(source, load, quant_only, passthrough_only)
@@ -153,14 +155,6 @@ def _single(source: Source, load: Callable[[Component], LoadedComponent]) -> Loa
     if source.path.is_dir() and part.config:
         return load(part)
     return LoadedComponent("model", "passthrough", source.path)
-
-
-def _dtype(part: Component, dtype: Any) -> dict[str, Any]:
-    if dtype is None:
-        return {}
-    # The two libraries do not call it the same.
-    is_diffusers = bool(part.config.get("_class_name"))
-    return {"torch_dtype": dtype} if is_diffusers else {"dtype": dtype}
 
 
 def _device_map(offload_folder: object) -> Any:

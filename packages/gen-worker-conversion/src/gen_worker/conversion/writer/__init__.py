@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.writer.incremental import IncrementalSafetensorsWriter
     from gen_worker.conversion.writer.journal import Journal
     from gen_worker.conversion.writer.output_file import OutputFile, WrittenFile
-    from gen_worker.conversion.writer.pump import pump
+    from gen_worker.conversion.writer.pipeline import pump
     from gen_worker.conversion.writer.safetensors import Written, write_safetensors
     from gen_worker.conversion.writer.shards import (
         MAX_SAFETENSORS_SHARD_BYTES,
@@ -37,7 +37,7 @@ _MODULES = {
     "incremental": ("IncrementalSafetensorsWriter",),
     "journal": ("Journal",),
     "output_file": ("OutputFile", "WrittenFile"),
-    "pump": ("pump",),
+    "pipeline": ("pump",),
     "safetensors": ("Written", "write_safetensors"),
     "shards": (
         "MAX_SAFETENSORS_SHARD_BYTES",

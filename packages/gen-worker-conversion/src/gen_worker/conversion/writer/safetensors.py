@@ -19,7 +19,7 @@ from gen_worker.conversion.writer.output_file import (
     check_space,
     remove_parts,
 )
-from gen_worker.conversion.writer.pump import pump
+from gen_worker.conversion.writer.pipeline import pump
 from gen_worker.conversion.writer.shards import (
     MAX_SAFETENSORS_SHARD_BYTES,
     SafetensorsShardPlan,
