@@ -54,7 +54,15 @@ nox.options.default_venv_backend = "none"
 nox.options.parallel = os.cpu_count() or 1
 nox.options.allow_parallel = True
 nox.options.report = str(REPORT)
-nox.options.sessions = ["types", "torch", "shape", "tests", "workspace", "examples"]
+nox.options.sessions = [
+    "types",
+    "torch",
+    "quantizers",
+    "shape",
+    "tests",
+    "workspace",
+    "examples",
+]
 nox.options.sessions += ["lint", "lock", "api", "settings", "proto", "changes"]
 
 # A missing interpreter is a skipped lane, said aloud, and never a download.
@@ -118,6 +126,18 @@ def torch(session: nox.Session) -> None:
     # Tiny models on several threads spend their time waiting for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     run_pytest(session, torch_environment(session), *tests_named("test_torch_*.py"))
+
+
+@nox.session
+def quantizers(session: nox.Session) -> None:
+    """The tests of what torchao and bitsandbytes do, which make every import of a model slow."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    names = tests_named("test_quantizers_*.py")
+    if not names:
+        session.skip("there are none")
+    # torchao's own files have escapes that newer Pythons warn of when they are compiled.
+    quiet = ("-W", "ignore:invalid escape sequence", "-W", "ignore:.*is an invalid escape sequence")
+    run_pytest(session, torch_environment(session, "conversion"), *quiet, *names)
 
 
 @nox.session
@@ -241,9 +261,9 @@ def exact_environment(
     return environment
 
 
-def torch_environment(session: nox.Session) -> Path:
+def torch_environment(session: nox.Session, *more: str) -> Path:
     """Everything there is, with the libraries that run models; several gigabytes."""
-    extras = ("torch", "conversion", "images", "tensorboard", "trainer")
+    extras = ("torch", "gguf", "images", "tensorboard", "trainer", *more)
     libraries = (*(word for extra in extras for word in ("--extra", extra)), "--group", "test")
     return exact_environment(session, (*EVERYTHING, *libraries))
 
