@@ -37,10 +37,10 @@ def finished_at(job: JobFile, store: CheckpointStore, explicit_path: str = "") -
     """Return the final checkpoint of a run that needs no more steps; None for any other."""
     if explicit_path or not job.resume_from_latest:
         return None
+    if not any(one.final and one.step >= job.max_steps for one in store.checkpoints()):
+        return None  # whose bytes nobody has to look at
     found = store.final()
-    if found is None or found.checkpoint.step < job.max_steps:
-        return None
-    return found.json_path
+    return None if found is None else found.json_path
 
 
 def resume_point(

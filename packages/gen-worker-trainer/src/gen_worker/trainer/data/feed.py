@@ -131,7 +131,8 @@ class ParquetArrowBatchFeeder:
             order = permuted(len(pieces), config.shuffle_seed, start.epoch)
             pieces = [pieces[index] for index in order]
         block_rows = self._block_rows
-        rows = Rows(pieces, config.columns, piece=start.piece, row=start.row, read_rows=block_rows)
+        size = config.batch_size
+        rows = Rows(pieces, config.columns, piece=start.piece, row=start.row, read_rows=size)
         count = start.batch
         used = start.used
         is_split = not (config.shuffle or config.rebatch)
@@ -154,6 +155,7 @@ class ParquetArrowBatchFeeder:
                     after = behind if is_over else replace(begin, used=number + 1)
                     yield batch, replace(after, batch=count)
                 used = 0
+                block = batch = None  # the next one is made without this one in memory
         finally:
             rows.close()
 
@@ -171,7 +173,7 @@ class ParquetArrowBatchFeeder:
             part = block.slice(start, size)
             if is_last and self._config.drop_last and part.num_rows < size:
                 return
-            yield part.combine_chunks().to_batches()[0]
+            yield part
 
     def _opened(self) -> list[Piece]:
         if self._pieces is None:
