@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -35,7 +35,10 @@ class Counter:
     def load_state_dict(self, state, payload, ctx):
         state.update(payload)
 """
-JOB = {
+# The bytecode of torch is where it always is, and need not be made for these tests.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": ""}
+PATIENCE_S = 300.0
+JOB: dict[str, Any] = {
     "request_id": "run-7",
     "trainer": "counting:Counter",
     "max_steps": 3,
@@ -44,12 +47,23 @@ JOB = {
 }
 
 
+class Finished(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def train(cli: Cli, **job: Any) -> Finished:
+    (cli.folder / "counting.py").write_text(TRAINER)
+    (cli.folder / "job.json").write_text(json.dumps({**JOB, **job}))
+    process = cli.start("train", "job.json", "--nproc", "2", **ENVIRONMENT)
+    out, log = process.communicate(timeout=PATIENCE_S)
+    return Finished(process.returncode, out, log)
+
+
 @pytest.mark.claims("train.nproc")
 def test_processes_train_together_and_one_speaks(cli: Cli) -> None:
-    (cli.folder / "counting.py").write_text(TRAINER)
-    (cli.folder / "job.json").write_text(json.dumps(JOB))
-
-    done = cli("train", "job.json", "--nproc", "2", OMP_NUM_THREADS="1")
+    done = train(cli)
 
     assert done.code == 0, done.stderr
     words = [" ".join(line.split()[:2]) for line in done.stdout.splitlines()]
@@ -62,10 +76,7 @@ def test_processes_train_together_and_one_speaks(cli: Cli) -> None:
 
 @pytest.mark.claims("train.nproc")
 def test_a_process_that_fails_fails_the_run(cli: Cli) -> None:
-    (cli.folder / "counting.py").write_text(TRAINER)
-    (cli.folder / "job.json").write_text(json.dumps({**JOB, "hyperparams": {"fails_on": 20}}))
-
-    done = cli("train", "job.json", "--nproc", "2", OMP_NUM_THREADS="1")
+    done = train(cli, hyperparams={"fails_on": 20})
 
     assert done.code == 1
     assert "[rank 1] gen-worker train: RuntimeError: the loss exploded" in done.stderr
