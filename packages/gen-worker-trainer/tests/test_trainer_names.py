@@ -16,10 +16,15 @@ ArtifactUploader ArtifactWriter PreparedBatchT RawBatchT StateT StepContext Step
 StepResult TrainerAuthContext TrainerPlugin TrainerSubprocessContractV1 TrainingCanceled
 TrainingJobSpec TrainingReporter load_trainer_plugin read_subprocess_contract run_training_loop
 run_training_runtime run_training_runtime_from_env seed_everything write_subprocess_contract
+OptimizerBundle build_default_adamw_bundle load_trainable_module_checkpoint
+save_trainable_module_checkpoint to_float_scalar
 """.split()
 HOMES = {
     "runtime": "LocalArtifactWriter LocalTrainingReporter RuntimeCancelPolicy SampleRequest "
     "run_training_runtime run_training_runtime_from_env",
+    "helpers": "OptimizerBundle TrainerAuthContext build_default_adamw_bundle "
+    "load_trainable_module_checkpoint save_trainable_module_checkpoint seed_everything "
+    "to_float_scalar",
     "loop": "run_training_loop",
     "contracts": "TrainerSubprocessContractV1 read_subprocess_contract write_subprocess_contract",
     "checkpointing": "CheckpointStore",
