@@ -88,6 +88,11 @@ class Accumulation:
         """Halve the parts, from here on; False if they are as small as they can be."""
         now = self._part_rows(batch)
         if not self._may_repeat or now < 2:
+            _log.error(
+                "memory is too short for %d rows: set hyperparams.micro_batch_size or "
+                "activation_checkpointing",
+                now,
+            )
             return False
         size = (now + 1) // 2
         self._state.progress["micro_batch_size"] = size
