@@ -1,0 +1,1 @@
+"""An image pipeline that learns from a folder of images with captions."""
