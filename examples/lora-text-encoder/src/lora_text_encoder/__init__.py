@@ -1,0 +1,1 @@
+"""Which entry of a handbook answers what a colleague says?"""
