@@ -473,17 +473,26 @@ def test_how_fast_a_run_is(around: Around) -> None:
 
 
 def test_a_run_that_hangs_says_where(around: Around) -> None:
+    """It may be late everywhere on a slow machine; what it waits for here is named in any case."""
+
     class Hanging(Trainer):
         def train_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
-            assert around.logged.wait(_PATIENCE_S)  # the line that is named
+            while not of_waiting(around):
+                assert around.logged.wait(_PATIENCE_S)  # the line that is named
+                around.logged.clear()
             return super().train_step(batch, state, ctx)
 
     loop_of(Hanging(), around, [1.0], Heartbeat(0, 0.05)).run()
 
-    (log,) = around.logs
+    log = of_waiting(around)[0]
     assert log["level"] == "warning"
-    assert log["where"].partition(":")[0].endswith("threading.py")
-    assert "stalled" in log["message"]
+    assert log["message"].startswith("stalled: nothing has happened for 0 s, the run is at ")
+
+
+def of_waiting(around: Around) -> list[dict[str, Any]]:
+    """Return what was logged while a step waited for it, or was just about to."""
+    here = ("threading.py", "test_loop_parts.py")
+    return [one for one in around.logs if one["where"].partition(":")[0].endswith(here)]
 
 
 def test_a_run_that_lives_says_so(around: Around) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -45,7 +46,6 @@ class Heartbeat(Part):
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
         self._moved_at = 0.0
-        self._is_stalled = False
 
     def begin(self, run: Run) -> None:
         reporter = run.reporting.reporter
@@ -84,31 +84,26 @@ class Heartbeat(Part):
 
     def _moved(self) -> None:
         self._moved_at = self._clock()
-        self._is_stalled = False
 
     def _watch(
         self, run: Run, trained_by: int, beat: Callable[..., Any], log: Callable[..., Any]
     ) -> None:
-        beat_at = stall_at = float("inf")
-        begun_at = self._clock()
-        if self._every_s > 0:
-            beat_at = begun_at + self._every_s
+        beat_at = self._clock() + self._every_s if self._every_s > 0 else math.inf
+        told_of = -1.0  # when a run had last moved that is said to be stalled
         while True:
+            stall_at = math.inf
             if self._stall_s > 0:
-                quiet = float("inf") if self._is_stalled else self._moved_at + self._stall_s
-                stall_at = min(quiet, self._clock() + self._stall_s)
-            wait_s = max(0.0, min(beat_at, stall_at) - self._clock())
-            if self._is_over.wait(wait_s):
+                since = self._clock() if told_of == self._moved_at else self._moved_at
+                stall_at = since + self._stall_s
+            if self._is_over.wait(max(0.0, min(beat_at, stall_at) - self._clock())):
                 return
-            now = self._clock()
+            now, moved_at = self._clock(), self._moved_at
             if now >= beat_at:
                 beat(step=run.step)
                 beat_at = now + self._every_s
-            if self._stall_s > 0 and not self._is_stalled:
-                quiet_s = now - self._moved_at
-                if quiet_s >= self._stall_s:
-                    self._is_stalled = True
-                    self._say(run, trained_by, quiet_s, log)
+            if 0 < self._stall_s <= now - moved_at and told_of != moved_at:
+                told_of = moved_at
+                self._say(run, trained_by, now - moved_at, log)
 
     def _say(self, run: Run, trained_by: int, quiet_s: float, log: Callable[..., Any]) -> None:
         where = place_of(trained_by)
