@@ -98,3 +98,10 @@ class Stateless(Failing):
 
 
 def function(ctx: Any) -> None: ...
+
+
+class Counting(Failing):
+    """Takes batches of any kind."""
+
+    def prepare_batch(self, raw_batch: Any, state: Any, ctx: Any) -> Any:
+        return super().prepare_batch(raw_batch.num_rows, state, ctx)
