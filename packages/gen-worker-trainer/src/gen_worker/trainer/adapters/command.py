@@ -50,6 +50,16 @@ class CommandTrainer:
     When the run is canceled the program gets SIGTERM, and `grace_s` later is killed.
 
     The job needs something to count steps with: `"mock_batches": [null], "dataset": {"epochs": 0}`.
+
+    Example:
+        class Toolkit(CommandTrainer):
+            def command(self, ctx, directory, resume_from):
+                config = {"steps": ctx.job.max_steps, "resume": str(resume_from or "")}
+                (directory / "config.json").write_text(json.dumps(config))
+                return ["toolkit", "train", "config.json"]
+
+            def checkpoint(self, directory):
+                return max(directory.glob("out/*.safetensors"), key=os.path.getmtime, default=None)
     """
 
     progress = r"step[ =:]+(?P<step>\d+).*?loss[ =:]+(?P<loss>[-+.\deE]+)"

@@ -22,6 +22,10 @@ def reporting_callback(reporter: TrainingReporter, *, request_id: str = "") -> A
 
     A run that is to stop saves, and ends after the step it is at.
 
+    Example:
+        reporter = LocalTrainingReporter("events.jsonl")
+        Trainer(..., callbacks=[reporting_callback(reporter, request_id="run-7")]).train()
+
     Args:
         reporter: Told what happens, and asked after each step whether to stop.
         request_id: Of the run.
@@ -59,6 +63,13 @@ class HuggingFaceTrainer(PacedTrainer):
 
     Checkpoints are written by transformers itself, optimizer and random state included, into the
     directory `engine` of ours.
+
+    Example:
+        class Tuner(HuggingFaceTrainer):
+            def build(self, ctx, output_dir):
+                model = AutoModelForCausalLM.from_pretrained(ctx.model_handles["base_model_dir"])
+                arguments = TrainingArguments(output_dir=str(output_dir), report_to=[])
+                return Trainer(model=model, args=arguments, train_dataset=load_rows())
     """
 
     def build(self, ctx: StepContext, output_dir: Path) -> Any:
