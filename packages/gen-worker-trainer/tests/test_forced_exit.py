@@ -86,13 +86,12 @@ def start(folder: Path, **fields: Any) -> subprocess.Popen[str]:
 @pytest.mark.one_python
 @pytest.mark.skipif(sys.platform == "win32", reason="its signals are others")
 @pytest.mark.parametrize(
-    ("how", "number", "code", "fields", "error"),
+    ("how", "number", "code", "fields"),
     [
-        ("ignores", signal.SIGTERM, 143, {}, "canceled"),
-        ("hangs_in_c", signal.SIGTERM, 143, {"events_version": 2}, "canceled"),
-        ("hangs_in_c", signal.SIGINT, 130, {}, "canceled"),
-        ("ignores", None, 1, {}, "canceled"),
-        ("hangs_in_c", None, 1, {"max_runtime_seconds": 1}, "timeout"),
+        ("ignores", signal.SIGTERM, 143, {}),
+        ("hangs_in_c", signal.SIGTERM, 143, {"events_version": 2}),
+        ("hangs_in_c", signal.SIGINT, 130, {}),
+        ("ignores", None, 1, {}),
     ],
 )
 def test_a_hook_that_hangs(
@@ -101,14 +100,13 @@ def test_a_hook_that_hangs(
     number: signal.Signals | None,
     code: int,
     fields: dict[str, Any],
-    error: str,
 ) -> None:
     process = start(tmp_path, hyperparams={"how": how}, **fields)
     assert process.stdout is not None
     assert process.stdout.readline() == "HANGS\n"
     if number is not None:
         process.send_signal(number)
-    elif "max_runtime_seconds" not in fields:
+    else:
         (tmp_path / "stop").touch()
 
     _, log = process.communicate(timeout=_PATIENCE_S)
@@ -116,7 +114,7 @@ def test_a_hook_that_hangs(
     assert process.returncode == code, log
     lines = (tmp_path / "out" / "metrics" / "events.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
-    assert (last["error"], last["step"]) == (error, 4)
+    assert (last["error"], last["step"]) == ("canceled", 4)
     assert last["event"] == ("canceled" if "events_version" in fields else "failed")
     assert "hanging.py" in log
     assert f"in {how}" in log
@@ -148,6 +146,41 @@ def test_a_run_that_ends_in_time_is_left_alone() -> None:
         signal.set_wakeup_fd(before)
 
     assert (ends, told) == ([], [])
+
+
+def test_a_run_whose_time_is_over_and_that_does_not_end() -> None:
+    now_s = 0.0
+    policy = RuntimeCancelPolicy(max_runtime_seconds=5, clock=lambda: now_s)
+    policy.start()
+    told: list[str] = []
+    ends: list[int] = []
+    is_over = threading.Event()
+
+    def end(code: int) -> None:
+        ends.append(code)
+        is_over.set()
+
+    with ForcedExit(policy, 0.01, told.append, end=end):
+        now_s = 6.0
+        assert is_over.wait(_PATIENCE_S)
+
+    assert (told, ends) == (["timeout"], [1])
+
+
+def test_a_run_that_only_finishes_is_left_to_it() -> None:
+    policy = RuntimeCancelPolicy()
+    policy.cancel()
+    was_asked = threading.Event()
+    ends: list[int] = []
+
+    def is_needed() -> bool:
+        was_asked.set()
+        return False
+
+    with ForcedExit(policy, 0.01, print, is_needed=is_needed, end=ends.append):
+        assert was_asked.wait(_PATIENCE_S)
+
+    assert ends == []
 
 
 def test_telling_may_hang_too(monkeypatch: pytest.MonkeyPatch) -> None:
