@@ -1,8 +1,8 @@
 """A small `GradientTrainer` with all options on, and memory and numbers that fail.
 
-Like `resumed_run`.
+Like `resumed_run`, which see.
 
-python resumed_gradients.py DIRECTORY STEPS LOG
+    python resumed_gradients.py DIRECTORY STEPS LOG
 """
 
 from __future__ import annotations
