@@ -8,6 +8,7 @@ from gen_worker.errors import AuthError
 from gen_worker.trainer.errors import (
     ArtifactUploadError,
     InputMaterializationError,
+    OtherProcessError,
     StartupContractError,
     TrainingCanceled,
 )
@@ -31,6 +32,8 @@ def category_of(error: BaseException, phase: Phase | LoopPhase) -> Category:
         return "auth"
     if isinstance(error, ArtifactUploadError):
         return "upload"
+    if isinstance(error, OtherProcessError) and phase == "input":
+        return "train-step"  # where this process happened to wait says nothing
     return phase
 
 
