@@ -1,6 +1,7 @@
 """What every test run of the workspace shares: the shadowing check and the `--seeds` option."""
 
 import importlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 PACKAGES = Path(__file__).resolve().parent / "packages"
 INSTALLED_SWITCH = "GEN_WORKER_TEST_INSTALLED"
+
+if importlib.util.find_spec("torch") is None:  # they run in lanes of their own (noxfile.py)
+    collect_ignore_glob = ["packages/*/tests/test_torch_*.py", "packages/*/tests/test_quantizers_*"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
