@@ -115,7 +115,7 @@ def test_shards_hold_what_the_index_says(source: Path, tmp_path: Path) -> None:
     assert set(alone) == {"large"}  # above the limit
     done = [step for step, _ in progress]
     assert done == sorted(done)
-    assert progress[-1] == (sum(file.size_bytes for file in written.files),) * 2
+    assert progress[-1] == (sum(file.size_bytes for file in seen),) * 2
 
 
 def test_every_run_writes_the_same_bytes(source: Path, tmp_path: Path) -> None:

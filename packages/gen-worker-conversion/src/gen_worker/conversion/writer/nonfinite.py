@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
-__all__ = ["NonFinite", "count_nonfinite"]
+from gen_worker.conversion.lazy.tensor import LazyTensor
+
+__all__ = ["CountedTensor", "NonFinite", "count_nonfinite", "counted_rows"]
 
 _WIDE = frozenset({"F64", "F32", "F16", "BF16"})
 _ONES_OF_E5M2 = 0x7C  # exponent all ones: infinite with an empty mantissa
@@ -23,6 +26,22 @@ class NonFinite(NamedTuple):
 
 
 _NONE = NonFinite(0, 0)
+
+
+class CountedTensor(LazyTensor):
+    """A recipe whose rows no longer show what was no number in what they are made of."""
+
+    @abstractmethod
+    def counted_rows(self, start: int, stop: int) -> tuple[Any, NonFinite]:
+        """Do as `rows`, and count in the values that the rows are made of."""
+
+
+def counted_rows(tensor: LazyTensor, start: int, stop: int) -> tuple[Any, NonFinite]:
+    """Return rows in one piece of memory, and what of their values is no finite number."""
+    if isinstance(tensor, CountedTensor):
+        return tensor.counted_rows(start, stop)
+    made = tensor.rows(start, stop).contiguous()
+    return made, count_nonfinite(made, tensor.dtype)
 
 
 def count_nonfinite(tensor: Any, dtype: str) -> NonFinite:
