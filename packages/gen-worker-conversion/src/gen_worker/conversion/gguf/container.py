@@ -109,6 +109,18 @@ def _check(name: str, entry: TensorEntry) -> None:
             f"{_MAX_DIMENSIONS}: reshape it",
             tensor=name,
         )
+    if entry.type_name not in _TYPES:
+        raise ConversionInputError(
+            f"the tensor {name!r} is of {entry.type_name}, which a GGUF file cannot hold: leave it "
+            "out, or cast it",
+            tensor=name,
+        )
+    if math.prod(entry.shape) == 0:
+        raise ConversionInputError(
+            f"the tensor {name!r} has no elements, its shape is {list(entry.shape)!r}: a GGUF file "
+            "cannot hold it, leave it out",
+            tensor=name,
+        )
     block = BLOCKS[_TYPES[entry.type_name]]
     width = entry.shape[-1] if entry.shape else 1
     if width % block.elements:

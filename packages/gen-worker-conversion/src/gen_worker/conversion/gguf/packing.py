@@ -9,6 +9,7 @@ from gen_worker.conversion.gguf.container import TensorEntry, packed_bytes
 from gen_worker.conversion.gguf.k_quants import K_QUANTS
 from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
 from gen_worker.conversion.lazy import LazyTensor, cast, reshape
+from gen_worker.conversion.writer.nonfinite import CountedTensor, NonFinite, count_nonfinite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ QUANTS = {**SIMPLE_QUANTS, **K_QUANTS}
 """What can be written, as functions of rows."""
 PLAIN = frozenset({"F32", "F16", "BF16"})
 """Types that are numbers."""
+_ROW = 256
+"""Of a tensor that can be cut anywhere: a multiple of every block, so that slabs may be small."""
 
 
 def packed(tensor: LazyTensor, type_name: str) -> LazyTensor:
@@ -42,14 +45,18 @@ def packed(tensor: LazyTensor, type_name: str) -> LazyTensor:
     return PackedTensor(tensor, type_name, quantize)
 
 
-class PackedTensor(LazyTensor):
-    """Blocks; (rows, bytes of a row)."""
+class PackedTensor(CountedTensor):
+    """Blocks; (rows, bytes of a row), where a row may be a part of one of the tensor."""
 
     def __init__(self, tensor: LazyTensor, type_name: str, quantize: Callable[[Any], Any]) -> None:
+        """Describe it; `quantize` makes rows of bytes of rows of float32."""
+        inner = cast(tensor, "F32")
         columns = tensor.shape[-1] if tensor.shape else 1
-        self.inner = reshape(cast(tensor, "F32"), (-1, columns))
+        if inner.is_elementwise and columns % _ROW == 0:
+            columns = _ROW
+        self.inner = reshape(inner, (-1, columns))
         super().__init__((self.inner.shape[0], packed_bytes(type_name, columns)), "U8")
-        self.entry = TensorEntry(type_name, tensor.shape)
+        self.entry = TensorEntry(type_name, tensor.shape or (1,))
         self.is_whole = self.inner.is_whole
         self._quantize = quantize
 
@@ -59,3 +66,7 @@ class PackedTensor(LazyTensor):
 
     def rows(self, start: int, stop: int) -> Any:
         return self._quantize(self.inner.rows(start, stop))
+
+    def counted_rows(self, start: int, stop: int) -> tuple[Any, NonFinite]:
+        values = self.inner.rows(start, stop)
+        return self._quantize(values), count_nonfinite(values, "F32")
