@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile, bytes_of, new_bytes
+from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
 from gen_worker.models.formats import read_gguf_header
 from gen_worker.models.formats.gguf_types import BLOCKS
@@ -91,9 +91,7 @@ class BlockTensor(LazyTensor):
             ) from error
         import torch  # type: ignore[import-not-found,unused-ignore]
 
-        packed = new_bytes(last - first)
-        if last > first:
-            self.file.read_into(bytes_of(packed), self.start + first)
+        packed = self.file.read(self.start + first, last - first)
         try:
             kind = gguf.GGMLQuantizationType[self.type_name]
             numbers = gguf.quants.dequantize(packed.numpy(), kind)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.lazy.dtypes import size_bytes_of, torch_dtype
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
 from gen_worker.errors import ArtifactTransferError
-from gen_worker.models.formats import DamagedFileError
+from gen_worker.models.formats import DamagedFileError, Header
 from gen_worker.models.formats.plain_files import open_plain
+from gen_worker.models.reader.memory import PAGE, HostMemory
+from gen_worker.models.reader.page_cache import PageCache
+from gen_worker.models.reader.source_files import SourceFile, open_direct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gen_worker.models.formats import TensorInfo
 
-__all__ = ["StoredTensor", "WeightsFile", "bytes_of", "new_bytes"]
+__all__ = ["StoredTensor", "WeightsFile", "bytes_of"]
 
 _PACKED = ("F4", "F6_E2M3", "F6_E3M2")
 """Elements that share bytes; torch counts the bytes of the first, and lacks the others."""
@@ -34,25 +38,46 @@ class WeightsFile(NamedTuple):
         facts = os.stat(path)
         return cls(path, facts.st_size, facts.st_mtime_ns)
 
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from the file; blocks, without the interpreter's lock.
+    def read(self, start: int, size_bytes: int) -> Any:
+        """Return bytes of the file as a tensor; blocks, without the interpreter's lock.
 
         The file is opened for each read: a checkpoint of a hundred files holds no descriptor, and
-        one that is replaced meanwhile is noticed.
+        one that is replaced meanwhile is noticed. What the page cache does not hold is read past
+        it, for which memory and offsets are those of whole pages.
+
+        Raises:
+            DamagedFileError: The file is not the one whose header was read.
+            ArtifactTransferError: It cannot be read.
         """
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        if size_bytes == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        with self._opened() as file:
+            if not file.is_cold(start, start + size_bytes):
+                made: Any = torch.empty(size_bytes, dtype=torch.uint8)  # whose pages are there
+                file.read(bytes_of(made), start)
+                return made
+            first = start // PAGE * PAGE
+            memory = HostMemory(start + size_bytes - first)
+            file.read(memoryview(memory), first)
+            made = torch.frombuffer(memory, dtype=torch.uint8)
+            return made[start - first : start - first + size_bytes]
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[SourceFile]:
         try:
-            with open_plain(self.path) as (descriptor, size_bytes):
-                facts = os.fstat(descriptor)
-                if (size_bytes, facts.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            with contextlib.ExitStack() as stack:
+                descriptor, size_bytes = stack.enter_context(open_plain(self.path))
+                if (size_bytes, os.fstat(descriptor).st_mtime_ns) != self[1:]:
                     raise self._changed(size_bytes)
-                while buffer:
-                    count = os.preadv(descriptor, [buffer], offset)
-                    if count == 0:
-                        raise self._changed(offset)
-                    buffer, offset = buffer[count:], offset + count
-        except DamagedFileError:
-            raise
-        except OSError as error:
+                direct = open_direct(descriptor)
+                if direct is not None:
+                    stack.callback(os.close, direct)
+                header = Header({}, {}, 0, size_bytes)
+                cache = PageCache(descriptor, size_bytes)
+                yield SourceFile(self.path, header, descriptor, direct, cache)
+        except (FileNotFoundError, PermissionError) as error:
             raise ArtifactTransferError(
                 f"file {self.path!r} cannot be read, {error.strerror}: check the disk it is on",
                 phase="read",
@@ -111,19 +136,12 @@ class StoredTensor(LazyTensor):
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         first = size_bytes_of(self.dtype, start * self.row_elements)
         last = size_bytes_of(self.dtype, stop * self.row_elements)
-        made = new_bytes(last - first)
-        if last > first:
-            self.file.read_into(bytes_of(made), self.start + first)
+        made = self.file.read(self.start + first, last - first)
+        if made.storage_offset() % dtype.itemsize:  # an old file, whose tensors are not aligned
+            made = made.clone()
         if self.dtype == "F4":
             shape = (*shape[:-1], shape[-1] // 2)
         return made.view(dtype).view(shape)
-
-
-def new_bytes(size_bytes: int) -> Any:
-    """Return a tensor of bytes whose content is whatever the memory held."""
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
-    return torch.empty(size_bytes, dtype=torch.uint8)
 
 
 def bytes_of(tensor: Any) -> memoryview:

@@ -15,7 +15,7 @@ from gen_worker.models.reader.page_cache import PageCache
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-__all__ = ["SourceFile", "open_source"]
+__all__ = ["SourceFile", "open_direct", "open_source"]
 
 _MOSTLY = 0.5
 
@@ -38,11 +38,12 @@ class SourceFile(NamedTuple):
             ArtifactTransferError: The disk or the network fails.
         """
         end = min(offset + len(buffer), self.header.size_bytes)
-        done = self._read_direct(buffer, offset) if self._is_cold(offset, end) else 0
+        done = self._read_direct(buffer, offset) if self.is_cold(offset, end) else 0
         while offset + done < end:
             done += self._read_some(buffer[done : end - offset], offset + done)
 
-    def _is_cold(self, start: int, end: int) -> bool:
+    def is_cold(self, start: int, end: int) -> bool:
+        """Tell whether a range is read past the page cache, which holds little of it."""
         if self.direct is None:
             return False
         cached = self.cache.fraction(start, end)
@@ -85,13 +86,14 @@ def open_source(path: str, stack: ExitStack) -> SourceFile:
     """Open a file and check its header; `stack` closes it."""
     descriptor, size_bytes = stack.enter_context(open_plain(path))
     header = header_of(descriptor, size_bytes, path)
-    direct = _open_direct(descriptor)
+    direct = open_direct(descriptor)
     if direct is not None:
         stack.callback(os.close, direct)
     return SourceFile(path, header, descriptor, direct, PageCache(descriptor, size_bytes))
 
 
-def _open_direct(descriptor: int) -> int | None:
+def open_direct(descriptor: int) -> int | None:
+    """Open the same file once more, to be read past the page cache; None where that cannot be."""
     flag = getattr(os, "O_DIRECT", None)
     if flag is None:
         return None
