@@ -315,6 +315,7 @@ def test_counts_are_remembered(tmp_path: Path) -> None:
         )
         assert written.nonfinite == {"a": (1, 0)}
     assert written.resumed == 2
+    assert journal.begin("another plan") == {}
 
 
 @pytest.mark.parametrize("change", ["recipe", "source", "file", "size", "line", "head"])

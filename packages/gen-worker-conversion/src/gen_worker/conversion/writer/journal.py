@@ -58,6 +58,7 @@ class Journal:
         """
         wanted = _Head(plan=f"{self.recipe}\n{plan}")
         lines = self._lines()
+        self._finished = {}
         if lines and _decoded(lines[0], _Head) == wanted:
             entries = (_decoded(line, FinishedFile) for line in lines[1:])
             self._finished = {entry.name: entry for entry in entries if entry is not None}
