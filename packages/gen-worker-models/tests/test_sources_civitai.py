@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.cancel import CancelToken
 from gen_worker.errors import classify
 from gen_worker.models.choice import ModelChoice
 from gen_worker.models.fetch import Fetcher, RetryLimits
 from gen_worker.models.formats import UnsafeFileFormat
 from gen_worker.models.net import Opener
+from gen_worker.models.refs import CivitaiRef
 from gen_worker.models.sources import CivitaiAccessError, CivitaiError, OfflineMissError, Sources
 from gen_worker.models.sources.civitai.catalog import Catalog, aliases_of
 from gen_worker.models.store import ContentStore
@@ -341,3 +343,24 @@ def test_a_plan_fetches_no_weights(site: Site, sources: Callable[..., Sources]) 
     assert plan.missing_bytes == len(FILES["style.safetensors"])
     sources().ensure(choice())
     assert sources().resolve(choice()).missing_bytes == 0
+
+
+def test_globs_choose_among_the_files_of_a_version(site: Site, sources: Any) -> None:
+    site.add(1, 5, {"a.safetensors": weights(), "b[x].safetensors": weights()})
+    model = sources().ensure(choice("versions/5", allow_patterns=("b[[]x].safetensors",)))
+    assert model.files == ("b[x].safetensors",)
+    assert sources().ensure(choice("versions/5")).files == ("a.safetensors", "b[x].safetensors")
+    with pytest.raises(CivitaiError, match="no file that") as error:
+        sources().ensure(choice("versions/5", allow_patterns=("c*",)))
+    assert error.value.code == "civitai_no_supported_files"
+
+
+def test_the_newest_version_has_the_lowest_index_then_the_highest_id(site: Site) -> None:
+    versions = [{"id": 5, "index": 1}, {"id": 7, "index": 0}, {"id": 9, "index": 0}]
+    site.records["/api/v1/models/77"] = {"id": 77, "modelVersions": versions}
+    opener = Opener(trusted=[site.site.origin])
+    try:
+        catalog = Catalog(opener, site.site.origin, "")
+        assert catalog.newest(CivitaiRef(model_id="77"), CancelToken()) == "9"
+    finally:
+        opener.close()

@@ -32,6 +32,7 @@ def open_sources(
     may_resolve: bool | None = None,
     is_offline: bool = False,
     hf_endpoint: str = "",
+    hf_token: str = "",
     civitai_endpoint: str = "https://civitai.com",
     trusted: Sequence[str] = (),
 ) -> Sources:
@@ -45,6 +46,7 @@ def open_sources(
             the settings say.
         is_offline: Never use the network.
         hf_endpoint: Empty leaves it to the library.
+        hf_token: Instead of that of the settings.
         civitai_endpoint: Of the site.
         trusted: More URLs whose origins may have private addresses, such as a mirror's.
     """
@@ -63,7 +65,7 @@ def open_sources(
         opener,
         _fetcher(opener, settings),
         hub=hub or own,
-        huggingface=_huggingface(settings, hf_endpoint),
+        huggingface=_huggingface(settings, hf_endpoint, hf_token),
         civitai_token=settings.civitai_token,
         civitai_endpoint=civitai_endpoint,
         may_resolve=settings.may_resolve if may_resolve is None else may_resolve,
@@ -85,10 +87,10 @@ def _fetcher(opener: Opener, settings: ModelSettings) -> Fetcher:
     )
 
 
-def _huggingface(settings: ModelSettings, endpoint: str) -> HuggingFaceOptions:
+def _huggingface(settings: ModelSettings, endpoint: str, token: str) -> HuggingFaceOptions:
     return HuggingFaceOptions(
         home=settings.hf_home,
-        token=load_settings().hf_token,
+        token=token or load_settings().hf_token,
         endpoint=endpoint,
         precisions=settings.hf_weight_precisions,
         max_repo_bytes=settings.hf_max_repo_bytes,

@@ -49,6 +49,7 @@ class CivitaiFile(NamedTuple):
     url: str
     sha256: str
     size_bytes: int | None
+    file_id: str = ""
 
 
 class Version(NamedTuple):
@@ -82,10 +83,14 @@ class Catalog:
             return ref.version_id
         record = self._json(f"/api/v1/models/{ref.model_id}", str(ref), token)
         versions = record.get("modelVersions")
-        for version in versions if isinstance(versions, list) else ():
+        found = []
+        for place, version in enumerate(versions if isinstance(versions, list) else ()):
             number = version.get("id") if isinstance(version, dict) else None
             if isinstance(number, int) and number > 0:
-                return str(number)
+                index = version.get("index")
+                found.append((index if isinstance(index, int) else place, -number))
+        if found:
+            return str(-min(found)[1])
         raise CivitaiError(
             f"model {str(ref)!r} of Civitai has no version", code="civitai_no_supported_files"
         )
@@ -96,7 +101,7 @@ class Catalog:
         Raises:
             CivitaiError: It does not exist, or has no file that is loaded.
         """
-        record = self._json(f"/api/v1/model-versions/{version_id}", ref, token)
+        record = self.record(version_id, ref, token)
         entries = record.get("files")
         usable = [x for x in entries or () if isinstance(x, dict) and _is_usable(x)]
         if not usable:
@@ -108,6 +113,10 @@ class Catalog:
         usable.sort(key=lambda x: (not x.get("primary"), x.get("id", 0), x["name"]))
         files = tuple(self._file(entry, ref) for entry in usable)
         return Version(version_id, _with_names_of_their_own(files), _facts(record))
+
+    def record(self, version_id: str, ref: str, token: CancelToken) -> dict[str, Any]:
+        """Return all that Civitai says of one version."""
+        return self._json(f"/api/v1/model-versions/{version_id}", ref, token)
 
     def measured(self, file: CivitaiFile, ref: str, token: CancelToken) -> CivitaiFile:
         """Return a file with its exact size, asked from its server if need be."""
@@ -148,7 +157,8 @@ class Catalog:
             )
         size = entry.get("sizeBytes")
         exact = size if isinstance(size, int) and size > 0 else None
-        return CivitaiFile(safe_join("", name.rpartition("/")[2]), url, sha256, exact)
+        file_id = str(entry.get("id") or "")
+        return CivitaiFile(safe_join("", name.rpartition("/")[2]), url, sha256, exact, file_id)
 
     def _json(self, path: str, ref: str, token: CancelToken) -> dict[str, Any]:
         url = f"{self._endpoint}{path}"

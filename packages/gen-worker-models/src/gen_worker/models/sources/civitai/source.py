@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,7 @@ from gen_worker.models.sources.values import FetchPlan, LocalModel, PlannedFile,
 from gen_worker.paths import safe_join
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import ExitStack
 
     from gen_worker.models.choice import ModelChoice
@@ -115,7 +117,8 @@ class CivitaiModels:
     def _measured(self, request: Request, version_id: str) -> Version:
         ref, token = str(request.choice.target), request.token
         version = self._catalog.version(version_id, ref, token)
-        files = tuple(self._catalog.measured(file, ref, token) for file in version.files)
+        chosen = _chosen(version.files, request.choice)
+        files = tuple(self._catalog.measured(file, ref, token) for file in chosen)
         large = next((file for file in files if (file.size_bytes or 0) > _MAX_FILE_BYTES), None)
         if large is not None:
             raise CivitaiError(
@@ -173,7 +176,8 @@ class CivitaiModels:
             attributes={**version.facts, "source_revision": revision, **components},
         )
         pinned = f"{identity(CivitaiRef(version_id=version.version_id))}"
-        for key in {resolved.key, pinned}:
+        keys = {resolved.key} if choice.allow_patterns else {resolved.key, pinned}
+        for key in keys:
             self._around.known.put(msgspec.structs.replace(resolved, key=key))
         model = _local_model(choice, resolved)
         return msgspec.structs.replace(
@@ -188,6 +192,19 @@ def _ref(choice: ModelChoice) -> CivitaiRef:
     ref = choice.target
     assert isinstance(ref, CivitaiRef), "the provider's own"
     return ref
+
+
+def _chosen(files: Sequence[CivitaiFile], choice: ModelChoice) -> tuple[CivitaiFile, ...]:
+    """Return the files that the globs of a choice match; all of them without globs."""
+    globs = choice.allow_patterns
+    found = tuple(x for x in files if not globs or any(fnmatchcase(x.name, y) for y in globs))
+    if not found:
+        raise CivitaiError(
+            f"model {str(choice.target)!r} of Civitai has no file that {list(globs)!r} match: "
+            "check the globs",
+            code="civitai_no_supported_files",
+        )
+    return found
 
 
 def _is_here(root: str, file: CivitaiFile) -> bool:

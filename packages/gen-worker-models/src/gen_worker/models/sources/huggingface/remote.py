@@ -13,7 +13,7 @@ from gen_worker.errors import ArtifactTransferError, ModelResolutionError
 from gen_worker.models.sources.errors import ModelAccessError, OfflineMissError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from gen_worker.cancel import CancelToken
     from gen_worker.models.net.opener import Opener
@@ -86,19 +86,29 @@ class Remote:
     def headers(self) -> tuple[tuple[str, str], ...]:
         return (("Authorization", f"Bearer {self._token}"),) if self._token else ()
 
-    def document(self, repo_id: str, commit: str, path: str, token: CancelToken) -> Any:
-        """Return a file of JSON, decoded; None when it is none."""
+    def content(self, repo_id: str, commit: str, path: str, token: CancelToken) -> bytes:
+        """Return a small file."""
         url = self.url(repo_id, commit, path)
         with self._opener.open(
             url, headers=self.headers(), token=token, max_bytes=_MAX_DOCUMENT_BYTES
         ) as answer:
-            data = answer.read()
-        return decoded(data)
+            return answer.read()
+
+    def document(self, repo_id: str, commit: str, path: str, token: CancelToken) -> Any:
+        """Return a file of JSON, decoded; None when it is none."""
+        return decoded(self.content(repo_id, commit, path, token))
 
     def dtypes(
         self, repo_id: str, commit: str, path: str, token: CancelToken
     ) -> frozenset[str] | None:
         """Return the dtypes of a safetensors file by its header alone; None when unreadable."""
+        header = self.header(repo_id, commit, path, token)
+        return None if header is None else _dtypes_of(header)
+
+    def header(
+        self, repo_id: str, commit: str, path: str, token: CancelToken
+    ) -> dict[str, Any] | None:
+        """Return the header of a safetensors file, decoded; None when it is unreadable."""
         url = self.url(repo_id, commit, path)
 
         def read(start: int, count: int) -> bytes:
@@ -110,7 +120,7 @@ class Remote:
                 return answer.read(count)
 
         try:
-            return dtypes_in(read)
+            return _header_in(read)
         except ArtifactTransferError:  # then other marks decide
             return None
 
@@ -150,6 +160,11 @@ class Remote:
 
 def dtypes_in(read: Callable[[int, int], bytes]) -> frozenset[str] | None:
     """Return the dtypes of a safetensors file; `read` gives bytes at an offset."""
+    header = _header_in(read)
+    return None if header is None else _dtypes_of(header)
+
+
+def _header_in(read: Callable[[int, int], bytes]) -> dict[str, Any] | None:
     data = read(0, _FIRST_BYTES)
     if len(data) < 8:
         return None
@@ -160,8 +175,10 @@ def dtypes_in(read: Callable[[int, int], bytes]) -> frozenset[str] | None:
     if len(data) < size:
         data += read(8 + len(data), size - len(data))
     header = decoded(data[:size])
-    if not isinstance(header, dict):
-        return None
+    return header if isinstance(header, dict) else None
+
+
+def _dtypes_of(header: Mapping[str, Any]) -> frozenset[str] | None:
     tensors = [header[name] for name in header if name != "__metadata__"]
     told = {entry.get("dtype") for entry in tensors if isinstance(entry, dict)}
     return frozenset(dtype for dtype in told if isinstance(dtype, str)) or None
