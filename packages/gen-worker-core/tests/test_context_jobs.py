@@ -10,8 +10,9 @@ import pytest
 
 from gen_worker.context import ConversionContext, DatasetContext, TrainingContext
 from gen_worker.context.jobs import DatasetKind, JobKind, describe_job
+from gen_worker.context.lineage import relationship_of
 from gen_worker.context.local import LocalOutputs, run_blocking
-from gen_worker.context.produced import label_of, produced_flavors, relationship_of
+from gen_worker.context.produced import label_of, produced_flavors
 from gen_worker.errors import ArtifactTransferError, ModelResolutionError, ValidationError
 from gen_worker.events import Emitted, Telemetry
 from gen_worker.ports import Ports
@@ -62,7 +63,7 @@ class Hub:
 class Files(LocalOutputs):
     """Outputs, and directories that are inputs."""
 
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(self, ref: str, *, request_id: str, **chosen: Any) -> str | None:
         return ref if Path(ref).is_dir() else None
 
 
@@ -396,11 +397,28 @@ def test_a_failed_publish_fails_the_job(tmp_path: Path, weights: Path) -> None:
     assert event.payload == {"ref": "c/d", "error": "ArtifactTransferError"}
 
 
-def test_a_bad_tag_fails_the_job(tmp_path: Path, weights: Path) -> None:
-    world = World(tmp_path, {"destination": {"ref": "c/d", "tags": ["latest"]}}, hub=Hub())
-
+def test_a_bad_tag_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="latest"):
-        world.finish([ProducedFlavor(weights)])
+        World(tmp_path, {"destination": {"ref": "c/d", "tags": ["latest"]}}, hub=Hub())
+
+
+@pytest.mark.parametrize(
+    ("policy", "spec", "is_refused"),
+    [
+        ("required", {"scheme": "awq"}, True),
+        ("required", {"scheme": "awq", "allow_dummy": True}, False),
+        ("beneficial", {"scheme": "awq"}, False),
+    ],
+)
+def test_a_scheme_that_must_be_calibrated_needs_a_dataset(
+    tmp_path: Path, policy: str, spec: dict[str, Any], is_refused: bool
+) -> None:
+    if not is_refused:
+        World(tmp_path, {"specs": [spec]}, calibration={"awq": policy})
+        return
+    with pytest.raises(ValidationError, match=r"\['awq'\] must be calibrated") as caught:
+        World(tmp_path, {"specs": [spec]}, calibration={"awq": policy})
+    assert caught.value.path == "$.datasets"
 
 
 def test_artifacts_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Disk(LocalOutputs):
 
 
 class DiskWithDirectories(Disk):
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(self, ref: str, *, request_id: str, **chosen: Any) -> str | None:
         path = Path(self.root, ref)
         return str(path) if path.is_dir() else None
 

@@ -125,8 +125,22 @@ class Files(Protocol):
 class Directories(Protocol):
     """What a `Files` port may offer besides: whole directories as inputs."""
 
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
-        """Return the local directory of a job's source or dataset; None when it is not here."""
+    async def find_directory(
+        self,
+        ref: str,
+        *,
+        request_id: str,
+        checkpoint_id: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Return the local directory of a job's source or dataset; None when it is not here.
+
+        Args:
+            ref: A repository or dataset, or a directory of this machine, which is what it is.
+            request_id: The call that asks.
+            checkpoint_id: The one that is meant, whatever the tag of `ref` says.
+            attributes: What the flavor must have, where neither `ref` nor an id names it.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from gen_worker.context.publishing import skipped
+from gen_worker.context.publishing import checked_tags, skipped
 from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.file_values import file_plan
 from gen_worker.ports import Directories
@@ -61,11 +61,13 @@ class JobKind:
         _check_calibration(call)
         _check_refs(call.raw_payload)
         describe_job(ctx, call.raw_payload)
+        checked_tags(ctx.destination.get("tags"))  # not only once the work is done
         ctx._extra["payload"] = call.raw_payload
         ref = ctx.source.get("ref")
         files = ctx._ports.files
         if ref and ctx.source_path is None and isinstance(files, Directories):
-            path = await files.find_directory(ref, request_id=ctx.request_id)
+            chosen = chosen_by(ctx.source)
+            path = await files.find_directory(ref, request_id=ctx.request_id, **chosen)
             if path is not None:
                 ctx._extra["source_path"] = path
 
@@ -104,13 +106,15 @@ class JobKind:
             TypeError: The result is not an iterable of `ProducedFlavor`.
             ArtifactTransferError: It could not be published; nothing is swallowed.
         """
-        from gen_worker.context.produced import produced_flavors, store_flavor
+        from gen_worker.context.produced import asked_for, produced_flavors, store_flavor
 
         destination = str(ctx.destination.get("ref") or "")
         names: set[str] = set()
         stored = []
-        for flavor in produced_flavors(result):
+        outputs = call.raw_payload.get("outputs")
+        for index, produced in enumerate(produced_flavors(result)):
             ctx.raise_if_canceled()
+            flavor = asked_for(produced, index, outputs)
             stored.append(await store_flavor(ctx, flavor, destination, self._spec(ctx), names))
         summary = {
             "flavors": [item.summary() for item in stored],
@@ -140,31 +144,29 @@ class JobKind:
 
     def _spec(self, ctx: Any) -> dict[str, Any]:
         """Return what the destination's revision is opened with."""
-        spec: dict[str, Any] = ctx._repo_spec
+        spec: dict[str, Any] = ctx._revision_spec
         return spec
 
     async def _commit(
         self, call: Call, ctx: Any, stored: list[Produced], destination: str
     ) -> dict[str, Any]:
-        from gen_worker.context.produced import relationship_of
+        from gen_worker.context.lineage import parent_of, relationship_of
 
-        source = ctx.source
+        job_kind = call.spec.job_kind or call.spec.sub_kind or ""
+        parent = parent_of(ctx.source, ctx.source_path)
         answer: dict[str, Any] = await ctx.apublish_repo_revision(
             destination_repo=destination,
             destination_repo_tags=ctx.destination.get("tags"),
-            source_repo=source.get("ref"),
-            source_version_id=source.get("checkpoint_id"),
-            relationship_kind=relationship_of(call.spec.job_kind or call.spec.sub_kind or ""),
-            metadata={"checkpoint_flavors": [item.manifest() for item in stored]},
+            source_repo=parent.repo,
+            source_version_id=parent.checkpoint_id,
+            relationship_kind=relationship_of(job_kind),
+            metadata={"checkpoint_flavors": [item.manifest(job_kind) for item in stored]},
         )
         return answer
 
 
 class DatasetKind(JobKind):
     """The kind whose artifacts are datasets: one directory with a `dataset_info.json` each."""
-
-    def _spec(self, ctx: Any) -> dict[str, Any]:
-        return {"target": "dataset"}
 
     async def _commit(
         self, call: Call, ctx: Any, stored: list[Produced], destination: str
@@ -196,17 +198,36 @@ def _check_refs(payload: Mapping[str, Any]) -> None:
 
 
 def _check_calibration(call: Call) -> None:
-    """Refuse datasets for a quantization scheme that cannot be calibrated."""
+    """Refuse datasets for a scheme that cannot be calibrated, and none for one that must be."""
     policies, payload = call.spec.calibration or {}, call.raw_payload
     specs = payload.get("specs")
-    if not policies or not payload.get("datasets") or not isinstance(specs, list):
+    if not policies or not isinstance(specs, list):
         return
-    schemes = [str(spec.get("scheme", "")) for spec in specs if isinstance(spec, dict)]
-    wrong = [name for name in schemes if policies.get(name, policies.get("*")) == "unsupported"]
-    if wrong:
-        raise ValidationError(
-            f"schemes {wrong!r} cannot be calibrated: leave the datasets out", path="$.datasets"
+    wrong = "unsupported" if payload.get("datasets") else "required"
+    schemes = [
+        name
+        for spec in specs
+        if isinstance(spec, dict) and not (wrong == "required" and spec.get("allow_dummy"))
+        if policies.get(name := str(spec.get("scheme", "")), policies.get("*")) == wrong
+    ]
+    if schemes:
+        remedy = (
+            "cannot be calibrated: leave the datasets out"
+            if wrong == "unsupported"
+            else "must be calibrated: name a dataset in datasets"
         )
+        raise ValidationError(f"schemes {schemes!r} {remedy}", path="$.datasets")
+
+
+def chosen_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a payload's record says besides its ref about which checkpoint is meant."""
+    chosen: dict[str, Any] = {}
+    if record.get("checkpoint_id"):
+        chosen["checkpoint_id"] = str(record["checkpoint_id"])
+    attributes = record.get("attributes")
+    if isinstance(attributes, dict) and attributes:
+        chosen["attributes"] = attributes
+    return chosen
 
 
 def _named(value: Any) -> dict[str, Any] | None:
@@ -232,4 +253,5 @@ def _dataset(ctx: ProducerContext, cls: Any, value: Any) -> Any:
     record = _named(value) or {}
     ref = str(record.get("ref", ""))
     attributes = dict(record.get("attributes") or {})
-    return cls(ref, record.get("split", "train"), ctx.resolve_dataset(ref), attributes)
+    found = ctx.resolve_dataset(ref, checkpoint_id=record.get("checkpoint_id"))
+    return cls(ref, record.get("split", "train"), found, attributes)

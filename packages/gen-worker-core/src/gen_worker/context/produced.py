@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gen_worker.context.lineage import quantization_facts, relationship_of
 from gen_worker.context.media import weights_format
 from gen_worker.context.outputs import check_size, file_size
 from gen_worker.context.refs import output_ref
+from gen_worker.errors import ValidationError
 from gen_worker.ports import SaveOptions
 from gen_worker.types import ProducedFlavor
 
@@ -21,21 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Produced",
     "StoredPart",
+    "asked_for",
     "dataset_info",
     "label_of",
     "produced_flavors",
-    "relationship_of",
     "store_flavor",
 ]
 
-_RELATIONSHIPS = {
-    "quantization": "quantization",
-    "format-conversion": "format-conversion",
-    "distillation": "distillation",
-    "pruning": "pruning",
-    "fine-tune": "fine-tune",
-    "fine-tuning": "fine-tune",
-}
 _NOT_METADATA = frozenset({"flavor", "flavors", "produced_by_kind", "produced_by_job_id"})
 
 
@@ -79,16 +73,20 @@ class Produced(NamedTuple):
             if part.digest
         ]
 
-    def manifest(self) -> dict[str, Any]:
-        """Return what a revision says about this artifact."""
+    def manifest(self, job_kind: str = "") -> dict[str, Any]:
+        """Return what a revision of this kind of job says about this artifact."""
         attributes = self.flavor.attributes
-        return {
+        told = {
             "flavor": self.label,
             "flavors": self.labels,
             "display_label": self.label,
             "snapshot_manifest": self.entries(),
             "metadata": {k: v for k, v in attributes.items() if k not in _NOT_METADATA},
         }
+        if relationship_of(job_kind) == "quantization":
+            facts = quantization_facts(self.label, attributes)
+            told |= {"lineage_metadata": facts} if facts else {}
+        return told
 
     def summary(self) -> dict[str, Any]:
         """Return what the caller of the function gets to see."""
@@ -122,16 +120,34 @@ def produced_flavors(result: Any) -> Iterator[ProducedFlavor]:
         yield item
 
 
+def asked_for(flavor: ProducedFlavor, index: int, outputs: Any) -> ProducedFlavor:
+    """Return an artifact with the attributes that the payload's `outputs` asked of it, too.
+
+    Args:
+        flavor: As the function returned it; what it says itself counts.
+        index: Its place among the artifacts: the place of what it answers to in `outputs`.
+        outputs: Of the payload.
+
+    Raises:
+        ValidationError: An attribute is one that only the hub may set.
+    """
+    entry = outputs[index] if isinstance(outputs, list) and index < len(outputs) else None
+    asked = entry.get("attributes") if isinstance(entry, dict) else None
+    attributes = {**(asked if isinstance(asked, dict) else {}), **flavor.attributes}
+    reserved = sorted(name for name in attributes if str(name).startswith("_"))
+    if reserved:
+        raise ValidationError(
+            f"artifact {index} has the attributes {reserved}: names that begin with '_' are the "
+            "hub's, choose others"
+        )
+    return msgspec.structs.replace(flavor, attributes=attributes)
+
+
 def label_of(flavor: ProducedFlavor) -> str:
     """Return the primary label, such as `bf16`: given, from the attributes, or the file's name."""
     recipe = str(flavor.attributes.get("quant_recipe") or "").replace(":", "-").replace("/", "-")
     name = os.path.basename(os.path.normpath(flavor.path))
     return flavor.flavor or str(flavor.attributes.get("flavor") or "") or recipe or name
-
-
-def relationship_of(job_kind: str) -> str:
-    """Return how an artifact of this kind of job relates to its source."""
-    return _RELATIONSHIPS.get(job_kind.partition(":")[0], "manual-fork")
 
 
 async def store_flavor(
@@ -181,6 +197,9 @@ async def _store(
 ) -> Mapping[str, Any]:
     from pathlib import Path
 
+    early = await ctx._early_facts(path)
+    if early is not None:
+        return early
     check_size(file_size(path))
     revisions = ctx._revisions
     if revisions is not None and destination:

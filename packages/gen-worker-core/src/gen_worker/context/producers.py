@@ -106,33 +106,86 @@ class ProducerContext(RequestContext):
         _copy_file(os.fspath(blob), os.fspath(dest))
         return Path(dest)
 
-    def resolve_dataset(self, ref: str) -> str:
+    def resolve_dataset(self, ref: str, *, checkpoint_id: str | None = None) -> str:
         """Return the local directory of a dataset.
 
+        Args:
+            ref: `owner/name`, or a directory of this machine.
+            checkpoint_id: Digest or number of one of its revisions; the newest by default.
+
         Raises:
-            ArtifactTransferError: It is not on this machine.
+            ArtifactTransferError: It is not on this machine, or has no such revision.
         """
         found: str | None = None
         if self._ports is not None and isinstance(self._ports.files, Directories):
-            found = self._block(self._ports.files.find_directory(ref, request_id=self.request_id))
+            find = self._ports.files.find_directory
+            found = self._block(
+                find(ref, request_id=self.request_id, checkpoint_id=checkpoint_id or "")
+            )
         if found is None:
             raise ArtifactTransferError(
                 f"dataset {ref!r} is not on this machine: give a local directory", phase="resolve"
             )
         return found
 
+    def publish_early(self, path: str | os.PathLike[str]) -> None:
+        """Begin to send a finished file of an artifact, while the function goes on; never blocks.
+
+        The artifact that the function returns finds it there, if the file has not changed since.
+        Without a destination, or a hub to publish to, this does nothing. A writer's `on_file` may
+        call it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ArtifactTransferError: An earlier file could not be sent.
+        """
+        destination = str(self.destination.get("ref") or "")
+        if not destination or self._revisions is None:
+            return
+        early = self._extra.get("early")
+        if early is None:
+            from gen_worker.context.early import EarlyUploads
+
+            early = EarlyUploads(self, destination, self._revision_spec)
+            self._extra["early"] = early
+        early.add(path)
+
+    async def _early_facts(self, path: str) -> Mapping[str, Any] | None:
+        """Return what is known of a file that was sent already, waiting for it."""
+        early = self._extra.get("early")
+        if early is None:
+            return None
+        from gen_worker.context.local import off_loop
+
+        facts: Mapping[str, Any] | None = await off_loop(early.facts_of, path)
+        return facts
+
+    @property
+    def _revision_spec(self) -> Mapping[str, Any]:
+        """What the destination's revision is opened with."""
+        return self._repo_spec
+
     @property
     def needs_release(self) -> bool:
-        return "scratch" in self._extra or super().needs_release
+        return bool(self._extra.keys() & {"scratch", "early"}) or super().needs_release
 
     async def release(self) -> None:
-        """Also remove the directories of `mktemp`."""
-        root = self._extra.pop("scratch", None)
-        if root is not None:
-            import shutil
+        """Also end what `publish_early` began, and remove the directories of `mktemp`."""
+        from gen_worker.context.local import off_loop
 
-            shutil.rmtree(root, ignore_errors=True)
-        await super().release()
+        early = self._extra.pop("early", None)
+        root = self._extra.pop("scratch", None)
+        if early is not None:
+            await off_loop(early.end)
+        try:
+            await super().release()
+        finally:
+            if early is not None:
+                await off_loop(early.join)
+            if root is not None:
+                import shutil
+
+                shutil.rmtree(root, ignore_errors=True)
 
 
 class ConversionContext(ProducerContext):
@@ -200,6 +253,24 @@ class DatasetContext(ProducerContext):
     """The context of functions that make datasets."""
 
     __slots__ = ()
+
+    @property
+    def _revision_spec(self) -> Mapping[str, Any]:
+        return {"target": "dataset"}
+
+    def dataset_writer(self, schema: Mapping[str, str], **options: Any) -> Any:
+        """Return a writer of rows to Parquet files in a new directory.
+
+        Args:
+            schema: Types by column: `string`, `int64`, `float32`, `bool`, `binary`, `image` or
+                `list<…>` of one.
+            **options: Of `gen_worker.conversion.DatasetWriter`.
+
+        Raises:
+            RuntimeError: gen-worker-conversion is not installed.
+        """
+        writer = _from_conversion("DatasetWriter", "ctx.dataset_writer")
+        return writer(self.mktemp() / "dataset", schema, **options)
 
     def publish_dataset_revision(
         self, *, destination_dataset: str, features_json: Any, **fields: Unpack[DatasetFields]

@@ -10,7 +10,7 @@ import msgspec
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub.answers import raise_for_model
 from gen_worker.models.hub.connection import raise_for, segment
-from gen_worker.models.hub.errors import HubAuthError
+from gen_worker.models.hub.errors import HubAuthError, NotOnHubError
 from gen_worker.models.hub.wire import LATEST, check_tags
 
 if TYPE_CHECKING:
@@ -148,11 +148,38 @@ class RepositoryCalls:
         )
         return _items(reply)
 
-    def find_dataset(self, owner: str, name: str) -> dict[str, Any] | None:
-        """Return the dataset of a name, upper and lower case alike."""
+    def find_dataset(self, owner: str, name: str, *, revision: str = "") -> dict[str, Any] | None:
+        """Return the dataset of a name, upper and lower case alike.
+
+        Args:
+            owner: Whose it is.
+            name: What it is called.
+            revision: Number or digest of one of its revisions; the newest unless given.
+
+        Raises:
+            NotOnHubError: It has no such revision.
+        """
         folded = name.lower()
         found = (item for item in self.datasets(owner) if str(item.get("name")).lower() == folded)
-        return next(found, None)
+        newest = next(found, None)
+        if newest is None or revision in ("", str(newest.get("revision_digest"))):
+            return newest
+        if revision.isdecimal():
+            return self._dataset_revision(newest, revision)
+        for number in range(int(newest.get("revision") or 1) - 1, 0, -1):
+            older = self._dataset_revision(newest, str(number))
+            if older.get("revision_digest") == revision:
+                return older
+        raise NotOnHubError(
+            f"dataset '{owner}/{name}' has no revision {revision!r:.100}: give the number or the "
+            "digest of one"
+        )
+
+    def _dataset_revision(self, dataset: Mapping[str, Any], revision: str) -> dict[str, Any]:
+        path = f"/api/v1/datasets/{segment(str(dataset.get('id')))}"
+        reply = self.connection.call("GET", path, phase="dataset", query={"revision": revision})
+        raise_for_model(reply, f"{dataset.get('name')}, revision {revision}", phase="dataset")
+        return reply.record("dataset")
 
     def put_dataset(
         self,

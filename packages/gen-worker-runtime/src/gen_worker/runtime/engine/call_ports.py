@@ -81,7 +81,7 @@ class CallFiles:
 
 
 class _CallFilesWithDirectories(CallFiles):
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(self, ref: str, *, request_id: str, **chosen: Any) -> str | None:
         self.users.add(request_id)
-        found: str | None = await self._files.find_directory(ref, request_id=request_id)
+        found: str | None = await self._files.find_directory(ref, request_id=request_id, **chosen)
         return found

@@ -11,7 +11,7 @@ from gen_worker.runtime.files.scope import JobScope
 from gen_worker.runtime.files.workplace import Workplace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -133,11 +133,19 @@ class WorkerFiles:
             return stream
         return await self.away(self.outputs.open, request, ref, options)
 
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(
+        self,
+        ref: str,
+        *,
+        request_id: str,
+        checkpoint_id: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str | None:
         """Bring a job's source or a dataset here; see the `Directories` port."""
         from gen_worker.runtime.files.directories import fetch_directory
 
-        return await self.away(fetch_directory, self.requests.get(request_id), ref)
+        request = self.requests.get(request_id)
+        return await self.away(fetch_directory, request, ref, checkpoint_id, attributes or {})
 
     async def release(self, request_id: str) -> None:
         """Remove what was written for a request, and give up what it did not finish."""

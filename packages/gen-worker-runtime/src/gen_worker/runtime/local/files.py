@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gen_worker.context.local import LocalOutputs, off_loop
 from gen_worker.errors import ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gen_worker.context.local_stream import LocalStream
     from gen_worker.ports import FileLimits, SaveOptions
     from gen_worker.types import Asset, Tensors
@@ -52,7 +54,14 @@ class LocalFiles(LocalOutputs):
     ) -> Asset | Tensors:
         return await off_loop(self._materialize, value, limits, request_id)
 
-    async def find_directory(self, ref: str, *, request_id: str) -> str | None:
+    async def find_directory(
+        self,
+        ref: str,
+        *,
+        request_id: str,
+        checkpoint_id: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str | None:
         """Return a directory that `ref` names as a path, where payloads may name files."""
         if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
