@@ -8,6 +8,7 @@ __all__ = [
     "ConversionError",
     "ConversionImplementationError",
     "ConversionInputError",
+    "NotImplementedFamilyError",
     "OutputSpaceError",
 ]
 
@@ -32,6 +33,28 @@ class ConversionError(WorkerError):
 
 class ConversionImplementationError(ConversionError, RuntimeError):
     """A conversion's own code is at fault: tensors out of order, of another shape, or too many."""
+
+
+class NotImplementedFamilyError(ConversionImplementationError, NotImplementedError):
+    """A conversion between layouts does not know the family of the model."""
+
+    def __init__(self, family: str, step: str) -> None:
+        """Also keep the code that callers tell it by.
+
+        Args:
+            family: As the caller or the model named it.
+            step: Name of the conversion, such as `singlefile_to_diffusers`.
+        """
+        self.family = family
+        self.code = f"unsupported_family_for_layout_conversion:{family}:{step}"
+        super().__init__(
+            f"{self.code}: it knows sd15, sd2, sdxl, sd3 and flux1; name the family of the model "
+            "if it is one of them",
+            step=step,
+        )
+
+    def __reduce__(self) -> tuple[type[NotImplementedFamilyError], tuple[str, str]]:
+        return type(self), (self.family, self.step)
 
 
 class ConversionInputError(ConversionError, ValidationError):

@@ -1,1 +1,41 @@
 """The layouts of a model's files: one set of weights under the names that each loader knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.conversion.layout.single_file import (
+        DiffusersFolder,
+        PackedPipeline,
+        SingleFile,
+        convert_diffusers_to_singlefile,
+        diffusers_to_singlefile,
+        packed_pipeline,
+        singlefile_to_diffusers,
+    )
+
+__all__ = [
+    "DiffusersFolder",
+    "PackedPipeline",
+    "SingleFile",
+    "convert_diffusers_to_singlefile",
+    "diffusers_to_singlefile",
+    "packed_pipeline",
+    "singlefile_to_diffusers",
+]
+
+_MODULES = {
+    "single_file": (
+        "DiffusersFolder",
+        "PackedPipeline",
+        "SingleFile",
+        "convert_diffusers_to_singlefile",
+        "diffusers_to_singlefile",
+        "packed_pipeline",
+        "singlefile_to_diffusers",
+    ),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

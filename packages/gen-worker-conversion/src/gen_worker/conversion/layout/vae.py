@@ -9,10 +9,14 @@ from gen_worker.conversion.layout.moves import Move
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["vae_moves"]
+    from gen_worker.conversion.lazy import Checkpoint, LazyTensor
+
+__all__ = ["vae_moves", "with_current_names"]
 
 _ENDS = (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out"))
 _RESNET = ("norm1", "conv1", "norm2", "conv2")
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers before 0.17 called the layers of an attention; files still do."""
 _ATTENTION = (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"))
 
 
@@ -35,6 +39,18 @@ def vae_moves(config: Mapping[str, Any]) -> Iterator[Move]:
         yield Move("quant_conv", "quant_conv")
     if config.get("use_post_quant_conv", True):
         yield Move("post_quant_conv", "post_quant_conv")
+
+
+def with_current_names(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    """Give an autoencoder in a folder of diffusers the names that its class has today."""
+    return {_current(name): tensor for name, tensor in checkpoint.items()}
+
+
+def _current(name: str) -> str:
+    start, _, end = name.partition(".mid_block.attentions.0.")
+    layer, _, kind = end.partition(".")
+    new = _OLD_ATTENTION.get(layer)
+    return f"{start}.mid_block.attentions.0.{new}.{kind}" if new else name
 
 
 def _middle(half: str, *, has_attention: bool) -> Iterator[Move]:

@@ -1,0 +1,312 @@
+"""A pipeline of diffusers as one file, and one file as a pipeline of diffusers.
+
+The file has the names of the original code, which A1111 and ComfyUI read, too; Stable Diffusion 3
+and FLUX.1 have their text encoders where ComfyUI looks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from gen_worker.conversion.cast import cast_checkpoint, cast_code
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.layout.configs import PipelineConfig, config_at, inferred_config
+from gen_worker.conversion.layout.families import layout_of_file, layout_of_pipeline
+from gen_worker.conversion.layout.repack import pack, parts_in, unpack
+from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.lazy.weight_sets import holds_weights
+from gen_worker.conversion.side_files import copy_side_files, set_config_dtype
+from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
+from gen_worker.models.formats import read_header
+from gen_worker.models.formats.configs import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.layout.families import Layout
+    from gen_worker.conversion.lazy import LazyTensor
+    from gen_worker.conversion.writer import WrittenFile
+
+__all__ = [
+    "DiffusersFolder",
+    "PackedPipeline",
+    "SingleFile",
+    "convert_diffusers_to_singlefile",
+    "diffusers_to_singlefile",
+    "packed_pipeline",
+    "singlefile_to_diffusers",
+]
+
+_PACK = "diffusers_to_singlefile"
+_UNPACK = "singlefile_to_diffusers"
+_TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_SHOWN = 8
+
+
+class PackedPipeline(NamedTuple):
+    """A pipeline as the tensors of a single file; nothing is read yet."""
+
+    family: str
+    tensors: dict[str, LazyTensor]
+    left_out: tuple[str, ...]
+    """Folders with weights that a single file has no place for, such as `safety_checker`."""
+    extra: tuple[str, ...]
+    """Tensors that it has no place for, as `component/name`."""
+    missing: tuple[str, ...]
+    """Names, or beginnings of names, that the file should have."""
+
+
+class SingleFile(NamedTuple):
+    """A single file that was written."""
+
+    family: str
+    file: WrittenFile
+    left_out: tuple[str, ...]
+    """As in `PackedPipeline`."""
+
+
+class DiffusersFolder(TypedDict):
+    """A folder of diffusers that was written."""
+
+    pipeline_class: str
+    pipeline_config: dict[str, Any]
+    """Content of `model_index.json`."""
+    output_dir: str
+    family: str
+    extra: tuple[str, ...]
+    """Names of tensors that no component has a place for; they are left out."""
+    absent: tuple[str, ...]
+    """Components of the family that are not in the file."""
+    needs: tuple[str, ...]
+    """Folders that the pipeline names and the file cannot fill; none with `config_dir`."""
+
+
+def packed_pipeline(directory: str | os.PathLike[str], *, model_family: str = "") -> PackedPipeline:
+    """Return a pipeline of diffusers as the tensors of a single file; only headers are read.
+
+    Args:
+        directory: With `model_index.json`.
+        model_family: Such as `sd15` or `sdxl-pony`; by default what the pipeline's class says.
+
+    Raises:
+        NotImplementedFamilyError: There is no such layout for its family.
+        ConversionInputError: It is no pipeline, or of another family.
+    """
+    root = os.fspath(directory)
+    index = _config(os.path.join(root, "model_index.json"))
+    text_config = _config(os.path.join(root, "text_encoder", "config.json"))
+    layout = layout_of_pipeline(index, text_config, model_family, _PACK)
+    names = [part.component for part in layout.every]
+    there = [name for name in names if _has_weights(os.path.join(root, name))]
+    if layout.denoiser.component not in there:
+        raise ConversionInputError(
+            f"{root!r} has no weights in {layout.denoiser.component!r}: give a whole pipeline",
+            file=root,
+            step=_PACK,
+        )
+    moved = pack(
+        layout,
+        {name: open_checkpoint(os.path.join(root, name)) for name in there},
+        {name: _config(os.path.join(root, name, "config.json")) for name in there},
+    )
+    others = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    left_out = [
+        name for name in others if name not in names and _has_weights(os.path.join(root, name))
+    ]
+    return PackedPipeline(layout.name, moved.tensors, tuple(left_out), moved.extra, moved.missing)
+
+
+def diffusers_to_singlefile(
+    input_dir: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    model_family: str = "",
+    dtype: str = "bf16",
+    progress: Callable[[int, int], None] | None = None,
+    token: CancelToken | None = None,
+) -> SingleFile:
+    """Write a pipeline of diffusers as one safetensors file; blocks.
+
+    Args:
+        input_dir: With `model_index.json`.
+        output_path: The file, `*.safetensors`.
+        model_family: By default what the pipeline's class says.
+        dtype: `bf16`, `fp16`, `fp32`; empty leaves each tensor as it is.
+        progress: Called with the bytes written and to write.
+        token: Ends the work between two slabs.
+
+    Raises:
+        NotImplementedFamilyError: There is no such layout for its family.
+        ConversionInputError: Tensors are missing, or there are some that the file has no place
+            for: it would be another model.
+    """
+    packed = packed_pipeline(input_dir, model_family=model_family)
+    _refuse(packed.missing, "are missing", _PACK)
+    _refuse(packed.extra, "have no place in a single file", _PACK)
+    directory, name = os.path.split(os.path.abspath(os.fspath(output_path)))
+    stem, suffix = os.path.splitext(name)
+    if suffix != ".safetensors":
+        raise ConversionInputError(
+            f"{os.fspath(output_path)!r} is not named like a safetensors file: let it end with "
+            "'.safetensors'",
+            step=_PACK,
+        )
+    written = write_safetensors(
+        cast_checkpoint(packed.tensors, dtype) if dtype else packed.tensors,
+        directory,
+        prefix=stem,
+        max_shard_bytes=sys.maxsize,
+        progress=progress,
+        token=token,
+    )
+    return SingleFile(packed.family, written.files[0], packed.left_out)
+
+
+def convert_diffusers_to_singlefile(
+    model_dir: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    family: str | None = None,
+    output_dtype: str = "fp16",
+) -> SingleFile:
+    """Do as `diffusers_to_singlefile`, in float16."""
+    return diffusers_to_singlefile(
+        model_dir, output_path, model_family=family or "", dtype=output_dtype
+    )
+
+
+def singlefile_to_diffusers(
+    input_path: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    model_family: str = "",
+    config_dir: str | os.PathLike[str] = "",
+    dtype: str = "bf16",
+    max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
+    token: CancelToken | None = None,
+) -> DiffusersFolder:
+    """Write a single file as a folder of diffusers; blocks. Needs no network.
+
+    Args:
+        input_path: Of the file.
+        output_dir: Absent or empty.
+        model_family: By default what the names of the tensors say.
+        config_dir: A pipeline of the same model, for configurations, tokenizers and what is not in
+            the file. Without it the configuration is what the shapes of the tensors say, and there
+            are no tokenizers.
+        dtype: `bf16`, `fp16`, `fp32`; empty leaves each tensor as it is.
+        max_shard_bytes: Of tensors in one file.
+        token: Ends the work between two slabs.
+
+    Raises:
+        NotImplementedFamilyError: The file is of no family that is known.
+        ConversionInputError: Tensors are missing, the configuration does not fit or cannot be told,
+            or `output_dir` is not empty.
+    """
+    source, target = os.fspath(input_path), os.path.abspath(os.fspath(output_dir))
+    if os.path.isdir(target) and os.listdir(target):
+        raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
+    layout = layout_of_file(read_header(source).tensors, model_family, _UNPACK)
+    checkpoint = open_checkpoint(source)
+    parts, _ = parts_in(layout, checkpoint)
+    given = os.fspath(config_dir)
+    config = config_at(given, parts) if given else inferred_config(layout, parts)
+    unpacked = unpack(layout, checkpoint, config.components)
+    _refuse(unpacked.missing, "are missing", _UNPACK)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    place = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(target))
+    try:
+        _write_components(place, unpacked.components, dtype, max_shard_bytes, token)
+        absent = _complete(place, layout, config, given, dtype)
+        os.chmod(place, 0o755)
+        os.replace(place, target)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    return DiffusersFolder(
+        pipeline_class=str(config.model_index.get("_class_name", "")),
+        pipeline_config=config.model_index,
+        output_dir=target,
+        family=layout.name,
+        extra=unpacked.extra,
+        absent=absent,
+        needs=config.needs,
+    )
+
+
+def _write_components(
+    place: str,
+    components: Mapping[str, Mapping[str, LazyTensor]],
+    dtype: str,
+    max_shard_bytes: int,
+    token: CancelToken | None,
+) -> None:
+    for name, tensors in components.items():
+        is_text = name.startswith("text_encoder")
+        write_safetensors(
+            cast_checkpoint(tensors, dtype) if dtype else tensors,
+            os.path.join(place, name),
+            prefix="model" if is_text else "diffusion_pytorch_model",
+            max_shard_bytes=max_shard_bytes,
+            token=token,
+        )
+
+
+def _complete(
+    place: str, layout: Layout, config: PipelineConfig, given: str, dtype: str
+) -> tuple[str, ...]:
+    """Put beside the weights what is none; return the components that are not there."""
+    written = os.listdir(place)
+    names = [part.component for part in layout.every]
+    absent = tuple(
+        name
+        for name in names
+        if name not in written and not (given and _has_weights(os.path.join(given, name)))
+    )
+    config.model_index.update({name: [None, None] for name in absent})
+    _write_json(os.path.join(place, "model_index.json"), config.model_index)
+    if given:
+        for name in written:
+            copy_side_files(os.path.join(given, name), os.path.join(place, name))
+        copy_side_files(given, place, skip={*written, *absent})
+    else:
+        for name, content in config.components.items():
+            file = "scheduler_config.json" if name == "scheduler" else "config.json"
+            _write_json(os.path.join(place, name, file), content)
+    if dtype:
+        for name in written:
+            set_config_dtype(os.path.join(place, name), _TORCH_NAMES[cast_code(dtype)])
+    return absent
+
+
+def _write_json(path: str, content: Mapping[str, Any]) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _config(path: str) -> dict[str, Any]:
+    found = read_config(path) if os.path.isfile(path) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _has_weights(directory: str) -> bool:
+    return os.path.isdir(directory) and holds_weights(directory)
+
+
+def _refuse(names: Sequence[str], what: str, step: str) -> None:
+    if names:
+        shown = ", ".join(names[:_SHOWN])
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise ConversionInputError(
+            f"tensors {what}: {shown}{more}; check that file, family and configurations belong "
+            "to one model",
+            tensor=names[0],
+            step=step,
+        )
