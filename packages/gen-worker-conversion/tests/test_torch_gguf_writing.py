@@ -26,7 +26,12 @@ torch: Any = pytest.importorskip("torch")
 gguf: Any = pytest.importorskip("gguf")
 safetensors_torch: Any = pytest.importorskip("safetensors.torch")
 
-METADATA = {"general.architecture": "llama", "a.text": "ä", "a.list": ["x", "y"], "a.number": 7}
+METADATA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "a.text": "ä",
+    "a.list": ["x", "y"],
+    "a.number": 7,
+}
 TYPES = {
     "a": "Q8_0",
     "b": "Q4_0",

@@ -1,0 +1,132 @@
+"""What a GGUF file says about the shape of a language model, from its `config.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.conversion.gguf.errors import GgufSourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gen_worker.conversion.gguf.architectures import Architecture
+    from gen_worker.conversion.gguf.container import Value
+
+__all__ = ["head_size", "hyperparameters", "key_heads", "number_of", "rope_of"]
+
+_SIZES = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+}
+_REALS = {
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+_WITH_WINDOW = ("gemma2", "gemma3", "phi3")
+_YARN = {
+    "rope.scaling.yarn_ext_factor": "extrapolation_factor",
+    "rope.scaling.yarn_attn_factor": "attention_factor",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+}
+
+
+def hyperparameters(
+    config: Mapping[str, Any], architecture: Architecture, file: str
+) -> dict[str, Value]:
+    """Return the metadata that begin with the architecture's name.
+
+    Raises:
+        GgufSourceError: The configuration lacks something.
+    """
+    made: dict[str, Value] = {key: number_of(config, name, file) for key, name in _SIZES.items()}
+    made["attention.head_count_kv"] = key_heads(config, file)
+    made |= {key: float(config[name]) for key, name in _REALS.items() if config.get(name)}
+    made |= _own(config, architecture, file)
+    if not architecture.is_encoder:
+        made |= _rotation(config)
+    return {f"{architecture.name}.{key}": value for key, value in made.items()}
+
+
+def number_of(config: Mapping[str, Any], name: str, file: str) -> int:
+    """Return a size of a configuration."""
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise GgufSourceError(
+            f"{file!r} says {value!r} for {name!r}, a positive number is needed: take the "
+            "configuration that belongs to the model",
+            code="gguf_invalid_config_json",
+            file=file,
+        )
+    return value
+
+
+def key_heads(config: Mapping[str, Any], file: str) -> int:
+    """Return how many heads keys and values have."""
+    name = "num_key_value_heads"
+    return number_of(config, name if config.get(name) else "num_attention_heads", file)
+
+
+def head_size(config: Mapping[str, Any], file: str) -> int:
+    """Return how many values a head has."""
+    if config.get("head_dim"):
+        return number_of(config, "head_dim", file)
+    return number_of(config, "hidden_size", file) // number_of(config, "num_attention_heads", file)
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how positions are rotated, whichever release of transformers wrote it."""
+    found = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    whole = found.get("full_attention")
+    if isinstance(whole, dict):
+        found |= whole
+    found.setdefault("rope_type", found.get("type", "default"))
+    if config.get("rope_theta"):
+        found.setdefault("rope_theta", config["rope_theta"])
+    original = config.get("original_max_position_embeddings")
+    if original:
+        found.setdefault("original_max_position_embeddings", original)
+    return found
+
+
+def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> dict[str, Value]:
+    made: dict[str, Value] = {}
+    size = head_size(config, file)
+    if config.get("head_dim"):
+        made |= {"attention.key_length": size, "attention.value_length": size}
+    if architecture.name in ("llama", "phi3"):
+        share = rope_of(config).get("partial_rotary_factor", 1.0)
+        made["rope.dimension_count"] = int(size * share)
+    if architecture.name == "llama":
+        made["vocab_size"] = number_of(config, "vocab_size", file)
+    if architecture.name in _WITH_WINDOW:
+        made["attention.sliding_window"] = config.get("sliding_window") or 0
+    if architecture.is_encoder:
+        made["attention.causal"] = False
+    return made
+
+
+def _rotation(config: Mapping[str, Any]) -> dict[str, Value]:
+    rope = rope_of(config)
+    made: dict[str, Value] = {}
+    if rope.get("rope_theta"):
+        made["rope.freq_base"] = float(rope["rope_theta"])
+    local = rope.get("sliding_attention")
+    if isinstance(local, dict) and local.get("rope_theta"):
+        made["rope.freq_base_swa"] = float(local["rope_theta"])
+    kind = {"su": "longrope"}.get(rope["rope_type"], rope["rope_type"])
+    if kind in ("linear", "yarn") and rope.get("factor"):
+        made |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
+    if kind == "longrope":
+        made["rope.scaling.type"] = kind
+    original = rope.get("original_max_position_embeddings")
+    if original and kind in ("yarn", "longrope"):
+        made["rope.scaling.original_context_length"] = int(original)
+    if kind == "yarn":
+        made |= {key: float(rope[name]) for key, name in _YARN.items() if rope.get(name)}
+    return made
