@@ -8,7 +8,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.conversion.writer.output_file import write_failure
+from gen_worker.conversion.writer.output_file import PART_SUFFIX, write_failure
 from gen_worker.models.formats import SAFE_SUFFIXES, UNSAFE_SUFFIXES, weight_files
 from gen_worker.models.formats.configs import read_config
 from gen_worker.models.formats.unsafe import only_unsafe
@@ -96,9 +96,11 @@ def _is_unsafe(name: str) -> bool:
 def _copy(source: str, target: str) -> int:
     if os.path.exists(target):
         return 0
+    part = f"{target}{PART_SUFFIX}"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, part)  # a half of one would look like a whole one
+        os.replace(part, target)
     except OSError as error:
         raise write_failure(target, error) from error
     return 1

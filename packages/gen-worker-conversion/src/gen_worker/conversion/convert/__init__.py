@@ -1,0 +1,63 @@
+"""Conversions of whole models: planned from headers first, then carried out and resumable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.conversion.convert.inspecting import (
+        ComponentFacts,
+        ModelFacts,
+        inspect_model,
+    )
+    from gen_worker.conversion.convert.planning import plan_conversion
+    from gen_worker.conversion.convert.running import RefusedPlanError, run_conversion
+    from gen_worker.conversion.convert.values import (
+        ComponentPlan,
+        ConversionPlan,
+        ConversionRequest,
+        ConversionResult,
+        ConvertedFile,
+        FlavorPlan,
+        Kept,
+        Progress,
+        Refusal,
+    )
+
+__all__ = [
+    "ComponentFacts",
+    "ComponentPlan",
+    "ConversionPlan",
+    "ConversionRequest",
+    "ConversionResult",
+    "ConvertedFile",
+    "FlavorPlan",
+    "Kept",
+    "ModelFacts",
+    "Progress",
+    "Refusal",
+    "RefusedPlanError",
+    "inspect_model",
+    "plan_conversion",
+    "run_conversion",
+]
+
+_MODULES = {
+    "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
+    "planning": ("plan_conversion",),
+    "running": ("RefusedPlanError", "run_conversion"),
+    "values": (
+        "ComponentPlan",
+        "ConversionPlan",
+        "ConversionRequest",
+        "ConversionResult",
+        "ConvertedFile",
+        "FlavorPlan",
+        "Kept",
+        "Progress",
+        "Refusal",
+    ),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

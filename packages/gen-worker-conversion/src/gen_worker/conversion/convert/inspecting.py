@@ -1,0 +1,211 @@
+"""What a model on this machine is, told by its headers and configurations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.conversion.classify import RepoRefusal, detect_huggingface_source_layout
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy.weight_sets import holds_weights, weight_set_of
+from gen_worker.conversion.source import Component, Source
+from gen_worker.errors import WorkerError
+from gen_worker.models.formats import (
+    assert_loadable,
+    read_gguf_header,
+    read_header,
+    read_index,
+)
+from gen_worker.models.formats.components import own_code_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ComponentFacts", "ModelFacts", "dominant_dtype", "inspect_model"]
+
+_FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+class ComponentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights of one component."""
+
+    name: str
+    """Empty for a model in one folder or file."""
+    class_name: str
+    files: int
+    tensors: int
+    parameters: int
+    size_bytes: int
+    dtypes: Mapping[str, int]
+    """Bytes by dtype, such as `BF16` or `Q4_K`."""
+    quantization: str
+    """What `quantization_config` names; empty without one."""
+
+    @property
+    def dtype(self) -> str:
+        return dominant_dtype(self.dtypes)
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A model: weights that count, by component."""
+
+    path: str
+    layout: str
+    family: str
+    class_name: str
+    """Of the pipeline, or of the model; empty when nothing names one."""
+    components: tuple[ComponentFacts, ...]
+    adapter: Mapping[str, str]
+    """Facts of a LoRA; empty for a model."""
+    refusals: tuple[str, ...]
+    """Why it cannot be converted, or parts of it."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.components)
+
+    @property
+    def tensors(self) -> int:
+        return sum(part.tensors for part in self.components)
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.components)
+
+
+def dominant_dtype(sizes: Mapping[str, int]) -> str:
+    """Return the word for the dtype that most bytes have; empty without any."""
+    code = max(sizes, key=lambda code: (sizes[code], code), default="")
+    return _FLOATS.get(code, code.lower())
+
+
+def inspect_model(path: str | os.PathLike[str], *, variant: str | None = None) -> ModelFacts:
+    """Read headers and configurations; no tensor is read, and nothing of the model is run.
+
+    Args:
+        path: A directory, or a file of weights.
+        variant: Which of several precisions to look at; by default the most precise.
+
+    Raises:
+        ConversionInputError: Nothing is there.
+    """
+    place = os.path.abspath(os.fspath(path))
+    if not os.path.exists(place):
+        raise ConversionInputError(
+            f"{os.fspath(path)!r} does not exist: give a model's directory, a file of weights, or "
+            "a ref such as 'hf:owner/repo'",
+            file=place,
+        )
+    refusals: list[str] = []
+    parts: list[ComponentFacts] = []
+    for component in _components(Source(place, variant=variant)):
+        try:
+            parts.append(_facts(component, variant))
+        except (WorkerError, OSError) as error:
+            refusals.append(str(error))
+    layout, family = _layout(place, refusals)
+    if os.path.isdir(place):
+        refusals += [f"it needs code of its own: {what}" for what in own_code_of(place)]
+    return ModelFacts(
+        path=place,
+        layout=layout,
+        family=family,
+        class_name=_class_of(Source(place).config()),
+        components=tuple(parts),
+        adapter={},
+        refusals=tuple(dict.fromkeys(refusals)),
+    )
+
+
+def _components(source: Source) -> Iterator[Component]:
+    if source.file_layout != "diffusers":
+        yield Component("", source.path)
+        return
+    for part in source.components.values():
+        if part.holds_weights:
+            yield part
+
+
+def _layout(place: str, refusals: list[str]) -> tuple[str, str]:
+    root, files = place, list(_files(place))
+    if os.path.isfile(place):
+        root, name = os.path.split(place)
+        files = [name]
+    try:
+        told = detect_huggingface_source_layout(repo_dir=root, files=files)
+    except (RepoRefusal, WorkerError) as error:
+        refusals.append(str(error))
+        return "unknown", "unknown"
+    return told.source_layout, told.model_family_variant
+
+
+def _files(root: str) -> Iterator[str]:
+    for parent, directories, names in os.walk(root):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in names:
+            yield os.path.relpath(os.path.join(parent, name), root).replace(os.sep, "/")
+
+
+def _facts(component: Component, variant: str | None) -> ComponentFacts:
+    path = os.fspath(component.path)
+    if os.path.isfile(path):
+        files: tuple[str, ...] = (path,)
+    elif not holds_weights(path):
+        raise ConversionInputError(f"{path!r} has no weights", file=path)
+    else:
+        found = weight_set_of(path, variant)
+        files = tuple(read_index(found.index_path).shards) if found.index_path else found.files
+    sizes: dict[str, int] = {}
+    tensors = parameters = 0
+    for file in files:
+        for dtype, elements, size in _tensors(file):
+            sizes[dtype] = sizes.get(dtype, 0) + size
+            tensors += 1
+            parameters += elements
+    return ComponentFacts(
+        name=component.name,
+        class_name=_class_of(component.config),
+        files=len(files),
+        tensors=tensors,
+        parameters=parameters,
+        size_bytes=sum(sizes.values()),
+        dtypes=sizes,
+        quantization=_quantization(component.config),
+    )
+
+
+def _tensors(path: str) -> Iterator[tuple[str, int, int]]:
+    """Yield dtype, elements and bytes of each tensor of a file."""
+    assert_loadable(path)
+    if path.lower().endswith(".gguf"):
+        for packed in read_gguf_header(path).tensors.values():
+            yield packed.type_name, _product(packed.shape), packed.end - packed.start
+        return
+    for tensor in read_header(path).tensors.values():
+        yield tensor.dtype, _product(tensor.shape), tensor.size_bytes
+
+
+def _product(shape: Any) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    name = config.get("_class_name")
+    if isinstance(name, str):
+        return name
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _quantization(config: Mapping[str, Any]) -> str:
+    told = config.get("quantization_config")
+    if not isinstance(told, dict):
+        return ""
+    name = told.get("quant_method") or told.get("quant_algo")
+    return name if isinstance(name, str) else "unknown"

@@ -1,0 +1,205 @@
+"""The plan of a conversion: what every output will be, what it takes, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from gen_worker.conversion.cast import CAST_DTYPES
+from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
+from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
+from gen_worker.conversion.convert.outputs import open_source, outputs_of
+from gen_worker.conversion.convert.staging import finished_bytes
+from gen_worker.conversion.convert.targets import SOURCE_KINDS, resolved_targets
+from gen_worker.conversion.convert.values import (
+    ComponentPlan,
+    ConversionPlan,
+    ConversionRequest,
+    FlavorPlan,
+    Kept,
+    Refusal,
+)
+from gen_worker.conversion.side_files import is_weights
+from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
+from gen_worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gen_worker.conversion.convert.outputs import Output
+    from gen_worker.conversion.convert.targets import Target
+    from gen_worker.conversion.convert.values import OutputLayout
+    from gen_worker.conversion.lazy import Checkpoint
+
+__all__ = ["plan_conversion"]
+
+
+def plan_conversion(
+    source: str | os.PathLike[str],
+    targets: Sequence[str],
+    *,
+    out: str | os.PathLike[str],
+    layout: OutputLayout | None = None,
+    components: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    variant: str | None = None,
+    max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
+) -> ConversionPlan:
+    """Say what a conversion will do; reads headers and configurations, and changes nothing.
+
+    Args:
+        source: A directory, or a file of weights.
+        targets: Such as `bf16`, `fp8`, `gguf:q4_k_m` or `4bit`.
+        out: Directory that will hold the output, or one folder for each of several.
+        layout: None keeps the source's.
+        components: Those to convert; by default all that the method is meant for. The others are
+            copied as they are.
+        keep: Patterns, as of file names, of tensors that stay in their own precision.
+        variant: Which of several precisions of the source to read.
+        max_shard_bytes: Of tensors in one file.
+
+    Returns:
+        The plan; what cannot be done is in its `refusals`, all of it.
+
+    Raises:
+        ConversionInputError: There is no source.
+    """
+    facts = inspect_model(source, variant=variant)
+    kind = SOURCE_KINDS.get(facts.layout, "transformers")
+    wanted, unknown = resolved_targets(targets, source_kind=kind, available=available_tokens())
+    place = os.path.abspath(os.fspath(out))
+    request = ConversionRequest(
+        source=facts.path,
+        targets=tuple(target.name for target in wanted),
+        out=place,
+        layout=layout,
+        components=tuple(components) if components is not None else None,
+        keep=tuple(keep),
+        variant=variant,
+        max_shard_bytes=max_shard_bytes,
+    )
+    refusals = [Refusal(target=text, reason=why) for text, why in unknown]
+    refusals += [Refusal(target="", reason=why) for why in (*facts.refusals, *_asked(request))]
+    flavors: list[FlavorPlan] = []
+    for target in wanted:
+        path = place if len(wanted) == 1 else os.path.join(place, target.flavor)
+        try:
+            flavors.append(_flavor(request, target, path))
+        except (WorkerError, OSError) as error:
+            refusals.append(Refusal(target=target.name, reason=str(error)))
+    size = sum(flavor.size_bytes for flavor in flavors)
+    free = shutil.disk_usage(_existing(place)).free
+    missing = size - finished_bytes(place)
+    if missing > free:
+        reason = f"{place!r} has room for {free} bytes and the outputs take {missing}: free some"
+        refusals.append(Refusal(target="", reason=reason))
+    return ConversionPlan(
+        request=request,
+        layout=facts.layout,
+        family=facts.family,
+        source_bytes=facts.size_bytes,
+        flavors=tuple(flavors),
+        size_bytes=size,
+        free_bytes=free,
+        memory_bytes=memory_bytes(part for one in flavors for part in one.components),
+        seconds=sum(flavor.seconds for flavor in flavors),
+        refusals=tuple(dict.fromkeys(refusals)),
+    )
+
+
+def available_tokens() -> frozenset[str]:
+    """Return the precisions that something here makes."""
+    return frozenset(CAST_DTYPES)
+
+
+def _asked(request: ConversionRequest) -> list[str]:
+    """Return what is wrong with a request, whatever the target."""
+    problems: list[str] = []
+    if not request.targets:
+        problems.append("nothing is asked for: give a precision such as bf16")
+    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
+        problems.append(f"{request.out!r} exists already: choose another place, or remove it")
+    if request.out == request.source or request.out.startswith(request.source + os.sep):
+        problems.append(f"{request.out!r} is inside the source, which stays as it is")
+    there = open_source(request).components
+    unknown = [name for name in request.components or () if name not in there]
+    if unknown:
+        known = ", ".join(map(repr, there)) or "none: it is in one folder"
+        problems.append(f"the source has no component {unknown[0]!r}; it has {known}")
+    return problems
+
+
+def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan:
+    outputs = outputs_of(request, target)
+    parts = tuple(_component(target, output) for output in outputs)
+    others = 0 if outputs[0].is_one_file else _other_bytes(request.source)
+    return FlavorPlan(
+        token=target.name,
+        flavor=target.flavor,
+        path=path,
+        components=parts,
+        other_bytes=others,
+        size_bytes=others + sum(part.size_bytes for part in parts),
+        seconds=sum(seconds_of(part) for part in parts),
+    )
+
+
+def _component(target: Target, output: Output) -> ComponentPlan:
+    return ComponentPlan(
+        name=output.component,
+        action=output.action,
+        source_dtype=dominant_dtype(_sizes(output.source)),
+        dtype=target.token if output.action != "copy" else dominant_dtype(_sizes(output.made)),
+        tensors=len(output.made),
+        changed=sum(output.source.get(name) is not tensor for name, tensor in output.made.items()),
+        source_bytes=_size(output.source),
+        size_bytes=_size(output.made),
+        memory_bytes=whole_bytes(output.made.values()),
+        kept=_kept(output),
+    )
+
+
+def _kept(output: Output) -> tuple[Kept, ...]:
+    groups: dict[str, list[str]] = {}
+    for name, reason in output.reasons.items():
+        groups.setdefault(reason, []).append(name)
+    return tuple(
+        Kept(
+            reason=reason,
+            tensors=len(names),
+            size_bytes=sum(output.made[name].size_bytes for name in names),
+            example=names[0],
+        )
+        for reason, names in groups.items()
+    )
+
+
+def _sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for tensor in checkpoint.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size_bytes
+    return sizes
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    return sum(tensor.size_bytes for tensor in checkpoint.values())
+
+
+def _other_bytes(source: str) -> int:
+    """Return the size of everything beside the weights."""
+    if os.path.isfile(source):
+        return 0
+    total = 0
+    for parent, directories, names in os.walk(source):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and not is_weights(name):
+                total += os.path.getsize(os.path.join(parent, name))
+    return total
+
+
+def _existing(path: str) -> str:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path

@@ -1,0 +1,209 @@
+"""A plan carried out: component by component, resumable, and visible only when all is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gen_worker.conversion.convert.outputs import open_source, outputs_of
+from gen_worker.conversion.convert.staging import Staging
+from gen_worker.conversion.convert.targets import Target
+from gen_worker.conversion.convert.values import ConversionResult, ConvertedFile, Progress
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.side_files import copy_side_files, copy_whole, set_config_dtype
+from gen_worker.conversion.writer import write_safetensors
+from gen_worker.types import ProducedFlavor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.convert.outputs import Output
+    from gen_worker.conversion.convert.values import (
+        ConversionPlan,
+        ConversionRequest,
+        FlavorPlan,
+    )
+    from gen_worker.conversion.writer import Written
+
+__all__ = ["RefusedPlanError", "run_conversion"]
+
+
+class RefusedPlanError(ConversionInputError):
+    """A plan has refusals; `problems` names all of them."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems), step="plan")
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type[RefusedPlanError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+def run_conversion(
+    plan: ConversionPlan,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    token: CancelToken | None = None,
+    journal: bool = True,
+) -> ConversionResult:
+    """Make the outputs of a plan; blocks. The same plan gives the same bytes, every time.
+
+    Nothing is at its place until all outputs are complete. A canceled or killed run is gone on
+    with by the next one of an equal plan, which repeats at most one file of weights; after a
+    failure nothing is left.
+
+    Args:
+        plan: Of `plan_conversion`.
+        progress: Called in this thread, often; it may raise.
+        token: Ends the work between two slabs.
+        journal: Whether an interrupted run of the same plan is gone on with.
+
+    Raises:
+        RefusedPlanError: The plan has refusals.
+        OutputSpaceError: The disk has no room.
+        ConversionError: An output cannot be written.
+        DamagedFileError: The source changed meanwhile.
+        CanceledError: The token was canceled.
+    """
+    if plan.refusals:
+        raise RefusedPlanError(
+            tuple(
+                f"{one.target}: {one.reason}" if one.target else one.reason for one in plan.refusals
+            )
+        )
+    with Staging(plan.request.out, _recipe(plan.request), may_resume=journal) as staging:
+        run = _Run(plan, staging, progress, token)
+        result = run.all()
+        staging.publish()
+    return result
+
+
+def _recipe(request: ConversionRequest) -> str:
+    from gen_worker.version import sdk_version
+
+    return f"{sdk_version()} {msgspec.json.encode(request).decode()}"
+
+
+class _Run:
+    """The work of one call."""
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        staging: Staging,
+        progress: Callable[[Progress], None] | None,
+        token: CancelToken | None,
+    ) -> None:
+        self.plan = plan
+        self.request = plan.request
+        self.staging = staging
+        self.progress = progress
+        self.token = token
+        self.total_bytes = plan.size_bytes
+        self.done_bytes = 0
+        self.resumed = 0
+        self.nonfinite: dict[str, tuple[int, int]] = {}
+
+    def all(self) -> ConversionResult:
+        started = time.monotonic()
+        files = {flavor.flavor: self._flavor(flavor) for flavor in self.plan.flavors}
+        return ConversionResult(
+            flavors=tuple(_produced(flavor) for flavor in self.plan.flavors),
+            files=files,
+            nonfinite=self.nonfinite,
+            resumed=self.resumed,
+            seconds=time.monotonic() - started,
+        )
+
+    def _flavor(self, flavor: FlavorPlan) -> tuple[ConvertedFile, ...]:
+        place = self.staging.output
+        if len(self.plan.flavors) > 1:
+            place = os.path.join(place, flavor.flavor)
+        os.makedirs(place, exist_ok=True)
+        files: list[ConvertedFile] = []
+        outputs = outputs_of(self.request, target_of(flavor.token))
+        for output in outputs:
+            if self.token is not None:
+                self.token.raise_if_canceled()
+            files += self._component(flavor, place, output)
+        if not outputs[0].is_one_file:
+            self._complete(place, outputs)
+        return tuple(files)
+
+    def _component(self, flavor: FlavorPlan, place: str, output: Output) -> list[ConvertedFile]:
+        root = os.path.join(place, output.component) if output.component else place
+        if output.action == "copy":
+            copy_whole(os.path.join(self.request.source, output.component), root)
+            size = sum(tensor.size_bytes for tensor in output.made.values())
+            self._tell(flavor, output, self.done_bytes + size)
+            return []
+        written = self._write(flavor, root, output)
+        self.resumed += written.resumed
+        for name, counts in written.nonfinite.items():
+            label = "/".join(filter(None, (flavor.flavor, output.component, name)))
+            self.nonfinite[label] = (counts[0], counts[1])
+        named = (*written.files, *([written.index_file] if written.index_file else []))
+        return [
+            ConvertedFile(
+                path=os.path.relpath(file.path, place).replace(os.sep, "/"),
+                size_bytes=file.size_bytes,
+                blake3=file.blake3,
+            )
+            for file in named
+        ]
+
+    def _write(self, flavor: FlavorPlan, root: str, output: Output) -> Written:
+        before = self.done_bytes
+        name = f"{flavor.flavor}.{output.component}"
+        return write_safetensors(
+            output.made,
+            root,
+            prefix=output.prefix,
+            max_shard_bytes=sys.maxsize if output.is_one_file else self.request.max_shard_bytes,
+            metadata=output.metadata,
+            journal=self.staging.journal(name),
+            progress=lambda done, _total: self._tell(flavor, output, before + done),
+            token=self.token,
+        )
+
+    def _tell(self, flavor: FlavorPlan, output: Output, done_bytes: int) -> None:
+        self.done_bytes = done_bytes
+        if self.progress is not None:
+            self.progress(
+                Progress(
+                    flavor=flavor.flavor,
+                    component=output.component,
+                    done_bytes=min(self.done_bytes, self.total_bytes),
+                    total_bytes=self.total_bytes,
+                )
+            )
+
+    def _complete(self, place: str, outputs: tuple[Output, ...]) -> None:
+        """Copy what is no weights, and say in configurations what the weights are now."""
+        source = open_source(self.request)
+        root = os.fspath(source.path)
+        if os.path.isfile(root):
+            return
+        written = [output for output in outputs if output.action != "copy"]
+        for output in written:
+            if output.component:
+                inside = os.path.join(place, output.component)
+                copy_side_files(os.path.join(root, output.component), inside)
+        copy_side_files(root, place, skip={output.component for output in outputs})
+        for output in written:
+            if output.torch_dtype:
+                set_config_dtype(os.path.join(place, output.component), output.torch_dtype)
+
+
+def target_of(name: str) -> Target:
+    """Return a target by the name that a plan gives it."""
+    return Target(name.removeprefix("gguf:"), name.startswith("gguf:"))
+
+
+def _produced(flavor: FlavorPlan) -> ProducedFlavor:
+    return ProducedFlavor(path=flavor.path, flavor=flavor.flavor)

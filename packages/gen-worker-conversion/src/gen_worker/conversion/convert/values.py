@@ -1,0 +1,145 @@
+"""What a conversion will do, and what it did: records that print and travel as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from gen_worker.types import ProducedFlavor
+
+__all__ = [
+    "Action",
+    "ComponentPlan",
+    "ConversionPlan",
+    "ConversionRequest",
+    "ConversionResult",
+    "ConvertedFile",
+    "FlavorPlan",
+    "Kept",
+    "OutputLayout",
+    "Progress",
+    "Refusal",
+]
+
+Action = Literal["cast", "quantize", "copy", "gguf"]
+OutputLayout = Literal["diffusers", "singlefile"]
+
+
+class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides about the bytes of the outputs, besides the source."""
+
+    source: str
+    """Path."""
+    targets: tuple[str, ...]
+    """Resolved, such as `bf16` and `gguf:q4_k_m`."""
+    out: str
+    layout: OutputLayout | None = None
+    """None keeps the source's."""
+    components: tuple[str, ...] | None = None
+    """None takes those that the method is meant for."""
+    keep: tuple[str, ...] = ()
+    """Patterns of tensors that stay in their own precision."""
+    variant: str | None = None
+    max_shard_bytes: int = 5_000_000_000
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Tensors that stay in a higher precision than the target's."""
+
+    reason: str
+    tensors: int
+    size_bytes: int
+    example: str
+
+
+class ComponentPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one component."""
+
+    name: str
+    """Empty for a model in one folder or file."""
+    action: Action
+    source_dtype: str
+    dtype: str
+    tensors: int
+    changed: int
+    source_bytes: int
+    size_bytes: int
+    memory_bytes: int
+    """What one tensor that must be in memory whole takes at most, 0 without any."""
+    kept: tuple[Kept, ...] = ()
+
+
+class FlavorPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One output."""
+
+    token: str
+    flavor: str
+    path: str
+    """Where it will lie: a directory."""
+    components: tuple[ComponentPlan, ...]
+    other_bytes: int
+    """Configurations, tokenizers and other files that are copied."""
+    size_bytes: int
+    seconds: float
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that will not be done."""
+
+    target: str
+    reason: str
+
+
+class ConversionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run_conversion` will do; made from headers and configurations alone."""
+
+    request: ConversionRequest
+    layout: str
+    family: str
+    source_bytes: int
+    flavors: tuple[FlavorPlan, ...]
+    size_bytes: int
+    """Of all outputs."""
+    free_bytes: int
+    """Where they go."""
+    memory_bytes: int
+    """Peak beyond what `import torch` takes."""
+    seconds: float
+    """A guess, from rates measured on two cores."""
+    refusals: tuple[Refusal, ...]
+    """Empty when it can begin."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a conversion is."""
+
+    flavor: str
+    component: str
+    done_bytes: int
+    """Of the weights of all outputs."""
+    total_bytes: int
+
+
+class ConvertedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file with weights of an output."""
+
+    path: str
+    """Relative to its flavor."""
+    size_bytes: int
+    blake3: str
+
+
+class ConversionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a plan."""
+
+    flavors: tuple[ProducedFlavor, ...]
+    """As functions return them."""
+    files: Mapping[str, tuple[ConvertedFile, ...]]
+    """By flavor."""
+    nonfinite: Mapping[str, tuple[int, int]]
+    """NaN and infinite values by `flavor/component/tensor`, only where there are any."""
+    resumed: int
+    """Files that an earlier, interrupted run had finished."""
+    seconds: float

@@ -1,0 +1,88 @@
+"""Models of a few tensors, written byte by byte: no test of a plan needs torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "F8_E4M3": 1}
+
+
+def safetensors_bytes(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
+    """Return a file of tensors whose elements are 1.0 where they are F32, else zeros."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, (dtype, shape) in tensors.items():
+        one = struct.pack("<f", 1.0) if dtype == "F32" else bytes(_BYTES[dtype])
+        content = one * math.prod(shape)
+        header[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def transformers_folder(directory: Path, dtype: str = "F32") -> Path:
+    """Write a model in one folder: 2 matrices, a norm, a counter."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(
+        json.dumps({"architectures": ["LlamaForCausalLM"], "torch_dtype": "float32"})
+    )
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(
+        safetensors_bytes(
+            {
+                "embed.weight": (dtype, [64, 16]),
+                "layer.weight": (dtype, [16, 16]),
+                "layer.norm.weight": (dtype, [16]),
+                "layer.steps": ("I64", [1]),
+            }
+        )
+    )
+    return directory
+
+
+def pipeline_folder(directory: Path) -> Path:
+    """Write a pipeline with two components that have weights, and a scheduler."""
+    directory.mkdir(parents=True)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    (directory / "model_index.json").write_text(json.dumps(index))
+    (directory / "LICENSE").write_text("free")
+    (directory / "scheduler").mkdir()
+    (directory / "scheduler" / "scheduler_config.json").write_text("{}")
+    for name, rows in (("unet", 64), ("vae", 8)):
+        part = directory / name
+        part.mkdir()
+        (part / "config.json").write_text(json.dumps({"_class_name": index[name][1]}))
+        weights = safetensors_bytes({"a.weight": ("F32", [rows, 8]), "a.bias": ("F32", [rows])})
+        (part / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+    return directory
+
+
+class SmallModels:
+    """What tests make their sources with."""
+
+    file = staticmethod(safetensors_bytes)
+    folder = staticmethod(transformers_folder)
+    pipeline = staticmethod(pipeline_folder)
+
+
+@pytest.fixture(scope="session")
+def small_models() -> SmallModels:
+    return SmallModels()

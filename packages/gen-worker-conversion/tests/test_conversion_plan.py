@@ -1,0 +1,159 @@
+"""A plan says everything before a tensor is read: what comes out, what it takes, what is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from gen_worker.conversion.convert import (
+    ConversionPlan,
+    RefusedPlanError,
+    inspect_model,
+    plan_conversion,
+    run_conversion,
+)
+from gen_worker.conversion.errors import ConversionInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def reasons(plan: ConversionPlan) -> str:
+    return "\n".join(f"{one.target}: {one.reason}" for one in plan.refusals)
+
+
+def test_a_plan_says_what_each_component_becomes(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.pipeline(tmp_path / "model")
+
+    plan = plan_conversion(source, ["bf16"], out=tmp_path / "out", components=["unet"])
+
+    assert not plan.refusals
+    assert (plan.layout, plan.family) == ("diffusers", "sd15")
+    [flavor] = plan.flavors
+    assert (flavor.token, flavor.flavor, flavor.path) == ("bf16", "bf16", str(tmp_path / "out"))
+    unet, vae = flavor.components
+    assert (unet.name, unet.action, unet.source_dtype, unet.dtype) == (
+        *("unet", "cast", "fp32"),
+        "bf16",
+    )
+    assert (unet.tensors, unet.changed, unet.source_bytes, unet.size_bytes) == (2, 2, 2304, 1152)
+    assert (vae.action, vae.changed, vae.size_bytes, vae.dtype) == ("copy", 0, 288, "fp32")
+    assert flavor.size_bytes == 1152 + 288 + flavor.other_bytes == plan.size_bytes
+    assert plan.memory_bytes == 200 << 20
+    assert plan.seconds > 0
+
+
+def test_several_outputs_have_a_folder_each(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+
+    plan = plan_conversion(source, ["bf16", "fp16", "16bit"], out=tmp_path / "out")
+
+    assert [flavor.path for flavor in plan.flavors] == [
+        str(tmp_path / "out" / "bf16"),
+        str(tmp_path / "out" / "fp16"),
+    ]
+
+
+def test_what_stays_in_its_precision_is_told_with_its_reason(
+    tmp_path: Path, small_models: Any
+) -> None:
+    source = small_models.folder(tmp_path / "model")
+
+    plan = plan_conversion(source, ["bf16"], out=tmp_path / "out", keep=["*norm*"])
+
+    [part] = plan.flavors[0].components
+    [kept] = part.kept
+    assert (kept.reason, kept.tensors, kept.size_bytes, kept.example) == (
+        *("asked for", 1, 64),
+        "layer.norm.weight",
+    )
+
+
+def test_a_plan_is_a_document(tmp_path: Path, small_models: Any) -> None:
+    plan = plan_conversion(small_models.folder(tmp_path / "m"), ["bf16"], out=tmp_path / "out")
+
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=ConversionPlan) == plan
+
+
+def test_everything_that_cannot_be_done_is_told_at_once(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+
+    plan = plan_conversion(
+        source, ["bf17", "svdquant", "bf16"], out=tmp_path / "out", components=["unet"]
+    )
+
+    told = reasons(plan)
+    for part in ("'bf17' is no precision", "svdquant", "exists already", "no component 'unet'"):
+        assert part in told
+    with pytest.raises(RefusedPlanError) as caught:
+        run_conversion(plan)
+    assert len(caught.value.problems) == len(plan.refusals) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_outputs_never_go_into_the_source(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+
+    plan = plan_conversion(source, ["bf16"], out=source / "bf16")
+
+    assert "inside the source" in reasons(plan)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_read(
+    tmp_path: Path, small_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: full)
+
+    plan = plan_conversion(small_models.folder(tmp_path / "m"), ["bf16"], out=tmp_path / "out")
+
+    assert "has room for 100 bytes" in reasons(plan)
+
+
+def test_damaged_weights_and_pickles_are_refused_by_name(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+    file = source / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "model.safetensors" in reasons(plan_conversion(source, ["bf16"], out=tmp_path / "out"))
+
+    file.unlink()
+    (source / "pytorch_model.bin").touch()
+    assert "pytorch_model.bin" in reasons(plan_conversion(source, ["bf16"], out=tmp_path / "out"))
+
+
+def test_no_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConversionInputError, match="does not exist"):
+        plan_conversion(tmp_path / "none", ["bf16"], out=tmp_path / "out")
+
+
+def test_inspection_counts_by_component(tmp_path: Path, small_models: Any) -> None:
+    facts = inspect_model(small_models.pipeline(tmp_path / "model"))
+
+    assert [part.name for part in facts.components] == ["unet", "vae"]
+    assert (facts.tensors, facts.parameters, facts.size_bytes) == (4, 648, 2592)
+    assert facts.class_name == "StableDiffusionPipeline"
+    assert facts.components[0].class_name == "UNet2DConditionModel"
+    assert facts.components[0].dtypes == {"F32": 2304}
+
+
+def test_inspection_of_a_file(tmp_path: Path, small_models: Any) -> None:
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(small_models.file({"w": ("F8_E4M3", [4, 4]), "w_scale": ("F32", [1])}))
+
+    facts = inspect_model(path)
+
+    assert (facts.layout, facts.family) == ("singlefile", "unknown")
+    assert facts.components[0].dtype == "f8_e4m3"
+
+
+def test_inspection_tells_quantisation_and_foreign_code(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+    (source / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+
+    assert inspect_model(source).components[0].quantization == "fp8"
