@@ -12,14 +12,25 @@ from gen_worker.models.formats.gguf_types import ARRAY, BLOCKS, SCALARS, STRING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ALIGNMENT", "Header", "Number", "TensorEntry", "Value", "gguf_header", "packed_bytes"]
+__all__ = [
+    "ALIGNMENT",
+    "MAX_NAME_BYTES",
+    "Header",
+    "Number",
+    "TensorEntry",
+    "Value",
+    "gguf_header",
+    "packed_bytes",
+]
 
 ALIGNMENT = 32
 """Of each tensor in the file, in bytes; readers take this unless the metadata say otherwise."""
 
+MAX_NAME_BYTES = 63
+"""Of a tensor: GGML_MAX_NAME of llama.cpp, without the end of the text."""
+
 _VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _UINT64, _INT64 = 4, 5, 6, 7, 10, 11
-_MAX_NAME_BYTES = 63  # GGML_MAX_NAME of llama.cpp, with the end of the text
 _MAX_DIMENSIONS = 4
 _TYPES = {block.name: number for number, block in BLOCKS.items()}
 
@@ -69,18 +80,24 @@ def packed_bytes(type_name: str, elements: int) -> int:
     return elements // block.elements * block.size_bytes
 
 
-def gguf_header(metadata: Mapping[str, Value], tensors: Mapping[str, TensorEntry]) -> Header:
+def gguf_header(
+    metadata: Mapping[str, Value],
+    tensors: Mapping[str, TensorEntry],
+    *,
+    max_name_bytes: int = MAX_NAME_BYTES,
+) -> Header:
     """Plan a file.
 
     Args:
         metadata: By key.
         tensors: By name, in the order in which they are written.
+        max_name_bytes: Of a tensor; llama.cpp reads no longer ones than by default.
 
     Raises:
         ConversionInputError: A tensor cannot be in such a file.
     """
     for name, entry in tensors.items():
-        _check(name, entry)
+        _check(name, entry, max_name_bytes)
     head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))
     fields = b"".join(_text(key) + _typed(value) for key, value in metadata.items())
     offset = 0
@@ -96,10 +113,10 @@ def gguf_header(metadata: Mapping[str, Value], tensors: Mapping[str, TensorEntry
     return Header(content, padding, len(content) + offset)
 
 
-def _check(name: str, entry: TensorEntry) -> None:
-    if len(name.encode()) > _MAX_NAME_BYTES:
+def _check(name: str, entry: TensorEntry, max_name_bytes: int) -> None:
+    if len(name.encode()) > max_name_bytes:
         raise ConversionInputError(
-            f"the tensor {name!r} cannot be in a GGUF file: names have at most {_MAX_NAME_BYTES} "
+            f"the tensor {name!r} cannot be in a GGUF file: names have at most {max_name_bytes} "
             "bytes there",
             tensor=name,
         )

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.gguf.architectures import architecture_of
+from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.hyperparameters import hyperparameters, key_heads
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.types import FileType
     from gen_worker.conversion.lazy import LazyTensor
 
-__all__ = ["GgufPlan", "plan_language_model"]
+__all__ = ["GgufPlan", "general", "plan_language_model"]
 
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -49,6 +50,8 @@ class GgufPlan(NamedTuple):
     """Tensors whose rows do not fit the type that was meant for them."""
     left_out: tuple[str, ...]
     """Names in the source of what such a file does not hold."""
+    max_name_bytes: int = MAX_NAME_BYTES
+    """Of a tensor."""
 
     @property
     def size_bytes(self) -> int:

@@ -7,7 +7,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.gguf.container import Number, TensorEntry, gguf_header
+from gen_worker.conversion.gguf.container import (
+    MAX_NAME_BYTES,
+    Number,
+    TensorEntry,
+    gguf_header,
+)
 from gen_worker.conversion.gguf.packing import PackedTensor
 from gen_worker.conversion.writer.files import PlannedFile, refuse_others, write_files
 
@@ -48,6 +53,7 @@ def write_gguf(
     path: str | os.PathLike[str],
     *,
     split_max_bytes: int = 0,
+    max_name_bytes: int = MAX_NAME_BYTES,
     journal: Journal | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_file: Callable[[WrittenFile], None] | None = None,
@@ -64,6 +70,7 @@ def write_gguf(
             one has the metadata, as those of llama.cpp.
         split_max_bytes: Of tensors in one file; a larger tensor gets a file of its own. 0 writes
             one file.
+        max_name_bytes: Of a tensor; llama.cpp reads no longer ones than by default.
         journal: Of this output alone. The caller removes it once it needs no second try.
         progress: Called in this thread with the bytes written and to write; it may raise.
         on_file: Called in this thread with each finished file, also with those of an earlier run.
@@ -80,7 +87,7 @@ def write_gguf(
     directory, stem = _place(path)
     groups = _groups(tensors, split_max_bytes)
     files = [
-        _planned(os.path.join(directory, name), group, facts)
+        _planned(os.path.join(directory, name), group, facts, max_name_bytes)
         for name, group, facts in zip(
             _names(stem, len(groups)), groups, _metadata(metadata, groups), strict=True
         )
@@ -145,7 +152,11 @@ def _metadata(
 
 
 def _planned(
-    path: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, Value]
+    path: str,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, Value],
+    max_name_bytes: int,
 ) -> PlannedFile:
-    header = gguf_header(metadata, {name: entry_of(tensor) for name, tensor in tensors.items()})
+    entries = {name: entry_of(tensor) for name, tensor in tensors.items()}
+    header = gguf_header(metadata, entries, max_name_bytes=max_name_bytes)
     return PlannedFile(path, header.content, tensors, header.padding_bytes)

@@ -1,0 +1,115 @@
+"""GGUF files as sources: in whole numbers again, or in other types."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.gguf.container import Number
+from gen_worker.conversion.gguf.mixes import Heads, choose_types
+from gen_worker.conversion.gguf.models import GgufPlan
+from gen_worker.conversion.gguf.packing import PLAIN, packed
+from gen_worker.conversion.gguf.tensor_names import gguf_package
+from gen_worker.conversion.gguf.types import file_type
+from gen_worker.conversion.lazy import cast, open_checkpoint
+from gen_worker.conversion.lazy.dtypes import FLOATS
+from gen_worker.models.formats import read_gguf_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gen_worker.conversion.gguf.container import Value
+    from gen_worker.conversion.lazy import Checkpoint
+
+__all__ = ["plan_gguf_file", "unpacked"]
+
+_USUAL = (4, 5, 6, 7, 8, 9)
+"""Types of values that are written as they are without saying so."""
+
+
+def unpacked(path: str | os.PathLike[str], dtype: str = "F32") -> Checkpoint:
+    """Return the weights of a GGUF file as numbers, under the names they have there.
+
+    Args:
+        path: Of the file.
+        dtype: Of all floats, as safetensors has it.
+
+    Raises:
+        DamagedFileError: The file is damaged.
+    """
+    found = open_checkpoint(os.fspath(path))
+    return {
+        name: cast(tensor, dtype) if tensor.dtype in FLOATS else tensor
+        for name, tensor in found.items()
+    }
+
+
+def plan_gguf_file(
+    path: str | os.PathLike[str], to: str, *, allow_requantize: bool = False
+) -> GgufPlan:
+    """Plan a GGUF file of another type, with the same metadata.
+
+    Args:
+        path: Of a language model, in one file.
+        to: Type of the new file.
+        allow_requantize: Whether weights that are in blocks already may be packed once more, which
+            adds one error to the other.
+
+    Raises:
+        ConversionInputError: It has blocks, and they may not be packed again; or there is no such
+            type.
+        DamagedFileError: The file is damaged.
+    """
+    place, wanted = os.fspath(path), file_type(to)
+    header = read_gguf_header(place)
+    for name, info in header.tensors.items():
+        if info.type_name not in PLAIN and not allow_requantize:
+            raise ConversionInputError(
+                f"tensor {name!r} of {place!r} is in blocks of {info.type_name}: start from the "
+                "model in full precision, or allow to requantize",
+                file=place,
+                tensor=name,
+            )
+    kind = str(header.metadata.get("general.architecture", ""))
+    tensors = open_checkpoint(place)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    choice = choose_types(shapes, wanted, _heads(header.metadata, kind))
+    metadata = _metadata(place)
+    metadata["general.file_type"] = wanted.number
+    if not wanted.is_plain:
+        metadata["general.quantization_version"] = 2
+    return GgufPlan(
+        {name: packed(tensor, choice.types[name]) for name, tensor in tensors.items()},
+        metadata,
+        kind,
+        wanted,
+        choice.types,
+        choice.fallbacks,
+        (),
+    )
+
+
+def _heads(metadata: Mapping[str, Any], architecture: str) -> Heads:
+    def said(key: str) -> int:
+        value = metadata.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) and value > 0 else 0
+
+    queries = said("attention.head_count")
+    keys = said("attention.head_count_kv") or queries or 1
+    is_shared = queries != keys or architecture == "qwen2"
+    is_70b = architecture in ("llama", "qwen2") and is_shared and said("block_count") == 80
+    return Heads(queries // keys, is_70b)
+
+
+def _metadata(path: str) -> dict[str, Value]:
+    """Return everything that a file says, vocabularies too; its header was checked before."""
+    gguf = gguf_package()
+    made: dict[str, Value] = {}
+    for key, field in gguf.GGUFReader(path).fields.items():
+        if key.startswith(("GGUF.", "split.")):
+            continue
+        value = field.contents()
+        type_id = int(field.types[0])
+        made[key] = value if type_id in _USUAL else Number(type_id, value)
+    return made
