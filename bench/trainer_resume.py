@@ -72,9 +72,9 @@ class Tuner:
     def train_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
         if self._is_measured:
             raise _Begun
-        state.optimizer.zero_grad()
         state.model(torch.ones(8, WIDTH)).sum().backward()
         state.optimizer.step()
+        state.optimizer.zero_grad()  # the peer knows of no gradients
         return StepResult({"step": 1.0})
 
     def state_dict(self, state: Any) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen_worker.trainer.checkpoints.files import verify_files
 from gen_worker.trainer.checkpoints.store import read_checkpoint
 from gen_worker.trainer.errors import CheckpointError
+from gen_worker.trainer.state.held import HeldFiles, verify_and_hold
 
 if TYPE_CHECKING:
     from gen_worker.trainer.checkpoints import CheckpointStore
@@ -31,6 +31,8 @@ class ResumePoint(NamedTuple):
     """For `load_checkpoint`."""
     runtime: dict[str, Any]
     """What the runtime itself has kept."""
+    held: HeldFiles | None = None
+    """What of the directory is read already."""
 
 
 def finished_at(job: JobFile, store: CheckpointStore, explicit_path: str = "") -> str | None:
@@ -66,7 +68,7 @@ def resume_point(
             _log.warning("the newest checkpoint is used instead: %s", error)
     if not job.resume_from_latest:
         return None
-    found = store.newest()
+    found = store.newest(verify_and_hold)
     return None if found is None else _point(found)
 
 
@@ -79,10 +81,11 @@ def _whole(path: str) -> Found:
         raise CheckpointError(
             f"there is no checkpoint {path!r} to go on with: {error.strerror}", path=path
         ) from error
-    verify_files(found.directory, found.checkpoint.files)
-    return found
+    return found._replace(held=verify_and_hold(found.directory, found.checkpoint.files))
 
 
 def _point(found: Found) -> ResumePoint:
     checkpoint = found.checkpoint
-    return ResumePoint(checkpoint.step, checkpoint.state, found.directory, checkpoint.runtime)
+    return ResumePoint(
+        checkpoint.step, checkpoint.state, found.directory, checkpoint.runtime, found.held
+    )

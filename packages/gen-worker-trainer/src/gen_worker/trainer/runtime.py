@@ -24,6 +24,7 @@ from gen_worker.trainer.distributed.group import open_world
 from gen_worker.trainer.distributed.joining import fetched, point_of, share_of
 from gen_worker.trainer.distributed.place import place_of
 from gen_worker.trainer.distributed.world import ALONE
+from gen_worker.trainer.earlier import EarlierRun
 from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.forced_exit import ForcedExit
 from gen_worker.trainer.hyperparams import typed_hyperparams
@@ -277,9 +278,13 @@ class TrainingRun:
             resume_state_payload=None if point is None else point.state,
             resume_checkpoint_path=None if point is None else point.directory,
             resume_runtime=runtime,
+            resume_held=None if point is None else point.held,
             finishing=self._publish,
             world=self._world,
-            parts=parts_of(self._config, self._world, start_step),
+            parts=[
+                *parts_of(self._config, self._world, start_step),
+                EarlierRun(writer, point),
+            ],
         )
 
     # -- what an earlier attempt has made ----------------------------------------------------------

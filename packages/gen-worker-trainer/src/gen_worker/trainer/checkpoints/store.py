@@ -20,7 +20,9 @@ from gen_worker.trainer.checkpoints.values import FINAL, Checkpoint
 from gen_worker.trainer.errors import CheckpointError, CheckpointSpaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from gen_worker.trainer.checkpoints.values import StoredFile
 
 __all__ = ["CheckpointStore", "Found"]
 
@@ -39,6 +41,8 @@ class Found(NamedTuple):
     json_path: str
     directory: str
     """Of its files; the directory of the JSON file when it has none."""
+    held: Any = None
+    """What the look at its files has returned."""
 
 
 class CheckpointStore:
@@ -157,15 +161,21 @@ class CheckpointStore:
         """Return the final checkpoint if there is one that is whole."""
         return self._whole(os.path.join(self.root, FINAL + ".json"))
 
-    def newest(self) -> Found | None:
+    def newest(
+        self, verify: Callable[[str, Mapping[str, StoredFile]], object] = verify_files
+    ) -> Found | None:
         """Return the checkpoint of the most steps that is whole; damaged ones are passed over.
 
         Of the final one and a periodic one of the same step the final one comes first.
+
+        Args:
+            verify: Looks at every byte of the files below a directory, and raises CheckpointError;
+                what it returns is held along with what is found.
         """
         listed = self._listed()
         listed.sort(key=lambda one: (one.checkpoint.step, one.checkpoint.final), reverse=True)
         for found in listed:
-            whole = self._whole(found.json_path)
+            whole = self._whole(found.json_path, verify)
             if whole is not None:
                 return whole
         return None
@@ -183,16 +193,20 @@ class CheckpointStore:
             if _NAME.fullmatch(os.path.basename(path)) and (found := self._read(path)) is not None
         ]
 
-    def _whole(self, path: str) -> Found | None:
+    def _whole(
+        self,
+        path: str,
+        verify: Callable[[str, Mapping[str, StoredFile]], object] = verify_files,
+    ) -> Found | None:
         found = self._read(path)
         if found is None:
             return None
         try:
-            verify_files(found.directory, found.checkpoint.files)
+            held = verify(found.directory, found.checkpoint.files)
         except CheckpointError as error:
             self._warn(f"checkpoint {path!r} is passed over: {error}")
             return None
-        return found
+        return found._replace(held=held)
 
     def _read(self, path: str) -> Found | None:
         try:

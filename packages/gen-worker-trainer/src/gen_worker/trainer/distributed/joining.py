@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -62,8 +62,17 @@ def point_of(world: World, find: Callable[[], ResumePoint | None]) -> ResumePoin
     Raises:
         Exception: What `find` has raised, or in the other processes that it has.
     """
-    found = first_does(world, find)
+    here: list[ResumePoint] = []
+
+    def place() -> tuple[int, dict[str, Any], str, dict[str, Any]] | None:
+        point = find()
+        if point is None:
+            return None
+        here.append(point)
+        return point.step, point.state, point.directory, point.runtime
+
+    found = first_does(world, place)
     if found is None:
         return None
-    point = ResumePoint(*found)
+    point = here[0] if here else ResumePoint(*found)
     return point._replace(runtime=moment_of_rank(point.directory, point.runtime, world))

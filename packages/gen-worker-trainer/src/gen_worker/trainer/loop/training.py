@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ArtifactWriter,
         TrainingReporter,
     )
+    from gen_worker.trainer.state.held import HeldFiles
     from gen_worker.trainer.steps import StepContext
 
 __all__ = ["TrainingLoop", "run_training_loop"]
@@ -58,6 +59,7 @@ class TrainingLoop:
         resume_state_payload: dict[str, Any] | None = None,
         resume_checkpoint_path: str | None = None,
         resume_runtime: Mapping[str, Any] | None = None,
+        resume_held: HeldFiles | None = None,
         finishing: Callable[[str | None], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         world: World = ALONE,
@@ -78,6 +80,7 @@ class TrainingLoop:
             resume_checkpoint_path: Directory for `load_checkpoint`, and of the `TrainingState`.
             resume_runtime: What the checkpoint's `runtime` has: random states, and the place in
                 the data, if the data are to be gone on with there.
+            resume_held: What of that directory is read already; it is used up.
             finishing: Called with the path of the final checkpoint before the run is reported as
                 completed; what it raises fails the run.
             sleep: Seconds.
@@ -96,6 +99,7 @@ class TrainingLoop:
         self._payload = resume_state_payload
         self._checkpoint_dir = resume_checkpoint_path
         self._runtime = resume_runtime or {}
+        self._held = resume_held
         self._finishing = finishing
         self._sleep = sleep
         self._parts = parts
@@ -207,7 +211,8 @@ class TrainingLoop:
                 ctx=run.ctx,
             )
         if self._checkpoint_dir is not None:
-            restore_training_state(run.state, self._checkpoint_dir, run.world)
+            restore_training_state(run.state, self._checkpoint_dir, run.world, held=self._held)
+        self._held = None
         kept = self._runtime.get(PARTS, {})
         for part in self._parts:
             if part.name in kept:

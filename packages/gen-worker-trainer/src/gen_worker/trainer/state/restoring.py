@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import CheckpointError
+from gen_worker.trainer.state.held import HeldFiles, has_memory_of_its_own
 from gen_worker.trainer.state.modules import (
     ModuleParts,
     misfits,
@@ -48,13 +49,16 @@ _MOST_NAMED = 10
 _COMPONENTS = ("optimizer", "scheduler", "scaler", "ema")
 
 
-def restore_training_state(state: Any, checkpoint_dir: str, world: World = ALONE) -> None:
+def restore_training_state(
+    state: Any, checkpoint_dir: str, world: World = ALONE, *, held: HeldFiles | None = None
+) -> None:
     """Put what a checkpoint has kept into a trainer's state.
 
     Args:
         state: From `configure`.
         checkpoint_dir: Of the checkpoint's files.
         world: The processes that train together, as many or as few as when it was made.
+        held: What of the files is read already; large parts of it become the state's own.
 
     Raises:
         CheckpointError: The checkpoint has no such state, or another; all that does not fit is
@@ -64,7 +68,7 @@ def restore_training_state(state: Any, checkpoint_dir: str, world: World = ALONE
     folder = os.path.join(checkpoint_dir, DIRECTORY)
     is_kept = os.path.isfile(os.path.join(folder, SKELETON))
     if training is not None and is_kept:
-        _Restoring(training, folder, world).run()
+        _Restoring(training, folder, world, held or HeldFiles()).run()
     elif training is not None:
         raise CheckpointError(
             f"{checkpoint_dir!r} holds no training state, and `configure` returned one: resume "
@@ -80,9 +84,11 @@ def restore_training_state(state: Any, checkpoint_dir: str, world: World = ALONE
 
 
 class _Restoring:
-    def __init__(self, training: TrainingState, folder: str, world: World) -> None:
+    def __init__(self, training: TrainingState, folder: str, world: World, held: HeldFiles) -> None:
         self._training = training
         self._folder = folder
+        self._held = held
+        self._placed = _Placing()
         kept = self._document(SKELETON)
         self._aliases: dict[str, dict[str, str]] = kept["aliases"]
         self._rest: dict[str, Any] = unflatten(kept["rest"], self._tensors(TENSORS))
@@ -131,6 +137,8 @@ class _Restoring:
         if os.path.isdir(path):
             return dict(read_parts(path))
         path += ".safetensors"
+        if path in self._held:
+            return self._held.take(path)
         if not os.path.isfile(path):
             return {}
         from gen_worker.models.reader import read_files
@@ -171,7 +179,7 @@ class _Restoring:
         whole = {**kept.tensors, **aliases, **kept.objects}
         current = module.state_dict()
         if sharded_in(current.values()) or any(isinstance(one, Pieces) for one in whole.values()):
-            whole = _placed(whole, current)
+            whole = self._placed(whole, current)
         self._call(name, lambda: module.load_state_dict(whole, strict=False))
 
     def _load(self, component: str) -> None:
@@ -180,7 +188,7 @@ class _Restoring:
             like = one.state_dict()
             if component == "optimizer":
                 like = _with_moments(like, kept, one)
-            kept = _placed(kept, like)
+            kept = self._placed(kept, like)
             self._call(f"{component} {name}".strip(), lambda o=one, k=kept: o.load_state_dict(k))
             if component == "optimizer":
                 _restore_dtypes(one, kept)
@@ -191,18 +199,18 @@ class _Restoring:
             value = extra[name]
             for give, take in PAIRS:
                 if hasattr(value, give) and hasattr(value, take):
-                    placed = _placed(kept, getattr(value, give)())
+                    placed = self._placed(kept, getattr(value, give)())
                     self._call(f"extra {name}", lambda v=value, t=take, p=placed: getattr(v, t)(p))
                     break
             else:
-                extra[name] = _placed(kept, value)
+                extra[name] = self._placed(kept, value)
 
     def _load_gradients(self) -> None:
         for name, model in self._models.items():
             kept = self._rest["gradients"].get(name, {})
             for parameter_name, parameter in model.named_parameters():
                 gradient = kept.get(parameter_name)
-                parameter.grad = None if gradient is None else _placed(gradient, parameter)
+                parameter.grad = None if gradient is None else self._placed(gradient, parameter)
 
     def _call(self, what: str, load: Any) -> None:
         """Have an object take its state; what it raises is put down to the checkpoint."""
@@ -241,24 +249,41 @@ def _moved(name: str, before: list[list[str]], now: list[list[str]]) -> Iterator
             yield f"{what} has {new!r} where {old!r} was kept"
 
 
-def _placed(kept: Any, current: Any) -> Any:
-    """Return a value with its tensors where those of the current one are, in memory of their own.
+class _Placing:
+    """Puts tensors where others are, in memory of their own."""
 
-    In the file they are close together, and torch reads some kinds of state as if it were aligned.
-    """
-    if isinstance(kept, Pieces) or is_sharded(current):
-        return placed_like(kept, current, getattr(current, "device", "cpu"))
-    if hasattr(kept, "device") and hasattr(kept, "to"):
-        return kept.to(getattr(current, "device", kept.device), copy=True)
-    if isinstance(kept, Mapping):
-        known = current if isinstance(current, Mapping) else {}
-        return {name: _placed(one, known.get(name)) for name, one in kept.items()}
-    if isinstance(kept, (list, tuple)):
-        items = list(current) if isinstance(current, (list, tuple)) else []
-        items += [None] * (len(kept) - len(items))
-        parts = [_placed(one, like) for one, like in zip(kept, items, strict=False)]
-        return tuple(parts) if isinstance(kept, tuple) else parts
-    return kept
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+        """Where tensors are that were given as they are."""
+
+    def __call__(self, kept: Any, current: Any) -> Any:
+        """Return a value with its tensors where those of the current one are.
+
+        They are copied, unless they have memory of their own: in a file they are close together,
+        and torch reads some kinds of state as if it were aligned.
+        """
+        if isinstance(kept, Pieces) or is_sharded(current):
+            return placed_like(kept, current, getattr(current, "device", "cpu"))
+        if hasattr(kept, "device") and hasattr(kept, "to"):
+            device = getattr(current, "device", kept.device)
+            return kept.to(device, copy=not self._is_free(kept))
+        if isinstance(kept, Mapping):
+            known = current if isinstance(current, Mapping) else {}
+            return {name: self(one, known.get(name)) for name, one in kept.items()}
+        if isinstance(kept, (list, tuple)):
+            items = list(current) if isinstance(current, (list, tuple)) else []
+            items += [None] * (len(kept) - len(items))
+            parts = [self(one, like) for one, like in zip(kept, items, strict=False)]
+            return tuple(parts) if isinstance(kept, tuple) else parts
+        return kept
+
+    def _is_free(self, tensor: Any) -> bool:
+        """Tell whether a tensor can be given as it is; each once."""
+        address = tensor.data_ptr()
+        if address in self._given or not has_memory_of_its_own(tensor):
+            return False
+        self._given.add(address)
+        return True
 
 
 def _with_moments(

@@ -42,8 +42,8 @@ _CODES = {
     "uint64": "U64",
 }
 """How the format calls torch's dtypes."""
-_ALIGNMENT = 8
-_FILE_ALIGNMENT = 64
+_ALIGNMENT = 64
+"""Of a file's tensors as far as their sizes let them be: who reads it may use them in place."""
 _WRITE_BYTES = 64 << 20
 
 
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
     name: str
     header: bytes
     tensors: Sequence[Any]
-    """In the order of their bytes: the widest elements first, so that all are aligned."""
+    """In the order of their bytes: those that fill whole lines, then the widest elements first."""
     size_bytes: int
     """Without the header."""
 
@@ -71,7 +71,7 @@ def layout_of(
     Raises:
         CheckpointError: The format has no such tensors; the message names one.
     """
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    ordered = sorted(tensors.items(), key=_place)
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     offset = 0
     for key, tensor in ordered:
@@ -83,8 +83,14 @@ def layout_of(
         }
         offset = end
     text = msgspec.json.encode(header)
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     return Layout(name, len(text).to_bytes(8, "little") + text, [one for _, one in ordered], offset)
+
+
+def _place(item: tuple[str, Any]) -> tuple[bool, int]:
+    """Return what puts tensors so that each is aligned, and most to `_ALIGNMENT`."""
+    element_bytes = item[1].element_size()
+    return item[1].numel() * element_bytes % _ALIGNMENT != 0, -element_bytes
 
 
 def _code_of(name: str, tensor: Any) -> str:
@@ -167,7 +173,7 @@ def _offsets(layouts: Sequence[Layout]) -> tuple[list[int], int]:
     end = 0
     for layout in layouts:
         offsets.append(end)
-        end += -(-layout.size_bytes // _FILE_ALIGNMENT) * _FILE_ALIGNMENT
+        end += -(-layout.size_bytes // _ALIGNMENT) * _ALIGNMENT
     return offsets, max(end, 1)
 
 
