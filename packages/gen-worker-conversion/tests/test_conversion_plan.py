@@ -103,6 +103,32 @@ def test_outputs_never_go_into_the_source(tmp_path: Path, small_models: Any) -> 
     assert "inside the source" in reasons(plan)
 
 
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("svdquant", "it is done by nunchaku"),
+        ("int4:awq", "it is done by modelopt"),
+        ("gguf:iq2_m", "iq2_m"),
+        ("gguf:fp8", "no type of GGUF files"),
+        ("3bit", "no precision of 3 bits"),
+    ],
+)
+def test_what_nothing_here_makes_is_refused_by_name(
+    token: str, told: str, tmp_path: Path, small_models: Any
+) -> None:
+    plan = plan_conversion(small_models.folder(tmp_path / "m"), [token], out=tmp_path / "out")
+
+    assert told in reasons(plan)
+
+
+def test_a_pattern_that_names_nothing_is_refused(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "m")
+
+    plan = plan_conversion(source, ["bf16"], out=tmp_path / "out", keep=["*nrom*"])
+
+    assert "'*nrom*' names no tensor" in reasons(plan)
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_read(
     tmp_path: Path, small_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,3 +192,48 @@ def test_a_killed_conversion_goes_on_at_the_file_it_was_at(
     assert 3 <= result.resumed <= 5
     names = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(names["weight_map"]) == 16
+
+
+def test_a_quantised_output_tells_its_loaders_how(tmp_path: Path, small_models: Any) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    tensors = {"model.layers.0.q.weight": ("F32", [64, 64]), "model.norm.weight": ("F32", [64])}
+    (source / "model.safetensors").write_bytes(small_models.file(tensors))
+    plan = plan_conversion(source, ["fp8"], out=tmp_path / "out")
+
+    [flavor] = run_conversion(plan).flavors
+
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert (flavor.flavor, flavor.attributes["quantization_method"]) == ("fp8", "fp8:e4m3")
+    [part] = plan.flavors[0].components
+    assert (part.action, part.kept[0].example) == ("quantize", "model.norm.weight")
+    weights = safetensors_torch.load_file(tmp_path / "out" / "model.safetensors")
+    assert weights["model.layers.0.q.weight"].dtype is torch.float8_e4m3fn
+    assert weights["model.norm.weight"].dtype is torch.float32
+    assert sum(tensor.nbytes for tensor in weights.values()) == part.size_bytes
+
+
+def test_a_language_model_becomes_one_gguf_file(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    from gen_worker.models.formats import read_gguf_header
+    from gen_worker.models.tiny import tiny_llama
+
+    source = tmp_path / "tiny"
+    tiny_llama(source)
+    (source / "LICENSE").write_text("free")
+    plan = plan_conversion(source, ["gguf:q8_0"], out=tmp_path / "out")
+
+    result = run_conversion(plan)
+
+    assert sorted(files_below(tmp_path / "out")) == ["LICENSE", "tiny-Q8_0.gguf"]
+    header = read_gguf_header(str(tmp_path / "out" / "tiny-Q8_0.gguf"))
+    assert header.metadata["general.architecture"] == "llama"
+    [part] = plan.flavors[0].components
+    assert (part.action, part.tensors) == ("gguf", len(header.tensors))
+    assert sum(one.end - one.start for one in header.tensors.values()) == part.size_bytes
+    assert result.flavors[0].attributes == {"quantization_method": "q8_0"}
+    again = plan_conversion(tmp_path / "out" / "tiny-Q8_0.gguf", ["bf16"], out=tmp_path / "other")
+    assert "names of llama.cpp" in again.refusals[0].reason

@@ -14,9 +14,16 @@ from gen_worker.models.formats.configs import read_config
 from gen_worker.models.formats.unsafe import only_unsafe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
-__all__ = ["copy_side_files", "copy_whole", "is_weights", "set_config_dtype", "side_files"]
+__all__ = [
+    "copy_side_files",
+    "copy_whole",
+    "is_weights",
+    "set_config_dtype",
+    "set_quantization_config",
+    "side_files",
+]
 
 _OTHER_WEIGHTS = frozenset({".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel"})
 _STALE_INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.[\w-]+)?\.json")
@@ -118,6 +125,15 @@ def set_config_dtype(directory: str, dtype: str) -> None:
     if isinstance(config, dict) and _changed(config, dtype):
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def set_quantization_config(directory: str, block: Mapping[str, Any]) -> None:
+    """Tell loaders in `config.json` how the weights beside it are quantised."""
+    path = os.path.join(directory, "config.json")
+    config = read_config(path) if os.path.isfile(path) else {}
+    changed = {**(config if isinstance(config, dict) else {}), "quantization_config": block}
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 
 def _changed(config: dict[str, Any], dtype: str) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.cast import cast_checkpoint, cast_code
 from gen_worker.conversion.classify import parse_weight_file
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
-from gen_worker.conversion.source import Source
+from gen_worker.conversion.source import QUANTIZABLE, Source
+from gen_worker.models.formats import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +26,7 @@ __all__ = ["Output", "open_source", "outputs_of"]
 
 _LOADED_NAMES = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")
 """Of weights in a folder; libraries look for no others."""
-TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 class Output(NamedTuple):
@@ -35,14 +37,20 @@ class Output(NamedTuple):
     source: Checkpoint
     made: Checkpoint
     """Equal to `source` where files are copied."""
-    prefix: str
+    prefix: str = ""
     """Of the names of its files."""
-    metadata: Mapping[str, str]
-    is_one_file: bool = False
+    metadata: Mapping[str, Any] = {}
+    """Of the headers of its files."""
+    is_whole_model: bool = False
+    """Whether the file has everything, so that no configuration goes along."""
     torch_dtype: str = ""
     """What its configuration says from now on; empty leaves it."""
+    quantization: Mapping[str, Any] = {}
+    """`quantization_config` of its configuration."""
     reasons: Mapping[str, str] = {}
-    """Why tensors stay as they are, by name; only where that is worth saying."""
+    """Why tensors stay in a higher precision, by name."""
+    attributes: Mapping[str, Any] = {}
+    """Of the flavor."""
 
 
 def open_source(request: ConversionRequest) -> Source:
@@ -57,40 +65,34 @@ def outputs_of(request: ConversionRequest, target: Target) -> tuple[Output, ...]
         Exception: What `open_checkpoint` raises.
     """
     source = open_source(request)
-    if not is_cast(target):
-        raise ConversionInputError(
-            f"there is no method here that makes {target.name!r}: give bf16, fp16 or fp32"
-        )
-    if request.layout == "singlefile" and source.file_layout == "diffusers":
+    is_pipeline = source.file_layout == "diffusers"
+    if target.is_gguf:
+        return (_gguf(request, source, target),)
+    if request.layout == "singlefile" and is_pipeline:
         return (_packed(request, target),)
+    if request.layout == "diffusers" and not is_pipeline:
+        return _unpacked(request, source, target)
+    checkpoints = source.checkpoints()
+    if any(file.lower().endswith(".gguf") for one in checkpoints.values() for file in one.files):
+        raise ConversionInputError(
+            f"{request.source!r} has the names of llama.cpp, which no library reads from "
+            "safetensors: convert the model that it was made of"
+        )
     return tuple(
-        _component(request, target, name, checkpoint)
-        for name, checkpoint in source.checkpoints().items()
+        _component(request, target, name, checkpoint) for name, checkpoint in checkpoints.items()
     )
 
 
 def _component(
     request: ConversionRequest, target: Target, name: str, checkpoint: OpenCheckpoint
 ) -> Output:
-    if name and request.components is not None and name not in request.components:
-        return Output(name, "copy", checkpoint, checkpoint, "", {})
-    return _cast(request, target, name, checkpoint, _prefix(checkpoint.files, request.source))
-
-
-def _packed(request: ConversionRequest, target: Target) -> Output:
-    from gen_worker.conversion.layout.single_file import packed_pipeline
-
-    packed = packed_pipeline(request.source)
-    for names, what in ((packed.missing, "are missing"), (packed.extra, "have no place in it")):
-        if names:
-            raise ConversionInputError(
-                f"{request.source!r} cannot be a single file: {len(names)} tensors {what}, such as "
-                f"{names[0]!r}",
-                tensor=names[0],
-                step="layout",
-            )
-    made = _cast(request, target, "", packed.tensors, "model")
-    return made._replace(is_one_file=True, torch_dtype="")
+    usual = is_cast(target) or name in QUANTIZABLE
+    if name and not (usual if request.components is None else name in request.components):
+        return Output(name, "copy", checkpoint, checkpoint)
+    prefix = _prefix(checkpoint.files, request.source)
+    if is_cast(target):
+        return _cast(request, target, name, checkpoint, prefix)
+    return _quantized(request, target, name, checkpoint, prefix)
 
 
 def _cast(
@@ -105,7 +107,7 @@ def _cast(
         made,
         prefix,
         getattr(checkpoint, "metadata", {}),
-        torch_dtype=TORCH_NAMES[code],
+        torch_dtype=_TORCH_NAMES[code],
         reasons=_left_alone(made, code, request.keep),
     )
 
@@ -118,6 +120,151 @@ def _left_alone(made: Checkpoint, code: str, keep: Sequence[str]) -> dict[str, s
             asked = any(fnmatchcase(name, pattern) for pattern in keep)
             reasons[name] = "asked for" if asked else "belongs to weights that are quantised"
     return reasons
+
+
+def _quantized(
+    request: ConversionRequest, target: Target, name: str, checkpoint: OpenCheckpoint, prefix: str
+) -> Output:
+    from gen_worker.conversion.quantize.checkpoint import quantize_checkpoint
+    from gen_worker.conversion.quantize.methods import LOADERS, lookup_method
+    from gen_worker.conversion.quantize.options import QuantizeOptions
+    from gen_worker.conversion.quantize.policy import Policy
+    from gen_worker.conversion.quantize.recipes import recipe_for
+
+    library = "diffusers" if prefix == "diffusion_pytorch_model" else "transformers"
+    method = lookup_method(target.token)
+    layouts = [one for one in method.layouts if library in LOADERS[one] or one == "plain"]
+    if not layouts:
+        raise ConversionInputError(
+            f"{target.token!r} is written as {' or '.join(method.layouts)}, which {library} does "
+            f"not read for {name!r}: choose another precision",
+            step="quantize",
+        )
+    exclude = tuple(one for one in request.keep if any(fnmatchcase(n, one) for n in checkpoint))
+    made = quantize_checkpoint(
+        checkpoint,
+        target.token,
+        Policy(recipe=recipe_for(name), exclude=exclude),
+        QuantizeOptions(layout=layouts[0]),
+    )
+    report = made.report
+    return Output(
+        name,
+        "quantize",
+        checkpoint,
+        made.tensors,
+        prefix,
+        {**checkpoint.metadata, **made.metadata},
+        quantization=made.config,
+        reasons={
+            tensor: why for tensor, why in report.kept.items() if checkpoint[tensor].dtype in FLOATS
+        },
+        attributes={
+            "quantization_method": report.method,
+            "quantization_library": report.layout,
+            "quantization_recipe": report.recipe,
+        },
+    )
+
+
+def _packed(request: ConversionRequest, target: Target) -> Output:
+    from gen_worker.conversion.layout.single_file import packed_pipeline
+
+    if not is_cast(target):
+        raise ConversionInputError(
+            f"a single file of {target.name!r} has no loader: give bf16, fp16 or fp32",
+            step="layout",
+        )
+    packed = packed_pipeline(request.source)
+    for names, what in ((packed.missing, "are missing"), (packed.extra, "have no place in it")):
+        if names:
+            raise ConversionInputError(
+                f"{request.source!r} cannot be a single file: {len(names)} tensors {what}, such as "
+                f"{names[0]!r}",
+                tensor=names[0],
+                step="layout",
+            )
+    made = _cast(request, target, "", packed.tensors, "model")
+    return made._replace(is_whole_model=True, torch_dtype="")
+
+
+def _unpacked(request: ConversionRequest, source: Source, target: Target) -> tuple[Output, ...]:
+    from gen_worker.conversion.layout.configs import inferred_config
+    from gen_worker.conversion.layout.families import layout_of_file
+    from gen_worker.conversion.layout.repack import parts_in, unpack
+
+    if not is_cast(target) or source.path.is_dir():
+        raise ConversionInputError(
+            f"{request.source!r} cannot become a pipeline of {target.name!r}: give one file with "
+            "all of a model, and bf16, fp16 or fp32",
+            step="layout",
+        )
+    checkpoint = source.checkpoints()[""]
+    layout = layout_of_file(read_header(request.source).tensors, "", "singlefile_to_diffusers")
+    config = inferred_config(layout, parts_in(layout, checkpoint)[0])
+    unpacked = unpack(layout, checkpoint, config.components)
+    if unpacked.missing:
+        raise ConversionInputError(
+            f"{request.source!r} lacks {len(unpacked.missing)} tensors of a {layout.name} model, "
+            f"such as {unpacked.missing[0]!r}",
+            tensor=unpacked.missing[0],
+            step="layout",
+        )
+    return tuple(
+        _cast(request, target, name, tensors, "") for name, tensors in unpacked.components.items()
+    )
+
+
+def _gguf(request: ConversionRequest, source: Source, target: Target) -> Output:
+    from gen_worker.conversion.gguf.diffusion import plan_diffusion_model
+    from gen_worker.conversion.gguf.files import plan_gguf_file
+    from gen_worker.conversion.gguf.models import plan_language_model
+
+    name, part = source.path.name, source.path
+    if source.file_layout == "diffusers":
+        component = _denoiser(request, source)
+        name, part = f"{name}-{component}", source.path / component
+        plan = plan_diffusion_model(part, target.token, name=name)
+    elif source.path.suffix == ".gguf":
+        name = source.path.stem
+        plan = plan_gguf_file(part, target.token)
+    elif (part / "config.json").is_file():
+        plan = plan_language_model(part, target.token, name=name)
+    else:
+        raise ConversionInputError(
+            f"{request.source!r} is no folder of a language model, a sentence encoder or a "
+            f"pipeline: GGUF files are made of those ({target.name!r})",
+            step="gguf",
+        )
+    narrow = {one.tensor: f"rows of {one.columns} fit no {one.wanted}" for one in plan.fallbacks}
+    others = {
+        tensor: narrow.get(tensor, f"{kind} by the rules for {target.token}")
+        for tensor, kind in plan.types.items()
+        if kind != plan.wanted.base
+    }
+    return Output(
+        "",
+        "gguf",
+        open_checkpoint(part),
+        plan.tensors,
+        f"{name}-{target.token.upper()}",
+        plan.metadata,
+        is_whole_model=True,
+        reasons=others,
+        attributes={} if plan.wanted.is_plain else {"quantization_method": target.token},
+    )
+
+
+def _denoiser(request: ConversionRequest, source: Source) -> str:
+    """Return the component of a pipeline that one GGUF file is made of."""
+    wanted = request.components or [n for n in ("transformer", "unet") if n in source.components]
+    if len(wanted) != 1:
+        raise ConversionInputError(
+            f"a GGUF file has one component of a pipeline, not {', '.join(wanted) or 'none'}: "
+            "name one",
+            step="gguf",
+        )
+    return wanted[0]
 
 
 def _prefix(files: Sequence[str], root: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
+from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import open_source, outputs_of
 from gen_worker.conversion.convert.staging import finished_bytes
 from gen_worker.conversion.convert.targets import SOURCE_KINDS, resolved_targets
@@ -20,6 +22,7 @@ from gen_worker.conversion.convert.values import (
     Kept,
     Refusal,
 )
+from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.side_files import is_weights
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.errors import WorkerError
@@ -110,7 +113,11 @@ def plan_conversion(
 
 def available_tokens() -> frozenset[str]:
     """Return the precisions that something here makes."""
-    return frozenset(CAST_DTYPES)
+    from gen_worker.conversion.gguf.types import WRITTEN
+    from gen_worker.conversion.quantize.methods import METHODS
+
+    named = (name for method in METHODS.values() for name in (method.name, *method.aliases))
+    return frozenset((*CAST_DTYPES, *WRITTEN, *named))
 
 
 def _asked(request: ConversionRequest) -> list[str]:
@@ -133,7 +140,8 @@ def _asked(request: ConversionRequest) -> list[str]:
 def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan:
     outputs = outputs_of(request, target)
     parts = tuple(_component(target, output) for output in outputs)
-    others = 0 if outputs[0].is_one_file else _other_bytes(request.source)
+    _check_patterns(request, outputs)
+    others = _other_bytes(request.source, outputs[0].is_whole_model)
     return FlavorPlan(
         token=target.name,
         flavor=target.flavor,
@@ -142,7 +150,18 @@ def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan
         other_bytes=others,
         size_bytes=others + sum(part.size_bytes for part in parts),
         seconds=sum(seconds_of(part) for part in parts),
+        attributes=next((dict(one.attributes) for one in outputs if one.attributes), {}),
     )
+
+
+def _check_patterns(request: ConversionRequest, outputs: Sequence[Output]) -> None:
+    """Refuse a pattern that names nothing: a misspelt one would lose what it is there to keep."""
+    for pattern in request.keep:
+        names = [name for output in outputs for name in output.source]
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConversionInputError(
+                f"the pattern {pattern!r} names no tensor: they are called such as {names[0]!r}"
+            )
 
 
 def _component(target: Target, output: Output) -> ComponentPlan:
@@ -186,10 +205,12 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(tensor.size_bytes for tensor in checkpoint.values())
 
 
-def _other_bytes(source: str) -> int:
-    """Return the size of everything beside the weights."""
+def _other_bytes(source: str, is_whole_model: bool) -> int:
+    """Return the size of what is copied beside the weights."""
     if os.path.isfile(source):
         return 0
+    if is_whole_model:
+        return sum(os.path.getsize(os.path.join(source, name)) for name in notices_in(source))
     total = 0
     for parent, directories, names in os.walk(source):
         directories[:] = [name for name in directories if not name.startswith(".")]

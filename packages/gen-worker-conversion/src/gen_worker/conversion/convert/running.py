@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import open_source, outputs_of
 from gen_worker.conversion.convert.staging import Staging
 from gen_worker.conversion.convert.targets import Target
 from gen_worker.conversion.convert.values import ConversionResult, ConvertedFile, Progress
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.side_files import copy_side_files, copy_whole, set_config_dtype
+from gen_worker.conversion.side_files import (
+    copy_side_files,
+    copy_whole,
+    set_config_dtype,
+    set_quantization_config,
+)
 from gen_worker.conversion.writer import write_safetensors
 from gen_worker.types import ProducedFlavor
 
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
         ConversionRequest,
         FlavorPlan,
     )
+    from gen_worker.conversion.gguf.writing import WrittenGguf
     from gen_worker.conversion.writer import Written
 
 __all__ = ["RefusedPlanError", "run_conversion"]
@@ -126,28 +133,51 @@ class _Run:
             place = os.path.join(place, flavor.flavor)
         os.makedirs(place, exist_ok=True)
         files: list[ConvertedFile] = []
-        outputs = outputs_of(self.request, target_of(flavor.token))
+        target = target_of(flavor.token)
+        if self.request.layout == "diffusers" and os.path.isfile(self.request.source):
+            return self._unpack(flavor, place, target)
+        outputs = outputs_of(self.request, target)
         for output in outputs:
             if self.token is not None:
                 self.token.raise_if_canceled()
             files += self._component(flavor, place, output)
-        if not outputs[0].is_one_file:
+        if outputs[0].is_whole_model:
+            for name in notices_in(self.request.source):
+                copy_whole(os.path.join(self.request.source, name), place)
+        else:
             self._complete(place, outputs)
         return tuple(files)
+
+    def _unpack(self, flavor: FlavorPlan, place: str, target: Target) -> tuple[ConvertedFile, ...]:
+        """Have a single file written as a pipeline; it is there as a whole or not at all."""
+        from gen_worker.conversion.layout import singlefile_to_diffusers
+
+        if not os.listdir(place):
+            singlefile_to_diffusers(
+                self.request.source,
+                place,
+                dtype=target.token,
+                max_shard_bytes=self.request.max_shard_bytes,
+                token=self.token,
+            )
+        for part in flavor.components:
+            self._tell(flavor.flavor, part.name, self.done_bytes + part.size_bytes)
+        return ()
 
     def _component(self, flavor: FlavorPlan, place: str, output: Output) -> list[ConvertedFile]:
         root = os.path.join(place, output.component) if output.component else place
         if output.action == "copy":
             copy_whole(os.path.join(self.request.source, output.component), root)
             size = sum(tensor.size_bytes for tensor in output.made.values())
-            self._tell(flavor, output, self.done_bytes + size)
+            self._tell(flavor.flavor, output.component, self.done_bytes + size)
             return []
         written = self._write(flavor, root, output)
         self.resumed += written.resumed
         for name, counts in written.nonfinite.items():
             label = "/".join(filter(None, (flavor.flavor, output.component, name)))
             self.nonfinite[label] = (counts[0], counts[1])
-        named = (*written.files, *([written.index_file] if written.index_file else []))
+        index = getattr(written, "index_file", None)
+        named = (*written.files, *([index] if index else []))
         return [
             ConvertedFile(
                 path=os.path.relpath(file.path, place).replace(os.sep, "/"),
@@ -157,28 +187,44 @@ class _Run:
             for file in named
         ]
 
-    def _write(self, flavor: FlavorPlan, root: str, output: Output) -> Written:
+    def _write(self, flavor: FlavorPlan, root: str, output: Output) -> Written | WrittenGguf:
         before = self.done_bytes
-        name = f"{flavor.flavor}.{output.component}"
+
+        def follow(done: int, _total: int) -> None:
+            self._tell(flavor.flavor, output.component, before + done)
+
+        journal = self.staging.journal(f"{flavor.flavor}.{output.component}")
+        if output.action == "gguf":
+            from gen_worker.conversion.gguf.writing import write_gguf
+
+            file = os.path.join(root, f"{output.prefix}.gguf")
+            return write_gguf(
+                output.made,
+                output.metadata,
+                file,
+                journal=journal,
+                progress=follow,
+                token=self.token,
+            )
         return write_safetensors(
             output.made,
             root,
             prefix=output.prefix,
-            max_shard_bytes=sys.maxsize if output.is_one_file else self.request.max_shard_bytes,
+            max_shard_bytes=sys.maxsize if output.is_whole_model else self.request.max_shard_bytes,
             metadata=output.metadata,
-            journal=self.staging.journal(name),
-            progress=lambda done, _total: self._tell(flavor, output, before + done),
+            journal=journal,
+            progress=follow,
             token=self.token,
         )
 
-    def _tell(self, flavor: FlavorPlan, output: Output, done_bytes: int) -> None:
+    def _tell(self, flavor: str, component: str, done_bytes: int) -> None:
         self.done_bytes = done_bytes
         if self.progress is not None:
             self.progress(
                 Progress(
-                    flavor=flavor.flavor,
-                    component=output.component,
-                    done_bytes=min(self.done_bytes, self.total_bytes),
+                    flavor=flavor,
+                    component=component,
+                    done_bytes=min(done_bytes, self.total_bytes),
                     total_bytes=self.total_bytes,
                 )
             )
@@ -196,8 +242,11 @@ class _Run:
                 copy_side_files(os.path.join(root, output.component), inside)
         copy_side_files(root, place, skip={output.component for output in outputs})
         for output in written:
+            folder = os.path.join(place, output.component)
             if output.torch_dtype:
-                set_config_dtype(os.path.join(place, output.component), output.torch_dtype)
+                set_config_dtype(folder, output.torch_dtype)
+            if output.quantization:
+                set_quantization_config(folder, output.quantization)
 
 
 def target_of(name: str) -> Target:
@@ -206,4 +255,6 @@ def target_of(name: str) -> Target:
 
 
 def _produced(flavor: FlavorPlan) -> ProducedFlavor:
-    return ProducedFlavor(path=flavor.path, flavor=flavor.flavor)
+    return ProducedFlavor(
+        path=flavor.path, flavor=flavor.flavor, attributes=dict(flavor.attributes)
+    )

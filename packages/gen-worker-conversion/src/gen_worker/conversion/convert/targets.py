@@ -18,7 +18,7 @@ from gen_worker.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["SOURCE_KINDS", "Target", "resolved_targets"]
+__all__ = ["SOURCE_KINDS", "Target", "is_cast", "resolved_targets"]
 
 _GGUF = "gguf:"
 _GGUF_FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "f32": "f32", "f16": "f16"}
@@ -78,7 +78,9 @@ def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
     if is_fuzzy_bitwidth(token):
         kind = "gguf" if wants_gguf else source_kind
         token = resolve_fuzzy_to_concrete(token, source_kind=kind, available_dtypes=available)
-    resolve_fuzzy_to_concrete(token, source_kind=source_kind, available_dtypes=())
+    if token not in available:
+        _refuse_elsewhere(token)
+        resolve_fuzzy_to_concrete(token, source_kind=source_kind, available_dtypes=())
     if not wants_gguf:
         token = {"f32": "fp32", "f16": "fp16"}.get(token, token)
         return Target(token, token in GGUF_TYPES)
@@ -87,6 +89,14 @@ def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
             f"{text!r} is no type of GGUF files: give one such as 'gguf:q4_k_m' or 'gguf:f16'"
         )
     return Target(_GGUF_FLOATS.get(token, token), True)
+
+
+def _refuse_elsewhere(token: str) -> None:
+    """Refuse a method with a name that is done by an endpoint of its own; say by which."""
+    from gen_worker.conversion.quantize.methods import OTHERS_METHODS, lookup_method
+
+    if token in OTHERS_METHODS:
+        lookup_method(token)
 
 
 def is_cast(target: Target) -> bool:

@@ -83,6 +83,8 @@ class FlavorPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Configurations, tokenizers and other files that are copied."""
     size_bytes: int
     seconds: float
+    attributes: Mapping[str, str] = {}
+    """What is published with it."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
