@@ -9,10 +9,8 @@ import pytest
 import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from safetensors.torch import load_file
 
-from gen_worker.conversion.gguf.k_quants import K_QUANTS
-from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
+from gen_worker.conversion.gguf.packing import QUANTS as _QUANTS
 
-_QUANTS = {**K_QUANTS, **SIMPLE_QUANTS}
 _REFERENCE = Path(__file__).parent / "reference" / "gguf_blocks.safetensors"
 
 
@@ -26,6 +24,19 @@ def test_blocks_are_those_of_the_reference(name: str, reference: dict[str, Any])
     made = _QUANTS[name](reference["input"])
     assert made.dtype == torch.uint8
     assert torch.equal(made, reference[name])
+
+
+@pytest.mark.parametrize("name", sorted(set(_QUANTS) - {"Q8_0"}))
+def test_blocks_fitted_by_importance_are_those_of_the_reference(
+    name: str, reference: dict[str, Any]
+) -> None:
+    made = _QUANTS[name](reference["input"], reference["importance"])
+    assert torch.equal(made, reference[f"{name}.importance"])
+
+
+def test_eight_bits_are_the_same_whatever_is_important(reference: dict[str, Any]) -> None:
+    made = _QUANTS["Q8_0"](reference["input"], reference["importance"])
+    assert torch.equal(made, reference["Q8_0"])
 
 
 @pytest.mark.parametrize("name", sorted(_QUANTS))

@@ -18,8 +18,11 @@ __all__ = [
     "Symmetric",
     "divided",
     "fit_cubes",
+    "fit_positive",
     "fit_ranges",
     "fit_symmetric",
+    "peaks",
+    "sum_in_order",
 ]
 
 _FLAT = 1e-15
@@ -63,7 +66,7 @@ def fit_ranges(x_GN: Any, weight_GN: Any, search: RangeSearch) -> Ranges:
     low_N = x_GN.amin(0).clamp_(max=0)
     high_N = x_GN.amax(0)
     is_flat_N = high_N == low_N
-    weights_N, weighted_N = _sum(weight_GN), _sum(weight_GN * x_GN)
+    weights_N, weighted_N = sum_in_order(weight_GN), sum_in_order(weight_GN * x_GN)
     factor_N = divided(highest, high_N - low_N)
     scale_N = divided(1, factor_N)
     level_GN = _levels(x_GN, factor_N, low_N, highest)
@@ -76,7 +79,11 @@ def fit_ranges(x_GN: Any, weight_GN: Any, search: RangeSearch) -> Ranges:
         factor_N = divided(wanted, high_N - low_N)
         level_GN = _levels(x_GN, factor_N, low_N, highest)
         share_GN = weight_GN * level_GN
-        l_N, l2_N, xl_N = _sum(share_GN), _sum(share_GN * level_GN), _sum(share_GN * x_GN)
+        l_N, l2_N, xl_N = (
+            sum_in_order(share_GN),
+            sum_in_order(share_GN * level_GN),
+            sum_in_order(share_GN * x_GN),
+        )
         spread_N = weights_N * l2_N - l_N * l_N
         new_scale_N = (weights_N * xl_N - weighted_N * l_N) / spread_N
         new_low_N = (l2_N * weighted_N - l_N * xl_N) / spread_N
@@ -99,23 +106,23 @@ def fit_ranges(x_GN: Any, weight_GN: Any, search: RangeSearch) -> Ranges:
     )
 
 
-def fit_symmetric(x_GN: Any, half: int) -> Symmetric:
-    """Fit groups around zero, with errors weighed by the squares of their values."""
+def fit_symmetric(x_GN: Any, half: int, weight_GN: Any = None) -> Symmetric:
+    """Fit groups around zero, with errors weighed by the squares of their values, or as given."""
     import torch
 
-    peak_N, is_flat_N = _peaks(x_GN)
-    square_GN = x_GN * x_GN
+    peak_N, is_flat_N = peaks(x_GN)
+    square_GN = x_GN * x_GN if weight_GN is None else weight_GN
     cube_GN = square_GN * x_GN
     factor_N = divided(-half, peak_N)
     level_GN = _signed(x_GN, factor_N, half)
-    lx_N, l2_N = _sum(cube_GN * level_GN), _sum(square_GN * level_GN * level_GN)
+    lx_N, l2_N = sum_in_order(cube_GN * level_GN), sum_in_order(square_GN * level_GN * level_GN)
     scale_N = torch.where(l2_N != 0, lx_N / l2_N, 0.0)
     best_N = scale_N * lx_N
     for index in (*range(-9, 0), *range(1, 10)):
         wanted = _float32(half + _float32(_float32(0.1) * index))
         other_N = divided(-wanted, peak_N)
         other_GN = _signed(x_GN, other_N, half)
-        lx_N, l2_N = _sum(cube_GN * other_GN), _sum(square_GN * other_GN * other_GN)
+        lx_N, l2_N = sum_in_order(cube_GN * other_GN), sum_in_order(square_GN * other_GN * other_GN)
         is_better_N = (l2_N > 0) & (lx_N * lx_N > best_N * l2_N)
         scale_N = torch.where(is_better_N, lx_N / l2_N, scale_N)
         best_N = torch.where(is_better_N, scale_N * lx_N, best_N)
@@ -128,11 +135,11 @@ def fit_cubes(x_GN: Any, half: int) -> Symmetric:
     """Fit groups around zero by moving one value after the other to a better level."""
     import torch
 
-    peak_N, is_flat_N = _peaks(x_GN)
+    peak_N, is_flat_N = peaks(x_GN)
     square_GN = x_GN * x_GN
     cube_GN = square_GN * x_GN
     level_GN = _signed(x_GN, divided(-half, peak_N), half)
-    lx_N, l2_N = _sum(cube_GN * level_GN), _sum(square_GN * level_GN * level_GN)
+    lx_N, l2_N = sum_in_order(cube_GN * level_GN), sum_in_order(square_GN * level_GN * level_GN)
     for _ in range(5):
         before_GN = level_GN.clone()
         for index, level_N in enumerate(level_GN):
@@ -154,12 +161,61 @@ def fit_cubes(x_GN: Any, half: int) -> Symmetric:
     return Symmetric(torch.where(is_flat_N, 0.0, scale_N), level_GN)
 
 
+def fit_positive(x_GN: Any, highest: int, weight_GN: Any) -> Symmetric:
+    """Fit groups of values above zero, without an offset: a value is `scale * level`."""
+    import torch
+
+    most_N = x_GN.amax(0).clamp_(min=0)
+    is_flat_N = most_N < _FLAT
+    factor_N = divided(highest, most_N)
+    best_N = _square_error(x_GN, (x_GN * factor_N).round_(), factor_N, weight_GN)
+    for index in (*range(-4, 0), *range(1, 5)):
+        other_N = divided(_float32(_float32(_float32(0.1) * index) + highest), most_N)
+        other_GN = (x_GN * other_N).round_().clamp_(max=highest)
+        error_N = _square_error(x_GN, other_GN, other_N, weight_GN)
+        is_better_N = error_N < best_N
+        best_N = torch.where(is_better_N, error_N, best_N)
+        factor_N = torch.where(is_better_N, other_N, factor_N)
+    level_GN = (x_GN * factor_N).round_().clamp_(max=highest)
+    scale_N = _refined(x_GN, level_GN, weight_GN, highest)
+    is_zero_GN = is_flat_N.expand_as(level_GN)
+    return Symmetric(torch.where(is_flat_N, 0.0, scale_N), level_GN.masked_fill(is_zero_GN, 0.0))
+
+
+def _refined(x_GN: Any, level_GN: Any, weight_GN: Any, highest: int) -> Any:
+    """Move one level after the other where that helps; return the scales."""
+    import torch
+
+    share_GN = weight_GN * x_GN
+    lx_N = sum_in_order(share_GN * level_GN)
+    l2_N = sum_in_order(weight_GN * level_GN * level_GN)
+    for _ in range(5):
+        for index, level_N in enumerate(level_GN):
+            share_N, weight_N = share_GN[index], weight_GN[index]
+            rest_lx_N = lx_N - share_N * level_N
+            rest_l2_N = l2_N - weight_N * level_N * level_N
+            new_N = (x_GN[index] * rest_l2_N / rest_lx_N).round_().clamp_(max=highest)
+            new_lx_N = rest_lx_N + share_N * new_N
+            new_l2_N = rest_l2_N + weight_N * new_N * new_N
+            is_better_N = (rest_lx_N > 0) & (rest_l2_N > 0) & (new_N != level_N)
+            is_better_N &= new_lx_N * new_lx_N * l2_N > lx_N * lx_N * new_l2_N
+            level_GN[index] = torch.where(is_better_N, new_N, level_N)
+            lx_N = torch.where(is_better_N, new_lx_N, lx_N)
+            l2_N = torch.where(is_better_N, new_l2_N, l2_N)
+    return torch.where(l2_N > 0, lx_N / l2_N, 0.0)
+
+
+def _square_error(x_GN: Any, level_GN: Any, factor_N: Any, weight_GN: Any) -> Any:
+    off_GN = x_GN - level_GN * divided(1, factor_N)
+    return sum_in_order(weight_GN * off_GN * off_GN)
+
+
 def divided(number: float, by_N: Any) -> Any:
     """Divide a number by a tensor; torch's operator multiplies by the reciprocal, which differs."""
     return by_N.new_full((), number) / by_N
 
 
-def _sum(term_GN: Any) -> Any:
+def sum_in_order(term_GN: Any) -> Any:
     """Add up the values of each group, one after the other."""
     total_N = term_GN[0].clone()
     for term_N in term_GN[1:]:
@@ -180,10 +236,10 @@ def _error(
 ) -> Any:
     off_GN = (level_GN * scale_N).add_(low_N).sub_(x_GN)
     off_GN = off_GN.abs_() if search.is_absolute else off_GN.mul_(off_GN)
-    return _sum(off_GN.mul_(weight_GN))
+    return sum_in_order(off_GN.mul_(weight_GN))
 
 
-def _peaks(x_GN: Any) -> Any:
+def peaks(x_GN: Any) -> Any:
     """Return each group's first value of the largest magnitude, and whether it counts as zero."""
     import torch
 

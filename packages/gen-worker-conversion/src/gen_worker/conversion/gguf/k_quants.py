@@ -13,14 +13,18 @@ from gen_worker.conversion.gguf.k_fits import (
     RangeSearch,
     divided,
     fit_cubes,
+    fit_positive,
     fit_ranges,
     fit_symmetric,
+    sum_in_order,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    Quantize = Callable[..., torch.Tensor]
 
 __all__ = ["K_QUANTS"]
 
@@ -33,14 +37,15 @@ _Q5 = RangeSearch(levels=31, first=-0.5, step=0.1, steps=15, is_absolute=False)
 _HIGHEST_6_BITS = 63
 
 
-def _by_chunks(quantize: Callable[[Any], Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _by_chunks(quantize: Callable[[Any, Any], Any]) -> Quantize:
     """Make a function of blocks one of rows."""
 
-    def of_rows(rows: torch.Tensor) -> torch.Tensor:
+    def of_rows(rows: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
         """Quantize.
 
         Args:
             rows: (R, columns) float32; columns are a multiple of 256.
+            importance: (columns) float32, of the columns; by default values decide.
 
         Returns:
             (R, bytes of a row) uint8.
@@ -48,37 +53,44 @@ def _by_chunks(quantize: Callable[[Any], Any]) -> Callable[[torch.Tensor], torch
         import torch
 
         x_BV: Any = rows.reshape(-1, _BLOCK)
-        parts = [quantize(chunk) for chunk in x_BV.split(_CHUNK)]
+        chunks = x_BV.split(_CHUNK)
+        weights = [None] * len(chunks)
+        if importance is not None:
+            weights = importance.expand_as(rows).reshape(-1, _BLOCK).split(_CHUNK)
+        parts = [quantize(*chunk) for chunk in zip(chunks, weights, strict=True)]
         return torch.cat(parts).reshape(rows.shape[0], -1)
 
     return of_rows
 
 
-def _q2(x_BV: Any) -> Any:
+def _q2(x_BV: Any, qw_BV: Any) -> Any:
     import torch
 
     x_GN = _groups(x_BV, 16)
-    ranges = fit_ranges(x_GN, x_GN.abs(), _Q2)
-    scale_BJ, offset_BJ = (one.reshape(-1, 16) for one in ranges[:2])
-    d_B, scale_BJ = _shared(scale_BJ, 15)
-    dmin_B, offset_BJ = _shared(offset_BJ, 15)
+    weight_GN = x_GN.abs() if qw_BV is None else _weights(x_BV, qw_BV, 16, 1)
+    ranges = fit_ranges(x_GN, weight_GN, _Q2 if qw_BV is None else _weighted(_Q2))
+    shared = _shared_as(15, None if qw_BV is None else weight_GN, 16)
+    d_B, scale_BJ = shared(ranges.scale_N)
+    dmin_B, offset_BJ = shared(ranges.offset_N)
     level_BV = _ranged(x_GN, ranges, d_B, scale_BJ, dmin_B, offset_BJ, 3)
     scales_BJ = _bytes(scale_BJ) | (_bytes(offset_BJ) << 4)
     return torch.cat([scales_BJ, _quarters(level_BV), _half(d_B), _half(dmin_B)], 1)
 
 
-def _q3(x_BV: Any) -> Any:
+def _q3(x_BV: Any, qw_BV: Any) -> Any:
     import torch
 
     x_GN = _groups(x_BV, 16)
-    fit = fit_cubes(x_GN, 4)
-    scale_BJ = fit.scale_N.reshape(-1, 16)
-    peak_B = _first_peak(scale_BJ)
-    factor_B = divided(-32, peak_B)
-    is_zero_B = peak_B == 0
-    d_B = torch.where(is_zero_B, 0.0, divided(1, factor_B))
-    sixth_BJ = (factor_B[:, None] * scale_BJ).round_().clamp_(-32, 31) + 32
-    sixth_BJ = torch.where(is_zero_B[:, None], 0.0, sixth_BJ).to(torch.uint8)
+    if qw_BV is None:
+        fit = fit_cubes(x_GN, 4)
+        d_B, sixth_BJ = _sixths(fit.scale_N.reshape(-1, 16))
+    else:
+        weight_GN = _weights(x_BV, qw_BV, 16, 2)
+        fit = fit_symmetric(x_GN, 4, weight_GN)
+        outer = fit_symmetric(
+            _by_block(fit.scale_N, 16), 32, _by_block(sum_in_order(weight_GN), 16)
+        )
+        d_B, sixth_BJ = outer.scale_N, outer.level_GN.T.to(torch.uint8)
     d_N = (_rounded(d_B)[:, None] * (sixth_BJ.float() - 32)).reshape(-1)
     level_GN = (x_GN / d_N).round_().clamp_(-4, 3) + 4
     level_BV = _blocks(torch.where(d_N == 0, fit.level_GN, level_GN))
@@ -91,30 +103,30 @@ def _q3(x_BV: Any) -> Any:
     return torch.cat([mask_B32, _quarters(level_BV & 3), scales_B12, _half(d_B)], 1)
 
 
-def _q4(x_BV: Any) -> Any:
+def _q4(x_BV: Any, qw_BV: Any) -> Any:
     import torch
 
-    head_B, level_BV = _with_6_bit_scales(x_BV, _Q4)
+    head_B, level_BV = _with_6_bit_scales(x_BV, qw_BV, _Q4)
     half_BHV = level_BV.reshape(-1, 4, 2, 32)
     packed_B = (half_BHV[:, :, 0] | (half_BHV[:, :, 1] << 4)).reshape(-1, 128)
     return torch.cat([head_B, packed_B], 1)
 
 
-def _q5(x_BV: Any) -> Any:
+def _q5(x_BV: Any, qw_BV: Any) -> Any:
     import torch
 
-    head_B, level_BV = _with_6_bit_scales(x_BV, _Q5)
+    head_B, level_BV = _with_6_bit_scales(x_BV, qw_BV, _Q5)
     half_BHV = (level_BV & 15).reshape(-1, 4, 2, 32)
     packed_B = (half_BHV[:, :, 0] | (half_BHV[:, :, 1] << 4)).reshape(-1, 128)
     high_B32 = _packed((level_BV >> 4).reshape(-1, 8, 32), 1)
     return torch.cat([head_B, high_B32, packed_B], 1)
 
 
-def _q6(x_BV: Any) -> Any:
+def _q6(x_BV: Any, qw_BV: Any) -> Any:
     import torch
 
     x_GN = _groups(x_BV, 16)
-    fit = fit_symmetric(x_GN, 32)
+    fit = fit_symmetric(x_GN, 32, None if qw_BV is None else _groups(qw_BV, 16))
     scale_BJ = fit.scale_N.reshape(-1, 16)
     peak_B = _first_peak(scale_BJ)
     is_zero_B = peak_B.abs() < 1e-15
@@ -133,18 +145,20 @@ def _q6(x_BV: Any) -> Any:
     return torch.cat([low_B, high_B, scales_BJ, _half(d_B)], 1)
 
 
-def _with_6_bit_scales(x_BV: Any, search: RangeSearch) -> tuple[Any, Any]:
+def _with_6_bit_scales(x_BV: Any, qw_BV: Any, search: RangeSearch) -> tuple[Any, Any]:
     """Return the head and the levels of blocks whose groups have a scale and an offset."""
     import torch
 
     x_GN = _groups(x_BV, 32)
-    square_N = (x_GN * x_GN)[0].clone()
-    for x_N in x_GN[1:]:
-        square_N += x_N * x_N
-    ranges = fit_ranges(x_GN, (square_N / 32).sqrt() + x_GN.abs(), search)
-    scale_BJ, offset_BJ = (one.reshape(-1, 8) for one in ranges[:2])
-    d_B, scale_BJ = _shared(scale_BJ, _HIGHEST_6_BITS)
-    dmin_B, offset_BJ = _shared(offset_BJ, _HIGHEST_6_BITS)
+    if qw_BV is None:
+        weight_GN = (sum_in_order(x_GN * x_GN) / 32).sqrt() + x_GN.abs()
+        ranges = fit_ranges(x_GN, weight_GN, search)
+    else:
+        weight_GN = _weights(x_BV, qw_BV, 32, 2)
+        ranges = fit_ranges(x_GN, weight_GN, _weighted(search))
+    shared = _shared_as(_HIGHEST_6_BITS, None if qw_BV is None else weight_GN, 8)
+    d_B, scale_BJ = shared(ranges.scale_N)
+    dmin_B, offset_BJ = shared(ranges.offset_N)
     level_BV = _ranged(x_GN, ranges, d_B, scale_BJ, dmin_B, offset_BJ, search.levels)
     s_BJ, m_BJ = _bytes(scale_BJ), _bytes(offset_BJ)
     scales_B12 = torch.cat(
@@ -171,6 +185,47 @@ def _blocks(level_GN: Any) -> Any:
     import torch
 
     return level_GN.T.to(torch.uint8).reshape(-1, _BLOCK)
+
+
+def _weights(x_BV: Any, qw_BV: Any, size: int, factor: int) -> Any:
+    """Return how much each value's error counts: its column's importance, and its own size."""
+    mean_B = sum_in_order((x_BV * x_BV).T) * factor / _BLOCK
+    return _groups(qw_BV * (mean_B[:, None] + x_BV * x_BV).sqrt(), size)
+
+
+def _weighted(search: RangeSearch) -> RangeSearch:
+    """Return which scales are tried when errors are weighed by importance."""
+    return RangeSearch(levels=search.levels, first=-0.9, step=0.05, steps=36, is_absolute=False)
+
+
+def _by_block(value_N: Any, groups: int) -> Any:
+    """Return values of groups with a block a column."""
+    return value_N.reshape(-1, groups).T.contiguous()
+
+
+def _shared_as(highest: int, weight_GN: Any, groups: int) -> Callable[[Any], tuple[Any, Any]]:
+    """Return what makes one scale of a block's scales, and levels of these."""
+    if weight_GN is None:
+        return lambda value_N: _shared(value_N.reshape(-1, groups), highest)
+    weight_JB = _by_block(sum_in_order(weight_GN), groups)
+
+    def fitted(value_N: Any) -> tuple[Any, Any]:
+        fit = fit_positive(_by_block(value_N, groups), highest, weight_JB)
+        return fit.scale_N, fit.level_GN.T
+
+    return fitted
+
+
+def _sixths(scale_BJ: Any) -> tuple[Any, Any]:
+    """Return the scale of a block's scales, and these as numbers of six bits around 32."""
+    import torch
+
+    peak_B = _first_peak(scale_BJ)
+    factor_B = divided(-32, peak_B)
+    is_zero_B = peak_B == 0
+    sixth_BJ = (factor_B[:, None] * scale_BJ).round_().clamp_(-32, 31) + 32
+    sixth_BJ = torch.where(is_zero_B[:, None], 0.0, sixth_BJ).to(torch.uint8)
+    return torch.where(is_zero_B, 0.0, divided(1, factor_B)), sixth_BJ
 
 
 def _shared(value_BJ: Any, highest: int) -> tuple[Any, Any]:
@@ -249,7 +304,7 @@ def _packed(part_XPV: Any, bits: int) -> Any:
     return packed
 
 
-K_QUANTS: Mapping[str, Callable[[Any], Any]] = {
+K_QUANTS: Mapping[str, Quantize] = {
     "Q2_K": _by_chunks(_q2),
     "Q3_K": _by_chunks(_q3),
     "Q4_K": _by_chunks(_q4),

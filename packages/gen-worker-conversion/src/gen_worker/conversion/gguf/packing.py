@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import TensorEntry, packed_bytes
+from gen_worker.conversion.gguf.iq4_quants import IQ4_QUANTS
 from gen_worker.conversion.gguf.k_quants import K_QUANTS
 from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
 from gen_worker.conversion.lazy import LazyTensor, cast, reshape
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLAIN", "QUANTS", "PackedTensor", "packed"]
 
-QUANTS = {**SIMPLE_QUANTS, **K_QUANTS}
+QUANTS = {**SIMPLE_QUANTS, **K_QUANTS, **IQ4_QUANTS}
 """What can be written, as functions of rows."""
 PLAIN = frozenset({"F32", "F16", "BF16"})
 """Types that are numbers."""

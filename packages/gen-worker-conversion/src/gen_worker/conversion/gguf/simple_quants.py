@@ -9,6 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.gguf.k_fits import (
+    RangeSearch,
+    fit_ranges,
+    fit_symmetric,
+    sum_in_order,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -24,15 +31,19 @@ _CHUNK = 1024
 
 
 def _by_chunks(
-    size_bytes: int, fill: Callable[[Any, Any], object]
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Make a function of rows of one that fills the bytes of blocks."""
+    size_bytes: int,
+    fill: Callable[[Any, Any], object],
+    fill_weighted: Callable[[Any, Any, Any], object] | None = None,
+) -> Callable[..., torch.Tensor]:
+    """Make a function of rows of ones that fill the bytes of blocks."""
 
-    def of_rows(rows: torch.Tensor) -> torch.Tensor:
+    def of_rows(rows: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
         """Quantize.
 
         Args:
             rows: (R, columns) float32; columns are a multiple of 32.
+            importance: (columns) float32, of the columns; by default, and in eight bits, values
+                decide.
 
         Returns:
             (R, bytes of a row) uint8.
@@ -42,8 +53,14 @@ def _by_chunks(
         x_BV: Any = rows.reshape(-1, _VALUES)
         made = torch.empty((len(x_BV), size_bytes), dtype=torch.uint8)
         parts: Any = made
-        for chunk, part in zip(x_BV.split(_CHUNK), parts.split(_CHUNK), strict=True):
-            fill(chunk, part)
+        chunks, places = x_BV.split(_CHUNK), parts.split(_CHUNK)
+        if importance is None or fill_weighted is None:
+            for chunk, part in zip(chunks, places, strict=True):
+                fill(chunk, part)
+        else:
+            weights = _row_weights(rows, importance).reshape(-1, _VALUES).split(_CHUNK)
+            for chunk, part, weight in zip(chunks, places, weights, strict=True):
+                fill_weighted(chunk, part, weight)
         return made.reshape(len(rows), -1)
 
     return of_rows
@@ -85,6 +102,50 @@ def _q5_1(x_BV: Any, made_BY: Any) -> None:
     made_BY[:, 2:4] = _half(low_B)
     made_BY[:, 4:8] = _fifth_bits(level_BV)
     made_BY[:, 8:] = _nibbles(level_BV & 15)
+
+
+def _weighted_around_zero(bits: int) -> Callable[[Any, Any, Any], object]:
+    """Make what fills blocks of levels around zero, with errors weighed."""
+
+    def fill(x_BV: Any, made_BY: Any, weight_BV: Any) -> None:
+        fit = fit_symmetric(x_BV.T.contiguous(), 1 << (bits - 1), weight_BV.T.contiguous())
+        made_BY[:, :2] = _half(fit.scale_N)
+        _fill_levels(made_BY[:, 2:], fit.level_GN, bits)
+
+    return fill
+
+
+def _weighted_above_minimum(bits: int) -> Callable[[Any, Any, Any], object]:
+    """Make what fills blocks of levels above a minimum, with errors weighed."""
+    highest = (1 << bits) - 1
+    search = RangeSearch(levels=highest, first=-0.9, step=0.05, steps=36, is_absolute=False)
+
+    def fill(x_BV: Any, made_BY: Any, weight_BV: Any) -> None:
+        x_VB = x_BV.T.contiguous()
+        fit = fit_ranges(x_VB, weight_BV.T.contiguous(), search)
+        made_BY[:, :2] = _half(fit.scale_N)
+        made_BY[:, 2:4] = _half(-fit.offset_N)
+        level_VB = ((x_VB - fit.base_N) * fit.factor_N).round_().clamp_(0, highest)
+        _fill_levels(made_BY[:, 4:], level_VB, bits)
+
+    return fill
+
+
+def _fill_levels(made_BY: Any, level_VB: Any, bits: int) -> None:
+    import torch
+
+    level_BV = level_VB.T.to(torch.int8).contiguous()
+    if bits == 5:
+        made_BY[:, :4] = _fifth_bits(level_BV)
+        made_BY = made_BY[:, 4:]
+    made_BY[:] = _nibbles(level_BV & 15)
+
+
+def _row_weights(rows: Any, importance: Any) -> Any:
+    """Return how much each value's error counts: its column's importance, and its own size."""
+    square = rows * rows
+    mean_R = sum_in_order(square.T) / rows.shape[1]
+    return importance * (mean_R[:, None] + square).sqrt()
 
 
 def _around_zero(x_BV: Any, half: int) -> tuple[Any, Any]:
@@ -148,11 +209,11 @@ def _fifth_bits(level_BV: Any) -> Any:
     return (bits_B4 * _GATHER >> 56).to(torch.uint8)
 
 
-SIMPLE_QUANTS: Mapping[str, Callable[[Any], Any]] = {
-    "Q4_0": _by_chunks(18, _q4_0),
-    "Q4_1": _by_chunks(20, _q4_1),
-    "Q5_0": _by_chunks(22, _q5_0),
-    "Q5_1": _by_chunks(24, _q5_1),
+SIMPLE_QUANTS: Mapping[str, Callable[..., Any]] = {
+    "Q4_0": _by_chunks(18, _q4_0, _weighted_around_zero(4)),
+    "Q4_1": _by_chunks(20, _q4_1, _weighted_above_minimum(4)),
+    "Q5_0": _by_chunks(22, _q5_0, _weighted_around_zero(5)),
+    "Q5_1": _by_chunks(24, _q5_1, _weighted_above_minimum(5)),
     "Q8_0": _by_chunks(34, _q8_0),
 }
 """Functions of rows, by the name of the type."""
