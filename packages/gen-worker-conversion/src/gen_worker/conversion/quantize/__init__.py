@@ -1,0 +1,54 @@
+"""Weights with fewer bits: methods by name, done slab by slab, written in others' layouts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.conversion.quantize.checkpoint import (
+        QuantizationReport,
+        QuantizedCheckpoint,
+        quantize_checkpoint,
+    )
+    from gen_worker.conversion.quantize.measure import WeightError, measure_errors, weight_error
+    from gen_worker.conversion.quantize.methods import (
+        METHODS,
+        OTHERS_METHODS,
+        Method,
+        MethodElsewhere,
+        lookup_method,
+    )
+    from gen_worker.conversion.quantize.options import QuantizeOptions
+    from gen_worker.conversion.quantize.policy import Policy
+    from gen_worker.conversion.quantize.recipes import RECIPES, Recipe, recipe_for
+
+__all__ = [
+    "METHODS",
+    "OTHERS_METHODS",
+    "RECIPES",
+    "Method",
+    "MethodElsewhere",
+    "Policy",
+    "QuantizationReport",
+    "QuantizeOptions",
+    "QuantizedCheckpoint",
+    "Recipe",
+    "WeightError",
+    "lookup_method",
+    "measure_errors",
+    "quantize_checkpoint",
+    "recipe_for",
+    "weight_error",
+]
+
+_MODULES = {
+    "checkpoint": ("QuantizationReport", "QuantizedCheckpoint", "quantize_checkpoint"),
+    "measure": ("WeightError", "measure_errors", "weight_error"),
+    "methods": ("METHODS", "OTHERS_METHODS", "Method", "MethodElsewhere", "lookup_method"),
+    "options": ("QuantizeOptions",),
+    "policy": ("Policy",),
+    "recipes": ("RECIPES", "Recipe", "recipe_for"),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
