@@ -1,0 +1,42 @@
+"""Proof that an output is right: it loads, has the source's tensors, and is as close as it says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gen_worker.conversion.verify.gate import QualityGate, token_logits
+    from gen_worker.conversion.verify.values import (
+        Difference,
+        Limits,
+        TensorReport,
+        VerificationError,
+        VerificationReport,
+    )
+    from gen_worker.conversion.verify.verifying import verify_output
+
+__all__ = [
+    "Difference",
+    "Limits",
+    "QualityGate",
+    "TensorReport",
+    "VerificationError",
+    "VerificationReport",
+    "token_logits",
+    "verify_output",
+]
+
+_MODULES = {
+    "gate": ("QualityGate", "token_logits"),
+    "values": (
+        "Difference",
+        "Limits",
+        "TensorReport",
+        "VerificationError",
+        "VerificationReport",
+    ),
+    "verifying": ("verify_output",),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

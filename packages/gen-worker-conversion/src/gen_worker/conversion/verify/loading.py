@@ -1,0 +1,115 @@
+"""Whether a component loads: its declared class, made on the meta device from its configuration.
+
+No weight is read and no memory taken. Names that the class wants and the source lacked as well are
+the source's own affair.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.hf_classes import class_of_config, libraries_view
+from gen_worker.models.formats.configs import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gen_worker.conversion.lazy.tensor import Checkpoint
+
+__all__ = ["load_problems"]
+
+
+def load_problems(
+    component: str, directory: str, made: Checkpoint, source: tuple[str, Checkpoint] | None
+) -> tuple[str, list[str]]:
+    """Make a component's class and compare what it wants with what is there.
+
+    Args:
+        component: Name for messages; empty for a model in one folder.
+        directory: With its `config.json`; without one nothing is declared and nothing is checked.
+        made: The output's tensors under the source's names.
+        source: Directory and tensors of the source's component; None when there is none.
+
+    Returns:
+        The name of the class, and what is wrong.
+    """
+    where = component or os.path.basename(directory)
+    config = _config(directory)
+    if not config:
+        return "", []
+    try:
+        cls = class_of_config(config, directory)
+        wanted = _wanted(cls, directory)
+    except ConversionInputError as error:
+        return "", [f"component {where} names no class that can load it: {error}"]
+    except Exception as error:  # whatever a foreign constructor thinks of this configuration
+        return "", [f"component {where} does not load from its configuration: {error!s:.300}"]
+    problems = _unlike(wanted, made)
+    if problems and source is not None and _config(source[0]):
+        problems -= _unlike(
+            _wanted(class_of_config(_config(source[0]), source[0]), source[0]), source[1]
+        )
+    return cls.__name__, [
+        f"component {where} ({cls.__name__}): {text}" for text in sorted(problems)
+    ]
+
+
+def _config(directory: str) -> dict[str, Any]:
+    path = os.path.join(directory, "config.json")
+    found = read_config(path) if os.path.isfile(path) else {}
+    return found if isinstance(found, dict) else {}
+
+
+class _Wanted:
+    """What a class loads."""
+
+    def __init__(self, module: Any) -> None:
+        self.shapes = {name: tuple(one.shape) for name, one in module.state_dict().items()}
+        self.prefix = f"{getattr(module, 'base_model_prefix', '') or '?'}."
+        tied = getattr(module, "_tied_weights_keys", None) or ()
+        self.optional = frozenset(tied)
+
+
+def _wanted(cls: Any, directory: str) -> _Wanted:
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    with libraries_view(directory) as place:
+        if hasattr(cls, "load_config"):  # of diffusers
+            config = {**cls.load_config(place, local_files_only=True)}
+            config.pop("quantization_config", None)
+            with torch.device("meta"):
+                return _Wanted(cls.from_config(config))
+        from gen_worker.models.loading.libraries import library
+
+        described = library("transformers").AutoConfig.from_pretrained(place, local_files_only=True)
+    if hasattr(described, "quantization_config"):
+        del described.quantization_config
+    with torch.device("meta"):
+        if hasattr(cls, "_model_mapping"):  # one of the automatic classes
+            return _Wanted(cls.from_config(described))
+        return _Wanted(cls(described))
+
+
+def _unlike(wanted: _Wanted, checkpoint: Checkpoint) -> set[str]:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        _name_in(wanted, name): one.shape for name, one in checkpoint.items()
+    }
+    missing = wanted.shapes.keys() - shapes.keys() - wanted.optional
+    texts = {f"tensor {name} is missing" for name in missing}
+    texts |= {f"tensor {name} is unknown to it" for name in shapes.keys() - wanted.shapes.keys()}
+    return texts | {
+        f"tensor {name} is {list(shapes[name])}, it wants {list(shape)}"
+        for name, shape in wanted.shapes.items()
+        if name in shapes and shapes[name] != shape
+    }
+
+
+def _name_in(wanted: _Wanted, name: str) -> str:
+    """Return a tensor's name as the class has it, which may be a part of the saved model."""
+    if name in wanted.shapes:
+        return name
+    if name.startswith(wanted.prefix) and name[len(wanted.prefix) :] in wanted.shapes:
+        return name[len(wanted.prefix) :]
+    return f"{wanted.prefix}{name}" if f"{wanted.prefix}{name}" in wanted.shapes else name
