@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else all it starts ignores it
     strays = [] if os.environ.get(INSTALLED_SWITCH) else stray_directories()
     if strays:
         raise pytest.UsageError(
