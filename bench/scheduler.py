@@ -49,7 +49,7 @@ TARGET = Target("echo-sync")
 class Plain:
     """Knows no model, and equips workers with nothing: these jobs have neither files nor models."""
 
-    async def outfit(self, live: Live, state: WorkerState) -> Equipment:
+    async def outfit(self, live: Live, state: WorkerState, payload: bytes) -> Equipment:
         return Equipment()
 
     def config(self, state: WorkerState) -> EndpointConfig:

@@ -119,7 +119,11 @@ def main() -> None:
     save("trainer_steps", rows)
 
 
-_WATCHED = {"max_runtime_seconds": 3600, "cancel_file_path": "/nowhere/stop", "stall_seconds": 60}
+_WATCHED: dict[str, Any] = {
+    "max_runtime_seconds": 3600,
+    "cancel_file_path": "/nowhere/stop",
+    "stall_seconds": 60,
+}
 
 if __name__ == "__main__":
     main()
