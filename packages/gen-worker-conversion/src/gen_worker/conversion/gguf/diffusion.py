@@ -75,7 +75,16 @@ def plan_diffusion_model(
                 fallbacks.append(Fallback(key, wanted.base, types[key], tensor.shape[-1]))
         tensors[key] = packed(tensor, types[key]) if tensor.dtype in FLOATS else tensor
     metadata = general(kind, wanted, name)
-    return GgufPlan(tensors, metadata, kind, wanted, types, tuple(fallbacks), (), _MAX_NAME_BYTES)
+    return GgufPlan(
+        tensors,
+        metadata,
+        kind,
+        wanted,
+        types,
+        tuple(fallbacks),
+        (),
+        max_name_bytes=_MAX_NAME_BYTES,
+    )
 
 
 def _type_of(name: str, tensor: LazyTensor, wanted: FileType) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import Number
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
-from gen_worker.conversion.gguf.models import GgufPlan
-from gen_worker.conversion.gguf.packing import PLAIN, packed
+from gen_worker.conversion.gguf.models import GgufPlan, not_weighted, packed_all
+from gen_worker.conversion.gguf.packing import PLAIN
 from gen_worker.conversion.gguf.tensor_names import gguf_package
 from gen_worker.conversion.gguf.types import file_type
 from gen_worker.conversion.lazy import cast, open_checkpoint
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.conversion.gguf.container import Value
+    from gen_worker.conversion.gguf.importance import Importance
     from gen_worker.conversion.lazy import Checkpoint
 
 __all__ = ["plan_gguf_file", "unpacked"]
@@ -46,7 +47,11 @@ def unpacked(path: str | os.PathLike[str], dtype: str = "F32") -> Checkpoint:
 
 
 def plan_gguf_file(
-    path: str | os.PathLike[str], to: str, *, allow_requantize: bool = False
+    path: str | os.PathLike[str],
+    to: str,
+    *,
+    allow_requantize: bool = False,
+    importance: Importance | None = None,
 ) -> GgufPlan:
     """Plan a GGUF file of another type, with the same metadata.
 
@@ -55,6 +60,7 @@ def plan_gguf_file(
         to: Type of the new file.
         allow_requantize: Whether weights that are in blocks already may be packed once more, which
             adds one error to the other.
+        importance: See `read_importance`.
 
     Raises:
         ConversionInputError: It has blocks, and they may not be packed again; or there is no such
@@ -74,19 +80,21 @@ def plan_gguf_file(
     kind = str(header.metadata.get("general.architecture", ""))
     tensors = open_checkpoint(place)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    choice = choose_types(shapes, wanted, _heads(header.metadata, kind))
+    heads = _heads(header.metadata, kind)
+    choice = choose_types(shapes, wanted, heads, has_importance=importance is not None)
     metadata = _metadata(place)
     metadata["general.file_type"] = wanted.number
     if not wanted.is_plain:
         metadata["general.quantization_version"] = 2
     return GgufPlan(
-        {name: packed(tensor, choice.types[name]) for name, tensor in tensors.items()},
+        packed_all(tensors, choice, importance),
         metadata,
         kind,
         wanted,
         choice.types,
         choice.fallbacks,
         (),
+        not_weighted(choice, importance),
     )
 
 

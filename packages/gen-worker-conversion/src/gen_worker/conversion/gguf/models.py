@@ -11,7 +11,7 @@ from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.hyperparameters import hyperparameters, key_heads
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
-from gen_worker.conversion.gguf.packing import packed
+from gen_worker.conversion.gguf.packing import PLAIN, packed
 from gen_worker.conversion.gguf.tensor_names import named_tensors
 from gen_worker.conversion.gguf.tokenizers import read_json, tokenizer_metadata
 from gen_worker.conversion.gguf.types import file_type
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.conversion.gguf.container import Value
-    from gen_worker.conversion.gguf.mixes import Fallback
+    from gen_worker.conversion.gguf.importance import Importance
+    from gen_worker.conversion.gguf.mixes import Choice, Fallback
     from gen_worker.conversion.gguf.types import FileType
     from gen_worker.conversion.lazy import LazyTensor
 
-__all__ = ["GgufPlan", "general", "plan_language_model"]
+__all__ = ["GgufPlan", "general", "not_weighted", "packed_all", "plan_language_model"]
 
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -50,6 +51,8 @@ class GgufPlan(NamedTuple):
     """Tensors whose rows do not fit the type that was meant for them."""
     left_out: tuple[str, ...]
     """Names in the source of what such a file does not hold."""
+    without_importance: tuple[str, ...] = ()
+    """Tensors in blocks that an importance matrix has nothing about."""
     max_name_bytes: int = MAX_NAME_BYTES
     """Of a tensor."""
 
@@ -64,6 +67,7 @@ def plan_language_model(
     to: str,
     *,
     name: str = "",
+    importance: Importance | None = None,
     pre_tokenizer: str | None = None,
 ) -> GgufPlan:
     """Plan the GGUF file of a language model or a sentence encoder.
@@ -72,6 +76,7 @@ def plan_language_model(
         directory: As transformers saves it: `config.json`, weights, tokenizer.
         to: Type of the file, such as `q4_k_m`; see `gguf.types`.
         name: Of the model, for the metadata.
+        importance: See `read_importance`; by default all columns of a weight count.
         pre_tokenizer: See `tokenizer_metadata`.
 
     Raises:
@@ -88,25 +93,49 @@ def plan_language_model(
     tensors, left_out = named_tensors(checkpoint, config, architecture, file)
     heads = _heads(config, file)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    choice = choose_types(shapes, wanted, heads)
+    choice = choose_types(shapes, wanted, heads, has_importance=importance is not None)
     metadata = (
-        general(architecture.name, wanted, name)
+        general(architecture.name, wanted, name, importance)
         | hyperparameters(config, architecture, file)
         | (_pooling(place, architecture.name) if architecture.is_encoder else {})
         | tokenizer_metadata(place, config, pre_tokenizer=pre_tokenizer)
     )
     return GgufPlan(
-        {name: packed(tensor, choice.types[name]) for name, tensor in tensors.items()},
+        packed_all(tensors, choice, importance),
         metadata,
         architecture.name,
         wanted,
         choice.types,
         choice.fallbacks,
         left_out,
+        not_weighted(choice, importance),
     )
 
 
-def general(architecture: str, wanted: FileType, name: str) -> dict[str, Value]:
+def packed_all(
+    tensors: Mapping[str, LazyTensor], choice: Choice, importance: Importance | None
+) -> dict[str, LazyTensor]:
+    """Return the tensors in the types that were chosen for them."""
+    return {
+        name: packed(tensor, choice.types[name], name=name, importance=importance)
+        for name, tensor in tensors.items()
+    }
+
+
+def not_weighted(choice: Choice, importance: Importance | None) -> tuple[str, ...]:
+    """Return the tensors in blocks that an importance matrix has nothing about."""
+    if importance is None:
+        return ()
+    return tuple(
+        name
+        for name, used in choice.types.items()
+        if used not in PLAIN and name not in importance.values
+    )
+
+
+def general(
+    architecture: str, wanted: FileType, name: str, importance: Importance | None = None
+) -> dict[str, Value]:
     """Return the metadata that every file has."""
     made: dict[str, Value] = {
         "general.architecture": architecture,
@@ -115,6 +144,9 @@ def general(architecture: str, wanted: FileType, name: str) -> dict[str, Value]:
     }
     if name:
         made["general.name"] = name
+    if importance is not None:
+        made["quantize.imatrix.file"] = os.path.basename(importance.path)
+        made["quantize.imatrix.entries_count"] = len(importance.values)
     return made if wanted.is_plain else made | {"general.quantization_version": _BLOCKS_VERSION}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import TensorEntry, packed_bytes
+from gen_worker.conversion.gguf.importance import Importance, importance_of
 from gen_worker.conversion.gguf.iq4_quants import IQ4_QUANTS
 from gen_worker.conversion.gguf.k_quants import K_QUANTS
 from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
-from gen_worker.conversion.lazy import LazyTensor, cast, reshape
+from gen_worker.conversion.lazy import Extent, LazyTensor, cast, reshape
 from gen_worker.conversion.writer.nonfinite import CountedTensor, NonFinite, count_nonfinite
 
 if TYPE_CHECKING:
@@ -25,15 +27,19 @@ _ROW = 256
 """Of a tensor that can be cut anywhere: a multiple of every block, so that slabs may be small."""
 
 
-def packed(tensor: LazyTensor, type_name: str) -> LazyTensor:
+def packed(
+    tensor: LazyTensor, type_name: str, *, name: str = "", importance: Importance | None = None
+) -> LazyTensor:
     """Return a tensor as the bytes that a GGUF file holds of it.
 
     Args:
         tensor: Of floats.
         type_name: One of `PLAIN`, or a key of `QUANTS`; the rows must be whole blocks of it.
+        name: Of the tensor in `importance`.
+        importance: Of columns, where there is any; by default all columns count.
 
     Raises:
-        ConversionInputError: There is no such type here.
+        ConversionInputError: There is no such type here, or the importance is of another model.
     """
     if type_name in PLAIN:
         return cast(tensor, type_name)
@@ -43,17 +49,34 @@ def packed(tensor: LazyTensor, type_name: str) -> LazyTensor:
             f"tensors cannot be written as {type_name!r}: known are "
             f"{', '.join(sorted((*PLAIN, *QUANTS)))}"
         )
-    return PackedTensor(tensor, type_name, quantize)
+    weights = importance_of(importance, name, tensor.shape)
+    if importance is None or weights is None:
+        return PackedTensor(tensor, type_name, quantize)
+    return PackedTensor(tensor, type_name, partial(quantize, importance=weights), importance.source)
 
 
 class PackedTensor(CountedTensor):
     """Blocks; (rows, bytes of a row), where a row may be a part of one of the tensor."""
 
-    def __init__(self, tensor: LazyTensor, type_name: str, quantize: Callable[[Any], Any]) -> None:
-        """Describe it; `quantize` makes rows of bytes of rows of float32."""
+    def __init__(
+        self,
+        tensor: LazyTensor,
+        type_name: str,
+        quantize: Callable[[Any], Any],
+        extra: Extent | None = None,
+    ) -> None:
+        """Describe it.
+
+        Args:
+            tensor: What is packed.
+            type_name: Of its blocks.
+            quantize: Makes rows of bytes of rows of float32.
+            extra: What else decides about the bytes; the rows are then those of the tensor.
+        """
         inner = cast(tensor, "F32")
         columns = tensor.shape[-1] if tensor.shape else 1
-        if inner.is_elementwise and columns % _ROW == 0:
+        self._extra = extra
+        if extra is None and inner.is_elementwise and columns % _ROW == 0:
             columns = _ROW
         self.inner = reshape(inner, (-1, columns))
         super().__init__((self.inner.shape[0], packed_bytes(type_name, columns)), "U8")
@@ -64,6 +87,10 @@ class PackedTensor(CountedTensor):
     @property
     def inputs(self) -> Sequence[LazyTensor]:
         return (self.inner,)
+
+    @property
+    def sources(self) -> tuple[Extent, ...]:
+        return super().sources + (() if self._extra is None else (self._extra,))
 
     def rows(self, start: int, stop: int) -> Any:
         return self._quantize(self.inner.rows(start, stop))

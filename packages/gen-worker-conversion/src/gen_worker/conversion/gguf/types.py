@@ -49,6 +49,8 @@ _BLOCKS = (
     FileType("q5_k_l", 17, "Q5_K", "Q5_K_M", "Q8_0"),
     FileType("q4_0", 2, "Q4_0", "Q4_0"),
     FileType("q4_1", 3, "Q4_1", "Q4_1"),
+    FileType("iq4_nl", 25, "IQ4_NL", "IQ4_NL"),
+    FileType("iq4_xs", 30, "IQ4_XS", "IQ4_XS"),
     FileType("q4_k_s", 14, "Q4_K", "Q4_K_S"),
     FileType("q4_k_m", 15, "Q4_K", "Q4_K_M"),
     FileType("q4_k_l", 15, "Q4_K", "Q4_K_M", "Q8_0"),
