@@ -25,11 +25,23 @@ if TYPE_CHECKING:
         persist_safetensors_output,
         tensors_with,
     )
+    from gen_worker.conversion.calibration import (
+        CalibrationAction,
+        CalibrationPolicy,
+        lookup_policy,
+        resolve_calibration_action,
+        validate_policy_map,
+    )
     from gen_worker.conversion.cast import (
         cast_checkpoint,
     )
     from gen_worker.conversion.components import (
         LoadedComponent,
+    )
+    from gen_worker.conversion.dataset import (
+        Dataset,
+        DatasetError,
+        DatasetWriter,
     )
     from gen_worker.conversion.errors import (
         ConversionError,
@@ -44,6 +56,10 @@ if TYPE_CHECKING:
         StreamingWriter,
         copy_unconverted_components,
     )
+    from gen_worker.conversion.provenance import (
+        Provenance,
+        write_proof,
+    )
     from gen_worker.conversion.source import (
         Component,
         FileLayout,
@@ -55,6 +71,13 @@ if TYPE_CHECKING:
         shard_safetensors_by_offset,
         streaming_dtype_cast,
         streaming_gpu_quantize,
+    )
+    from gen_worker.conversion.verify import (
+        Limits,
+        QualityGate,
+        VerificationError,
+        VerificationReport,
+        verify_output,
     )
     from gen_worker.conversion.writer import (
         MAX_SAFETENSORS_SHARD_BYTES,
@@ -80,6 +103,8 @@ __all__ = [
     "DEFAULT_KIND",
     "MAX_SAFETENSORS_SHARD_BYTES",
     "RECOMMENDED_KINDS",
+    "CalibrationAction",
+    "CalibrationPolicy",
     "Component",
     "ConversionArtifact",
     "ConversionContext",
@@ -87,32 +112,45 @@ __all__ = [
     "ConversionImplementationError",
     "ConversionInputError",
     "ConversionOutput",
+    "Dataset",
     "DatasetContext",
+    "DatasetError",
     "DatasetRef",
+    "DatasetWriter",
     "DestinationRepo",
     "FileLayout",
     "IncrementalSafetensorsWriter",
     "IngestResult",
+    "Limits",
     "LoadedComponent",
     "OutputSpaceError",
     "OutputSpec",
     "ProducedFlavor",
+    "Provenance",
+    "QualityGate",
     "Source",
     "SourceRepo",
     "StreamingWriter",
+    "VerificationError",
+    "VerificationReport",
     "build_safetensors_index",
     "cast_checkpoint",
     "copy_unconverted_components",
     "list_shard_files_from_index",
+    "lookup_policy",
     "materialize_safetensors_input",
     "open_checkpoint",
     "persist_safetensors_output",
     "plan_safetensors_shards",
+    "resolve_calibration_action",
     "shard_safetensors_by_offset",
     "streaming_dtype_cast",
     "streaming_gpu_quantize",
     "tensors_with",
     "training_function",
+    "validate_policy_map",
+    "verify_output",
+    "write_proof",
     "write_safetensors",
 ]
 
@@ -129,8 +167,20 @@ _MODULES = {
         "persist_safetensors_output",
         "tensors_with",
     ),
+    "gen_worker.conversion.calibration": (
+        "CalibrationAction",
+        "CalibrationPolicy",
+        "lookup_policy",
+        "resolve_calibration_action",
+        "validate_policy_map",
+    ),
     "gen_worker.conversion.cast": ("cast_checkpoint",),
     "gen_worker.conversion.components": ("LoadedComponent",),
+    "gen_worker.conversion.dataset": (
+        "Dataset",
+        "DatasetError",
+        "DatasetWriter",
+    ),
     "gen_worker.conversion.errors": (
         "ConversionError",
         "ConversionImplementationError",
@@ -141,6 +191,10 @@ _MODULES = {
     "gen_worker.conversion.output_writer": (
         "StreamingWriter",
         "copy_unconverted_components",
+    ),
+    "gen_worker.conversion.provenance": (
+        "Provenance",
+        "write_proof",
     ),
     "gen_worker.conversion.source": (
         "Component",
@@ -153,6 +207,13 @@ _MODULES = {
         "shard_safetensors_by_offset",
         "streaming_dtype_cast",
         "streaming_gpu_quantize",
+    ),
+    "gen_worker.conversion.verify": (
+        "Limits",
+        "QualityGate",
+        "VerificationError",
+        "VerificationReport",
+        "verify_output",
     ),
     "gen_worker.conversion.writer": (
         "MAX_SAFETENSORS_SHARD_BYTES",
