@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
 import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from provider_sites import World
 
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "F8_E4M3": 1}
 
@@ -86,3 +91,17 @@ class SmallModels:
 @pytest.fixture(scope="session")
 def small_models() -> SmallModels:
     return SmallModels()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    """Give both sites, a hub, and contexts of jobs that import: see `provider_sites`."""
+    pytest.importorskip("huggingface_hub")
+    beside = os.path.join(os.path.dirname(__file__), "provider_sites.py")
+    spec = importlib.util.spec_from_file_location("provider_sites", beside)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.world(tmp_path) as made:
+        yield made

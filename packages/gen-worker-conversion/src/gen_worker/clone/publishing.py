@@ -1,0 +1,182 @@
+"""What was made becomes one revision of the destination, with what is known of its source."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.clone.records import CheckpointRef
+from gen_worker.context.produced import store_flavor
+from gen_worker.conversion.artifacts import ConversionArtifact, ConversionOutput
+from gen_worker.types import ProducedFlavor, Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gen_worker.clone.executing import MadeFlavor
+    from gen_worker.clone.payload import CloneRequest
+    from gen_worker.clone.planning import SourceIdentity
+    from gen_worker.context import ConversionContext
+    from gen_worker.context.produced import Produced
+
+__all__ = ["earlier_import", "publish"]
+
+_PARENT = "external-sources/upstream"
+_RECORD = "clone"
+_FACTS = frozenset(Tensors.__struct_fields__)
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository says of the import that made it."""
+
+    source: str
+    source_revision: str
+    recipe: str
+    checkpoints: list[CheckpointRef] = []
+    paths: dict[str, list[str]] = {}
+    """Of the files, by flavor."""
+
+
+def earlier_import(
+    ctx: ConversionContext, request: CloneRequest, identity: SourceIdentity, recipe: str
+) -> list[CheckpointRef] | None:
+    """Return what an equal import published at the destination; None when there was none."""
+    record = _record(ctx, request.destination)
+    wanted = (identity.ref, identity.revision, recipe)
+    if record is None or (record.source, record.source_revision, record.recipe) != wanted:
+        return None
+    return record.checkpoints or None
+
+
+def publish(
+    ctx: ConversionContext,
+    request: CloneRequest,
+    identity: SourceIdentity,
+    made: Sequence[MadeFlavor],
+    *,
+    spec: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    recipe: str,
+) -> ConversionOutput:
+    """Store the files of all flavors and publish them at once; blocks.
+
+    Args:
+        ctx: The call, which may publish.
+        request: Where to.
+        identity: What the flavors were made of.
+        made: The flavors.
+        spec: What the repository is.
+        metadata: Of every flavor.
+        recipe: Name of what was asked for.
+
+    Raises:
+        ArtifactTransferError: It could not be published; nothing is.
+        AuthError: The call may not publish there.
+    """
+    before = _record(ctx, request.destination) if request.overwrite_repo else None
+    stored: list[Produced] = []
+    names: set[str] = set()
+    for one in made:
+        ctx.raise_if_canceled()
+        attributes = {**metadata, "size_facts": one.size_facts, "dtype": one.flavor.dtype}
+        flavor = ProducedFlavor(one.directory, flavor=one.flavor.label, attributes=attributes)
+        stored.append(ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names)))
+    manifests = [
+        _manifest(produced, one, before) for produced, one in zip(stored, made, strict=True)
+    ]
+    answer = ctx.publish_repo_revision(
+        destination_repo=request.destination,
+        destination_repo_tags=request.tags,
+        source_repo=_PARENT,
+        source_version_id=identity.ref,
+        relationship_kind="import",
+        metadata={"checkpoint_flavors": manifests},
+    )
+    checkpoints = [
+        CheckpointRef(repo=request.destination, **version)
+        for version in answer.get("output_versions") or ()
+    ]
+    if checkpoints:
+        _remember(ctx, request, identity, checkpoints, stored, metadata, recipe)
+    return _output(stored, checkpoints, answer)
+
+
+def _manifest(produced: Produced, made: MadeFlavor, before: _Record | None) -> dict[str, Any]:
+    flavor = made.flavor
+    label = "-".join((flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type))
+    told = {
+        **produced.manifest(),
+        "display_label": label,
+        "dtype": flavor.dtype,
+        "file_layout": flavor.file_layout,
+        "file_type": flavor.file_type,
+    }
+    old = set(before.paths.get(flavor.label, ())) if before is not None else set()
+    gone = sorted(old - {part.path for part in produced.parts})
+    return told | ({"deletions": gone} if gone else {})
+
+
+def _record(ctx: ConversionContext, destination: str) -> _Record | None:
+    found = ctx.read_repo_metadata(destination_repo=destination).get("metadata") or {}
+    try:
+        return msgspec.convert(found.get(_RECORD), _Record)
+    except msgspec.ValidationError:
+        return None
+
+
+def _remember(
+    ctx: ConversionContext,
+    request: CloneRequest,
+    identity: SourceIdentity,
+    checkpoints: list[CheckpointRef],
+    stored: Sequence[Produced],
+    metadata: Mapping[str, Any],
+    recipe: str,
+) -> None:
+    """Let the repository say what it was made from, so that nobody imports the same again."""
+    found = ctx.read_repo_metadata(destination_repo=request.destination)
+    record = _Record(
+        source=identity.ref,
+        source_revision=identity.revision,
+        recipe=recipe,
+        checkpoints=checkpoints,
+        paths={one.label: [part.path for part in one.parts] for one in stored},
+    )
+    license = metadata.get("license")
+    said = {**(found.get("metadata") or {}), _RECORD: msgspec.to_builtins(record)}
+    said |= {"license": license} if license else {}
+    ctx.write_repo_metadata(destination_repo=request.destination, metadata=said)
+
+
+def _output(
+    stored: Sequence[Produced], checkpoints: Sequence[CheckpointRef], answer: Mapping[str, Any]
+) -> ConversionOutput:
+    files = [(one.label, part.path, _tensors(part.facts)) for one in stored for part in one.parts]
+    first = [file for file in files if file[0] == stored[0].label]
+    primary = max(first, key=lambda file: _rank(file[1], file[2]))
+    return ConversionOutput(
+        weights=primary[2],
+        metadata={
+            "flavors": [one.label for one in stored],
+            "checkpoints": [msgspec.to_builtins(one) for one in checkpoints],
+            "published": dict(answer),
+        },
+        additional_artifacts=[
+            ConversionArtifact(path=f"{label}/{path}", tensors=tensors)
+            for label, path, tensors in files
+            if (label, path) != primary[:2]
+        ],
+    )
+
+
+def _rank(path: str, tensors: Tensors) -> tuple[int, int]:
+    """Return how much a file stands for a model: an index, else the most weights."""
+    is_index = ".safetensors.index" in path
+    suffix = os.path.splitext(path)[1]
+    return (is_index * 2 + (suffix in (".safetensors", ".gguf")), tensors.size_bytes or 0)
+
+
+def _tensors(facts: Mapping[str, Any]) -> Tensors:
+    return Tensors(**{name: value for name, value in facts.items() if name in _FACTS})
