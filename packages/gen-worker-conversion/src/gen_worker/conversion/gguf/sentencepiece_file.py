@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gen_worker.conversion.gguf.errors import GgufSourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Piece", "read_pieces"]
 
@@ -41,22 +41,24 @@ def read_pieces(path: str) -> list[Piece]:
         if len(content) > _MAX_BYTES:
             raise ValueError("it is too large")
         made: list[Piece] = []
+        trainer: dict[int, int | bytes] = {}
         for number, value in _fields(content):
             if number == _PIECES and isinstance(value, bytes):
                 made.append(_piece(value))
             if number == _TRAINER and isinstance(value, bytes):
-                _check_kind(value, path)
+                trainer = dict(_fields(value))
     except (ValueError, IndexError, struct.error) as error:
         raise GgufSourceError(
             f"{path!r} is no sound SentencePiece model: {error}; fetch it again",
             code="gguf_invalid_tokenizer",
             file=path,
         ) from error
+    _check_kind(trainer, path)
     return made
 
 
-def _check_kind(trainer: bytes, path: str) -> None:
-    kind = dict(_fields(trainer)).get(_MODEL_TYPE, 1)
+def _check_kind(trainer: Mapping[int, int | bytes], path: str) -> None:
+    kind = trainer.get(_MODEL_TYPE, 1)
     if kind != _BPE:
         raise GgufSourceError(
             f"{path!r} is a SentencePiece model of kind {kind!r}, only those that join pairs (2) "

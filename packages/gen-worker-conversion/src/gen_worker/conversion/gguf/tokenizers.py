@@ -50,11 +50,12 @@ def tokenizer_metadata(
         GgufSourceError: There is no tokenizer, or one that GGUF files cannot describe.
     """
     vocabulary = _vocabulary(directory, pre_tokenizer)
-    size = max(config.get("vocab_size") or 0, *vocabulary.tokens, -1)
-    if size in vocabulary.tokens:
+    count = max(vocabulary.tokens, default=-1) + 1
+    size = config.get("vocab_size") or count
+    if count > size:
         raise GgufSourceError(
-            f"the tokenizer in {directory!r} has the token {size}, and the model knows "
-            f"{config.get('vocab_size')} tokens: take the files that belong together",
+            f"the tokenizer in {directory!r} has {count} tokens, and the model knows {size}: take "
+            "the files that belong together",
             code="gguf_invalid_tokenizer",
             file=directory,
         )

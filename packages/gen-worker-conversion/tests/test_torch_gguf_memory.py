@@ -1,0 +1,44 @@
+"""The memory that packing takes does not grow with the model or its tensors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+
+SCRIPT = str(Path(__file__).with_name("gguf_process.py"))
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model of 600 MB that takes no disk: its file is a hole after the header."""
+    shapes = {
+        "one_row": (1, 64 * MIB),  # 256 MiB in a single row
+        "rows": (16384, 2048),
+        "wide": (2, 28 * MIB),
+    }
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4 * shape[0] * shape[1]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (end, end + size)}
+        end += size
+    text = json.dumps(header).encode()
+    path: Path = tmp_path_factory.mktemp("large") / "model.safetensors"
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+def test_memory_is_bounded(large: Path, tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, str(large), str(tmp_path), "Q8_0"]
+    made = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    assert json.loads(made.stdout) <= 200 * MIB
