@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gen_worker.conversion.layout.denoisers import (
+        DenoiserLayout,
+        convert_denoiser,
+        renamed_denoiser,
+        reshard,
+    )
     from gen_worker.conversion.layout.single_file import (
         DiffusersFolder,
         PackedPipeline,
@@ -18,16 +24,21 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DenoiserLayout",
     "DiffusersFolder",
     "PackedPipeline",
     "SingleFile",
+    "convert_denoiser",
     "convert_diffusers_to_singlefile",
     "diffusers_to_singlefile",
     "packed_pipeline",
+    "renamed_denoiser",
+    "reshard",
     "singlefile_to_diffusers",
 ]
 
 _MODULES = {
+    "denoisers": ("DenoiserLayout", "convert_denoiser", "renamed_denoiser", "reshard"),
     "single_file": (
         "DiffusersFolder",
         "PackedPipeline",

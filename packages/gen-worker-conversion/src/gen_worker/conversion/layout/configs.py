@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.layout.families import Layout, Part
     from gen_worker.conversion.lazy import LazyTensor
 
-__all__ = ["PipelineConfig", "config_at", "inferred_config"]
+__all__ = ["PipelineConfig", "config_at", "inferred_config", "read_json"]
 
 _INDEX = "model_index.json"
 _SD2_LAYERS = 23
@@ -74,9 +74,9 @@ def config_at(directory: str, parts: Mapping[Part, object]) -> PipelineConfig:
     Raises:
         ConversionInputError: It has none for one of the parts.
     """
-    index = _read(os.path.join(directory, _INDEX))
+    index = read_json(os.path.join(directory, _INDEX))
     components = {
-        part.component: _read(os.path.join(directory, part.component, "config.json"))
+        part.component: read_json(os.path.join(directory, part.component, "config.json"))
         for part in parts
     }
     return PipelineConfig(index, components)
@@ -224,7 +224,12 @@ def _with_index(
     return PipelineConfig(index, components, tuple(needs))
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_json(path: str) -> dict[str, Any]:
+    """Read a configuration.
+
+    Raises:
+        ConversionInputError: There is none.
+    """
     config = read_config(path) if os.path.isfile(path) else None
     if not isinstance(config, dict):
         raise ConversionInputError(

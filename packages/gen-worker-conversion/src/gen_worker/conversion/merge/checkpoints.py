@@ -1,0 +1,153 @@
+"""Merges of checkpoints with the same tensors; a row is computed when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy import combine, slerp
+from gen_worker.conversion.lazy.dtypes import FLOATS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gen_worker.conversion.lazy import Checkpoint, LazyTensor
+
+__all__ = ["MergedModels", "Weights", "add_differences", "merge_linear", "merge_slerp"]
+
+Weights = float | Mapping[str, float]
+"""One number for all tensors, or one for each pattern of names, as of files (`*norm*`): the first
+that matches counts, so `*` comes last."""
+
+
+class MergedModels(NamedTuple):
+    """What came of a merge."""
+
+    tensors: dict[str, LazyTensor]
+    """In the order and the dtypes of the first model."""
+    missing: tuple[str, ...]
+    """Names that the first model has and another has not: they are those of the first."""
+    extra: tuple[str, ...]
+    """Names that others have and the first has not: they are left out."""
+
+
+def merge_linear(
+    models: Sequence[tuple[Checkpoint, Weights]], *, normalize: bool = True
+) -> MergedModels:
+    """Return the weighted sum of the models, tensor by tensor.
+
+    Args:
+        models: At least one, each with its weight.
+        normalize: Whether the weights of a tensor are divided by their sum.
+
+    Raises:
+        ConversionInputError: Shapes differ, a tensor is quantised, a pattern is missing, or the
+            weights add up to nothing.
+    """
+
+    def one(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        weights = [_weight(given, name) for _, given in models]
+        total = sum(weights) if normalize else 1.0
+        if total == 0:
+            raise ConversionInputError(
+                f"the weights of {name!r} add up to 0: choose others, or normalize=False",
+                tensor=name,
+            )
+        terms = [(weight / total, one) for weight, one in zip(weights, tensors, strict=True)]
+        return combine(terms, tensors[0].dtype)
+
+    return _merged([checkpoint for checkpoint, _ in models], one)
+
+
+def merge_slerp(first: Checkpoint, second: Checkpoint, position: Weights) -> MergedModels:
+    """Return the models between two, on the arc that joins each tensor of one with the other's.
+
+    Args:
+        first: Position 0.
+        second: Position 1.
+        position: Between them.
+
+    Raises:
+        ConversionInputError: As `merge_linear`.
+    """
+
+    def one(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        return slerp(tensors[0], tensors[1], _weight(position, name))
+
+    return _merged([first, second], one)
+
+
+def add_differences(
+    model: Checkpoint, base: Checkpoint, tuned: Sequence[tuple[Checkpoint, Weights]]
+) -> MergedModels:
+    """Return `model + weight * (tuned - base)`, summed over the tuned ones.
+
+    With the base as the model this is task arithmetic; with another one it carries over what a
+    tuning has learnt.
+
+    Raises:
+        ConversionInputError: As `merge_linear`.
+    """
+
+    def one(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        weights = [_weight(given, name) for _, given in tuned]
+        terms = [(1.0, tensors[0]), (-sum(weights), tensors[1])]
+        terms += zip(weights, tensors[2:], strict=True)
+        return combine(terms, tensors[0].dtype)
+
+    return _merged([model, base, *(checkpoint for checkpoint, _ in tuned)], one)
+
+
+def _merged(
+    models: Sequence[Checkpoint], merge: Callable[[str, Sequence[LazyTensor]], LazyTensor]
+) -> MergedModels:
+    first = models[0]
+    made: dict[str, LazyTensor] = {}
+    missing: list[str] = []
+    for name, tensor in first.items():
+        if not all(name in other for other in models[1:]):
+            missing.append(name)
+            made[name] = tensor
+        elif tensor.dtype in FLOATS:
+            made[name] = merge(name, _checked(name, [model[name] for model in models]))
+        else:
+            made[name] = _same(name, [model[name] for model in models])
+    extra = dict.fromkeys(name for other in models[1:] for name in other if name not in first)
+    return MergedModels(made, tuple(missing), tuple(extra))
+
+
+def _checked(name: str, tensors: Sequence[LazyTensor]) -> Sequence[LazyTensor]:
+    for tensor in tensors:
+        if tensor.shape != tensors[0].shape or tensor.dtype not in FLOATS:
+            raise ConversionInputError(
+                f"{name!r} is {tensors[0]!r} in the first model and {tensor!r} in another: merge "
+                "models of one architecture, before they are quantised",
+                tensor=name,
+            )
+    return tensors
+
+
+def _same(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
+    """Return what is no float, such as a counter, if the models agree on its kind."""
+    first = tensors[0]
+    is_plain = first.dtype in ("I64", "I32", "BOOL")
+    if not is_plain or any((one.shape, one.dtype) != (first.shape, first.dtype) for one in tensors):
+        raise ConversionInputError(
+            f"{name!r} is {first!r}, which cannot be merged: merge models before they are "
+            "quantised",
+            tensor=name,
+        )
+    return first
+
+
+def _weight(weights: Weights, name: str) -> float:
+    if not isinstance(weights, Mapping):
+        return float(weights)
+    for pattern, weight in weights.items():
+        if fnmatchcase(name, pattern):
+            return float(weight)
+    raise ConversionInputError(
+        f"no pattern of {list(weights)!r} matches {name!r}: end them with '*'", tensor=name
+    )

@@ -1,0 +1,123 @@
+"""Merges of whole models: pipelines of diffusers, models of transformers, single files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.lazy.weight_sets import holds_weights
+from gen_worker.conversion.merge.checkpoints import merge_linear, merge_slerp
+from gen_worker.conversion.side_files import copy_side_files
+from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.merge.checkpoints import MergedModels, Weights
+
+__all__ = ["WrittenMerge", "merge_models"]
+
+_TRANSFORMERS = ("text_encoder", "image_encoder", "safety_checker")
+
+
+class WrittenMerge(NamedTuple):
+    """A merge that was written."""
+
+    components: tuple[str, ...]
+    """Those that were merged; the empty name for a model that is one component."""
+    missing: tuple[str, ...]
+    """Tensors, as `component/name`, that only the first model has: they are as they were."""
+    extra: tuple[str, ...]
+    """Tensors that only other models have: they are left out."""
+
+
+def merge_models(
+    models: Sequence[tuple[str | os.PathLike[str], Weights]],
+    output_dir: str | os.PathLike[str],
+    *,
+    method: Literal["linear", "slerp"] = "linear",
+    components: Sequence[str] = (),
+    max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
+    token: CancelToken | None = None,
+) -> WrittenMerge:
+    """Write a merge of models of one architecture; blocks.
+
+    Args:
+        models: Folders or files, the first of which gives dtypes and all that is no weight, each
+            with its weight. For `slerp` two, of which the second one's is the position between
+            them.
+        output_dir: Absent or empty.
+        method: How tensors are joined.
+        components: Of a pipeline: which to merge; by default all that every model has. The others
+            are those of the first.
+        max_shard_bytes: Of tensors in one file.
+        token: Ends the work between two slabs.
+
+    Raises:
+        ConversionInputError: The models do not fit each other.
+    """
+    places = [os.fspath(path) for path, _ in models]
+    target = os.fspath(output_dir)
+    if os.path.isdir(target) and os.listdir(target):
+        raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
+    if len(places) < 2 or (method == "slerp" and len(places) != 2):
+        raise ConversionInputError(
+            f"{len(places)} models cannot be merged by {method!r}: give "
+            f"{'two' if method == 'slerp' else 'at least two'}"
+        )
+    names = list(components) or _components(places)
+    weights = [weight for _, weight in models]
+    merged = {
+        name: _merge([open_checkpoint(_at(place, name)) for place in places], weights, method)
+        for name in names
+    }
+    for name, result in merged.items():
+        is_model = not name or name.startswith(_TRANSFORMERS)
+        place = os.path.join(target, name) if name else target
+        prefix = "model" if is_model else "diffusion_pytorch_model"
+        write_safetensors(
+            result.tensors, place, prefix=prefix, max_shard_bytes=max_shard_bytes, token=token
+        )
+        if name:
+            copy_side_files(os.path.join(places[0], name), place)
+    if os.path.isdir(places[0]):
+        copy_side_files(places[0], target, skip=names)
+    return WrittenMerge(
+        tuple(names),
+        tuple(_named(name, one) for name, result in merged.items() for one in result.missing),
+        tuple(_named(name, one) for name, result in merged.items() for one in result.extra),
+    )
+
+
+def _merge(
+    checkpoints: Sequence[Checkpoint], weights: Sequence[Weights], method: str
+) -> MergedModels:
+    if method == "slerp":
+        return merge_slerp(checkpoints[0], checkpoints[1], weights[1])
+    return merge_linear(list(zip(checkpoints, weights, strict=True)))
+
+
+def _components(places: Sequence[str]) -> list[str]:
+    """Return the folders with weights that every model has; the empty name without folders."""
+    if not all(os.path.isfile(os.path.join(place, "model_index.json")) for place in places):
+        return [""]
+    common = set.intersection(*(_with_weights(place) for place in places))
+    return sorted(common)
+
+
+def _with_weights(place: str) -> set[str]:
+    return {
+        entry.name for entry in os.scandir(place) if entry.is_dir() and holds_weights(entry.path)
+    }
+
+
+def _at(place: str, component: str) -> str:
+    return os.path.join(place, component) if component else place
+
+
+def _named(component: str, name: str) -> str:
+    return f"{component}/{name}" if component else name

@@ -1,0 +1,140 @@
+"""Merges of models: the numbers of the plain formulas, tensor by tensor, made lazily."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.merge import (
+    add_differences,
+    merge_linear,
+    merge_models,
+    merge_slerp,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gen_worker.conversion.lazy import OpenCheckpoint
+
+
+def _save(file: Path, seed: int, dtype: Any = torch.float32, **more: Any) -> OpenCheckpoint:
+    torch.manual_seed(seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "layers.0.weight": torch.randn(6, 4).to(dtype),
+        "layers.1.weight": torch.randn(5, 3).to(dtype),
+        "norm.weight": torch.randn(7).to(dtype),
+        "steps": torch.tensor([seed]),
+        **more,
+    }
+    safetensors.torch.save_file(tensors, file)
+    return open_checkpoint(file)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[OpenCheckpoint]:
+    return [_save(tmp_path / f"{seed}.safetensors", seed) for seed in range(3)]
+
+
+_FLOATS = ("layers.0.weight", "layers.1.weight", "norm.weight")
+
+
+def test_linear_with_weights_by_pattern(models: list[OpenCheckpoint]) -> None:
+    first, second, third = models
+    by_name = {"layers.0.*": 3.0, "*norm*": 0.0, "*": 1.0}
+    merged = merge_linear([(first, 1.0), (second, by_name), (third, 1.0)])
+    assert (merged.missing, merged.extra) == ((), ())
+    for name, weight in zip(_FLOATS, (3.0, 1.0, 0.0), strict=True):
+        parts = [one[name].tensor() for one in models]
+        expected = (parts[0] + weight * parts[1] + parts[2]) / (2 + weight)
+        torch.testing.assert_close(merged.tensors[name].tensor(), expected)
+        torch.testing.assert_close(merged.tensors[name].rows(1, 3), expected[1:3])
+    assert merged.tensors["steps"].tensor().item() == 0
+
+
+def test_weights_are_taken_as_they_are_where_asked(models: list[OpenCheckpoint]) -> None:
+    merged = merge_linear([(models[0], 1.0), (models[1], -1.0)], normalize=False)
+    for name in _FLOATS:
+        expected = models[0][name].tensor() - models[1][name].tensor()
+        torch.testing.assert_close(merged.tensors[name].tensor(), expected)
+    with pytest.raises(ConversionInputError, match="add up to 0"):
+        merge_linear([(models[0], 1.0), (models[1], -1.0)])
+
+
+@pytest.mark.parametrize("position", [0.0, 0.3, 1.0])
+def test_slerp_is_on_the_arc(position: float, models: list[OpenCheckpoint]) -> None:
+    merged = merge_slerp(models[0], models[1], position)
+    for name in _FLOATS:
+        one, other = (model[name].tensor().double() for model in models[:2])
+        angle = torch.acos((one * other).sum() / one.norm() / other.norm())
+        expected = (
+            torch.sin((1 - position) * angle) * one + torch.sin(position * angle) * other
+        ) / torch.sin(angle)
+        torch.testing.assert_close(merged.tensors[name].tensor(), expected.float())
+
+
+def test_differences_of_tuned_models_are_added(models: list[OpenCheckpoint]) -> None:
+    base, tuned, model = models
+    merged = add_differences(model, base, [(tuned, 0.5), (model, {"*": 0.25})])
+    for name in _FLOATS:
+        zero, one, two = base[name].tensor(), tuned[name].tensor(), model[name].tensor()
+        expected = two + 0.5 * (one - zero) + 0.25 * (two - zero)
+        torch.testing.assert_close(merged.tensors[name].tensor(), expected)
+
+
+def test_what_only_one_has_is_named(models: list[OpenCheckpoint], tmp_path: Path) -> None:
+    other = _save(tmp_path / "other.safetensors", 1, extra=torch.ones(2))
+    own = dict(models[0]) | {"own": other["extra"]}
+    merged = merge_linear([(own, 1.0), (other, 1.0)])
+    assert (merged.missing, merged.extra) == (("own",), ("extra",))
+    assert torch.equal(merged.tensors["own"].tensor(), torch.ones(2))
+
+
+def test_what_does_not_fit_is_refused(models: list[OpenCheckpoint], tmp_path: Path) -> None:
+    wide = _save(tmp_path / "wide.safetensors", 1, **{"norm.weight": torch.ones(8)})
+    with pytest.raises(ConversionInputError, match=r"'norm\.weight' is .*\[7\].*\[8\]"):
+        merge_slerp(models[0], wide, 0.5)
+    packed = {"norm.weight": torch.ones(7, dtype=torch.int8)}
+    quantised = _save(tmp_path / "packed.safetensors", 1, **packed)
+    with pytest.raises(ConversionInputError, match="quantised"):
+        merge_linear([(quantised, 1.0), (quantised, 1.0)])
+    with pytest.raises(ConversionInputError, match=r"matches 'layers\.1\.weight'"):
+        merge_linear([(models[0], 1.0), (models[1], {"layers.0.*": 1.0})])
+
+
+def test_models_in_folders(tmp_path: Path) -> None:
+    for seed, dtype in ((0, torch.float16), (1, torch.float32)):
+        place = tmp_path / str(seed)
+        _save(place / "unet" / "diffusion_pytorch_model.safetensors", seed, dtype)
+        _save(place / "text_encoder" / "model.safetensors", seed, dtype)
+        (place / "unet" / "config.json").write_text(json.dumps({"seed": seed}))
+        (place / "model_index.json").write_text("{}")
+    result = merge_models(
+        [(tmp_path / "0", 1.0), (tmp_path / "1", 0.25)],
+        tmp_path / "out",
+        method="slerp",
+        components=["unet"],
+    )
+    assert result == (("unet",), (), ())
+    made = open_checkpoint(tmp_path / "out" / "unet")
+    first = open_checkpoint(tmp_path / "0" / "unet")
+    expected = merge_slerp(first, open_checkpoint(tmp_path / "1" / "unet"), 0.25)
+    for name, tensor in expected.tensors.items():
+        assert made[name].dtype == first[name].dtype
+        assert torch.equal(made[name].tensor(), tensor.tensor())
+    assert json.loads((tmp_path / "out/unet/config.json").read_text()) == {"seed": 0}
+    kept = (tmp_path / "out/text_encoder/model.safetensors").read_bytes()
+    assert kept == (tmp_path / "0/text_encoder/model.safetensors").read_bytes()
+    with pytest.raises(ConversionInputError, match="not empty"):
+        merge_models([(tmp_path / "0", 1.0), (tmp_path / "1", 1.0)], tmp_path / "out")
+    merge_models([(tmp_path / "0", 1.0), (tmp_path / "1", 1.0)], tmp_path / "both")
+    assert (tmp_path / "both/text_encoder/model.safetensors").read_bytes() != kept
+    with pytest.raises(ConversionInputError, match="1 models cannot be merged"):
+        merge_models([(tmp_path / "0", 1.0)], tmp_path / "one")
