@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         inspect_model,
     )
     from gen_worker.conversion.convert.planning import plan_conversion
+    from gen_worker.conversion.convert.proving import verify_flavor
     from gen_worker.conversion.convert.running import RefusedPlanError, run_conversion
     from gen_worker.conversion.convert.values import (
         ComponentPlan,
@@ -42,11 +43,13 @@ __all__ = [
     "inspect_model",
     "plan_conversion",
     "run_conversion",
+    "verify_flavor",
 ]
 
 _MODULES = {
     "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
     "planning": ("plan_conversion",),
+    "proving": ("verify_flavor",),
     "running": ("RefusedPlanError", "run_conversion"),
     "values": (
         "ComponentPlan",

@@ -16,7 +16,7 @@ from gen_worker.conversion.source import QUANTIZABLE, Source
 from gen_worker.models.formats import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
@@ -51,6 +51,8 @@ class Output(NamedTuple):
     """Why tensors stay in a higher precision, by name."""
     attributes: Mapping[str, Any] = {}
     """Of the flavor."""
+    read_back: Callable[[Checkpoint], Checkpoint] | None = None
+    """Makes tensors like those of `source` of what was written; None where names are the same."""
 
 
 def open_source(request: ConversionRequest) -> Source:
@@ -148,6 +150,14 @@ def _quantized(
         QuantizeOptions(layout=layouts[0]),
     )
     report = made.report
+
+    def read_back(stored: Checkpoint) -> Checkpoint:
+        names = frozenset(report.quantized)
+        return {
+            name: made.dequantized(name, stored) if name in names else stored[name]
+            for name in checkpoint
+        }
+
     return Output(
         name,
         "quantize",
@@ -164,6 +174,7 @@ def _quantized(
             "quantization_library": report.layout,
             "quantization_recipe": report.recipe,
         },
+        read_back=read_back,
     )
 
 

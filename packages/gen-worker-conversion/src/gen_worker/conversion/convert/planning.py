@@ -28,7 +28,7 @@ from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gen_worker.conversion.convert.outputs import Output
     from gen_worker.conversion.convert.targets import Target
@@ -83,7 +83,11 @@ def plan_conversion(
         max_shard_bytes=max_shard_bytes,
     )
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]
-    refusals += [Refusal(target="", reason=why) for why in (*facts.refusals, *_asked(request))]
+    if not targets:
+        reason = "nothing is asked for: give a precision such as bf16"
+        refusals.append(Refusal(target="", reason=reason))
+    refusals += [Refusal(target="", reason=why) for why in facts.refusals]
+    refusals += _asked(request)
     flavors: list[FlavorPlan] = []
     for target in wanted:
         path = place if len(wanted) == 1 else os.path.join(place, target.flavor)
@@ -120,21 +124,20 @@ def available_tokens() -> frozenset[str]:
     return frozenset((*CAST_DTYPES, *WRITTEN, *named))
 
 
-def _asked(request: ConversionRequest) -> list[str]:
-    """Return what is wrong with a request, whatever the target."""
-    problems: list[str] = []
-    if not request.targets:
-        problems.append("nothing is asked for: give a precision such as bf16")
-    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
-        problems.append(f"{request.out!r} exists already: choose another place, or remove it")
-    if request.out == request.source or request.out.startswith(request.source + os.sep):
-        problems.append(f"{request.out!r} is inside the source, which stays as it is")
+def _asked(request: ConversionRequest) -> Iterator[Refusal]:
+    """Yield what is wrong with a request, whatever the target."""
+    out, source = request.out, request.source
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        reason = f"{out!r} exists already: choose another place, or remove it"
+        yield Refusal(target="", reason=reason, code="out_exists")
+    if out == source or out.startswith(source + os.sep):
+        yield Refusal(target="", reason=f"{out!r} is inside the source, which stays as it is")
     there = open_source(request).components
     unknown = [name for name in request.components or () if name not in there]
     if unknown:
         known = ", ".join(map(repr, there)) or "none: it is in one folder"
-        problems.append(f"the source has no component {unknown[0]!r}; it has {known}")
-    return problems
+        reason = f"the source has no component {unknown[0]!r}; it has {known}"
+        yield Refusal(target="", reason=reason)
 
 
 def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan:

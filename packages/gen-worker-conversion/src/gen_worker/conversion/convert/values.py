@@ -91,7 +91,10 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Something that will not be done."""
 
     target: str
+    """Empty where no target is at fault."""
     reason: str
+    code: str = ""
+    """`out_exists` where the place of the outputs is taken."""
 
 
 class ConversionPlan(msgspec.Struct, frozen=True, kw_only=True):

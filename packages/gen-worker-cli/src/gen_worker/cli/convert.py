@@ -1,0 +1,70 @@
+"""Convert a model: to other precisions, to GGUF, to one file or from one.
+
+SOURCE is a folder, a file of weights, or a ref (`acme/flux:prod`, `hf:owner/repo`,
+`civitai:versions/7`). What comes out is told first: sizes, memory, time, and what stays in high
+precision. A run that was broken off is gone on with by the same command.
+
+  gen-worker convert ./model --to bf16 --out ./model-bf16
+  gen-worker convert hf:owner/repo --to bf16,fp8,gguf:q4_k_m --out ./outputs --verify
+  gen-worker convert ./model --to fp8 --out acme/model:prod
+
+Several precisions have a folder each. `--out owner/repo:tag` publishes to the hub, each precision
+as a flavor. Exit codes: 0 done, 1 it failed, 2 it cannot be done as asked, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["configure", "main"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="folder, file or ref of the model")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="PRECISIONS",
+        help="separated by commas, such as bf16, fp8, int8, nf4, gguf:q4_k_m, 4bit",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder, or owner/repo:tag to publish to"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("diffusers", "singlefile"),
+        default=None,
+        help="make a pipeline one file, or one file a pipeline",
+    )
+    parser.add_argument(
+        "--components",
+        metavar="NAMES",
+        help="convert only these, separated by commas; the others are copied",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that stay in their precision, such as '*norm*'; may be repeated",
+    )
+    parser.add_argument("--plan", action="store_true", help="only print the plan")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every output again and compare it"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
+    parser.add_argument("--offline", action="store_true", help="never fetch a source")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print events as JSON lines, as is done wherever stdout is no terminal",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from gen_worker.cli.converting.running import run
+
+    return run(args)

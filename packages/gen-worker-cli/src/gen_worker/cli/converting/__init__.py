@@ -1,0 +1,1 @@
+"""`gen-worker convert` and `gen-worker inspect`: where models come from, and what is shown."""

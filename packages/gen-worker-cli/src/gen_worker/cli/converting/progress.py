@@ -1,0 +1,76 @@
+"""How far a conversion is: a bar at a terminal, JSON lines for a program."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from gen_worker.cli.converting.telling import time_text
+from gen_worker.cli.sizes import size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gen_worker.conversion.convert import Progress
+
+__all__ = ["ConversionBar"]
+
+_EVERY_S = 0.5
+
+
+class ConversionBar:
+    """Shows bytes, rate and time left, not more than twice a second."""
+
+    def __init__(self, tell: Callable[[str, dict[str, Any]], None] | None) -> None:
+        """Choose who is told.
+
+        Args:
+            tell: Takes `convert.progress` events; None shows a bar where a person looks.
+        """
+        self._tell = tell
+        self._started_at = time.monotonic()
+        self._next_at = 0.0
+        self._first_bytes: int | None = None
+        self._reports: Any = None
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[None]:
+        if self._tell is not None or sys.__stderr__ is None or not os.isatty(2):
+            yield
+            return
+        from gen_worker.cli.terminal import TerminalReports
+
+        self._reports = TerminalReports()
+        with self._reports.showing("convert"):
+            yield
+
+    def follow(self, progress: Progress) -> None:
+        """Take one report."""
+        now = time.monotonic()
+        if self._first_bytes is None:  # what an earlier run had done is no work of this one
+            self._first_bytes = progress.done_bytes
+        is_last = progress.done_bytes >= progress.total_bytes
+        if now < self._next_at and not is_last:
+            return
+        self._next_at = now + _EVERY_S
+        done = progress.done_bytes - self._first_bytes
+        rate = done / max(now - self._started_at, 1e-3)
+        left_s = (progress.total_bytes - progress.done_bytes) / rate if rate > 0 else None
+        if self._tell is not None:
+            facts = {name: getattr(progress, name) for name in progress.__struct_fields__}
+            self._tell("convert.progress", {**facts, "bytes_per_s": rate, "eta_s": left_s})
+        elif self._reports is not None:
+            self._draw(progress, rate, left_s)
+
+    def _draw(self, progress: Progress, rate: float, left_s: float | None) -> None:
+        from gen_worker.events import Progress as Report
+
+        where = "/".join(filter(None, (progress.flavor, progress.component)))
+        size = f"{size_text(progress.done_bytes)} of {size_text(progress.total_bytes)}"
+        left = f", {time_text(left_s)} left" if left_s is not None else ""
+        share = progress.done_bytes / max(progress.total_bytes, 1)
+        stage = f"{where} {size}, {size_text(rate)}/s{left}"
+        self._reports.emit(Report(request_id="", progress=share, at=time.time(), stage=stage))

@@ -1,0 +1,174 @@
+"""`gen-worker convert`: plan, ask, convert, verify, publish."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from gen_worker.cancel import CancelToken
+from gen_worker.cli.converting.places import destination_of, held_source
+from gen_worker.cli.converting.progress import ConversionBar
+from gen_worker.cli.converting.telling import plan_lines, verified_text
+from gen_worker.cli.failures import UsageError
+from gen_worker.cli.hub_progress import TransferBar
+from gen_worker.cli.output import divert_stdout
+from gen_worker.cli.results import ResultPrinter
+from gen_worker.cli.signals import interruptible
+from gen_worker.cli.sizes import size_text
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gen_worker.conversion.convert import ConversionPlan
+    from gen_worker.models.refs import TensorhubRef
+
+__all__ = ["run"]
+
+_WORK = ".gen-worker-convert"
+"""Folder of outputs on their way to a hub, in the current one."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; return the exit code."""
+    out, cancel = divert_stdout(), CancelToken()
+    return interruptible(lambda: _Conversion(args, out, cancel).run(), cancel)
+
+
+class _Conversion:
+    """One run of the command."""
+
+    def __init__(self, args: argparse.Namespace, out: BinaryIO, cancel: CancelToken) -> None:
+        self.args = args
+        self.cancel = cancel
+        self.ref = destination_of(args.out)
+        self._out = out
+        self._is_for_people = not args.json and os.isatty(out.fileno())
+        self._printer = ResultPrinter(out, envelope=False)
+
+    def run(self) -> int:
+        bar = TransferBar("fetch")
+        held = held_source(
+            self.args.source, is_offline=self.args.offline, bar=bar, token=self.cancel
+        )
+        with held as source:
+            plan = self._plan(source)
+            is_converted = self.ref is not None and os.path.isdir(plan.request.out)
+            self._show(plan)
+            if self.args.plan:
+                return 2 if plan.refusals else 0
+            if not is_converted:
+                self._convert(plan)
+            if self.args.verify:
+                self._verify(plan)
+            if self.ref is not None:
+                self._publish(plan, self.ref)
+        return 0
+
+    def _plan(self, source: str) -> ConversionPlan:
+        from gen_worker.conversion.convert import plan_conversion
+
+        args = self.args
+        options: dict[str, Any] = {
+            "layout": args.layout,
+            "components": args.components.split(",") if args.components else None,
+            "keep": args.keep,
+        }
+        tokens = [word for word in args.to.split(",") if word.strip()]
+        place = os.path.expanduser(args.out)
+        if self.ref is not None:
+            named = msgspec.json.encode([source, tokens, options, str(self.ref)])
+            place = os.path.join(_WORK, hashlib.sha256(named).hexdigest()[:16])
+        plan = plan_conversion(source, tokens, out=place, **options)
+        if self.ref is not None and os.path.isdir(plan.request.out):
+            # An earlier run converted everything and did not get to publish it.
+            kept = tuple(one for one in plan.refusals if one.code != "out_exists")
+            plan = msgspec.structs.replace(plan, refusals=kept)
+        return plan
+
+    def _show(self, plan: ConversionPlan) -> None:
+        if self._is_for_people:
+            self._write(*plan_lines(plan))
+        else:
+            self._tell("convert.plan", msgspec.to_builtins(plan))
+        if not plan.refusals:
+            return
+        problems = [
+            f"{one.target}: {one.reason}" if one.target else one.reason for one in plan.refusals
+        ]
+        if not self.args.plan:
+            raise UsageError("; ".join(problems), problems=tuple(problems))
+        for problem in problems:
+            print(f"gen-worker convert: {problem}", file=sys.stderr)
+
+    def _convert(self, plan: ConversionPlan) -> None:
+        from gen_worker.conversion.convert import run_conversion
+
+        self._ask()
+        bar = ConversionBar(None if self._is_for_people else self._tell)
+        with bar.showing():
+            result = run_conversion(plan, progress=bar.follow, token=self.cancel)
+        for name, (nan, inf) in result.nonfinite.items():
+            text = f"{name} has {nan} NaN and {inf} infinite values"
+            print(f"gen-worker convert: {text}", file=sys.stderr)
+        if self._is_for_people:
+            self._write(
+                *(f"{one.flavor}: {one.path}" for one in plan.flavors if self.ref is None),
+                f"{size_text(plan.size_bytes)} in {result.seconds:.0f} s",
+            )
+        else:
+            self._tell("convert.done", msgspec.to_builtins(result))
+
+    def _ask(self) -> None:
+        if self.args.yes or not self._is_for_people or not sys.stdin.isatty():
+            return
+        print("Go on? [Y/n] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
+            raise UsageError("nothing was done")
+
+    def _verify(self, plan: ConversionPlan) -> None:
+        from gen_worker.conversion.convert import verify_flavor
+
+        for flavor in plan.flavors:
+            report = verify_flavor(plan, flavor, token=self.cancel)
+            if self._is_for_people:
+                self._write(f"{flavor.flavor} is verified: {verified_text(report)}")
+            else:
+                self._tell("convert.verified", {"flavor": flavor.flavor, **report.summary()})
+
+    def _publish(self, plan: ConversionPlan, ref: TensorhubRef) -> None:
+        from gen_worker.cli.hub import DEFAULT_PORT
+        from gen_worker.models.hub import Flavor, HubClient, publish_flavors
+        from gen_worker.models.settings import load_model_settings
+
+        settings = load_model_settings()
+        bar = TransferBar("publish")
+        url = settings.hub_url or f"http://127.0.0.1:{DEFAULT_PORT}"
+        with HubClient(url, settings.hub_token) as client, bar.showing():
+            done = publish_flavors(
+                client,
+                [
+                    Flavor(folder=one.path, name=one.flavor, metadata=one.attributes)
+                    for one in plan.flavors
+                ],
+                f"{ref.owner}/{ref.repo}",
+                tags=() if ref.tag == "latest" else (ref.tag,),
+                tell=bar.sent,
+                cancel=self.cancel,
+            )
+        shutil.rmtree(plan.request.out)
+        if self._is_for_people:
+            sizes = f"{size_text(done.size_bytes)}, {size_text(done.sent_bytes)} sent"
+            self._write(f"{ref}: {', '.join(done.flavors)}; {done.files} files, {sizes}")
+        else:
+            self._tell("convert.published", {"ref": str(ref), **msgspec.to_builtins(done)})
+
+    def _tell(self, kind: str, facts: dict[str, Any]) -> None:
+        self._printer.print("result", {"kind": kind, **facts})
+
+    def _write(self, *lines: str) -> None:
+        self._out.write("".join(f"{line}\n" for line in lines).encode())

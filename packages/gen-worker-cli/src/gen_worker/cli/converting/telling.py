@@ -1,0 +1,88 @@
+"""What a person reads of plans and models: lines with aligned columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gen_worker.cli.sizes import size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gen_worker.conversion.convert import ConversionPlan, ModelFacts
+    from gen_worker.conversion.verify import VerificationReport
+
+__all__ = ["model_lines", "plan_lines", "time_text", "verified_text"]
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plan_lines(plan: ConversionPlan) -> Iterator[str]:
+    """Yield what a conversion will do."""
+    yield f"{plan.request.source}: {plan.layout}, {plan.family}, {size_text(plan.source_bytes)}"
+    for flavor in plan.flavors:
+        yield f"{flavor.flavor} -> {flavor.path}: {size_text(flavor.size_bytes)}"
+        rows = [
+            (
+                f"  {part.name or 'model'}",
+                part.action,
+                f"{part.source_dtype} -> {part.dtype}" if part.action != "copy" else part.dtype,
+                f"{part.changed} of {part.tensors} tensors",
+                f"{size_text(part.source_bytes)} -> {size_text(part.size_bytes)}",
+            )
+            for part in flavor.components
+        ]
+        yield from _table(rows)
+        for part in flavor.components:
+            for kept in part.kept:
+                size = size_text(kept.size_bytes)
+                what = f"{kept.tensors} tensors, {size}, such as {kept.example}"
+                yield f"    stays: {kept.reason}: {what}"
+    yield (
+        f"in all {size_text(plan.size_bytes)} on disk, {size_text(plan.free_bytes)} are free; "
+        f"{size_text(plan.memory_bytes)} of memory beyond torch; about {time_text(plan.seconds)}"
+    )
+
+
+def model_lines(facts: ModelFacts) -> Iterator[str]:
+    """Yield what a model is."""
+    name = facts.class_name or "no class is named"
+    yield f"{facts.path}: {facts.layout}, {facts.family}, {name}"
+    rows = [
+        (
+            f"  {part.name or 'model'}",
+            part.class_name or "-",
+            part.dtype + (f" ({part.quantization})" if part.quantization else ""),
+            f"{part.tensors} tensors",
+            f"{part.parameters:,} parameters",
+            size_text(part.size_bytes),
+            f"{part.files} files" if part.files != 1 else "1 file",
+        )
+        for part in facts.components
+    ]
+    yield from _table(rows)
+    yield from (f"  {name}: {value}" for name, value in facts.adapter.items())
+    yield from (f"  refused: {reason}" for reason in facts.refusals)
+
+
+def verified_text(report: VerificationReport) -> str:
+    """Return in one line how close an output is to its source."""
+    count, worst = len(report.tensors), report.worst
+    loads = ", ".join(sorted(set(report.loaded.values())))
+    text = f"{count} tensors" + (f", loads as {loads}" if loads else "")
+    if worst is None:
+        return f"{text}, all exact"
+    where = "/".join(filter(None, (worst.component, worst.name)))
+    return f"{text}; furthest from the source is {where} with {worst.snr_db:.1f} dB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,114 @@
+"""`gen-worker convert`: outputs that are complete, proven and published; on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Cli, Hub
+
+pytest.importorskip("torch")
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": "", "PYTHONWARNINGS": "default"}
+
+
+def write_model(folder: Path) -> Path:
+    """Write a model of two matrices of ones in float32."""
+    tensors, rows, size = 2, 8, 256
+    header: dict[str, Any] = {
+        f"layer.{number}.weight": {
+            "dtype": "F32",
+            "shape": [rows, 8],
+            "data_offsets": [number * size, (number + 1) * size],
+        }
+        for number in range(tensors)
+    }
+    text = json.dumps(header).encode()
+    content = struct.pack("<f", 1.0) * (tensors * rows * 8)
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + content)
+    return folder
+
+
+def events(stdout: str) -> dict[str, Any]:
+    """Return the last event of each kind."""
+    return {event["kind"]: event for event in map(json.loads, stdout.splitlines())}
+
+
+@pytest.mark.claims("convert.out", "convert.progress", "convert.verify")
+def test_each_precision_has_a_folder_and_is_proven(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+
+    done = cli(
+        *("convert", "model", "--to", "bf16,fp16", "--out", "out", "--verify"), **ENVIRONMENT
+    )
+
+    assert done.code == 0, done.stderr
+    told = events(done.stdout)
+    assert told["convert.progress"]["total_bytes"] == told["convert.plan"]["size_bytes"]
+    assert told["convert.verified"]["exact_tensors"] == 2
+    assert [file["path"] for file in told["convert.done"]["files"]["bf16"]] == ["model.safetensors"]
+    assert sorted(os.listdir(cli.folder / "out")) == ["bf16", "fp16"]
+    assert sorted(os.listdir(cli.folder)) == ["model", "out"]
+
+
+KILLED = """
+import os, signal
+from gen_worker.conversion.convert import plan_conversion, run_conversion
+
+def die(progress):
+    if progress.flavor == "fp16":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_conversion(plan_conversion("model", ["bf16", "fp16"], out="out"), progress=die)
+"""
+
+
+@pytest.mark.claims("convert.resume")
+def test_the_same_command_goes_on_after_a_kill(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+    # What the command does, killed at a moment that no machine's speed decides.
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=cli.folder, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (cli.folder / "out").exists()
+    staged = cli.folder / ".out.converting" / "output" / "bf16" / "model.safetensors"
+    before = staged.stat()
+
+    done = cli("convert", "model", "--to", "bf16,fp16", "--out", "out", **ENVIRONMENT)
+
+    assert done.code == 0, done.stderr
+    assert events(done.stdout)["convert.done"]["resumed"] == 1
+    after = (cli.folder / "out" / "bf16" / "model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.claims("convert.publish")
+def test_outputs_are_published_as_flavors_of_one_publication(
+    cli: Cli, start_hub: Callable[..., Hub]
+) -> None:
+    write_model(cli.folder / "model")
+    hub = start_hub()
+
+    done = cli(
+        *("convert", "model", "--to", "bf16,fp16", "--out", "acme/made:prod"),
+        **ENVIRONMENT,
+        TENSORHUB_URL=hub.url,
+    )
+
+    assert done.code == 0, done.stderr
+    assert events(done.stdout)["convert.published"]["flavors"] == ["bf16", "fp16"]
+    pulled = cli("hub", "pull", "acme/made:prod#fp16", "pulled", TENSORHUB_URL=hub.url)
+    assert pulled.code == 0, pulled.stderr
+    assert (cli.folder / "pulled" / "model.safetensors").is_file()
+    assert os.listdir(cli.folder / ".gen-worker-convert") == []

@@ -1,0 +1,75 @@
+"""Outputs compared with what they were made of, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from gen_worker.conversion.convert.outputs import outputs_of
+from gen_worker.conversion.convert.running import target_of
+from gen_worker.conversion.lazy import reshape
+from gen_worker.conversion.verify import Limits, verify_output
+
+if TYPE_CHECKING:
+    from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
+    from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.verify import VerificationReport
+
+__all__ = ["verify_flavor"]
+
+
+def verify_flavor(
+    plan: ConversionPlan,
+    flavor: FlavorPlan,
+    *,
+    limits: Limits | None = None,
+    token: CancelToken | None = None,
+) -> VerificationReport:
+    """Prove that an output of a finished plan is what was planned; blocks.
+
+    Every tensor is read again, as a loader would have it, and compared with the source's; each
+    component that has a configuration is loaded on the meta device.
+
+    Args:
+        plan: Of `plan_conversion`, carried out.
+        flavor: One of its outputs.
+        limits: What is not allowed.
+        token: Ends the work between two slabs.
+
+    Raises:
+        VerificationError: It is not; everything that is wrong is listed.
+    """
+    outputs = {
+        output.component: output for output in outputs_of(plan.request, target_of(flavor.token))
+    }
+    first = next(iter(outputs.values()))
+    if first.action == "gguf":
+        expected = {"": _numbers(first.made)}
+        path = os.path.join(flavor.path, f"{first.prefix}.gguf")
+        return verify_output(path, expected, limits=limits or Limits(), loads=False, token=token)
+
+    def read_back(component: str, stored: Checkpoint) -> Checkpoint:
+        back = outputs[component].read_back
+        return back(stored) if back is not None else stored
+
+    return verify_output(
+        flavor.path,
+        {name: output.source for name, output in outputs.items()},
+        read_back=read_back,
+        limits=limits or Limits(),
+        loads=not first.is_whole_model,
+        token=token,
+    )
+
+
+def _numbers(made: Checkpoint) -> Checkpoint:
+    """Return what tensors of blocks stand for."""
+    from gen_worker.conversion.gguf.packing import PackedTensor
+
+    return {
+        name: reshape(tensor.inner, tensor.entry.shape)
+        if isinstance(tensor, PackedTensor)
+        else tensor
+        for name, tensor in made.items()
+    }
