@@ -53,7 +53,7 @@ class Surroundings:
         self.on_the_way: list[tuple[str, int]] = []
         self.arrives: Callable[[int], bool] = lambda step: False
         self.error: Exception | None = None
-        self.cancels_after = 99
+        self.is_asked = False
         self.cancel_reason = "canceled"
 
     def begin_checkpoint(self, *, step: int, runtime: Any, metrics: Any, **_: Any) -> None:
@@ -78,12 +78,25 @@ class Surroundings:
         return "final"
 
     def is_canceled(self) -> bool:
-        self.cancels_after -= 1
-        return self.cancels_after < 0
+        return self.is_asked
 
     def phase(self, *, phase: str, step: int) -> None: ...
     def __getattr__(self, name: str) -> Any:
         return lambda **told: self.told.append((name, told.get("step")))
+
+
+class Canceling(Trainer):
+    """Is told to stop while it does a step."""
+
+    def __init__(self, around: Surroundings, at: int) -> None:
+        super().__init__()
+        self._around = around
+        self._at = at
+
+    def train_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
+        result = super().train_step(batch, state, ctx)
+        self._around.is_asked = len(self.drawn) >= self._at
+        return result
 
 
 def loop(trainer: Trainer, around: Any, steps: int, batches: Any = None, **more: Any) -> Any:
@@ -121,10 +134,9 @@ def test_a_checkpoint_is_told_of_when_it_is_there() -> None:
 
 def test_a_run_that_is_canceled_waits_for_its_last_checkpoint() -> None:
     around = Surroundings()
-    around.cancels_after = 3
 
     with pytest.raises(TrainingCanceled):
-        loop(Trainer(), around, 9).run()
+        loop(Canceling(around, 3), around, 9).run()
 
     assert [one for one in around.told if one[0] in ("begin", "checkpoint", "failed")] == [
         ("begin", 2),
@@ -168,12 +180,11 @@ def test_a_disk_that_fails_is_told_at_the_next_step() -> None:
 
 @pytest.mark.parametrize("at", [2, 3, 4, 5])
 def test_the_same_is_drawn_whether_a_run_was_stopped_or_not(at: int) -> None:
-    whole, first, second = Trainer(), Trainer(), Trainer()
+    around = Surroundings()
+    whole, first, second = Trainer(), Canceling(around, at), Trainer()
     random.seed(0)
     loop(whole, Surroundings(), 8).run()
     random.seed(0)
-    around = Surroundings()
-    around.cancels_after = at
     batches = MockBatches(range(10))
     with pytest.raises(TrainingCanceled):
         loop(first, around, 8, batches).run()

@@ -290,6 +290,17 @@ def test_an_evaluation_that_fails_ends_what_it_began(around: Around) -> None:
     assert trainer.calls[-1] == "end"
 
 
+def test_what_is_wrong_with_the_data_of_an_evaluation_is_told_as_that(around: Around) -> None:
+    def batches(run: Run) -> Any:
+        yield 1.0, 1.0
+        raise OSError("no such file")
+
+    with pytest.raises(OSError, match="no such file"):
+        loop_of(Evaluated(), around, [1.0], Evaluation(1, batches)).run()
+
+    assert around.ends == [("failed", 1, "input:no such file")]
+
+
 def test_a_run_that_is_canceled_evaluates_no_further(around: Around) -> None:
     trainer = Evaluated()
 

@@ -11,6 +11,7 @@ import msgspec
 
 from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.checkpoints.files import write_file
+from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.grids import Column, grid_of
 
 if TYPE_CHECKING:
@@ -51,12 +52,26 @@ class Samples:
         """Return the same for another directory."""
         return Samples(directory, self._requests, self._seed)
 
-    def write(self, step: int, state: Any, ctx: StepContext) -> list[str]:
+    def write(
+        self,
+        step: int,
+        state: Any,
+        ctx: StepContext,
+        *,
+        is_canceled: Callable[[], bool] = lambda: False,
+    ) -> list[str]:
         """Make and write all samples of a step; return the paths that are reported.
 
         Images are also shown side by side, in `step-NNNNNNNN-grid.png`, if Pillow is installed.
 
+        Args:
+            step: Completed steps.
+            state: The trainer's.
+            ctx: For `generate_sample`.
+            is_canceled: Looked at before each but the first.
+
         Raises:
+            TrainingCanceled: The rest is not wanted now.
             Exception: What `generate_sample` of the trainer raised.
             OSError: The disk is full, or fails.
         """
@@ -72,6 +87,8 @@ class Samples:
         paths: list[str] = []
         columns: list[Column] = []
         for index, request in enumerate(self._requests):
+            if index and is_canceled():
+                raise TrainingCanceled
             files, made = self._one(f"{base}-{index:02d}", step, request, generate, ctx)
             paths += files
             images = [content for suffix, content in made.files if suffix in _IMAGES]

@@ -202,8 +202,13 @@ class LocalArtifactWriter:
         """Make samples and return their paths; none in other processes than the first.
 
         Those make samples as well where each has a part of the model, or the first one would wait
-        for them.
+        for them. One process that trains alone makes no further ones once it is to stop.
+
+        Raises:
+            TrainingCanceled: It is to stop, and not all are made.
         """
+        if self._world.size == 1 and ctx.is_canceled is not None:
+            return self._samples.write(step, state, ctx, is_canceled=ctx.is_canceled)
         if self._world.is_first:
             return self._samples.write(step, state, ctx)
         plan = self._plan_of(state)

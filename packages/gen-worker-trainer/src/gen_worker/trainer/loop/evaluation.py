@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.errors import StartupContractError
+from gen_worker.trainer.loop.duties import Duty
 from gen_worker.trainer.loop.parts import Part
 from gen_worker.trainer.loop.stepping import source_of
 from gen_worker.trainer.metrics import WEIGHT, averaged, numbers, require_metrics
@@ -15,7 +17,6 @@ from gen_worker.trainer.state.rng import untouched_rng
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from gen_worker.trainer.loop.parts import Duty
     from gen_worker.trainer.loop.running import Run
 
 __all__ = ["Evaluation", "evaluate"]
@@ -52,7 +53,7 @@ class Evaluation(Part):
             )
 
     def duties(self) -> Sequence[Duty]:
-        return ((self._every, self._evaluate),)
+        return (Duty(self._every, self._evaluate, "evaluation"),)
 
     def _evaluate(self, run: Run) -> None:
         run.reporting.phase("evaluate", run.step)
@@ -66,12 +67,13 @@ class Evaluation(Part):
 def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
     """Return the means of what `eval_step` says of all batches, and what `eval_end` adds to them.
 
-    Of a run that is to stop there are none.
-
     Args:
         run: Whose trainer is asked.
         batches: From their beginning.
         most: Batches that are looked at; 0 looks at all.
+
+    Raises:
+        TrainingCanceled: The run is to stop.
     """
     trainer, state, ctx = run.trainer, run.state, run.ctx
     begin, end = (getattr(trainer, name, None) for name in ("eval_begin", "eval_end"))
@@ -79,10 +81,14 @@ def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
         begin(state, ctx)
     try:
         parts = list(_parts(run, islice(source_of(batches), most or None)))
-    finally:
-        run.phase = "train-step"
-        added = end(state, ctx) if callable(end) else None
-    if not parts or run.world.any(run.reporting.reporter.is_canceled()):
+    except BaseException:
+        with suppress(Exception):  # the first error is what matters
+            if callable(end):
+                end(state, ctx)
+        raise
+    run.phase = "train-step"
+    added = end(state, ctx) if callable(end) else None
+    if not parts:
         return {}
     metrics = averaged(parts)
     if isinstance(added, Mapping):
@@ -98,8 +104,8 @@ def _parts(run: Run, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
     trainer, state, ctx = run.trainer, run.state, run.ctx
     run.phase = "input"
     for raw in batches:
-        if run.world.any(run.reporting.reporter.is_canceled()):
-            return
+        if run.is_canceled():
+            raise run.canceled()
         prepared = trainer.prepare_batch(raw, state, ctx)
         run.phase = "train-step"
         yield numbers(require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step"), {})

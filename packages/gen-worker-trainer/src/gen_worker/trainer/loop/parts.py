@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gen_worker.trainer.loop.duties import Duty
     from gen_worker.trainer.loop.running import Run
 
-__all__ = ["Duty", "Part", "points"]
-
-Duty = tuple[int, "Callable[[Run], object]"]
-"""What is to be done, and after how many steps each; never for 0."""
+__all__ = ["Part", "points"]
 
 
 class Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of_step
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Run:
         """In steps, in all."""
         self.why_stop = ""
         """Why no further step is to be done; empty while there is no reason."""
+        self.owed: list[str] = []
+        """Duties of the step that were put off, since the run is to stop."""
         self._outcome: Outcome | None = None
         self._metrics: dict[str, float] | None = {}
 
@@ -92,6 +95,15 @@ class Run:
                 optimizer=self.ctx.optimizer,
             )
         return self._metrics
+
+    def is_canceled(self) -> bool:
+        """Tell whether any process was told to stop; collective."""
+        return self.world.any(self.reporting.reporter.is_canceled())
+
+    def canceled(self) -> TrainingCanceled:
+        """Return the error that such a run ends with."""
+        reason = getattr(self.reporting.reporter, "cancel_reason", None)
+        return TrainingCanceled(reason or "canceled")
 
     def stop(self, why: str) -> None:
         """Have the run end as completed, once what is due after this step is done."""

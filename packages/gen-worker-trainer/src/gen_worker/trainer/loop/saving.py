@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.calling import accepted
+from gen_worker.trainer.loop.duties import OWED
 from gen_worker.trainer.loop.parts import points
 from gen_worker.trainer.state.moment import moment_of
 from gen_worker.trainer.state.rng import untouched_rng
@@ -43,7 +44,7 @@ class Saving:
         self._writer: Any = writer
         self._parts = [part for part in parts if part.name]
         self._checks = points(parts, "before_saving")
-        self._saved_at = run.step
+        self._saved_at = run.step, self._owed
         self._begin = getattr(writer, "begin_checkpoint", None)
         self._ended = getattr(writer, "ended_checkpoints", None)
 
@@ -59,13 +60,13 @@ class Saving:
                 offered = {"metrics": run.metrics, "runtime": whole.pop("runtime")}
                 path = write(**whole, **accepted(write, offered))
                 run.reporting.checkpoint(path, run.step)
-        self._saved_at = run.step
+        self._saved_at = run.step, self._owed
         self.tell()
         run.reporting.phase("train", run.step)
 
     def keep_last(self) -> None:
-        """Keep what was learned since the last checkpoint of a run that is canceled."""
-        if self._run.step > self._saved_at:
+        """Keep what the last checkpoint of a run that is canceled does not know."""
+        if self._saved_at != (self._run.step, self._owed):
             self.keep()
         self.tell(wait=True)
 
@@ -117,8 +118,14 @@ class Saving:
                 "runtime": self._runtime(rng),
             }
 
+    @property
+    def _owed(self) -> tuple[str, ...]:
+        return tuple(self._run.owed)
+
     def _runtime(self, rng: Any) -> dict[str, Any]:
         runtime = moment_of(self.place, rng)
+        if self._run.owed:
+            runtime[OWED] = list(self._owed)
         if self._parts:
             runtime[PARTS] = {part.name: part.kept() for part in self._parts}
         return runtime

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
+from gen_worker.trainer.loop.duties import OWED, Duties, Duty
 from gen_worker.trainer.loop.finite import FiniteLoss
 from gen_worker.trainer.loop.parts import points
 from gen_worker.trainer.loop.reporting import Reporting
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from gen_worker.trainer.distributed.world import World
     from gen_worker.trainer.job import TrainingJobSpec
-    from gen_worker.trainer.loop.parts import Duty, Part
+    from gen_worker.trainer.loop.parts import Part
     from gen_worker.trainer.protocols import (
         ArtifactUploader,
         ArtifactWriter,
@@ -108,16 +109,14 @@ class TrainingLoop:
         self._before = points(parts, "before_step")
         self._after = points(parts, "after_step")
         self._saving = Saving(self._facts, artifact_writer, parts, self._runtime.get("cursor"))
-        self._cadence: list[Duty] = [
-            duty
-            for duty in (
-                (job.metric_every, reporting.step),
+        self._duties = Duties(
+            [
+                Duty(job.metric_every, reporting.step),
                 *(one for part in parts for one in part.duties()),
-                (job.checkpoint_every, lambda _: self._saving.keep()),
-                (job.sample_every, self._sample),
-            )
-            if duty[0] > 0
-        ]
+                Duty(job.checkpoint_every, lambda _: self._saving.keep()),
+                Duty(job.sample_every, self._sample, "samples"),
+            ]
+        )
 
     @property
     def phase(self) -> LoopPhase:
@@ -227,6 +226,8 @@ class TrainingLoop:
             return next(source, END)
 
         take = stepping_of(run, self._parts, fetch)
+        run.phase = "train-step"
+        self._duties.make_up(run, self._runtime.get(OWED, ()))
         while run.step < self.job.max_steps and self._step(fetch, take):
             pass
 
@@ -266,7 +267,7 @@ class TrainingLoop:
         if not world.any(raw is END or is_canceled):
             return True
         if world.any(is_canceled):
-            raise TrainingCanceled(getattr(self._reporter, "cancel_reason", None) or "canceled")
+            raise self._facts.canceled()
         return False
 
     def _follow(self, control: Any) -> None:
@@ -278,10 +279,7 @@ class TrainingLoop:
                 run.stop("the trainer asked for it")
             if getattr(control, "skip_cadence_emit", False):
                 return
-        step = run.step
-        for every, do in self._cadence:
-            if step % every == 0:
-                do(run)
+        self._duties.do(run)
 
     def _back_off(self, seconds: float | None) -> None:
         """Wait, but not for a run that is to stop."""
