@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CTX = StepContext(TrainingJobSpec("run", 9))
 
 
-class Net(torch.nn.Module):
+class Net(torch.nn.Module):  # type: ignore[misc,unused-ignore]  # Any without torch
     """Uneven in every way: parts of different sizes, and of none."""
 
     def __init__(self) -> None:

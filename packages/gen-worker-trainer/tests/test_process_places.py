@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,11 @@ def settings(**told: str | None) -> TrainerSettings:
     return load(TrainerSettings, environ=environ, files=())
 
 
+@pytest.mark.claims("RANK")
+@pytest.mark.claims("WORLD_SIZE")
+@pytest.mark.claims("LOCAL_RANK")
+@pytest.mark.claims("MASTER_ADDR")
+@pytest.mark.claims("MASTER_PORT")
 def test_a_launcher_says_which_it_is() -> None:
     assert place_of(settings()) == Place(
         rank=3, size=4, local_rank=1, address="host", port=29500, timeout_s=1800.0
@@ -46,6 +52,7 @@ def test_without_one_it_is_alone(told: dict[str, None]) -> None:
     assert place_of(settings(**told)) is None
 
 
+@pytest.mark.claims("TRAINER_DISTRIBUTED_TIMEOUT_SECONDS")
 @pytest.mark.parametrize(
     ("told", "words"),
     [
@@ -107,14 +114,19 @@ time.sleep(600)
     assert play(code, grace_s=0.5) == exit_code
 
 
-def test_lines_say_of_whom_they_are(capfd: pytest.CaptureFixture[str]) -> None:
-    assert play("print('one\\ntwo', rank); print('three', file=sys.stderr)", nproc=3) == 0
+def test_lines_say_of_whom_they_are() -> None:
+    """In a process of its own: what others have loaded here may say something as well."""
+    told = "import os, sys; print('one\\ntwo', os.environ['RANK']); print('three', file=sys.stderr)"
+    code = f"import sys; from {launch.__module__} import launch; "
+    code += f"sys.exit(launch([sys.executable, '-c', {told!r}], 3))"
 
-    said, errors = capfd.readouterr()
-    assert sorted(said.splitlines()) == sorted(
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(ended.stdout.splitlines()) == sorted(
         ["one", "two 0", "[rank 1] one", "[rank 1] two 1", "[rank 2] one", "[rank 2] two 2"]
     )
-    assert sorted(errors.splitlines()) == ["[rank 1] three", "[rank 2] three", "three"]
+    assert sorted(ended.stderr.splitlines()) == ["[rank 1] three", "[rank 2] three", "three"]
 
 
 def test_handlers_are_as_before() -> None:
