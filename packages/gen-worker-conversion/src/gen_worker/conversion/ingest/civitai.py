@@ -159,9 +159,13 @@ def download_civitai_model_version_files(
         CivitaiError: It cannot be had; `code` says why.
     """
     with (providers or Providers()).civitai(civitai_api_key) as site:
-        found = resolved_identity or identify(
-            site, version_id, civitai_file_id=civitai_file_id, token=token
-        )
+        found = identify(site, version_id, civitai_file_id=civitai_file_id, token=token)
+        if resolved_identity is not None and resolved_identity.identity != found.identity:
+            raise CivitaiError(
+                f"version {version_id} of Civitai has other files than when it was resolved: "
+                f"{found.identity}, not {resolved_identity.identity}: resolve it again",
+                code="source_download_sha256_mismatch",
+            )
         return fetch_identity(site, found, output_dir, progress_callback, token)
 
 

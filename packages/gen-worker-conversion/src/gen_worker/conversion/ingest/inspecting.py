@@ -25,7 +25,7 @@ __all__ = ["Inspected", "inspect_repository", "preference_for", "split_repo"]
 _REPO = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?::([^\s:]+))?")
 _DOCUMENTS = ("model_index.json", "config.json", "adapter_config.json", "modules.json")
 _CARD = "README.md"
-_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t\r]*$", re.DOTALL | re.MULTILINE)
 _HALVES = ("bf16", "fp16")
 
 
