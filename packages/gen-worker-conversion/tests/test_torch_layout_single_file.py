@@ -18,6 +18,7 @@ from diffusers.loaders import (  # type: ignore[import-not-found,import-untyped,
 )
 from PIL import Image
 
+from gen_worker.cancel import CancelToken
 from gen_worker.conversion.errors import ConversionInputError, NotImplementedFamilyError
 from gen_worker.conversion.layout.families import LAYOUTS
 from gen_worker.conversion.layout.single_file import (
@@ -27,6 +28,7 @@ from gen_worker.conversion.layout.single_file import (
     singlefile_to_diffusers,
 )
 from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.errors import CanceledError
 from gen_worker.models.tiny import (
     tiny_flux,
     tiny_stable_diffusion,
@@ -334,6 +336,17 @@ def test_a_tensor_without_a_place_is_not_dropped(made: _Made, tmp_path: Path) ->
     with pytest.raises(ConversionInputError, match=r"unet/control\.weight"):
         diffusers_to_singlefile(source, tmp_path / "never.safetensors")
     assert not (tmp_path / "never.safetensors").exists()
+
+
+def test_nothing_is_left_of_what_was_canceled(made: _Made, tmp_path: Path) -> None:
+    token = CancelToken()
+    token.cancel()
+    file = made.file("sd15")
+    with pytest.raises(CanceledError):
+        diffusers_to_singlefile(made.folder("sd15"), tmp_path / "a.safetensors", token=token)
+    with pytest.raises(CanceledError):
+        singlefile_to_diffusers(file, tmp_path / "out", config_dir=made.folder("sd15"), token=token)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_families_are_told_and_checked(made: _Made, tmp_path: Path) -> None:

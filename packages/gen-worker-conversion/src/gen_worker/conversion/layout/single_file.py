@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from gen_worker.conversion.cast import cast_checkpoint, cast_code
@@ -20,6 +18,7 @@ from gen_worker.conversion.layout.families import layout_of_file, layout_of_pipe
 from gen_worker.conversion.layout.repack import pack, parts_in, unpack
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.weight_sets import holds_weights
+from gen_worker.conversion.new_folder import new_folder
 from gen_worker.conversion.side_files import copy_side_files, set_config_dtype
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 from gen_worker.models.formats import read_header
@@ -210,8 +209,6 @@ def singlefile_to_diffusers(
             or `output_dir` is not empty.
     """
     source, target = os.fspath(input_path), os.path.abspath(os.fspath(output_dir))
-    if os.path.isdir(target) and os.listdir(target):
-        raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
     layout = layout_of_file(read_header(source).tensors, model_family, _UNPACK)
     checkpoint = open_checkpoint(source)
     parts, _ = parts_in(layout, checkpoint)
@@ -219,16 +216,9 @@ def singlefile_to_diffusers(
     config = config_at(given, parts) if given else inferred_config(layout, parts)
     unpacked = unpack(layout, checkpoint, config.components)
     _refuse(unpacked.missing, "are missing", _UNPACK)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    place = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(target))
-    try:
+    with new_folder(target) as place:
         _write_components(place, unpacked.components, dtype, max_shard_bytes, token)
         absent = _complete(place, layout, config, given, dtype)
-        os.chmod(place, 0o755)
-        os.replace(place, target)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
     return DiffusersFolder(
         pipeline_class=str(config.model_index.get("_class_name", "")),
         pipeline_config=config.model_index,

@@ -9,6 +9,7 @@ from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import low_rank, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.lora.reading import open_adapter
+from gen_worker.conversion.new_folder import new_folder
 from gen_worker.conversion.side_files import copy_side_files
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 
@@ -91,27 +92,26 @@ def merge_lora(
         ConversionInputError: An adapter changes what the model does not have, or has tensors that
             are no update of low rank: the result would not be the model with the adapter.
     """
-    root, target = os.fspath(directory), os.fspath(output_dir)
-    if os.path.isdir(target) and os.listdir(target):
-        raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
+    root = os.fspath(directory)
     opened = [(open_adapter(path, component=component), weight) for path, weight in adapters]
     for (path, _), (adapter, _) in zip(adapters, opened, strict=True):
         _refuse(os.fspath(path), adapter.unknown, "are no updates of low rank")
     names = sorted({name for adapter, _ in opened for name in adapter.layers})
     merged = {name: _component(root, name, opened) for name in names}
-    for name, tensors in merged.items():
-        is_model = name == "" or name.startswith("text_encoder")
-        place = os.path.join(target, name) if name else target
-        write_safetensors(
-            tensors,
-            place,
-            prefix="model" if is_model else "diffusion_pytorch_model",
-            max_shard_bytes=max_shard_bytes,
-            token=token,
-        )
-        if name:
-            copy_side_files(os.path.join(root, name), place)
-    copy_side_files(root, target, skip=names)
+    with new_folder(output_dir) as target:
+        for name, tensors in merged.items():
+            is_model = name == "" or name.startswith("text_encoder")
+            place = os.path.join(target, name) if name else target
+            write_safetensors(
+                tensors,
+                place,
+                prefix="model" if is_model else "diffusion_pytorch_model",
+                max_shard_bytes=max_shard_bytes,
+                token=token,
+            )
+            if name:
+                copy_side_files(os.path.join(root, name), place)
+        copy_side_files(root, target, skip=names)
     return tuple(names)
 
 

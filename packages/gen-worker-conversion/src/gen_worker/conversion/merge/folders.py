@@ -9,6 +9,7 @@ from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.weight_sets import holds_weights
 from gen_worker.conversion.merge.checkpoints import merge_linear, merge_slerp
+from gen_worker.conversion.new_folder import new_folder
 from gen_worker.conversion.side_files import copy_side_files
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 
@@ -61,9 +62,6 @@ def merge_models(
         ConversionInputError: The models do not fit each other.
     """
     places = [os.fspath(path) for path, _ in models]
-    target = os.fspath(output_dir)
-    if os.path.isdir(target) and os.listdir(target):
-        raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
     if len(places) < 2 or (method == "slerp" and len(places) != 2):
         raise ConversionInputError(
             f"{len(places)} models cannot be merged by {method!r}: give "
@@ -75,17 +73,13 @@ def merge_models(
         name: _merge([open_checkpoint(_at(place, name)) for place in places], weights, method)
         for name in names
     }
-    for name, result in merged.items():
-        is_model = not name or name.startswith(_TRANSFORMERS)
-        place = os.path.join(target, name) if name else target
-        prefix = "model" if is_model else "diffusion_pytorch_model"
-        write_safetensors(
-            result.tensors, place, prefix=prefix, max_shard_bytes=max_shard_bytes, token=token
-        )
-        if name:
-            copy_side_files(os.path.join(places[0], name), place)
-    if os.path.isdir(places[0]):
-        copy_side_files(places[0], target, skip=names)
+    with new_folder(output_dir) as target:
+        for name, result in merged.items():
+            _write(result, target, name, max_shard_bytes, token)
+            if name:
+                copy_side_files(os.path.join(places[0], name), os.path.join(target, name))
+        if os.path.isdir(places[0]):
+            copy_side_files(places[0], target, skip=names)
     return WrittenMerge(
         tuple(names),
         tuple(_named(name, one) for name, result in merged.items() for one in result.missing),
@@ -99,6 +93,19 @@ def _merge(
     if method == "slerp":
         return merge_slerp(checkpoints[0], checkpoints[1], weights[1])
     return merge_linear(list(zip(checkpoints, weights, strict=True)))
+
+
+def _write(
+    result: MergedModels, target: str, name: str, max_shard_bytes: int, token: CancelToken | None
+) -> None:
+    is_model = not name or name.startswith(_TRANSFORMERS)
+    write_safetensors(
+        result.tensors,
+        os.path.join(target, name) if name else target,
+        prefix="model" if is_model else "diffusion_pytorch_model",
+        max_shard_bytes=max_shard_bytes,
+        token=token,
+    )
 
 
 def _components(places: Sequence[str]) -> list[str]:
