@@ -135,3 +135,20 @@ def test_blocks_become_plain_weights(llama: Path, tmp_path: Path) -> None:
 
 def unpacked_values(file: Path) -> dict[str, list[float]]:
     return {name: value.tensor().flatten().tolist() for name, value in unpacked(file).items()}
+
+
+def test_split_files_are_one_source(llama: Path, tmp_path: Path) -> None:
+    plan = plan_language_model(llama, "f32")
+    whole = written(plan, tmp_path / "whole.gguf")
+    made = write_gguf(plan.tensors, plan.metadata, tmp_path / "m.gguf", split_max_bytes=50_000)
+    assert len(made.files) > 2
+    assert unpacked_values(Path(made.path)) == unpacked_values(whole)
+    again = plan_gguf_file(made.path, "q8_0")
+    assert set(again.types) == set(plan.types)
+    assert not any(key.startswith("split.") for key in again.metadata)
+    with pytest.raises(ConversionInputError, match="give the first"):
+        unpacked(made.files[1].path)
+    Path(made.files[2].path).unlink()
+    with pytest.raises(ConversionInputError, match="beside it") as caught:
+        plan_gguf_file(made.path, "q8_0")
+    assert caught.value.file == made.files[2].path

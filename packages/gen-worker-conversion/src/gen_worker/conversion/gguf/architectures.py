@@ -26,6 +26,8 @@ class Architecture(NamedTuple):
     has_unused_head: bool = False
     """Whether the output is always the embedding."""
     is_encoder: bool = False
+    is_fused: bool = False
+    """Whether queries, keys and values are one weight, and gate and up another."""
 
 
 ARCHITECTURES = (
@@ -35,7 +37,7 @@ ARCHITECTURES = (
     Architecture("gemma3", ("gemma3_text",), norm_offset=1, has_unused_head=True),
     Architecture("qwen2", ("qwen2",)),
     Architecture("qwen3", ("qwen3",)),
-    Architecture("phi3", ("phi3",)),
+    Architecture("phi3", ("phi3",), is_fused=True),
     Architecture("bert", ("bert",), is_encoder=True),
 )
 

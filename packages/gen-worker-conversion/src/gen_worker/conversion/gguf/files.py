@@ -10,20 +10,20 @@ from gen_worker.conversion.gguf.container import Number
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.models import GgufPlan, not_weighted, packed_all
 from gen_worker.conversion.gguf.packing import PLAIN
-from gen_worker.conversion.gguf.tensor_names import gguf_package
+from gen_worker.conversion.gguf.tensor_names import gguf_package, renamed_back
 from gen_worker.conversion.gguf.types import file_type
 from gen_worker.conversion.lazy import cast, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.models.formats import read_gguf_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gen_worker.conversion.gguf.container import Value
     from gen_worker.conversion.gguf.importance import Importance
     from gen_worker.conversion.lazy import Checkpoint
 
-__all__ = ["plan_gguf_file", "unpacked"]
+__all__ = ["plan_gguf_file", "transformers_weights", "unpacked"]
 
 _USUAL = (4, 5, 6, 7, 8, 9)
 """Types of values that are written as they are without saying so."""
@@ -33,17 +33,36 @@ def unpacked(path: str | os.PathLike[str], dtype: str = "F32") -> Checkpoint:
     """Return the weights of a GGUF file as numbers, under the names they have there.
 
     Args:
-        path: Of the file.
+        path: Of the file, or of the first of split files.
         dtype: Of all floats, as safetensors has it.
 
     Raises:
-        DamagedFileError: The file is damaged.
+        DamagedFileError: A file is damaged.
+        ConversionInputError: It is another one of split files, or one is missing.
     """
-    found = open_checkpoint(os.fspath(path))
+    found = open_checkpoint(_parts(os.fspath(path)))
     return {
         name: cast(tensor, dtype) if tensor.dtype in FLOATS else tensor
         for name, tensor in found.items()
     }
+
+
+def transformers_weights(path: str | os.PathLike[str], dtype: str = "F32") -> Checkpoint:
+    """Return the weights of a language model's GGUF file as transformers names and orders them.
+
+    Args:
+        path: As of `unpacked`.
+        dtype: As of `unpacked`.
+
+    Raises:
+        DamagedFileError: A file is damaged.
+        GgufSourceError: It is of no architecture that is known, or has a tensor of another.
+        ConversionInputError: As of `unpacked`.
+    """
+    place = os.fspath(path)
+    metadata = read_gguf_header(place).metadata
+    weights = renamed_back(unpacked(place), metadata, place)
+    return {name: cast(tensor, dtype) for name, tensor in weights.items()}
 
 
 def plan_gguf_file(
@@ -56,29 +75,24 @@ def plan_gguf_file(
     """Plan a GGUF file of another type, with the same metadata.
 
     Args:
-        path: Of a language model, in one file.
+        path: Of a language model: of its file, or of the first of split files.
         to: Type of the new file.
         allow_requantize: Whether weights that are in blocks already may be packed once more, which
             adds one error to the other.
         importance: See `read_importance`.
 
     Raises:
-        ConversionInputError: It has blocks, and they may not be packed again; or there is no such
-            type.
-        DamagedFileError: The file is damaged.
+        ConversionInputError: It has blocks, and they may not be packed again; there is no such
+            type; or a file is missing.
+        DamagedFileError: A file is damaged.
     """
     place, wanted = os.fspath(path), file_type(to)
+    parts = _parts(place)
+    if not allow_requantize:
+        _refuse_blocks(parts)
     header = read_gguf_header(place)
-    for name, info in header.tensors.items():
-        if info.type_name not in PLAIN and not allow_requantize:
-            raise ConversionInputError(
-                f"tensor {name!r} of {place!r} is in blocks of {info.type_name}: start from the "
-                "model in full precision, or allow to requantize",
-                file=place,
-                tensor=name,
-            )
     kind = str(header.metadata.get("general.architecture", ""))
-    tensors = open_checkpoint(place)
+    tensors = open_checkpoint(parts)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     heads = _heads(header.metadata, kind)
     choice = choose_types(shapes, wanted, heads, has_importance=importance is not None)
@@ -96,6 +110,37 @@ def plan_gguf_file(
         (),
         not_weighted(choice, importance),
     )
+
+
+def _refuse_blocks(parts: Sequence[str]) -> None:
+    for part in parts:
+        for name, info in read_gguf_header(part).tensors.items():
+            if info.type_name not in PLAIN:
+                raise ConversionInputError(
+                    f"tensor {name!r} of {part!r} is in blocks of {info.type_name}: start from "
+                    "the model in full precision, or allow to requantize",
+                    file=part,
+                    tensor=name,
+                )
+
+
+def _parts(path: str) -> list[str]:
+    """Return the files of a model, of which the first is named."""
+    metadata = read_gguf_header(path).metadata
+    count = metadata.get("split.count", 0)
+    if not isinstance(count, int) or count < 2:
+        return [path]
+    ending = f"-00001-of-{count:05d}.gguf"
+    stem = path.removesuffix(ending)
+    parts = [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    missing = [part for part in parts if not os.path.isfile(part)]
+    if stem == path or metadata.get("split.no") != 0 or missing:
+        raise ConversionInputError(
+            f"{path!r} is one of {count} files: give the first, whose name ends with {ending!r}, "
+            "and have the others beside it",
+            file=missing[0] if missing else path,
+        )
+    return parts
 
 
 def _heads(metadata: Mapping[str, Any], architecture: str) -> Heads:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.gguf.architectures import ARCHITECTURES
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.hyperparameters import head_size, key_heads, number_of, rope_of
 from gen_worker.conversion.gguf.mixes import by_layer, layer_of
@@ -18,12 +19,40 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.architectures import Architecture
     from gen_worker.conversion.lazy import Checkpoint
 
-__all__ = ["gguf_package", "interleaved", "named_tensors"]
+__all__ = ["gguf_package", "interleaved", "named_tensors", "renamed_back"]
 
 _UNUSED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias", ".position_ids")
 _ENCODER_PREFIX = re.compile(r"^(bert|model)\.(?=embeddings|encoder|pooler)")
 _ENCODER_UNUSED = ("pooler.", "cls.", "classifier.")
 _HEAD = "lm_head.weight"
+_HEADS = "attention.head_count"
+_COMPUTED = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+"""Not of the source: made of its configuration."""
+_DECODER = (
+    ("model.embed_tokens", "model.norm", "lm_head"),
+    "model.layers",
+    (
+        *("input_layernorm", "post_attention_layernorm"),
+        *("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        *(f"self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
+        *("self_attn.q_norm", "self_attn.k_norm"),
+        *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+    ),
+)
+"""Names of transformers without endings: outside of layers, of layers, and in one."""
+_FUSED = ("self_attn.qkv_proj", "mlp.gate_up_proj")
+_ENCODER = (
+    (
+        *(f"embeddings.{part}_embeddings" for part in ("word", "position", "token_type")),
+        "embeddings.LayerNorm",
+    ),
+    "encoder.layer",
+    (
+        *(f"attention.self.{part}" for part in ("query", "key", "value")),
+        *("attention.output.dense", "attention.output.LayerNorm"),
+        *("intermediate.dense", "output.dense", "output.LayerNorm"),
+    ),
+)
 
 
 def gguf_package() -> Any:
@@ -72,25 +101,87 @@ def named_tensors(
             continue
         new = names.get_name(plain, try_suffixes=(".weight", ".bias"))
         if new is None:
-            raise GgufSourceError(
-                f"the tensor {name!r} has no name in GGUF files of {architecture.name}: is it a "
-                "part of this model?",
-                code="gguf_unknown_tensor",
-                tensor=name,
-            )
+            raise _unnamed(name, f"GGUF files of {architecture.name}")
         made[new] = _laid_out(new, tensor, config, architecture, file)
     _check_layers(made, layers, file)
     return {name: made[name] for name in sorted(made, key=by_layer)}, tuple(unused)
 
 
-def interleaved(tensor: LazyTensor, heads: int) -> LazyTensor:
-    """Return the rows of each head with its two halves shuffled like cards, a head at a time."""
+def renamed_back(
+    tensors: Checkpoint, metadata: Mapping[str, Any], file: str
+) -> dict[str, LazyTensor]:
+    """Return the tensors of a GGUF file by the names of transformers, and in its order of rows.
+
+    Args:
+        tensors: Unpacked.
+        metadata: Of the file.
+        file: Its path, for messages.
+
+    Raises:
+        GgufSourceError: It is of no architecture that is known, or a tensor is.
+    """
+    said = metadata.get("general.architecture")
+    architecture = next((one for one in ARCHITECTURES if one.name == said), None)
+    layers, heads = (metadata.get(f"{said}.{key}") for key in ("block_count", _HEADS))
+    if architecture is None or not isinstance(layers, int) or not isinstance(heads, int):
+        raise GgufSourceError(
+            f"{file!r} is of the architecture {said!r}: only language models of "
+            f"{', '.join(one.name for one in ARCHITECTURES)} have names in transformers here",
+            code="unsupported_gguf_architecture_from_config",
+            file=file,
+        )
+    names = _source_names(architecture, layers)
+    made: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        base, _, ending = name.rpartition(".")
+        if base in _COMPUTED:
+            continue
+        if base not in names:
+            raise _unnamed(name, f"transformers models of {architecture.name}")
+        pairs = metadata.get(f"{said}.{_HEADS}_kv", heads) if base.endswith("attn_k") else heads
+        if architecture.is_rotated_in_pairs and base.endswith(("attn_q", "attn_k")):
+            tensor = interleaved(tensor, pairs, is_undone=True)
+        if architecture.norm_offset and name.endswith("norm.weight"):
+            tensor = _raised(tensor, -architecture.norm_offset)
+        made[f"{names[base]}.{ending}"] = tensor
+    return made
+
+
+def _source_names(architecture: Architecture, layers: int) -> dict[str, str]:
+    """Return names of transformers by those in GGUF files, both without endings."""
+    gguf = gguf_package()
+    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    there = gguf.get_tensor_name_map(kind, layers)
+    whole, prefix, parts = _DECODER if not architecture.is_encoder else _ENCODER
+    parts = (*parts, *(_FUSED if architecture.is_fused else ()))
+    wanted = [*whole, *(f"{prefix}.{n}.{part}" for n in range(layers) for part in parts)]
+    found = {there.get_name(name): name for name in wanted}
+    return {new: name for new, name in found.items() if new is not None}
+
+
+def _unnamed(name: str, where: str) -> GgufSourceError:
+    return GgufSourceError(
+        f"the tensor {name!r} has no name in {where}: is it a part of this model?",
+        code="gguf_unknown_tensor",
+        tensor=name,
+    )
+
+
+def interleaved(tensor: LazyTensor, heads: int, *, is_undone: bool = False) -> LazyTensor:
+    """Return the rows of each head with its two halves shuffled like cards, a head at a time.
+
+    Args:
+        tensor: Weights or biases of queries or keys.
+        heads: How many there are.
+        is_undone: Whether shuffled rows are put in order again.
+    """
     size = tensor.row_count // heads
+    halves = (size // 2, 2) if is_undone else (2, size // 2)
 
     def rows(start: int, stop: int) -> Any:
         first, last = start // size, -(-stop // size)
         made = tensor.rows(first * size, last * size)
-        shape = (last - first, 2, size // 2, *made.shape[1:])
+        shape = (last - first, *halves, *made.shape[1:])
         made = made.reshape(shape).transpose(1, 2).reshape(made.shape)
         return made[start - first * size : stop - first * size]
 
