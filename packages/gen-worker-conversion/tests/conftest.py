@@ -7,7 +7,7 @@ import json
 import math
 import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -97,11 +97,22 @@ def small_models() -> SmallModels:
 def here(tmp_path: Path) -> Iterator[World]:
     """Give both sites, a hub, and contexts of jobs that import: see `provider_sites`."""
     pytest.importorskip("huggingface_hub")
-    beside = os.path.join(os.path.dirname(__file__), "provider_sites.py")
-    spec = importlib.util.spec_from_file_location("provider_sites", beside)
+    with _beside("provider_sites").world(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def publishing() -> Any:
+    """Give the hub and the worker of tests that publish: see `publishing_hub`."""
+    return _beside("publishing_hub")
+
+
+def _beside(name: str) -> Any:
+    """Return a module of this directory, which is on no path."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with module.world(tmp_path) as made:
-        yield made
+    return module

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gen_worker.ports import Ports
     from gen_worker.spec import Call, EndpointKind, ProvidedParameter
 
-__all__ = ["JobKind", "describe_job"]
+__all__ = ["JobKind", "describe_job", "fetch_source"]
 
 _LISTS = ("specs", "datasets", "outputs")
 
@@ -41,6 +41,16 @@ def describe_job(ctx: CallContext, payload: Mapping[str, Any]) -> None:
         ctx._extra["destination"] = destination
         hints["destination_repo"] = destination.get("ref")
     ctx._hints = {**hints, **(ctx._hints or {})}
+
+
+async def fetch_source(ctx: Any) -> None:
+    """Bring the described source here and let `ctx.source_path` say where, if it can be had."""
+    source, files = ctx.source, ctx._ports.files
+    if source.get("ref") and ctx.source_path is None and isinstance(files, Directories):
+        chosen = _chosen_by(source)
+        path = await files.find_directory(source["ref"], request_id=ctx.request_id, **chosen)
+        if path is not None:
+            ctx._extra["source_path"] = path
 
 
 class JobKind:
@@ -63,13 +73,7 @@ class JobKind:
         describe_job(ctx, call.raw_payload)
         checked_tags(ctx.destination.get("tags"))  # not only once the work is done
         ctx._extra["payload"] = call.raw_payload
-        ref = ctx.source.get("ref")
-        files = ctx._ports.files
-        if ref and ctx.source_path is None and isinstance(files, Directories):
-            chosen = chosen_by(ctx.source)
-            path = await files.find_directory(ref, request_id=ctx.request_id, **chosen)
-            if path is not None:
-                ctx._extra["source_path"] = path
+        await fetch_source(ctx)
 
     def provide(self, parameter: ProvidedParameter, ctx: Any) -> Any:
         """Return a reserved parameter as the type it is annotated with.
@@ -219,7 +223,7 @@ def _check_calibration(call: Call) -> None:
         raise ValidationError(f"schemes {schemes!r} {remedy}", path="$.datasets")
 
 
-def chosen_by(record: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen_by(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a payload's record says besides its ref about which checkpoint is meant."""
     chosen: dict[str, Any] = {}
     if record.get("checkpoint_id"):

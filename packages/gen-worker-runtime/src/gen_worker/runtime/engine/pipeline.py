@@ -154,10 +154,11 @@ async def _prepare_and_call(call: RunningCall, runner: Runner, message: Message)
     if not plan.is_inference:
         await runner.port(plan.kind.before(_described(call, message), ctx))
     elif plan.repo_fields:
-        from gen_worker.context.jobs import describe_job  # few payloads name repositories
+        from gen_worker.context import jobs  # few payloads name repositories
 
         fields = message.table().items()
-        describe_job(ctx, {name: value for name, value in fields if name in plan.repo_fields})
+        jobs.describe_job(ctx, {name: value for name, value in fields if name in plan.repo_fields})
+        await runner.port(jobs.fetch_source(ctx))
     call.spend(INPUT)
     if plan.spec.batching is not None:
         return await call.core.batch(call, runner, payload, instance)

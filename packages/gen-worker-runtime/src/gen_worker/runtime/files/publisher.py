@@ -69,7 +69,8 @@ class HubPublisher:
         destination = _checked(session)
         if destination.revision is not None:
             sent = await self._files.away(self._put, destination, path, source)
-            return {name: fact for name, fact in msgspec.structs.asdict(sent).items() if fact}
+            facts = msgspec.structs.asdict(sent)
+            return {name: fact for name, fact in facts.items() if fact not in (None, "")}
         options = SaveOptions()
         stored = await self._files.save(path, source, options, request_id=destination.request.id)
         facts = msgspec.structs.asdict(stored)
