@@ -121,6 +121,18 @@ def test_what_nothing_here_makes_is_refused_by_name(
     assert told in reasons(plan)
 
 
+def test_a_single_file_takes_only_what_its_loaders_read(tmp_path: Path, small_models: Any) -> None:
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(small_models.file({"layer.weight": ("F32", [64, 64])}))
+
+    refused = plan_conversion(path, ["int8"], out=tmp_path / "a")
+    plain = plan_conversion(path, ["fp8:e4m3:storage"], out=tmp_path / "b")
+
+    assert "not for a single file" in reasons(refused)
+    assert not plain.refusals
+    assert plain.flavors[0].flavor == "fp8-e4m3-storage"
+
+
 def test_a_pattern_that_names_nothing_is_refused(tmp_path: Path, small_models: Any) -> None:
     source = small_models.folder(tmp_path / "m")
 

@@ -135,11 +135,15 @@ def _quantized(
 
     library = "diffusers" if prefix == "diffusion_pytorch_model" else "transformers"
     method = lookup_method(target.token)
-    layouts = [one for one in method.layouts if library in LOADERS[one] or one == "plain"]
+    is_file = os.path.isfile(request.source)
+    layouts = [
+        one for one in method.layouts if one == "plain" or (library in LOADERS[one] and not is_file)
+    ]
     if not layouts:
+        what = "a single file" if is_file else f"{library} for {name or 'a model'!r}"
         raise ConversionInputError(
-            f"{target.token!r} is written as {' or '.join(method.layouts)}, which {library} does "
-            f"not read for {name!r}: choose another precision",
+            f"{target.token!r} is written as {' or '.join(method.layouts)}, which is not for "
+            f"{what}: choose another precision",
             step="quantize",
         )
     exclude = tuple(one for one in request.keep if any(fnmatchcase(n, one) for n in checkpoint))

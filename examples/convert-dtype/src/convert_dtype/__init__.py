@@ -1,0 +1,1 @@
+"""A cast in three shapes."""
