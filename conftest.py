@@ -19,9 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seeds",
         type=int,
-        default=3,
+        default=None,
         metavar="N",
-        help="give each test marked `chaos` the seeds 0 to N-1 (default: 3)",
+        help="give each test marked `chaos` the seeds 0 to N-1 (default: as many as its mark "
+        "says, such as `chaos(seeds=1)`, else 3)",
     )
 
 
@@ -42,8 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames and metafunc.definition.get_closest_marker("chaos"):
-        metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
+    mark = metafunc.definition.get_closest_marker("chaos")
+    if "seed" in metafunc.fixturenames and mark is not None:
+        seeds = metafunc.config.getoption("seeds")
+        metafunc.parametrize("seed", range(mark.kwargs.get("seeds", 3) if seeds is None else seeds))
 
 
 def stray_directories() -> list[str]:

@@ -1,16 +1,18 @@
 """What one process of a run does in the tests of several; told which by its arguments.
 
-    python rank_scenes.py SCENE DIRECTORY
+    python rank_scenes.py DIRECTORY SCENE...
 
-Where it says something, it does so in `DIRECTORY/<rank>.json`.
+Where a process says something, it does so in `DIRECTORY/SCENE/<rank>.json`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -101,5 +103,30 @@ def main(scene: str, directory: Path) -> None:
         (directory / f"{rank}.json").write_text(json.dumps(SAY))
 
 
+def play(scene: str, directory: Path, rank: int, port: int) -> int:
+    """Have a fork of this process be one of two; return its number."""
+    if pid := os.fork():
+        return pid
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        main(scene, directory)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def play_all(directory: Path, scenes: list[str]) -> None:
+    """Play one scene after the other, and note how the processes ended."""
+    for scene in scenes:
+        (directory / scene).mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        pids = [play(scene, directory / scene, rank, port) for rank in range(2)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        (directory / scene / "codes.json").write_text(json.dumps(codes))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    importlib.import_module("torch.distributed")  # for seconds, and once for all
+    play_all(Path(sys.argv[1]), sys.argv[2:])

@@ -101,7 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Any]]
     return steps
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos(seeds=2)  # each layout once
 def test_all_are_killed_and_go_on_bit_for_bit(
     tmp_path: Path, whole: dict[str, list[list[Any]]], seed: int
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from gen_worker.trainer.distributed.launch import launch
 
 pytest.importorskip("torch")
 
@@ -18,16 +19,30 @@ pytestmark = pytest.mark.one_python
 _SCENES = Path(__file__).with_name("rank_scenes.py")
 
 
-def play(scene: str, directory: Path, *, code: int = 0) -> list[dict[str, Any]]:
-    """Have two processes do something; return what each says, nothing for one that was killed."""
-    argv = [sys.executable, str(_SCENES), scene, str(directory)]
-    assert launch(argv, 2, grace_s=300) == code  # whoever hangs is killed, and says nothing
-    paths = [directory / f"{rank}.json" for rank in range(2)]
-    return [json.loads(path.read_text()) if path.exists() else {} for path in paths]
+_NAMES = ("agrees", "fails", "fails_first", "fails_together", "dies", "dies_first")
+
+Play = Callable[..., list[dict[str, Any]]]
 
 
-def test_they_agree(tmp_path: Path) -> None:
-    said = play("agrees", tmp_path)
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """Have two processes play every scene; return what gives what each has said."""
+    directory = tmp_path_factory.mktemp("scenes")
+    argv = [sys.executable, str(_SCENES), str(directory), *_NAMES]
+    subprocess.run(argv, check=True, timeout=300)
+
+    def play(scene: str, *codes: int) -> list[dict[str, Any]]:
+        """Return what each says, nothing for one that was killed."""
+        ended = json.loads((directory / scene / "codes.json").read_text())
+        assert ended == list(codes or (0, 0))
+        paths = [directory / scene / f"{rank}.json" for rank in range(2)]
+        return [json.loads(path.read_text()) if path.exists() else {} for path in paths]
+
+    return play
+
+
+def test_they_agree(play: Play) -> None:
+    said = play("agrees")
 
     assert [one.pop("place") for one in said] == [[0, 2, 0, True], [1, 2, 1, False]]
     assert [one.pop("together") for one in said] == [0, 1]
@@ -47,10 +62,10 @@ def test_they_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scene", ["fails", "fails_first", "fails_together"])
-def test_one_that_fails_is_named_by_the_other(tmp_path: Path, scene: str) -> None:
+def test_one_that_fails_is_named_by_the_other(play: Play, scene: str) -> None:
     by = 1 if scene == "fails" else 0
 
-    said = play(scene, tmp_path, code=1)
+    said = play(scene, 1, 1)
 
     kind, text = said[by]["error"]
     assert kind == ("ValueError" if scene == "fails" else "ZeroDivisionError")
@@ -61,8 +76,9 @@ def test_one_that_fails_is_named_by_the_other(tmp_path: Path, scene: str) -> Non
 
 
 @pytest.mark.parametrize("scene", ["dies", "dies_first"])
-def test_one_that_is_killed_ends_the_other(tmp_path: Path, scene: str) -> None:
-    said = play(scene, tmp_path, code=1 if scene == "dies" else 137)
+def test_one_that_is_killed_ends_the_other(play: Play, scene: str) -> None:
+    killed = -signal.SIGKILL
+    said = play(scene, *((1, killed) if scene == "dies" else (killed, 1)))
 
     kind, text = said[1 if scene == "dies_first" else 0]["error"]
     assert kind == "OtherProcessError"
