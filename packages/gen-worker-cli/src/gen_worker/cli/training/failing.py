@@ -17,7 +17,12 @@ _FAILED = 1
 _OURS = "gen_worker."
 _IMPORTING = ("importlib", "_frozen_importlib")
 # What these raise says what is wrong with the job or the trainer; elsewhere it may be our defect.
-_JUDGES = ("gen_worker.trainer.plugin", "gen_worker.trainer.job", "gen_worker.trainer.metrics")
+_JUDGES = (
+    "gen_worker.trainer.data.lists",
+    "gen_worker.trainer.job",
+    "gen_worker.trainer.metrics",
+    "gen_worker.trainer.plugin",
+)
 
 
 def tell(error: Exception, *, is_verbose: bool) -> int:
