@@ -236,6 +236,17 @@ def test_a_model_in_components_gets_the_places_where_loaders_look(
     }
 
 
+def test_a_layout_that_is_not_made_is_told(here: World, small_models: Any) -> None:
+    here.sites.add_version(5, {"a.safetensors": small_models.file({"a": ("BF16", [64, 64])})})
+    outputs = ["bf16", {"dtype": "bf16", "file_layout": "diffusers"}]
+    payload = {"civitai_model_version_id": 5, "destination_repo": "acme/model", "outputs": outputs}
+    output = clone.from_civitai(here.context(), payload, providers=here.providers)
+    assert output.metadata["flavors"] == ["bf16"]
+    (failed,) = output.metadata["failed_flavors"]
+    assert failed["spec_label"] == "bf16-diffusers-safetensors"
+    assert "clone.save_format.failed" in here.told.stages()
+
+
 # What is asked for
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gen_worker.clone.civitai_source import pipeline_hint
 from gen_worker.clone.payload import CloneOutput, read_request
 from gen_worker.clone.planning import (
     ClonePlan,
@@ -16,6 +17,7 @@ from gen_worker.clone.planning import (
 )
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.ingest.civitai import CivitaiIdentity
 from gen_worker.conversion.inline import (
     InlineConversionNotPossible,
     deferred_conversion_requirement,
@@ -170,6 +172,32 @@ def test_equal_requests_have_one_recipe() -> None:
 
     assert recipe(outputs=["fp8-e4m3"]) == recipe(outputs=[{"dtype": "FP8:e4m3"}], other=1)
     assert recipe(outputs=["bf16"]) != recipe(outputs=["fp16"])
+
+
+@pytest.mark.parametrize(
+    ("base", "pipeline"),
+    [
+        ("SD 1.5", "StableDiffusionPipeline"),
+        ("SDXL 1.0", "StableDiffusionXLPipeline"),
+        ("Pony", "StableDiffusionXLPipeline"),
+        ("Flux.1 D", "FluxPipeline"),
+        ("Flux.2 Klein 4B", "Flux2KleinPipeline"),
+        ("Flux.2 D", "Flux2Pipeline"),
+        ("Wan Video 2.2 T2V-A14B", "WanPipeline"),
+        ("SD 3.5", ""),
+        ("Other", ""),
+    ],
+)
+def test_a_base_model_of_civitai_hints_at_a_pipeline(base: str, pipeline: str) -> None:
+    found = CivitaiIdentity(
+        model_id="1",
+        model_version_id="2",
+        identity="x",
+        files={},
+        fingerprints={},
+        facts={"base_model": base},
+    )
+    assert pipeline_hint(found) == pipeline
 
 
 # Conversions on the way

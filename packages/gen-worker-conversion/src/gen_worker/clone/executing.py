@@ -123,6 +123,9 @@ def _converted(
     )
     if conversion.refusals:
         return "; ".join(one.reason for one in conversion.refusals)
+    has_folders = any(part.name for one in conversion.flavors for part in one.components)
+    if flavor.changes_layout and has_folders != (layout == "diffusers"):
+        return f"{conversion.layout} is not turned into {layout} here: keep the source's layout"
     watch = progress.converting(number, len(plan.flavors))
     name = "clone.repackage" if flavor.changes_layout else "clone.save_format"
     if flavor.changes_layout:

@@ -27,7 +27,7 @@ _WEIGHTS = (".safetensors", ".gguf")
 
 _REPORTED = (
     *("file_count", "total_bytes", "skipped_count", "skipped_bytes"),
-    *("pickle_files_refused", "selections"),
+    *("pickle_files_refused", "selections", "warnings"),
 )
 
 

@@ -64,7 +64,7 @@ def download_huggingface_repo_files(
     Returns:
         `source_repo source_revision files file_count total_bytes strategy runtime_library subtype
         attrs selected_count skipped_count selected_bytes skipped_bytes pickle_files_refused
-        selected_source_layout selections`.
+        selected_source_layout selections warnings`.
 
     Raises:
         RepoRefusal: It is not converted; `refusal_kind` says why.
@@ -147,6 +147,7 @@ def _result(
         "pickle_files_refused": list(found.pickle_files_refused),
         "selected_source_layout": layout._asdict(),
         "selections": dict(found.selections),
+        "warnings": list(found.warnings),
     }
 
 
