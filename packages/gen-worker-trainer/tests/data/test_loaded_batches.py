@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gen_worker.trainer.data import LoadedBatches, MockBatches
+from gen_worker.trainer.errors import InputMaterializationError
 
 _NUMBERS = list(range(7))
 
@@ -65,3 +66,14 @@ def test_what_loading_raises_is_raised_when_its_turn_comes() -> None:
     with pytest.raises(ValueError, match="three"):
         next(batches)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_batch_that_others_have_as_well_is_not_left_out(ahead: int) -> None:
+    source = MockBatches([3, 2, 0, 1])
+    batches = LoadedBatches(source, lambda raw, _: raw or None, ahead=ahead, may_omit=False)
+    iteration = iter(batches.iter_batches())
+    assert [next(iteration), next(iteration)] == [3, 2]
+
+    with pytest.raises(InputMaterializationError, match="nothing of a batch of epoch 0 can be"):
+        next(iteration)

@@ -256,6 +256,7 @@ class TrainingRun:
                 batches,
                 lambda raw, epoch: trainer.load_batch(raw, epoch, ctx),
                 ahead=job.dataset.readahead,
+                may_omit=self._world.size == 1,
             )
         ctx = StepContext(
             job=job.spec,

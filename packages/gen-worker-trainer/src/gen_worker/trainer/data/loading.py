@@ -6,6 +6,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.trainer.errors import InputMaterializationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
@@ -19,7 +21,13 @@ class LoadedBatches:
     """A source whose batches are loaded by the trainer's own hook, some of them ahead."""
 
     def __init__(
-        self, source: BatchSource, load: Callable[[Any, int], Any], *, ahead: int, threads: int = 4
+        self,
+        source: BatchSource,
+        load: Callable[[Any, int], Any],
+        *,
+        ahead: int,
+        threads: int = 4,
+        may_omit: bool = True,
     ) -> None:
         """Prepare.
 
@@ -29,10 +37,13 @@ class LoadedBatches:
                 gets, or None for a batch that is to be left out.
             ahead: Batches that are in memory before they are asked for; 0 loads in the loop.
             threads: Batches that are loaded at a time.
+            may_omit: Whether a batch may be left out; not where other processes have their own
+                batches of the same step, which would then be another one's.
         """
         self._source = source
         self._load = load
         self._ahead = ahead
+        self._may_omit = may_omit
         self._threads = max(1, min(threads, ahead))
         self._cursor: Cursor | None = None
 
@@ -45,7 +56,11 @@ class LoadedBatches:
         self._cursor = None
 
     def iter_batches(self) -> Iterator[Any]:
-        """Yield loaded batches from the cursor on; what loading one raises is raised here."""
+        """Yield loaded batches from the cursor on; what loading one raises is raised here.
+
+        Raises:
+            InputMaterializationError: A batch would be left out that must not be.
+        """
         if self._cursor is None:
             self._cursor = self._source.cursor()
         else:  # of an iteration that had read ahead
@@ -74,3 +89,8 @@ class LoadedBatches:
         self._cursor = cursor
         if loaded is not None:
             yield loaded
+        elif not self._may_omit:
+            raise InputMaterializationError(
+                f"nothing of a batch of epoch {cursor.epoch} can be used, and the run's other "
+                "processes have one for this step: mend the data, or make batches larger"
+            )
