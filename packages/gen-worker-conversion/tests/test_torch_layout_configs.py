@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import diffusers  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import pytest
 import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
-import transformers  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from gen_worker.conversion.layout.configs import inferred_config
 from gen_worker.conversion.layout.families import LAYOUTS
@@ -17,6 +15,10 @@ from gen_worker.conversion.lazy import LazyTensor
 
 if TYPE_CHECKING:
     from gen_worker.conversion.layout.families import Layout
+
+
+diffusers: Any = pytest.importorskip("diffusers")
+transformers: Any = pytest.importorskip("transformers")
 
 
 class _Shape(LazyTensor):

@@ -7,15 +7,10 @@ import shutil
 import types
 from typing import TYPE_CHECKING, Any
 
-import diffusers  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import numpy
 import pytest
 import safetensors.torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
-import transformers  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from diffusers.loaders import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    single_file_model,
-)
 from PIL import Image
 
 from gen_worker.cancel import CancelToken
@@ -41,6 +36,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gen_worker.conversion.lazy import Checkpoint
+
+diffusers: Any = pytest.importorskip("diffusers")
+transformers: Any = pytest.importorskip("transformers")
+loading: Any = pytest.importorskip("diffusers.loaders.single_file_model")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -221,7 +220,7 @@ def _image(pipe: Any) -> Any:
 
 def _flux_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Let diffusers read a FLUX.1 of another size: it knows that of the published one only."""
-    entry = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
+    entry = loading.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
     function = entry["checkpoint_mapping_fn"]
     assert _FLUX_WIDTH in function.__code__.co_consts
     code = function.__code__.replace(

@@ -6,8 +6,6 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, Any, get_args
 
-import diffusers  # type: ignore[import-not-found,import-untyped,unused-ignore]
-import peft  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import pytest
 import safetensors.torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -29,12 +27,14 @@ from gen_worker.models.tiny import tiny_flux, tiny_stable_diffusion
 if TYPE_CHECKING:
     from pathlib import Path
 
+diffusers: Any = pytest.importorskip("diffusers")
+peft: Any = pytest.importorskip("peft")
+
 pytestmark = [
     # Of peft 0.21 and diffusers 0.42 with transformers 5; not of ours.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 _FORMATS = get_args(AdapterFormat)
-_TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}  # float32 sums in another order
 _UNET = {
     "r": 4,
     "lora_alpha": 6,
@@ -57,6 +57,11 @@ _FLUX = {
     ],
     "exclude_modules": r"single_transformer_blocks.*",
 }
+
+
+def _assert_close(actual: Any, expected: Any) -> None:
+    # float32 sums in another order
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 class _Made:
@@ -107,7 +112,7 @@ def test_a_merge_is_that_of_peft(made: _Made) -> None:
         assert merged.unused == ()
         changed = 0
         for name, tensor in merged.tensors.items():
-            torch.testing.assert_close(tensor.tensor(), expected[name], **_TOLERANCE)
+            _assert_close(tensor.tensor(), expected[name])
             changed += not torch.equal(tensor.tensor(), base[name].tensor())
         assert changed == len(made.both.layers[component])
 
@@ -135,7 +140,7 @@ def test_diffusers_loads_what_is_written(kind: Any, made: _Made, tmp_path: Path)
         (pipe.text_encoder, made.text_merged),
     ):
         for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(tensor, expected[name], **_TOLERANCE)
+            _assert_close(tensor, expected[name])
 
 
 def test_a_fused_layer_of_flux_is_split_and_joined(tmp_path: Path) -> None:
@@ -152,12 +157,12 @@ def test_a_fused_layer_of_flux_is_split_and_joined(tmp_path: Path) -> None:
         merged = merge_adapters(base, [(adapter.layers["transformer"], 1.0)])
         assert merged.unused == ()
         for name, tensor in merged.tensors.items():
-            torch.testing.assert_close(tensor.tensor(), expected[name], **_TOLERANCE)
+            _assert_close(tensor.tensor(), expected[name])
     pipe.load_lora_weights(file, local_files_only=True)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     for name, tensor in pipe.transformer.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], **_TOLERANCE)
+        _assert_close(tensor, expected[name])
     # Split layers share `down`: joined again they are what they were.
     again = write_adapter(open_adapter(file), tmp_path / "again", to="kohya", family="flux1")
     for name, recipe in open_checkpoint(again.paths[0]).items():
@@ -243,7 +248,7 @@ def test_several_adapters_merge_into_a_pipeline(made: _Made, tmp_path: Path) -> 
         for name, tensor in open_checkpoint(target / component).items():
             weight = base[name].tensor()
             expected = weight + strength * (merged[name] - weight)
-            torch.testing.assert_close(tensor.tensor(), expected, **_TOLERANCE)
+            _assert_close(tensor.tensor(), expected)
     diffusers.StableDiffusionPipeline.from_pretrained(target)
 
 
