@@ -72,6 +72,12 @@ if TYPE_CHECKING:
         streaming_dtype_cast,
         streaming_gpu_quantize,
     )
+    from gen_worker.conversion.validation import (
+        ValidationReport,
+        ValidationViolation,
+        format_report,
+        validate_transform_module,
+    )
     from gen_worker.conversion.verify import (
         Limits,
         QualityGate,
@@ -131,11 +137,14 @@ __all__ = [
     "Source",
     "SourceRepo",
     "StreamingWriter",
+    "ValidationReport",
+    "ValidationViolation",
     "VerificationError",
     "VerificationReport",
     "build_safetensors_index",
     "cast_checkpoint",
     "copy_unconverted_components",
+    "format_report",
     "list_shard_files_from_index",
     "lookup_policy",
     "materialize_safetensors_input",
@@ -149,6 +158,7 @@ __all__ = [
     "tensors_with",
     "training_function",
     "validate_policy_map",
+    "validate_transform_module",
     "verify_output",
     "write_proof",
     "write_safetensors",
@@ -207,6 +217,12 @@ _MODULES = {
         "shard_safetensors_by_offset",
         "streaming_dtype_cast",
         "streaming_gpu_quantize",
+    ),
+    "gen_worker.conversion.validation": (
+        "ValidationReport",
+        "ValidationViolation",
+        "format_report",
+        "validate_transform_module",
     ),
     "gen_worker.conversion.verify": (
         "Limits",
