@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.calling import accepted
 from gen_worker.trainer.loop.duties import OWED
+from gen_worker.trainer.loop.nonfinite import NONFINITE, nonfinite_in
 from gen_worker.trainer.loop.parts import points
 from gen_worker.trainer.state.moment import moment_of
 from gen_worker.trainer.state.rng import untouched_rng
@@ -115,15 +116,17 @@ class Saving:
                 "trainer": run.trainer,
                 "state": run.state,
                 "ctx": run.ctx,
-                "runtime": self._runtime(rng),
+                "runtime": self._runtime(rng, nonfinite_in(payload)),
             }
 
     @property
     def _owed(self) -> tuple[str, ...]:
         return tuple(self._run.owed)
 
-    def _runtime(self, rng: Any) -> dict[str, Any]:
+    def _runtime(self, rng: Any, nonfinite: list[list[Any]]) -> dict[str, Any]:
         runtime = moment_of(self.place, rng)
+        if nonfinite:
+            runtime[NONFINITE] = nonfinite
         if self._run.owed:
             runtime[OWED] = list(self._owed)
         if self._parts:

@@ -15,6 +15,7 @@ from gen_worker.trainer.distributed.world import ALONE
 from gen_worker.trainer.errors import ArtifactUploadError, TrainingCanceled
 from gen_worker.trainer.loop.duties import OWED, Duties, Duty
 from gen_worker.trainer.loop.finite import FiniteLoss
+from gen_worker.trainer.loop.nonfinite import NONFINITE, put_back
 from gen_worker.trainer.loop.parts import points
 from gen_worker.trainer.loop.reporting import Reporting
 from gen_worker.trainer.loop.running import LoopPhase, Run
@@ -200,6 +201,7 @@ class TrainingLoop:
 
     def _restore(self, payload: dict[str, Any]) -> None:
         run = self._facts
+        put_back(payload, self._runtime.get(NONFINITE, ()))
         run.trainer.load_state_dict(run.state, payload, run.ctx)
         load = getattr(run.trainer, "load_checkpoint", None)
         if callable(load):
