@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.conversion.errors import ConversionError
+from gen_worker.errors import FatalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ __all__ = [
 _SHOWN = 20
 
 
-class VerificationError(ConversionError):
+class VerificationError(ConversionError, FatalError):
     """An output is not what its source says it should be; it must not be published."""
 
     def __init__(self, file: str, problems: Sequence[str]) -> None:
