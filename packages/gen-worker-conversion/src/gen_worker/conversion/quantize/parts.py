@@ -106,8 +106,8 @@ class Encoded(CountedTensor):
 
     @property
     def row_cost_bytes(self) -> int:
-        """Of the source, its values in float32, two intermediate ones and the result."""
-        work = 12 * self.source.row_elements
+        """Of the source, its values in float32, four intermediate ones and the result."""
+        work = 20 * self.source.row_elements
         return self.row_bytes + self.unit * (self.source.row_cost_bytes + work)
 
     def rows(self, start: int, stop: int) -> Any:

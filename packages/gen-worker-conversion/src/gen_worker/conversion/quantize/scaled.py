@@ -122,11 +122,12 @@ class Scaled(Scheme):
     def _block_scales(self, values_RC: Any) -> Any:
         import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-        rows, columns = values_RC.shape
-        padding = (0, -columns % BLOCK, 0, -rows % BLOCK)
-        padded = torch.nn.functional.pad(values_RC.abs(), padding)
-        tiles = padded.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
-        return self._scales(tiles.amax(dim=(1, 3)))
+        # Row by row first: what is left to pad is small, however wide and many the rows are.
+        columns_C = values_RC.shape[1]
+        magnitudes = torch.nn.functional.pad(values_RC.abs(), (0, -columns_C % BLOCK))
+        by_row = magnitudes.unflatten(1, (-1, BLOCK)).amax(dim=2)
+        padded = torch.nn.functional.pad(by_row, (0, 0, 0, -len(by_row) % BLOCK))
+        return self._scales(padded.unflatten(0, (-1, BLOCK)).amax(dim=1))
 
     def _of_tensor(self, tensor: LazyTensor) -> Any:
         import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
