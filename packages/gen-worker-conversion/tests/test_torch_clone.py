@@ -178,3 +178,26 @@ def test_one_component_is_cast_by_itself(tmp_path: Path) -> None:
         "converted_count": 1,
     }
     assert torch.equal(safetensors_torch.load_file(path)["a"], tensor.to(torch.bfloat16))
+
+
+def test_a_quantized_flavor_is_made_on_the_way(here: World, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    here.sites.repos["some/llm"] = {
+        "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+        "model.safetensors": stored(
+            {
+                "model.layers.0.mlp.up_proj.weight": torch.randn(256, 256),
+                "model.layers.0.input_layernorm.weight": torch.ones(256),
+            }
+        ),
+    }
+    output = clone.from_huggingface(
+        here.context(), ask(outputs=["fp8:e4m3"]), providers=here.providers
+    )
+    assert output.metadata["failed_flavors"] == []
+    assert output.metadata["flavors"] == ["fp32", "fp8-e4m3"]
+    files = here.published("acme/model:latest#fp8-e4m3", tmp_path / "out")
+    loaded = safetensors_torch.load(files["model.safetensors"])
+    assert loaded["model.layers.0.mlp.up_proj.weight"].dtype == torch.float8_e4m3fn
+    sizes = output.metadata["size_facts"]
+    assert sizes["fp8-e4m3"]["full_model_bytes"] < sizes["fp32"]["full_model_bytes"] / 2
