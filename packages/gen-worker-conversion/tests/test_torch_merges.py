@@ -16,6 +16,7 @@ from gen_worker.conversion.merge import (
     merge_linear,
     merge_models,
     merge_slerp,
+    merge_ties,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,35 @@ def test_differences_of_tuned_models_are_added(models: list[OpenCheckpoint]) -> 
         zero, one, two = base[name].tensor(), tuned[name].tensor(), model[name].tensor()
         expected = two + 0.5 * (one - zero) + 0.25 * (two - zero)
         torch.testing.assert_close(merged.tensors[name].tensor(), expected)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 0.1])
+def test_ties_keeps_what_is_large_and_agreed_on(
+    density: float, models: list[OpenCheckpoint]
+) -> None:
+    base, *tuned = models
+    weights = (1.0, 0.5)
+    merged = merge_ties(base, list(zip(tuned, weights, strict=True)), density=density)
+    for name in _FLOATS:
+        zero = base[name].tensor()
+        expected = zero.clone().reshape(-1)
+        trimmed = []
+        for model in tuned:
+            change = (model[name].tensor() - zero).reshape(-1)
+            kept = change.numel() - round((1 - density) * change.numel())
+            largest = change.abs().topk(max(kept, 1)).indices
+            trimmed.append(torch.zeros_like(change).index_copy(0, largest, change[largest]))
+        for index in range(expected.numel()):
+            terms = [(w, float(one[index])) for w, one in zip(weights, trimmed, strict=True)]
+            sign = sum(w * value for w, value in terms)
+            agreed = [(w, value) for w, value in terms if value * sign > 0]
+            if agreed:
+                expected[index] += sum(w * v for w, v in agreed) / sum(w for w, _ in agreed)
+        made = merged.tensors[name]
+        torch.testing.assert_close(made.tensor(), expected.reshape(zero.shape))
+        assert torch.equal(made.rows(1, 3), made.tensor()[1:3])
+    with pytest.raises(ConversionInputError, match="no share"):
+        merge_ties(base, [(tuned[0], 1.0)], density=0.0)
 
 
 def test_what_only_one_has_is_named(models: list[OpenCheckpoint], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         add_differences,
         merge_linear,
         merge_slerp,
+        merge_ties,
     )
     from gen_worker.conversion.merge.folders import merge_models
 
@@ -23,10 +24,18 @@ __all__ = [
     "merge_linear",
     "merge_models",
     "merge_slerp",
+    "merge_ties",
 ]
 
 _MODULES = {
-    "checkpoints": ("MergedModels", "Weights", "add_differences", "merge_linear", "merge_slerp"),
+    "checkpoints": (
+        "MergedModels",
+        "Weights",
+        "add_differences",
+        "merge_linear",
+        "merge_slerp",
+        "merge_ties",
+    ),
     "folders": ("merge_models",),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

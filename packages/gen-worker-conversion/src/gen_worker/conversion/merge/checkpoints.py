@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import combine, slerp
 from gen_worker.conversion.lazy.dtypes import FLOATS
+from gen_worker.conversion.merge.ties import ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gen_worker.conversion.lazy import Checkpoint, LazyTensor
 
-__all__ = ["MergedModels", "Weights", "add_differences", "merge_linear", "merge_slerp"]
+__all__ = [
+    "MergedModels",
+    "Weights",
+    "add_differences",
+    "merge_linear",
+    "merge_slerp",
+    "merge_ties",
+]
 
 Weights = float | Mapping[str, float]
 """One number for all tensors, or one for each pattern of names, as of files (`*norm*`): the first
@@ -98,6 +106,29 @@ def add_differences(
         return combine(terms, tensors[0].dtype)
 
     return _merged([model, base, *(checkpoint for checkpoint, _ in tuned)], one)
+
+
+def merge_ties(
+    base: Checkpoint, tuned: Sequence[tuple[Checkpoint, Weights]], *, density: float = 0.2
+) -> MergedModels:
+    """Return the base with what several tunings of it have learnt, where they do not contradict.
+
+    Args:
+        base: What all were tuned from.
+        tuned: With their weights.
+        density: Share of the elements of each difference that is kept, above 0 and at most 1.
+
+    Raises:
+        ConversionInputError: As `merge_linear`, or the density is no such share.
+    """
+    if not 0 < density <= 1:
+        raise ConversionInputError(f"density {density!r} is no share above 0 and at most 1")
+
+    def one(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        weights = [_weight(given, name) for _, given in tuned]
+        return ties(tensors[0], list(zip(weights, tensors[1:], strict=True)), density)
+
+    return _merged([base, *(checkpoint for checkpoint, _ in tuned)], one)
 
 
 def _merged(
