@@ -13,10 +13,12 @@ import pytest
 from gen_worker.cancel import CancelToken
 from gen_worker.conversion import Source, StreamingWriter, cast_checkpoint, write_safetensors
 from gen_worker.conversion.lazy import cast, open_checkpoint
+from gen_worker.conversion.quantize import quantize_checkpoint
 from gen_worker.conversion.verify import (
     Limits,
     QualityGate,
     VerificationError,
+    read_quantized,
     token_logits,
     verify_output,
 )
@@ -196,6 +198,21 @@ def test_stored_tensors_are_read_back_under_the_names_of_the_source(
     assert report.loaded == {"": "LlamaForCausalLM"}
     with pytest.raises(VerificationError, match="is missing"):
         verify_output(tmp_path / "out", llama)
+
+
+def test_quantized_weights_are_compared_as_loaders_read_them(llama: Path, tmp_path: Path) -> None:
+    quantized = quantize_checkpoint(open_checkpoint(llama), "int8")
+    write_safetensors(quantized.tensors, tmp_path / "out", metadata=quantized.metadata)
+    config = json.loads((llama / "config.json").read_bytes())
+    config["quantization_config"] = dict(quantized.config)
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+
+    report = verify_output(tmp_path / "out", llama, read_back=read_quantized({"": quantized}))
+
+    assert report.loaded == {"": "LlamaForCausalLM"}
+    lossy = {one.name: one for one in report.tensors if one.max_abs}
+    assert quantized.weights.keys() <= lossy.keys()
+    assert all((lossy[name].snr_db or 0) > 30 for name in quantized.weights)
 
 
 def test_recipes_may_say_what_is_expected(cast_llama: Path, llama: Path) -> None:

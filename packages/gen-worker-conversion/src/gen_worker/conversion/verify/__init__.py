@@ -8,6 +8,7 @@ from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gen_worker.conversion.verify.gate import QualityGate, token_logits
+    from gen_worker.conversion.verify.reading import read_quantized
     from gen_worker.conversion.verify.values import (
         Difference,
         Limits,
@@ -24,12 +25,14 @@ __all__ = [
     "TensorReport",
     "VerificationError",
     "VerificationReport",
+    "read_quantized",
     "token_logits",
     "verify_output",
 ]
 
 _MODULES = {
     "gate": ("QualityGate", "token_logits"),
+    "reading": ("read_quantized",),
     "values": (
         "Difference",
         "Limits",
