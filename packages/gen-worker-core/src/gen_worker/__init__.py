@@ -10,6 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gen_worker import clone as clone
     from gen_worker import errors as errors
     from gen_worker import io as io
     from gen_worker.constraints import AssetLimits as AssetLimits
