@@ -2,6 +2,7 @@
 
 __path__ = __import__("pkgutil").extend_path(__path__, __name__)
 
+from gen_worker import clone as clone
 from gen_worker import errors as errors
 from gen_worker import io as io
 from gen_worker.constraints import AssetLimits as AssetLimits
