@@ -62,11 +62,11 @@ class LocalFiles(LocalOutputs):
         checkpoint_id: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """Return a directory that `ref` names as a path, where payloads may name files."""
+        """Return a directory that `ref` names: as a path, or as a model that is here already."""
         if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
         path = os.path.abspath(os.path.expanduser(ref))
-        return path if os.path.isdir(path) else None
+        return path if os.path.isdir(path) else await off_loop(self._stored_model, ref)
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
         stream = await super().open_output(ref, options, request_id=request_id)
@@ -87,6 +87,21 @@ class LocalFiles(LocalOutputs):
             import shutil
 
             await off_loop(shutil.rmtree, directory, True)
+
+    def _stored_model(self, ref: str) -> str | None:
+        """Return where a model of the local store is; nothing is fetched."""
+        from gen_worker.models.assembly import open_store
+        from gen_worker.models.choice import ModelChoice
+        from gen_worker.models.refs import parse_prefixed_ref
+        from gen_worker.models.sources import open_sources
+
+        try:
+            choice = ModelChoice.of(parse_prefixed_ref(ref))
+        except ValidationError:
+            return None
+        with open_sources(open_store(self._cas_dir), is_offline=True) as sources:
+            model = sources.find(choice)
+        return model.path if model is not None else None
 
     def _materialize(self, value: F, limits: FileLimits, request_id: str) -> F:
         # Late: only some payloads name files.
