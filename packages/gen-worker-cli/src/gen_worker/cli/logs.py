@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.options import whole_number
+
 if TYPE_CHECKING:
     import argparse
 
@@ -21,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-n",
         "--lines",
         metavar="N",
-        type=_count,
+        type=whole_number(0),
         default=200,
         help="the last so many lines (default: 200; 0 is all)",
     )
@@ -33,13 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="data folder of the platform (default: GEN_WORKER_DATA_DIR, else "
         "~/.local/share/gen-worker)",
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def main(args: argparse.Namespace) -> int:

@@ -6,8 +6,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
-__all__ = ["add_host_options", "add_output_options", "add_project_options"]
+__all__ = ["add_host_options", "add_output_options", "add_project_options", "whole_number"]
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return an argument's type: a whole number from `least` on, up to `most` if there is one."""
+    asked = f"at least {least}" if most is None else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        import argparse
+
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"it is {text!r}, and has to be a number {asked}")
+        return value
+
+    return read
 
 
 def add_project_options(parser: argparse.ArgumentParser) -> None:

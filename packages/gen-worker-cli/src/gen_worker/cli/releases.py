@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cli.options import whole_number
 from gen_worker.cli.platform.options import add_json_option, add_platform_options
 
 if TYPE_CHECKING:
@@ -24,19 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune",
         metavar="N",
-        type=_count,
+        type=whole_number(0),
         default=None,
         help="delete all but the latest N of each endpoint that no tag and no request needs",
     )
     add_platform_options(parser)
     add_json_option(parser)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def main(args: argparse.Namespace) -> int:

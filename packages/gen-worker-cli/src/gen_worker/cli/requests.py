@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.cli.options import whole_number
 from gen_worker.cli.platform.options import add_json_option, add_platform_options
 
 if TYPE_CHECKING:
@@ -35,17 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--owner", metavar="OWNER", default="", help="only of this caller")
     parser.add_argument(
-        "--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)"
+        "--limit",
+        metavar="N",
+        type=whole_number(1, 100_000),
+        default=20,
+        help="at most so many (default: 20)",
     )
     add_platform_options(parser)
     add_json_option(parser)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise ValueError
-    return value
 
 
 def main(args: argparse.Namespace) -> int:

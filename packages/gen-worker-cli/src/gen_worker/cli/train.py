@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.options import whole_number
+
 if TYPE_CHECKING:
     import argparse
 
@@ -32,7 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on at the newest whole checkpoint"
     )
     parser.add_argument(
-        "--nproc", type=_count, metavar="N", default=1, help="processes that train together"
+        "--nproc",
+        type=whole_number(1),
+        metavar="N",
+        default=1,
+        help="processes that train together",
     )
     parser.add_argument(
         "--check",
@@ -84,10 +90,3 @@ def _launch(job: OpenJob, args: argparse.Namespace) -> int:
     words = [settings.job_spec_path, "--artifacts-dir", settings.artifacts_dir]
     words += [f"--{name}" for name in ("json", "verbose") if getattr(args, name)]
     return launch([sys.executable, "-m", "gen_worker.cli", "train", *words], args.nproc)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.options import whole_number
+
 if TYPE_CHECKING:
     import argparse
     from contextlib import ExitStack
@@ -30,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=_count,
+        type=whole_number(0, 1000),
         default=1,
         help="workers of each endpoint (default: 1)",
     )
@@ -60,13 +62,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the URLs as JSON, as is done for a pipe"
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 1000:
-        raise ValueError
-    return value
 
 
 def main(args: argparse.Namespace) -> int:
