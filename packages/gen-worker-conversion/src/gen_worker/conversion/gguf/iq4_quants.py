@@ -42,7 +42,8 @@ def _by_chunks(quantize: Callable[[Any, Any], Any], block: int) -> Callable[...,
         chunks = x_BV.split(_CHUNK * _GROUP // block)
         weights = [None] * len(chunks)
         if importance is not None:
-            weights = importance.expand_as(rows).reshape(-1, block).split(len(chunks[0]))
+            weight_BV: Any = importance.expand_as(rows).reshape(-1, block)
+            weights = weight_BV.split(len(chunks[0]))
         parts = [quantize(*chunk) for chunk in zip(chunks, weights, strict=True)]
         return torch.cat(parts).reshape(rows.shape[0], -1)
 

@@ -56,7 +56,8 @@ def _by_chunks(quantize: Callable[[Any, Any], Any]) -> Quantize:
         chunks = x_BV.split(_CHUNK)
         weights = [None] * len(chunks)
         if importance is not None:
-            weights = importance.expand_as(rows).reshape(-1, _BLOCK).split(_CHUNK)
+            weight_BV: Any = importance.expand_as(rows).reshape(-1, _BLOCK)
+            weights = weight_BV.split(_CHUNK)
         parts = [quantize(*chunk) for chunk in zip(chunks, weights, strict=True)]
         return torch.cat(parts).reshape(rows.shape[0], -1)
 
