@@ -154,6 +154,14 @@ def test_what_no_run_could_use_is_refused(fields: dict[str, Any], code: str, mes
     assert str(raised.value).startswith(f"{code}: ")
 
 
+def test_every_mistake_is_named() -> None:
+    with pytest.raises(StartupContractError) as raised:
+        parse_job({"max_steps": "many", "hyperparams": [], "dataset": {"batch_size": 0}})
+
+    for said in ("request_id is missing", "max_steps: ", "hyperparams: ", "dataset: batch_size"):
+        assert said in str(raised.value)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff"])
 def test_a_file_that_is_no_job_spec(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "job.json"

@@ -111,6 +111,14 @@ def test_a_run_that_is_finished(
     assert found == (f"{store.root}/final.json" if is_finished else None)
 
 
+def test_an_explicit_path_that_is_none_and_nothing_else(tmp_path: Path) -> None:
+    with (
+        CheckpointStore(str(tmp_path / "empty")) as empty,
+        pytest.raises(CheckpointError, match=r"elsewhere\.json"),
+    ):
+        resume_point(job(), empty, str(tmp_path / "elsewhere.json"))
+
+
 def test_a_finished_run_can_be_longer(store: CheckpointStore) -> None:
     with store.building(7, is_final=True) as draft:
         draft.commit("r", {"step": 7})

@@ -101,6 +101,14 @@ def test_paths_that_a_trainer_returned_are_those_of_the_final_place(
     assert Path(made.primary_path).read_bytes() == b"x"
 
 
+def test_keys_of_a_state_are_kept_as_text(store: CheckpointStore) -> None:
+    with store.building(1) as draft:
+        draft.commit("r", {"counts": {1: 2, 10: 3}})
+    found = store.newest()
+    assert found is not None
+    assert found.checkpoint.state == {"counts": {"1": 2, "10": 3}}
+
+
 def test_a_draft_that_fails_leaves_nothing(store: CheckpointStore) -> None:
     save(store, 1, {"w": b"1"})
 

@@ -12,7 +12,7 @@ from gen_worker.trainer.job_options import EarlyStop, KeepBest, NanPolicy, Profi
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "API_VERSION",
@@ -265,7 +265,7 @@ def parse_job(fields: Mapping[str, Any]) -> JobFile:
     try:
         job = msgspec.convert(known, JobFile, strict=False)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
+        raise _invalid("; ".join(_mistakes(known)) or str(error)) from error
     if job.trainer_api_version not in ("", API_VERSION):
         raise StartupContractError(
             "startup.unsupported_api_version",
@@ -291,6 +291,18 @@ def _unmeasured(job: JobFile) -> list[str]:
         for name, one in wanted.items()
         if one is not None and one.metric.startswith("eval/") and not job.eval_every
     ]
+
+
+def _mistakes(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with each key, not only with the first one."""
+    for field in msgspec.structs.fields(JobFile):
+        if field.name in fields:
+            try:
+                msgspec.convert(fields[field.name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                yield f"{field.name}: {error}"
+        elif field.required:
+            yield f"{field.name} is missing"
 
 
 def _invalid(message: str) -> StartupContractError:

@@ -59,16 +59,17 @@ def resume_point(
         CheckpointError: There is no whole checkpoint at the explicit path, and nothing to go on
             with instead.
     """
+    missing: CheckpointError | None = None
     if explicit_path:
         try:
             return _point(_whole(explicit_path))
         except CheckpointError as error:
-            if not job.resume_from_latest:
-                raise
-            _log.warning("the newest checkpoint is used instead: %s", error)
-    if not job.resume_from_latest:
-        return None
-    found = store.newest(verify_and_hold)
+            missing = error
+    found = store.newest(verify_and_hold) if job.resume_from_latest else None
+    if missing is not None:
+        if found is None:
+            raise missing
+        _log.warning("the newest checkpoint is used instead: %s", missing)
     return None if found is None else _point(found)
 
 

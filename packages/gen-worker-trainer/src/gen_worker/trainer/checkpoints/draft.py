@@ -108,7 +108,7 @@ class Draft:
 
     def _encoded(self, checkpoint: Checkpoint) -> bytes:
         try:
-            return _encode(checkpoint)
+            return _encode(msgspec.to_builtins(checkpoint, str_keys=True))
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the state of step {self.step} cannot be kept as JSON ({error}): "
