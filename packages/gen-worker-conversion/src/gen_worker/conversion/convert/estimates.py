@@ -1,4 +1,4 @@
-"""What a conversion takes: memory by rule, time by what was measured."""
+"""What a conversion takes: memory by rule, time about."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _BYTES_PER_S: dict[Action, float] = {
     "quantize": 0.2e9,
     "gguf": 0.1e9,
 }
-"""Of the source, in bytes as stored; on two cores (bench/convert_cast.py, 2026-11-22)."""
+"""Of the source, as stored, on two cores. That of casts is measured (bench/convert_cast.py);
+the others are rough, and too high for K-quants."""
 
 
 def whole_bytes(tensors: Iterable[LazyTensor]) -> int:
