@@ -88,19 +88,10 @@ def plan_conversion(
         refusals.append(Refusal(target="", reason=reason))
     refusals += [Refusal(target="", reason=why) for why in facts.refusals]
     refusals += _asked(request)
-    flavors: list[FlavorPlan] = []
-    for target in wanted:
-        path = place if len(wanted) == 1 else os.path.join(place, target.flavor)
-        try:
-            flavors.append(_flavor(request, target, path))
-        except (WorkerError, OSError) as error:
-            refusals.append(Refusal(target=target.name, reason=str(error)))
+    flavors, impossible = _flavors(request, wanted)
     size = sum(flavor.size_bytes for flavor in flavors)
     free = shutil.disk_usage(_existing(place)).free
-    missing = size - finished_bytes(place)
-    if missing > free:
-        reason = f"{place!r} has room for {free} bytes and the outputs take {missing}: free some"
-        refusals.append(Refusal(target="", reason=reason))
+    refusals += [*impossible, *_no_room(place, size, free)]
     return ConversionPlan(
         request=request,
         layout=facts.layout,
@@ -113,6 +104,28 @@ def plan_conversion(
         seconds=sum(flavor.seconds for flavor in flavors),
         refusals=tuple(dict.fromkeys(refusals)),
     )
+
+
+def _flavors(
+    request: ConversionRequest, wanted: Sequence[Target]
+) -> tuple[list[FlavorPlan], list[Refusal]]:
+    """Return what can be made, and what cannot."""
+    flavors: list[FlavorPlan] = []
+    refusals: list[Refusal] = []
+    for target in wanted:
+        path = request.out if len(wanted) == 1 else os.path.join(request.out, target.flavor)
+        try:
+            flavors.append(_flavor(request, target, path))
+        except (WorkerError, OSError) as error:
+            refusals.append(Refusal(target=target.name, reason=str(error)))
+    return flavors, refusals
+
+
+def _no_room(place: str, size_bytes: int, free_bytes: int) -> Iterator[Refusal]:
+    missing = size_bytes - finished_bytes(place)
+    if missing > free_bytes:
+        reason = f"{place!r} has room for {free_bytes} bytes and the outputs take {missing}"
+        yield Refusal(target="", reason=f"{reason}: free some")
 
 
 def available_tokens() -> frozenset[str]:

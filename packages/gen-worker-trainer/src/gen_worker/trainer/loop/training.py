@@ -45,7 +45,28 @@ _LOOK_S = 0.05
 
 
 class TrainingLoop:
-    """One run. `phase`, `completed` and `attempted` say how far it came, also once it failed."""
+    """One run. `phase`, `completed` and `attempted` say how far it came, also once it failed.
+
+    Args:
+        job: What to do.
+        ctx: What every hook receives.
+        trainer: Has the hooks.
+        batches: Has `iter_batches()`, or is iterable.
+        reporter: Told how it goes.
+        artifact_writer: Keeps checkpoints and samples.
+        uploader: Sends them; None keeps them here.
+        start_step: Steps that are done already.
+        resume_state_payload: For `load_state_dict`; None begins anew.
+        resume_checkpoint_path: Directory for `load_checkpoint`, and of the `TrainingState`.
+        resume_runtime: What the checkpoint's `runtime` has: random states, and the place in
+            the data, if the data are to be gone on with there.
+        resume_held: What of that directory is read already; it is used up.
+        finishing: Called with the path of the final checkpoint before the run is reported as
+            completed; what it raises fails the run.
+        sleep: Seconds.
+        world: The processes that train together; the first one reports, samples and uploads.
+        parts: What goes along.
+    """
 
     def __init__(
         self,
@@ -67,28 +88,7 @@ class TrainingLoop:
         world: World = ALONE,
         parts: Sequence[Part] = (),
     ) -> None:
-        """Prepare; nothing is called yet.
-
-        Args:
-            job: What to do.
-            ctx: What every hook receives.
-            trainer: Has the hooks.
-            batches: Has `iter_batches()`, or is iterable.
-            reporter: Told how it goes.
-            artifact_writer: Keeps checkpoints and samples.
-            uploader: Sends them; None keeps them here.
-            start_step: Steps that are done already.
-            resume_state_payload: For `load_state_dict`; None begins anew.
-            resume_checkpoint_path: Directory for `load_checkpoint`, and of the `TrainingState`.
-            resume_runtime: What the checkpoint's `runtime` has: random states, and the place in
-                the data, if the data are to be gone on with there.
-            resume_held: What of that directory is read already; it is used up.
-            finishing: Called with the path of the final checkpoint before the run is reported as
-                completed; what it raises fails the run.
-            sleep: Seconds.
-            world: The processes that train together; the first one reports, samples and uploads.
-            parts: What goes along.
-        """
+        """Prepare; nothing is called yet."""
         self.job = job
         reporting = Reporting(reporter, uploader, parts, world)
         self._facts = Run(
