@@ -109,10 +109,10 @@ def test_it_never_ends_unless_there_is_nothing_to_give(folder: Path) -> None:
 
 def test_a_cursor_of_other_images_is_refused(folder: Path) -> None:
     cursor = FolderBatches(folder).cursor()
-    with pytest.raises(ValueError, match="made with other images"):
+    with pytest.raises(ValueError, match="made with other data"):
         FolderBatches(folder, FolderConfig(batch_size=2)).seek(cursor)
     (folder / "new.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="made with other images"):
+    with pytest.raises(ValueError, match="made with other data"):
         FolderBatches(folder).seek(cursor)
     FolderBatches(folder).seek(Cursor(epoch=1))
 

@@ -11,10 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["RuntimeCancelPolicy"]
+__all__ = ["RuntimeCancelPolicy", "signals_going_to"]
 
 _FILE_WORDS = ("", "1", "true", "t", "yes", "y", "cancel", "canceled")
 _MOST_BYTES = 64
+
+
+@contextmanager
+def signals_going_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call a handler; outside of the main thread nothing changes."""
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, handler)
+    except ValueError:  # whoever runs it in another thread has its own way
+        before.clear()
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class RuntimeCancelPolicy:
@@ -81,7 +97,6 @@ class RuntimeCancelPolicy:
     @contextmanager
     def hearing_signals(self) -> Iterator[None]:
         """Have SIGTERM and SIGINT stop the run in order; a second SIGINT stops it at once."""
-        before: dict[signal.Signals, Any] = {}
 
         def heard(number: int, frame: object) -> None:
             if number == signal.SIGINT and self.signal_number == signal.SIGINT:
@@ -89,16 +104,8 @@ class RuntimeCancelPolicy:
             self.signal_number = number
             self.cancel()
 
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.signal(number, heard)
-        except ValueError:  # not in the main thread: whoever runs it there has its own way
-            before.clear()
-        try:
+        with signals_going_to(heard):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @property
     def exit_code(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.settings import load
+from gen_worker.trainer.cancel import signals_going_to
 from gen_worker.trainer.checkpoints.files import write_file
 from gen_worker.trainer.config import places_of
 from gen_worker.trainer.following import EventFile
@@ -156,7 +156,7 @@ def run_subprocess(
             stack.callback(EventFile(path, observer).close)
         child = subprocess.Popen(command, cwd=cwd, env=whole, start_new_session=True)
         stack.enter_context(_ended_with_us(child))
-        stack.enter_context(_signals_passed_to(child))
+        stack.enter_context(signals_going_to(lambda number, _: child.send_signal(number)))
         code = child.wait()
     return code if code >= 0 else 128 - code
 
@@ -170,21 +170,3 @@ def _ended_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
         child.kill()
         child.wait()
         raise
-
-
-@contextmanager
-def _signals_passed_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    def pass_on(number: int, frame: object) -> None:
-        child.send_signal(number)
-
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, pass_on)
-    except ValueError:  # not in the main thread: whoever runs it there has its own way
-        before.clear()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from gen_worker.trainer.data.cursor import Cursor
+from gen_worker.trainer.data.cursor import Cursor, Positioned
 from gen_worker.trainer.data.lists import require_pyarrow
 from gen_worker.trainer.data.order import permutation, permuted
 from gen_worker.trainer.data.readahead import ahead
@@ -57,7 +57,7 @@ class ArrowBatchFeeder(Protocol):
     def iter_batches(self) -> Iterator[Any]: ...
 
 
-class ParquetArrowBatchFeeder:
+class ParquetArrowBatchFeeder(Positioned):
     """Batches of Parquet files. One iteration at a time; each begins where the cursor is."""
 
     def __init__(
@@ -69,29 +69,10 @@ class ParquetArrowBatchFeeder:
             parquet_paths: In order; their row groups may differ in size.
             config: How they are fed.
         """
+        super().__init__()
         self._paths = [str(path) for path in parquet_paths]
         self._config = config or ArrowFeedConfig()
-        self._cursor = Cursor()
         self._pieces: list[Piece] | None = None
-        self._known_identity = ""
-
-    def cursor(self) -> Cursor:
-        """Return where the batch begins that comes after the one given last."""
-        return replace(self._cursor, identity=self._identity())
-
-    def seek(self, cursor: Cursor) -> None:
-        """Begin there with the next iteration.
-
-        Raises:
-            ValueError: It is the cursor of other data.
-            InputMaterializationError: A file cannot be read.
-        """
-        if cursor.identity and cursor.identity != self._identity():
-            raise ValueError(
-                "the checkpoint was made with other data, or with other settings of `dataset`: "
-                'give it the same, or set dataset.resume to "restart"'
-            )
-        self._cursor = cursor
 
     def iter_batches(self) -> Iterator[Any]:
         """Yield batches until the last epoch ends.
@@ -180,14 +161,8 @@ class ParquetArrowBatchFeeder:
             self._pieces = pieces_of(self._paths, self._config.columns)
         return self._pieces
 
-    def _identity(self) -> str:
-        """Return what has to be the same for a cursor to mean the same rows."""
-        if not self._known_identity:
-            from blake3 import blake3
-
-            config = self._config
-            shuffling = (config.shuffle_seed, self._block_rows) if config.shuffle else ()
-            how = (config.batch_size, config.shuffle, config.rebatch, *shuffling)
-            rows = [piece.rows for piece in self._opened()]
-            self._known_identity = blake3(msgspec.json.encode((how, rows))).hexdigest()[:32]
-        return self._known_identity
+    def _identifying(self) -> tuple[Any, ...]:
+        config = self._config
+        shuffling = (config.shuffle_seed, self._block_rows) if config.shuffle else ()
+        how = (config.batch_size, config.shuffle, config.rebatch, *shuffling)
+        return how, [piece.rows for piece in self._opened()]

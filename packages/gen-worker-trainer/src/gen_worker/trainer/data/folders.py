@@ -11,9 +11,8 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
-from gen_worker.trainer.data.cursor import Cursor
+from gen_worker.trainer.data.cursor import Cursor, Positioned
 from gen_worker.trainer.data.order import permuted
 from gen_worker.trainer.errors import InputMaterializationError
 
@@ -50,7 +49,7 @@ class _Image(NamedTuple):
     more: Mapping[str, Any]
 
 
-class FolderBatches:
+class FolderBatches(Positioned):
     """Batches of the images below a folder. One iteration at a time; each begins at the cursor.
 
     A caption is the text of `metadata.jsonl` beside the image or above it, whose lines have
@@ -65,29 +64,10 @@ class FolderBatches:
             folder: With subfolders, in order of their names.
             config: How it is fed.
         """
+        super().__init__()
         self._folder = os.fspath(folder)
         self._config = config or FolderConfig()
-        self._cursor = Cursor()
         self._images: list[_Image] | None = None
-        self._known_identity = ""
-
-    def cursor(self) -> Cursor:
-        """Return where the batch begins that comes after the one given last."""
-        return replace(self._cursor, identity=self._identity())
-
-    def seek(self, cursor: Cursor) -> None:
-        """Begin there with the next iteration.
-
-        Raises:
-            ValueError: It is the cursor of other data.
-            InputMaterializationError: The folder cannot be read.
-        """
-        if cursor.identity and cursor.identity != self._identity():
-            raise ValueError(
-                "the checkpoint was made with other images, or with other settings of `dataset`: "
-                'give it the same, or set dataset.resume to "restart"'
-            )
-        self._cursor = cursor
 
     def iter_batches(self) -> Iterator[dict[str, list[Any]]]:
         """Yield this rank's batches until the last epoch ends.
@@ -172,16 +152,10 @@ class FolderBatches:
                 return count
         return 1
 
-    def _identity(self) -> str:
-        """Return what has to be the same for a cursor to mean the same images."""
-        if not self._known_identity:
-            from blake3 import blake3
-
-            config = self._config
-            how = (config.batch_size, config.shuffle, config.shuffle and config.shuffle_seed)
-            names = [image.path.replace(os.sep, "/") for image in self._opened()]
-            self._known_identity = blake3(msgspec.json.encode((how, names))).hexdigest()[:32]
-        return self._known_identity
+    def _identifying(self) -> tuple[Any, ...]:
+        config = self._config
+        how = (config.batch_size, config.shuffle, config.shuffle and config.shuffle_seed)
+        return how, [image.path.replace(os.sep, "/") for image in self._opened()]
 
 
 def _metadata(parent: str, below: str) -> dict[str, dict[str, Any]]:

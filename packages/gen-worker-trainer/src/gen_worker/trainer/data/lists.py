@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.trainer.data.cursor import Cursor
+from gen_worker.trainer.data.cursor import Cursor, Positioned
 from gen_worker.trainer.errors import InputMaterializationError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["ArrowIpcBatches", "MockBatches", "require_pyarrow"]
 
 
-class MockBatches:
+class MockBatches(Positioned):
     """The batches of a job spec, as they are written there."""
 
     def __init__(
@@ -32,17 +32,11 @@ class MockBatches:
             shard_index: Which of each `shard_count` batches this rank takes.
             shard_count: Ranks. A last round in which not all of them get one is left out.
         """
+        super().__init__()
         self._batches = batches
         self._epochs = epochs
         self._shard_index = shard_index
         self._shard_count = shard_count
-        self._cursor = Cursor()
-
-    def cursor(self) -> Cursor:
-        return self._cursor
-
-    def seek(self, cursor: Cursor) -> None:
-        self._cursor = cursor
 
     def iter_batches(self) -> Iterator[Any]:
         """Yield them from the cursor on."""
@@ -55,7 +49,7 @@ class MockBatches:
             self._cursor = Cursor(epoch=epoch + 1)
 
 
-class ArrowIpcBatches:
+class ArrowIpcBatches(Positioned):
     """The record batches of an Arrow IPC stream file, one after the other; one is in memory."""
 
     def __init__(self, path: str, *, shard_index: int = 0, shard_count: int = 1) -> None:
@@ -66,16 +60,10 @@ class ArrowIpcBatches:
             shard_index: Which of each `shard_count` batches this rank takes.
             shard_count: Ranks. A last round in which not all of them get one is left out.
         """
+        super().__init__()
         self._path = path
         self._shard_index = shard_index
         self._shard_count = shard_count
-        self._cursor = Cursor()
-
-    def cursor(self) -> Cursor:
-        return self._cursor
-
-    def seek(self, cursor: Cursor) -> None:
-        self._cursor = cursor
 
     def iter_batches(self) -> Iterator[Any]:
         """Yield them from the cursor on.
