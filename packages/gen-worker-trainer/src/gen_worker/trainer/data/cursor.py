@@ -83,5 +83,5 @@ class Positioned:
         return self._known_identity
 
     def _identifying(self) -> tuple[Any, ...]:
-        """Return JSON values that other data, or the same fed otherwise, have not; none: unknown."""
+        """Return JSON values that other data, or these fed otherwise, have not; none: unknown."""
         return ()
