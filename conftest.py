@@ -10,6 +10,7 @@ import pytest
 
 PACKAGES = Path(__file__).resolve().parent / "packages"
 INSTALLED_SWITCH = "GEN_WORKER_TEST_INSTALLED"
+SEEDS = 3
 
 if importlib.util.find_spec("torch") is None:  # they run in lanes of their own (noxfile.py)
     collect_ignore_glob = ["packages/*/tests/test_torch_*.py", "packages/*/tests/test_quantizers_*"]
@@ -19,10 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seeds",
         type=int,
-        default=None,
+        default=SEEDS,
         metavar="N",
         help="give each test marked `chaos` the seeds 0 to N-1 (default: as many as its mark "
-        "says, such as `chaos(seeds=1)`, else 3)",
+        f"says, such as `chaos(seeds=1)`, else {SEEDS})",
     )
 
 
@@ -46,7 +47,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("chaos")
     if "seed" in metafunc.fixturenames and mark is not None:
         seeds = metafunc.config.getoption("seeds")
-        metafunc.parametrize("seed", range(mark.kwargs.get("seeds", 3) if seeds is None else seeds))
+        usual = mark.kwargs.get("seeds", SEEDS)
+        metafunc.parametrize("seed", range(usual if seeds == SEEDS else seeds))
 
 
 def stray_directories() -> list[str]:
