@@ -167,7 +167,7 @@ def test_values_are_json_else_text(project: Project) -> None:
     [
         (["trainer=nowhere:X"], "there is no module 'nowhere'"),
         (["trainer=tuning:Missing"], "has no 'Missing'"),
-        (["max_steps=many"], "$.max_steps"),
+        (["max_steps=many"], "max_steps: "),
         (["trainer=null"], "startup.missing_trainer_import"),
         (["resume_checkpoint_path=gone.json"], "there is no checkpoint 'gone.json'"),
     ],
@@ -211,7 +211,7 @@ def test_what_the_trainer_raises_has_its_place(project: Project) -> None:
         (["job.json", "--set", "a"], "has to be KEY=VALUE"),
         (["job.json", "--set", "max_steps.x=1"], "max_steps is 6, and has no keys"),
         (["job.json", "--artifacts-dir", "job.json"], "cannot be written to"),
-        (["job.json", "--nproc", "0"], "invalid"),
+        (["job.json", "--nproc", "0"], "at least 1"),
     ],
 )
 def test_a_command_that_names_no_job_is_wrong(
@@ -240,7 +240,7 @@ def test_a_job_is_tried_and_leaves_nothing(project: Project) -> None:
     assert [one["level"] for one in json.loads(bad.stdout)][-1] == "failed"
     assert "the loss exploded" in json.loads(bad.stdout)[-1]["text"]
     assert (unread.code, unread.stdout) == (1, "")
-    assert "$.max_steps" in unread.stderr
+    assert "max_steps: " in unread.stderr
     assert sorted(os.listdir(project.folder)) == before
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gen_worker.constraints import compile_clamps
 from gen_worker.file_values import file_plan
 from gen_worker.kinds import InferenceKind, kind_named
@@ -169,8 +171,16 @@ def _plain_item_type(expected: Any) -> type | None:
 
 
 def _repo_fields(payload_type: Any) -> frozenset[str]:
-    names: tuple[str, ...] = getattr(payload_type, "__struct_encode_fields__", ())
-    return _REPO_FIELDS.intersection(names)
+    """Return the fields that name a repository; one that is declared as a file names none."""
+    names = _REPO_FIELDS.intersection(getattr(payload_type, "__struct_encode_fields__", ()))
+    if not names:
+        return frozenset()
+    fields = msgspec.structs.fields(payload_type)
+    return frozenset(
+        one.encode_name
+        for one in fields
+        if one.encode_name in names and file_plan(one.type) is None
+    )
 
 
 def _takes_payload_second(spec: FunctionSpec) -> bool:
