@@ -54,13 +54,9 @@ TABLE = (
     *("load_loras", "apply_low_vram_config", "with_oom_retry"),
     *("ModelCache", "ModelCacheStats", "ModelLocation"),
     *("StepContext", "StepResult", "StepControlHints", "TrainingJobSpec"),
+    "clone",
 )
 """What works. Its order is the table's."""
-
-LATER = {
-    "clone": "gen-worker-conversion",
-}
-"""Announced names, and the package that will bring each. One that works belongs in `TABLE`."""
 
 CUT = ("accel", "cache", "compile", "quant", "parallelism", "api")
 MOVED = ("ScalingHints", "Src")
@@ -94,18 +90,6 @@ def test_every_name_can_be_imported(name: str) -> None:
     exec(f"from gen_worker import {name}", scope)
     assert scope[name] is getattr(gw, name)
     assert name in dir(gw)
-
-
-@pytest.mark.parametrize(("name", "package"), LATER.items())
-def test_a_name_of_a_later_version_says_which_package_has_to_be_newer(
-    name: str, package: str
-) -> None:
-    with pytest.raises(ImportError) as raised:
-        getattr(gw, name)
-    assert type(raised.value) is ImportError
-    assert str(raised.value).startswith(f"gen_worker.{name} needs a newer {package}: ")
-    with pytest.raises(ImportError, match=f"gen_worker.{name} needs a newer {package}: "):
-        exec(f"from gen_worker import {name}", {})
 
 
 @pytest.mark.parametrize("name", [*CUT, *MOVED])
@@ -545,3 +529,9 @@ def test_a_decorator_leaves_one_attribute_and_no_more() -> None:
     before = dict(vars(answer))
     gw.inference_function(answer)
     assert set(vars(answer)) - set(before) == {DEFINITION_ATTRIBUTE}
+
+
+@row("clone")
+def test_models_of_others_are_cloned_by_name() -> None:
+    assert callable(gw.clone.from_huggingface)
+    assert callable(gw.clone.from_civitai)
