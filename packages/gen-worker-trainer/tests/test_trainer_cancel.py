@@ -105,3 +105,14 @@ def test_a_setting_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) ->
     now[0] += 0.2
 
     assert policy.is_canceled()
+
+
+def test_a_signal_that_comes_while_the_run_looks_is_not_lost() -> None:
+    def asked() -> bool:
+        policy.cancel()  # as the handler of a signal does, between any two instructions
+        return False
+
+    policy = RuntimeCancelPolicy(is_asked=asked)
+    policy.start()
+    assert policy.is_canceled()
+    assert policy.reason == "canceled"

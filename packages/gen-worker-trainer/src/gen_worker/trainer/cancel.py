@@ -73,7 +73,9 @@ class RuntimeCancelPolicy:
     def is_canceled(self) -> bool:
         """Tell whether the run is to stop, and keep why in `reason`."""
         if self.reason is None:
-            self.reason = self._found()
+            found = self._found()
+            if found is not None:  # a signal may have given a reason meanwhile: None is none
+                self.reason = found
         return self.reason is not None
 
     def _found(self) -> str | None:
