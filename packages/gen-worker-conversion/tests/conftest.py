@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from provider_sites import World
@@ -116,3 +116,23 @@ def _beside(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def write_hollow_model() -> Callable[[Path, Mapping[str, tuple[int, ...]]], Path]:
+    """Give what writes models of any size that take no disk."""
+    return _write_hollow_model
+
+
+def _write_hollow_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """Write float32 tensors of zeros: the file is a hole after its header."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return path

@@ -17,24 +17,14 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(tmp_path_factory: pytest.TempPathFactory, write_hollow_model: Any) -> Path:
     """Return a model of 600 MB that takes no disk: its file is a hole after the header."""
     shapes = {
         "one_row": (1, 64 * MIB),  # 256 MiB in a single row
         "rows": (16384, 2048),
         "wide": (2, 28 * MIB),
     }
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = 4 * shape[0] * shape[1]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (end, end + size)}
-        end += size
-    text = json.dumps(header).encode()
-    path: Path = tmp_path_factory.mktemp("large") / "model.safetensors"
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+    path: Path = write_hollow_model(tmp_path_factory.mktemp("large") / "model.safetensors", shapes)
     return path
 
 

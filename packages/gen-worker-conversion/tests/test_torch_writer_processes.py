@@ -65,7 +65,7 @@ def test_a_killed_conversion_repeats_one_file_at_most(
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(tmp_path_factory: pytest.TempPathFactory, write_hollow_model: Any) -> Path:
     """Return a model of 600 MB that takes no disk: most of its file is a hole."""
     shapes = {
         "flat": (25 * MIB,),  # 100 MiB
@@ -74,17 +74,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "small": (100, 100),
         "wide": (2, 16 * MIB),  # 128 MiB
     }
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = 4 * int(torch.tensor(shape).prod())
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (end, end + size)}
-        end += size
-    text = json.dumps(header).encode()
-    path: Path = tmp_path_factory.mktemp("large") / "model.safetensors"
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+    path: Path = write_hollow_model(tmp_path_factory.mktemp("large") / "model.safetensors", shapes)
     return path
 
 

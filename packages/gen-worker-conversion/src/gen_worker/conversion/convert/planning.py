@@ -83,11 +83,8 @@ def plan_conversion(
         max_shard_bytes=max_shard_bytes,
     )
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]
-    if not targets:
-        reason = "nothing is asked for: give a precision such as bf16"
-        refusals.append(Refusal(target="", reason=reason))
     refusals += [Refusal(target="", reason=why) for why in facts.refusals]
-    refusals += _asked(request)
+    refusals += _asked(request, targets)
     flavors, impossible = _flavors(request, wanted)
     size = sum(flavor.size_bytes for flavor in flavors)
     free = shutil.disk_usage(_existing(place)).free
@@ -137,8 +134,10 @@ def available_tokens() -> frozenset[str]:
     return frozenset((*CAST_DTYPES, *WRITTEN, *named))
 
 
-def _asked(request: ConversionRequest) -> Iterator[Refusal]:
+def _asked(request: ConversionRequest, targets: Sequence[str]) -> Iterator[Refusal]:
     """Yield what is wrong with a request, whatever the target."""
+    if not targets:
+        yield Refusal(target="", reason="nothing is asked for: give a precision such as bf16")
     out, source = request.out, request.source
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         reason = f"{out!r} exists already: choose another place, or remove it"

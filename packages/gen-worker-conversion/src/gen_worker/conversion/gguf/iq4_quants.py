@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.gguf.block_parts import half_bytes
 from gen_worker.conversion.gguf.k_fits import divided, peaks, sum_in_order
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _iq4_nl(x_BV: Any, qw_BV: Any) -> Any:
     x_VN = x_BV.T.contiguous()
     scale_N = _fitted(x_VN, _weights(x_BV, qw_BV))
     factor_N = torch.where(scale_N != 0, divided(1, scale_N), 0.0)
-    return torch.cat([_half(scale_N), _nibbles(_nearest(x_VN * factor_N).T)], 1)
+    return torch.cat([half_bytes(scale_N), _nibbles(_nearest(x_VN * factor_N).T)], 1)
 
 
 def _iq4_xs(x_BV: Any, qw_BV: Any) -> Any:
@@ -77,7 +78,7 @@ def _iq4_xs(x_BV: Any, qw_BV: Any) -> Any:
     high_B2 = high_B24[..., 0].clone()
     for index in range(1, 4):
         high_B2 |= high_B24[..., index] << (2 * index)
-    return torch.cat([_half(d_B), high_B2, low_B4, packed_B], 1)
+    return torch.cat([half_bytes(d_B), high_B2, low_B4, packed_B], 1)
 
 
 def _weights(x_BV: Any, qw_BV: Any) -> Any:
@@ -117,13 +118,6 @@ def _nearest(value: Any) -> Any:
     above = torch.bucketize(value, levels, right=True).clamp_(1, 15)
     is_lower = value - levels[above - 1] < levels[above] - value
     return (above - is_lower.long()).to(torch.uint8)
-
-
-def _half(value_B: Any) -> Any:
-    """Return float16 as its two bytes."""
-    import torch
-
-    return value_B.half()[:, None].view(torch.uint8)
 
 
 def _nibbles(level_NV: Any) -> Any:

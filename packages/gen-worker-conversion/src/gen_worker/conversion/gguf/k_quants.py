@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.gguf.block_parts import first_peak, half_bytes
 from gen_worker.conversion.gguf.k_fits import (
     Ranges,
     RangeSearch,
@@ -75,7 +76,7 @@ def _q2(x_BV: Any, qw_BV: Any) -> Any:
     dmin_B, offset_BJ = shared(ranges.offset_N)
     level_BV = _ranged(x_GN, ranges, d_B, scale_BJ, dmin_B, offset_BJ, 3)
     scales_BJ = _bytes(scale_BJ) | (_bytes(offset_BJ) << 4)
-    return torch.cat([scales_BJ, _quarters(level_BV), _half(d_B), _half(dmin_B)], 1)
+    return torch.cat([scales_BJ, _quarters(level_BV), half_bytes(d_B), half_bytes(dmin_B)], 1)
 
 
 def _q3(x_BV: Any, qw_BV: Any) -> Any:
@@ -101,7 +102,7 @@ def _q3(x_BV: Any, qw_BV: Any) -> Any:
     )
     is_high_BV = level_BV > 3
     mask_B32 = _packed(is_high_BV.to(torch.uint8).reshape(-1, 8, 32), 1)
-    return torch.cat([mask_B32, _quarters(level_BV & 3), scales_B12, _half(d_B)], 1)
+    return torch.cat([mask_B32, _quarters(level_BV & 3), scales_B12, half_bytes(d_B)], 1)
 
 
 def _q4(x_BV: Any, qw_BV: Any) -> Any:
@@ -129,7 +130,7 @@ def _q6(x_BV: Any, qw_BV: Any) -> Any:
     x_GN = _groups(x_BV, 16)
     fit = fit_symmetric(x_GN, 32, None if qw_BV is None else _groups(qw_BV, 16))
     scale_BJ = fit.scale_N.reshape(-1, 16)
-    peak_B = _first_peak(scale_BJ)
+    peak_B = first_peak(scale_BJ)
     is_zero_B = peak_B.abs() < 1e-15
     factor_B = divided(-128, peak_B)
     d_B = torch.where(is_zero_B, 0.0, divided(1, factor_B))
@@ -143,7 +144,7 @@ def _q6(x_BV: Any, qw_BV: Any) -> Any:
     low_B = (low_BHQV[:, :, :2] | (low_BHQV[:, :, 2:] << 4)).reshape(-1, 128)
     high_B = _quarters(level_BV >> 4)
     scales_BJ = eighth_BJ.to(torch.int8).view(torch.uint8)
-    return torch.cat([low_B, high_B, scales_BJ, _half(d_B)], 1)
+    return torch.cat([low_B, high_B, scales_BJ, half_bytes(d_B)], 1)
 
 
 def _with_6_bit_scales(x_BV: Any, qw_BV: Any, search: RangeSearch) -> tuple[Any, Any]:
@@ -170,7 +171,7 @@ def _with_6_bit_scales(x_BV: Any, qw_BV: Any, search: RangeSearch) -> tuple[Any,
         ],
         1,
     )
-    return torch.cat([_half(d_B), _half(dmin_B), scales_B12], 1), level_BV
+    return torch.cat([half_bytes(d_B), half_bytes(dmin_B), scales_B12], 1), level_BV
 
 
 # -- parts of a block ------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def _sixths(scale_BJ: Any) -> tuple[Any, Any]:
     """Return the scale of a block's scales, and these as numbers of six bits around 32."""
     import torch
 
-    peak_B = _first_peak(scale_BJ)
+    peak_B = first_peak(scale_BJ)
     factor_B = divided(-32, peak_B)
     is_zero_B = peak_B == 0
     sixth_BJ = (factor_B[:, None] * scale_BJ).round_().clamp_(-32, 31) + 32
@@ -261,29 +262,8 @@ def _ranged(
     return _blocks(level_GN)
 
 
-def _first_peak(value_BJ: Any) -> Any:
-    """Return each block's first value of the largest magnitude."""
-    import torch
-
-    size_BJ = value_BJ.abs()
-    largest_B = size_BJ.amax(1)
-    peak_B = torch.zeros_like(largest_B)
-    for value_B, size_B in zip(
-        reversed(value_BJ.unbind(1)), reversed(size_BJ.unbind(1)), strict=True
-    ):
-        peak_B = torch.where(size_B == largest_B, value_B, peak_B)
-    return peak_B
-
-
 def _rounded(value_B: Any) -> Any:
     return value_B.half().float()
-
-
-def _half(value_B: Any) -> Any:
-    """Return float16 as its two bytes."""
-    import torch
-
-    return value_B.half()[:, None].view(torch.uint8)
 
 
 def _bytes(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.gguf.block_parts import first_peak, half_bytes
 from gen_worker.conversion.gguf.k_fits import (
     RangeSearch,
     fit_ranges,
@@ -72,34 +73,34 @@ def _q8_0(x_BV: Any, made_BY: Any) -> None:
     d_B = x_BV.abs().amax(1) / 127
     level_BV = x_BV * _inverse(d_B)[:, None]
     level_BV += torch.copysign(torch.tensor(0.5), level_BV)  # halves go away from zero
-    made_BY[:, :2] = _half(d_B)
+    made_BY[:, :2] = half_bytes(d_B)
     made_BY[:, 2:].view(torch.int8).copy_(level_BV)
 
 
 def _q4_0(x_BV: Any, made_BY: Any) -> None:
     d_B, level_BV = _around_zero(x_BV, 8)
-    made_BY[:, :2] = _half(d_B)
+    made_BY[:, :2] = half_bytes(d_B)
     made_BY[:, 2:] = _nibbles(level_BV)
 
 
 def _q4_1(x_BV: Any, made_BY: Any) -> None:
     d_B, low_B, level_BV = _above_minimum(x_BV, 15)
-    made_BY[:, :2] = _half(d_B)
-    made_BY[:, 2:4] = _half(low_B)
+    made_BY[:, :2] = half_bytes(d_B)
+    made_BY[:, 2:4] = half_bytes(low_B)
     made_BY[:, 4:] = _nibbles(level_BV)
 
 
 def _q5_0(x_BV: Any, made_BY: Any) -> None:
     d_B, level_BV = _around_zero(x_BV, 16)
-    made_BY[:, :2] = _half(d_B)
+    made_BY[:, :2] = half_bytes(d_B)
     made_BY[:, 2:6] = _fifth_bits(level_BV)
     made_BY[:, 6:] = _nibbles(level_BV & 15)
 
 
 def _q5_1(x_BV: Any, made_BY: Any) -> None:
     d_B, low_B, level_BV = _above_minimum(x_BV, 31)
-    made_BY[:, :2] = _half(d_B)
-    made_BY[:, 2:4] = _half(low_B)
+    made_BY[:, :2] = half_bytes(d_B)
+    made_BY[:, 2:4] = half_bytes(low_B)
     made_BY[:, 4:8] = _fifth_bits(level_BV)
     made_BY[:, 8:] = _nibbles(level_BV & 15)
 
@@ -109,7 +110,7 @@ def _weighted_around_zero(bits: int) -> Callable[[Any, Any, Any], object]:
 
     def fill(x_BV: Any, made_BY: Any, weight_BV: Any) -> None:
         fit = fit_symmetric(x_BV.T.contiguous(), 1 << (bits - 1), weight_BV.T.contiguous())
-        made_BY[:, :2] = _half(fit.scale_N)
+        made_BY[:, :2] = half_bytes(fit.scale_N)
         _fill_levels(made_BY[:, 2:], fit.level_GN, bits)
 
     return fill
@@ -123,8 +124,8 @@ def _weighted_above_minimum(bits: int) -> Callable[[Any, Any, Any], object]:
     def fill(x_BV: Any, made_BY: Any, weight_BV: Any) -> None:
         x_VB = x_BV.T.contiguous()
         fit = fit_ranges(x_VB, weight_BV.T.contiguous(), search)
-        made_BY[:, :2] = _half(fit.scale_N)
-        made_BY[:, 2:4] = _half(-fit.offset_N)
+        made_BY[:, :2] = half_bytes(fit.scale_N)
+        made_BY[:, 2:4] = half_bytes(-fit.offset_N)
         level_VB = ((x_VB - fit.base_N) * fit.factor_N).round_().clamp_(0, highest)
         _fill_levels(made_BY[:, 4:], level_VB, bits)
 
@@ -150,7 +151,7 @@ def _row_weights(rows: Any, importance: Any) -> Any:
 
 def _around_zero(x_BV: Any, half: int) -> tuple[Any, Any]:
     """Return scales and levels; the value of the largest magnitude is the lowest level."""
-    d_B = _first_peak(x_BV) / -half
+    d_B = first_peak(x_BV) / -half
     return d_B, _levels(x_BV * _inverse(d_B)[:, None], half + 0.5, 2 * half - 1)
 
 
@@ -169,28 +170,8 @@ def _levels(scaled_BV: Any, offset: float, highest: int) -> Any:
     return scaled_BV.add_(offset).to(torch.int8).clamp_(max=highest)
 
 
-def _first_peak(x_BV: Any) -> Any:
-    """Return each block's first value of the largest magnitude."""
-    import torch
-
-    high_B, low_B = x_BV.amax(1), x_BV.amin(1)
-    depth_B = -low_B
-    is_tied_B = high_B == depth_B
-    if bool(is_tied_B.any()):  # both are there; the first one counts
-        is_first = x_BV.abs() == torch.maximum(high_B, depth_B)[:, None]
-        return x_BV.gather(1, is_first.to(torch.uint8).argmax(1)[:, None])[:, 0]
-    return torch.where(high_B > depth_B, high_B, low_B)
-
-
 def _inverse(d_B: Any) -> Any:
     return d_B.reciprocal().masked_fill_(d_B == 0, 0.0)
-
-
-def _half(value_B: Any) -> Any:
-    """Return float16 as its two bytes."""
-    import torch
-
-    return value_B.half()[:, None].view(torch.uint8)
 
 
 def _nibbles(level_BV: Any) -> Any:
