@@ -49,7 +49,7 @@ def plan_conversion(
     variant: str | None = None,
     max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
 ) -> ConversionPlan:
-    """Say what a conversion will do; reads headers and configurations, and changes nothing.
+    """Say what a conversion will do, and in `refusals` all that it cannot; reads headers only.
 
     Args:
         source: A directory, or a file of weights.
@@ -61,9 +61,6 @@ def plan_conversion(
         keep: Patterns, as of file names, of tensors that stay in their own precision.
         variant: Which of several precisions of the source to read.
         max_shard_bytes: Of tensors in one file.
-
-    Returns:
-        The plan; what cannot be done is in its `refusals`, all of it.
 
     Raises:
         ConversionInputError: There is no source.
