@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gen_worker.conversion.classify import (
+    REFUSALS,
     Classification,
     ClassificationInputs,
+    RefusalKind,
     RepoRefusal,
     SafetensorsFacts,
     classify,
@@ -22,7 +24,6 @@ from gen_worker.conversion.classify import (
     parse_weight_file,
     read_safetensors_header_dtype,
 )
-from gen_worker.conversion.classify.refusals import REFUSALS, RefusalKind
 from gen_worker.conversion.classify.values import safetensors_facts
 from gen_worker.conversion.classify.weight_names import gguf_quant_of
 from gen_worker.errors import ValidationError
@@ -519,3 +520,24 @@ def test_a_single_file_is_told_by_its_tensors(tmp_path: Path) -> None:
     weights(tmp_path / "flux1-vae.safetensors", ("decoder.x", "F16", [2]))
     found = detect_huggingface_source_layout(repo_dir=tmp_path, files=["flux1-vae.safetensors"])
     assert found[:3] == ("singlefile", "unknown", "unknown")
+
+
+def test_folders_of_components_are_a_pipeline_of_no_known_family(tmp_path: Path) -> None:
+    """Newer pipelines have the same folders: what they are is not guessed."""
+    files = ["transformer/diffusion_pytorch_model.safetensors", "vae/x.safetensors"]
+    found = detect_huggingface_source_layout(repo_dir=tmp_path, files=files)
+    assert found[:3] == ("diffusers", "unknown", "unknown")
+
+
+def test_a_lone_adapter_is_a_layout_of_its_own(tmp_path: Path) -> None:
+    names = ("lora_unet_a.lora_up.weight", "lora_unet_a.lora_down.weight", "lora_unet_a.alpha")
+    weights(tmp_path / "style.safetensors", *((name, "F16", [2]) for name in names))
+    found = detect_huggingface_source_layout(repo_dir=tmp_path, files=["style.safetensors"])
+    assert found.source_layout == "native_lora"
+
+
+def test_the_refusals_can_be_enumerated_and_not_changed() -> None:
+    assert all(cls.refusal_kind == kind and cls.__doc__ for kind, cls in REFUSALS.items())
+    assert len(set(REFUSALS.values())) == len(REFUSALS) == 12
+    with pytest.raises(TypeError):
+        REFUSALS["pickle_only"] = RepoRefusal  # type: ignore[index]

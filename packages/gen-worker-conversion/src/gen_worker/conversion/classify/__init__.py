@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         SourceLayoutInfo,
         detect_huggingface_source_layout,
     )
-    from gen_worker.conversion.classify.refusals import RepoRefusal
+    from gen_worker.conversion.classify.refusals import REFUSALS, RefusalKind, RepoRefusal
     from gen_worker.conversion.classify.rules import classify
     from gen_worker.conversion.classify.values import (
         Classification,
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "REFUSALS",
     "Classification",
     "ClassificationInputs",
+    "RefusalKind",
     "RepoRefusal",
     "SafetensorsFacts",
     "SourceLayoutInfo",
@@ -41,7 +43,7 @@ __all__ = [
 
 _MODULES = {
     "layouts": ("SourceLayoutInfo", "detect_huggingface_source_layout"),
-    "refusals": ("RepoRefusal",),
+    "refusals": ("REFUSALS", "RefusalKind", "RepoRefusal"),
     "rules": ("classify",),
     "values": ("Classification", "ClassificationInputs", "SafetensorsFacts"),
     "weight_names": (

@@ -6,9 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gen_worker.conversion.classify.values import ClassificationInputs, SafetensorsFacts
+    from collections.abc import Collection
 
-__all__ = ["looks_like_adapter", "tags_of"]
+    from gen_worker.conversion.classify.values import ClassificationInputs
+
+__all__ = ["are_adapter_names", "looks_like_adapter", "tags_of"]
 
 _ADAPTER = re.compile(
     r"(?:^|[._])(?:"
@@ -32,17 +34,18 @@ def looks_like_adapter(inputs: ClassificationInputs) -> bool:
         return False
     facts = inputs.headers.get(path)
     if facts is not None and facts.names:
-        return _is_adapter(facts)
+        return are_adapter_names(facts.names)
     metadata = facts.metadata if facts is not None else {}
     return any(key.startswith("ss_") for key in metadata) or bool(_TAGS & set(tags_of(inputs)))
+
+
+def are_adapter_names(names: Collection[str]) -> bool:
+    """Tell whether most of a file's tensors are those of an adapter."""
+    weights = [name for name in names if not _SCALES.search(name)]
+    return sum(bool(_ADAPTER.search(name)) for name in weights) > _MOST * len(weights)
 
 
 def tags_of(inputs: ClassificationInputs) -> list[str]:
     """Return the tags of the model card, in their order."""
     tags = inputs.card.get("tags")
     return [tag.lower() for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-
-
-def _is_adapter(facts: SafetensorsFacts) -> bool:
-    weights = [name for name in facts.names if not _SCALES.search(name)]
-    return sum(bool(_ADAPTER.search(name)) for name in weights) > _MOST * len(weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gen_worker.conversion.classify.adapters import are_adapter_names
 from gen_worker.conversion.classify.families import repo_to_family
 from gen_worker.models.formats import read_header
 from gen_worker.models.formats.configs import read_config
@@ -14,7 +15,12 @@ from gen_worker.models.sources.facts import INDEX, class_named_in
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SourceLayoutInfo", "coarse_family", "detect_huggingface_source_layout"]
+__all__ = [
+    "SourceLayoutInfo",
+    "coarse_family",
+    "detect_huggingface_source_layout",
+    "variant_of_family",
+]
 
 SourceLayout = Literal[
     "diffusers",
@@ -22,6 +28,7 @@ SourceLayout = Literal[
     "singlefile",
     "gguf",
     "peft",
+    "native_lora",
     "sentence_transformers",
     "unknown",
 ]
@@ -49,6 +56,10 @@ _FAMILIES = {
     "sdxl": "sdxl",
     "sd15": "sd15_sd2",
 }
+_FOLDERS = frozenset(
+    "unet transformer vae text_encoder text_encoder_2 text_encoder_3 image_encoder prior".split()
+)
+"""Of components with weights: a pipeline whose index is missing has them."""
 _OF_HEADERS = {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl", "sdxl-refiner": "sdxl"} | {
     name: "flux1" for name in ("flux-dev", "flux-schnell")
 }
@@ -76,6 +87,11 @@ def coarse_family(variant: str) -> str:
     return _FAMILIES.get(variant, "unknown")
 
 
+def variant_of_family(family: str) -> str:
+    """Return the variant that a family such as `sdxl-turbo` is of; empty where there is none."""
+    return next((variant for start, variant in _OF_FINE if family.startswith(start)), "")
+
+
 def detect_huggingface_source_layout(
     *, repo_dir: str | os.PathLike[str], files: Iterable[str]
 ) -> SourceLayoutInfo:
@@ -96,7 +112,9 @@ def detect_huggingface_source_layout(
     if layout == "diffusers":
         variant, reason = _by_index(root)
     elif layout == "singlefile":
-        family = family_of(read_header(os.path.join(root, *_single(paths).split("/"))).tensors)
+        tensors = read_header(os.path.join(root, *_single(paths).split("/"))).tensors
+        layout = "native_lora" if tensors and are_adapter_names(tensors.keys()) else layout
+        family = family_of(tensors)
         if family is not None and family.name in _OF_HEADERS:
             variant, reason = _OF_HEADERS[family.name], f"tensors of {family.name}"
     variant = variant or "unknown"
@@ -107,7 +125,7 @@ def _layout(paths: list[str]) -> SourceLayout:
     here = set(paths)
     if INDEX in here:
         return "diffusers"
-    if "modules.json" in here:
+    if here & {"modules.json", "config_sentence_transformers.json"}:
         return "sentence_transformers"
     if "adapter_config.json" in here:
         return "peft"
@@ -115,6 +133,8 @@ def _layout(paths: list[str]) -> SourceLayout:
         return "transformers"
     if any(path.endswith(".gguf") for path in paths):
         return "gguf"
+    if any(path.partition("/")[0] in _FOLDERS for path in paths if path.endswith(".safetensors")):
+        return "diffusers"
     return "singlefile" if _single(paths) else "unknown"
 
 
@@ -124,7 +144,10 @@ def _single(paths: list[str]) -> str:
 
 
 def _by_index(root: str) -> tuple[str, str]:
-    index = read_config(os.path.join(root, INDEX))
+    place = os.path.join(root, INDEX)
+    if not os.path.isfile(place):
+        return "", f"there is no {INDEX!r}"
+    index = read_config(place)
     name = class_named_in(index)
     for start, variant in _CLASSES:
         if name.startswith(start):
@@ -132,8 +155,7 @@ def _by_index(root: str) -> tuple[str, str]:
                 variant = "wan22"
             return variant, f"class {name!r} of {INDEX!r}"
     told = index.get("_name_or_path") if isinstance(index, dict) else None
-    family = (repo_to_family(told) if isinstance(told, str) else None) or ""
-    for start, variant in _OF_FINE:
-        if family.startswith(start):
-            return variant, f"name {told!r} in {INDEX!r}"
+    variant = variant_of_family((repo_to_family(told) if isinstance(told, str) else None) or "")
+    if variant:
+        return variant, f"name {told!r} in {INDEX!r}"
     return "", f"class {name!r} of {INDEX!r} is not known"

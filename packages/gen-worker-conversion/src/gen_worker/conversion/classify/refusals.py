@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gen_worker.conversion.errors import ConversionInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "REFUSALS",
@@ -133,21 +134,23 @@ class MissingSafetensorsRefusal(RepoRefusal):
     refusal_kind = "missing_safetensors"
 
 
-REFUSALS: dict[str, type[RepoRefusal]] = {
-    cls.refusal_kind: cls
-    for cls in (
-        PickleOnlyRefusal,
-        TfKerasOnlyRefusal,
-        OnnxOnlyRefusal,
-        OpenVinoOnlyRefusal,
-        TfliteOnlyRefusal,
-        TensorRtOnlyRefusal,
-        CoreMlOnlyRefusal,
-        FlaxOnlyRefusal,
-        NemoOnlyRefusal,
-        UnknownShapeRefusal,
-        TooLargeRefusal,
-        MissingSafetensorsRefusal,
-    )
-}
-"""By kind."""
+REFUSALS: Mapping[str, type[RepoRefusal]] = MappingProxyType(
+    {
+        cls.refusal_kind: cls
+        for cls in (
+            PickleOnlyRefusal,
+            TfKerasOnlyRefusal,
+            OnnxOnlyRefusal,
+            OpenVinoOnlyRefusal,
+            TfliteOnlyRefusal,
+            TensorRtOnlyRefusal,
+            CoreMlOnlyRefusal,
+            FlaxOnlyRefusal,
+            NemoOnlyRefusal,
+            UnknownShapeRefusal,
+            TooLargeRefusal,
+            MissingSafetensorsRefusal,
+        )
+    }
+)
+"""All there are, by kind."""
