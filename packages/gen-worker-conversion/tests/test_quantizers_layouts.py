@@ -38,6 +38,7 @@ LAYOUTS: list[tuple[str, dict[str, Any]]] = [
     ("int8", {}),
     ("int8", {"layout": "torchao"}),
     ("int4:wo", {"group_size": 32}),
+    ("int4:wo", {"group_size": 32, "symmetric": False}),
     ("nf4", {}),
     ("nf4", {"double_quant": False, "group_size": 32}),
     ("fp4", {}),

@@ -151,6 +151,9 @@ def _compressed(method: str, options: QuantizeOptions, kept: Sequence[str]) -> d
         "output_activations": None,
         "format": form,
     }
+    # Before it loads, transformers makes room for zero points as they are unpacked
+    # (compressed-tensors 0.20, on the meta device), except where weights are unpacked on loading.
+    unpacked = {} if options.symmetric else {"dequantize": True}
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
@@ -159,6 +162,7 @@ def _compressed(method: str, options: QuantizeOptions, kept: Sequence[str]) -> d
         "ignore": list(kept),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
+        **unpacked,
     }
 
 
