@@ -60,6 +60,8 @@ def test_each_precision_has_a_folder_and_is_proven(cli: Cli) -> None:
     assert told["convert.verified"]["exact_tensors"] == 2
     assert [file["path"] for file in told["convert.done"]["files"]["bf16"]] == ["model.safetensors"]
     assert sorted(os.listdir(cli.folder / "out")) == ["bf16", "fp16"]
+    card = (cli.folder / "out" / "fp16" / "README.md").read_text()
+    assert "| of these exact | 2 |" in card
     assert sorted(os.listdir(cli.folder)) == ["model", "out"]
 
 
@@ -110,5 +112,49 @@ def test_outputs_are_published_as_flavors_of_one_publication(
     assert events(done.stdout)["convert.published"]["flavors"] == ["bf16", "fp16"]
     pulled = cli("hub", "pull", "acme/made:prod#fp16", "pulled", TENSORHUB_URL=hub.url)
     assert pulled.code == 0, pulled.stderr
-    assert (cli.folder / "pulled" / "model.safetensors").is_file()
+    assert sorted(os.listdir(cli.folder / "pulled")) == [
+        *("README.md", "model.safetensors", "provenance.json", "verification.json")
+    ]
     assert os.listdir(cli.folder / ".gen-worker-convert") == []
+
+
+@pytest.mark.claims("convert.publish")
+def test_what_an_output_was_made_from_is_published_with_it(
+    cli: Cli, start_hub: Callable[..., Hub]
+) -> None:
+    write_model(cli.folder / "model")
+    hub = start_hub()
+    pushed = cli("hub", "push", "model", "acme/source:prod", TENSORHUB_URL=hub.url)
+    assert pushed.code == 0, pushed.stderr
+
+    done = cli(
+        *("convert", "acme/source:prod", "--to", "bf16", "--out", "acme/made:prod"),
+        **ENVIRONMENT,
+        TENSORHUB_URL=hub.url,
+    )
+
+    assert done.code == 0, done.stderr
+    pulled = cli("hub", "pull", "acme/made:prod", "pulled", TENSORHUB_URL=hub.url)
+    assert pulled.code == 0, pulled.stderr
+    provenance = json.loads((cli.folder / "pulled" / "provenance.json").read_text())
+    assert provenance["source_ref"] == "acme/source:prod"
+    assert provenance["source_revision"]
+    assert provenance["recipe"]["target"] == "bf16"
+    assert str(cli.folder) not in json.dumps(provenance)
+
+
+@pytest.mark.claims("convert.gate")
+def test_an_output_must_behave_as_its_source(cli: Cli) -> None:
+    pytest.importorskip("transformers")
+    from gen_worker.models.tiny import tiny_llama
+
+    tiny_llama(cli.folder / "model")
+
+    near = cli("convert", "model", "--to", "bf16", "--out", "a", "--gate", "30", **ENVIRONMENT)
+    far = cli("convert", "model", "--to", "bf16", "--out", "b", "--gate", "90", **ENVIRONMENT)
+
+    assert near.code == 0, near.stderr
+    assert events(near.stdout)["convert.verified"]["quality"]["snr_db"] > 30
+    assert far.code == 1
+    assert "90 dB are needed" in far.stderr
+    assert not (cli.folder / "b" / "verification.json").exists()

@@ -9,7 +9,8 @@ precision. A run that was broken off is gone on with by the same command.
   gen-worker convert ./model --to fp8 --out acme/model:prod
 
 Several precisions have a folder each. `--out owner/repo:tag` publishes to the hub, each precision
-as a flavor. Exit codes: 0 done, 1 it failed, 2 it cannot be done as asked, 130 interrupted.
+as a flavor, once it is verified. Exit codes: 0 done, 1 it failed, 2 it cannot be done as asked, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument(
         "--verify", action="store_true", help="read every output again and compare it"
+    )
+    parser.add_argument(
+        "--gate",
+        type=float,
+        default=None,
+        metavar="DB",
+        help="run both models on the same inputs; what they give must be as close as so many dB",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
     parser.add_argument("--offline", action="store_true", help="never fetch a source")

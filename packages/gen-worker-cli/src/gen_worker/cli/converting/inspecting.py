@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
 
     def act() -> int:
         held = held_source(args.model, is_offline=True, bar=TransferBar("inspect"), token=cancel)
-        with held as path:
-            facts = inspect_model(path)
+        with held as model:
+            facts = inspect_model(model.path)
         if args.json or not os.isatty(out.fileno()):
             ResultPrinter(out, envelope=False).print("result", msgspec.to_builtins(facts))
         else:

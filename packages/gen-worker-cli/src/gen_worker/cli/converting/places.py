@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.cli.failures import UsageError
 from gen_worker.errors import ValidationError
@@ -17,14 +17,26 @@ if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
     from gen_worker.cli.hub_progress import TransferBar
 
-__all__ = ["destination_of", "held_source"]
+__all__ = ["HeldSource", "destination_of", "held_source"]
+
+
+class HeldSource(NamedTuple):
+    """A model that is here, and what it is called elsewhere."""
+
+    path: str
+    ref: str = ""
+    """Empty for a folder or file of somebody's own."""
+    revision: str = ""
+    """What exactly the ref means: a checkpoint, a commit or a version."""
+    repo: str = ""
+    """`owner/repo` where it is of the hub."""
 
 
 @contextmanager
 def held_source(
     text: str, *, is_offline: bool, bar: TransferBar, token: CancelToken
-) -> Iterator[str]:
-    """Yield the path of a model; one that is named by a ref is fetched, and stays meanwhile.
+) -> Iterator[HeldSource]:
+    """Yield a model; one that is named by a ref is fetched, and stays meanwhile.
 
     Raises:
         UsageError: It is neither something that is here nor a ref.
@@ -32,10 +44,11 @@ def held_source(
     """
     path = os.path.expanduser(text)
     if os.path.exists(path) or text.startswith((".", "/", "~")):
-        yield os.path.abspath(path)
+        yield HeldSource(os.path.abspath(path))
         return
     try:
-        choice = ModelChoice.of(parse_prefixed_ref(text))
+        ref = parse_prefixed_ref(text)
+        choice = ModelChoice.of(ref)
     except ValidationError as error:
         raise UsageError(f"{text!r} is not here, and it is no ref: {error}") from error
     from gen_worker.models.assembly import open_store
@@ -46,7 +59,8 @@ def held_source(
     store = open_store(settings=settings)
     with open_sources(store, settings, may_resolve=True, is_offline=is_offline) as sources:
         with bar.showing(), sources.hold(choice, token=token, watch=bar.fetched) as model:
-            yield model.path
+            repo = f"{ref.owner}/{ref.repo}" if isinstance(ref, TensorhubRef) else ""
+            yield HeldSource(model.path, model.ref, model.digest, repo)
 
 
 def destination_of(text: str) -> TensorhubRef | None:

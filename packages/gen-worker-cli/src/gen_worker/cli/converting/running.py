@@ -23,8 +23,11 @@ from gen_worker.cli.sizes import size_text
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-    from gen_worker.conversion.convert import ConversionPlan
+    from gen_worker.cli.converting.places import HeldSource
+    from gen_worker.conversion.convert import ConversionPlan, FlavorPlan, ProvenFlavor
+    from gen_worker.models.hub import Flavor
     from gen_worker.models.refs import TensorhubRef
 
 __all__ = ["run"]
@@ -56,17 +59,17 @@ class _Conversion:
             self.args.source, is_offline=self.args.offline, bar=bar, token=self.cancel
         )
         with held as source:
-            plan = self._plan(source)
+            plan = self._plan(source.path)
             is_converted = self.ref is not None and os.path.isdir(plan.request.out)
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
             if not is_converted:
                 self._convert(plan)
-            if self.args.verify:
-                self._verify(plan)
             if self.ref is not None:
-                self._publish(plan, self.ref)
+                self._publish(plan, self.ref, source, self._prove(plan, source))
+            elif self.args.verify or self.args.gate is not None:
+                self._prove(plan, source)
         return 0
 
     def _plan(self, source: str) -> ConversionPlan:
@@ -130,31 +133,43 @@ class _Conversion:
         if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
             raise UsageError("nothing was done")
 
-    def _verify(self, plan: ConversionPlan) -> None:
-        from gen_worker.conversion.convert import verify_flavor
+    def _prove(self, plan: ConversionPlan, source: HeldSource) -> list[ProvenFlavor]:
+        from gen_worker.conversion.convert import prove_outputs
+        from gen_worker.conversion.verify import usual_gate
 
-        for flavor in plan.flavors:
-            report = verify_flavor(plan, flavor, token=self.cancel)
+        decibels = self.args.gate
+        gate = None if decibels is None else usual_gate(source.path, min_snr_db=decibels)
+        proven = []
+        for one in prove_outputs(
+            plan,
+            source_ref=source.ref,
+            source_revision=source.revision,
+            gate=gate,
+            token=self.cancel,
+        ):
+            proven.append(one)
+            flavor = one.produced.flavor
             if self._is_for_people:
-                self._write(f"{flavor.flavor} is verified: {verified_text(report)}")
+                self._write(f"{flavor} is verified: {verified_text(one.report)}")
             else:
-                self._tell("convert.verified", {"flavor": flavor.flavor, **report.summary()})
+                self._tell("convert.verified", {"flavor": flavor, **one.report.summary()})
+        return proven
 
-    def _publish(self, plan: ConversionPlan, ref: TensorhubRef) -> None:
-        from gen_worker.cli.hub import DEFAULT_PORT
-        from gen_worker.models.hub import Flavor, HubClient, publish_flavors
-        from gen_worker.models.settings import load_model_settings
+    def _publish(
+        self,
+        plan: ConversionPlan,
+        ref: TensorhubRef,
+        source: HeldSource,
+        proven: Sequence[ProvenFlavor],
+    ) -> None:
+        from gen_worker.cli.hub import users_hub
+        from gen_worker.models.hub import HubClient, publish_flavors
 
-        settings = load_model_settings()
         bar = TransferBar("publish")
-        url = settings.hub_url or f"http://127.0.0.1:{DEFAULT_PORT}"
-        with HubClient(url, settings.hub_token) as client, bar.showing():
+        with HubClient(*users_hub()) as client, bar.showing():
             done = publish_flavors(
                 client,
-                [
-                    Flavor(folder=one.path, name=one.flavor, metadata=one.attributes)
-                    for one in plan.flavors
-                ],
+                [_flavor(*pair, source) for pair in zip(proven, plan.flavors, strict=True)],
                 f"{ref.owner}/{ref.repo}",
                 tags=() if ref.tag == "latest" else (ref.tag,),
                 tell=bar.sent,
@@ -172,3 +187,22 @@ class _Conversion:
 
     def _write(self, *lines: str) -> None:
         self._out.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _flavor(proven: ProvenFlavor, plan: FlavorPlan, source: HeldSource) -> Flavor:
+    """Return an output as the hub is told of it."""
+    from gen_worker.conversion.convert import relation_of
+    from gen_worker.models.hub import Flavor, Lineage
+
+    parent = Lineage(
+        parent_repo=source.repo,
+        parent_checkpoint_id=source.revision,
+        relationship_kind=relation_of(plan),
+    )
+    made = proven.produced
+    return Flavor(
+        folder=os.fspath(made.path),
+        name=made.flavor,
+        metadata=made.attributes,
+        lineage=(parent,) if source.repo else (),
+    )

@@ -75,6 +75,9 @@ def verified_text(report: VerificationReport) -> str:
     count, worst = len(report.tensors), report.worst
     loads = ", ".join(sorted(set(report.loaded.values())))
     text = f"{count} tensors" + (f", loads as {loads}" if loads else "")
+    if report.quality is not None:
+        decibels = report.quality.snr_db
+        text += ", outputs " + ("equal" if decibels is None else f"within {decibels:.1f} dB")
     if worst is None:
         return f"{text}, all exact"
     where = "/".join(filter(None, (worst.component, worst.name)))

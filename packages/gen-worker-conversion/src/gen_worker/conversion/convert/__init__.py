@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         inspect_model,
     )
     from gen_worker.conversion.convert.planning import plan_conversion
+    from gen_worker.conversion.convert.proof import ProvenFlavor, prove_outputs, relation_of
     from gen_worker.conversion.convert.proving import verify_flavor
     from gen_worker.conversion.convert.running import RefusedPlanError, run_conversion
     from gen_worker.conversion.convert.values import (
@@ -38,10 +39,13 @@ __all__ = [
     "Kept",
     "ModelFacts",
     "Progress",
+    "ProvenFlavor",
     "Refusal",
     "RefusedPlanError",
     "inspect_model",
     "plan_conversion",
+    "prove_outputs",
+    "relation_of",
     "run_conversion",
     "verify_flavor",
 ]
@@ -49,6 +53,7 @@ __all__ = [
 _MODULES = {
     "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
     "planning": ("plan_conversion",),
+    "proof": ("ProvenFlavor", "prove_outputs", "relation_of"),
     "proving": ("verify_flavor",),
     "running": ("RefusedPlanError", "run_conversion"),
     "values": (

@@ -9,6 +9,7 @@ from gen_worker.lazy import lazy_names
 if TYPE_CHECKING:
     from gen_worker.conversion.verify.gate import QualityGate, token_logits
     from gen_worker.conversion.verify.reading import read_quantized
+    from gen_worker.conversion.verify.usual_outputs import usual_gate
     from gen_worker.conversion.verify.values import (
         Difference,
         Limits,
@@ -27,12 +28,14 @@ __all__ = [
     "VerificationReport",
     "read_quantized",
     "token_logits",
+    "usual_gate",
     "verify_output",
 ]
 
 _MODULES = {
     "gate": ("QualityGate", "token_logits"),
     "reading": ("read_quantized",),
+    "usual_outputs": ("usual_gate",),
     "values": (
         "Difference",
         "Limits",

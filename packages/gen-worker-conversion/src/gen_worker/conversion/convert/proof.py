@@ -1,0 +1,105 @@
+"""Finished outputs made fit to be published: verified, with provenance, report and model card."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gen_worker.conversion.convert.proving import verify_flavor
+from gen_worker.conversion.provenance import Provenance, hashes_of, write_proof
+from gen_worker.conversion.verify.gate import behaviour
+from gen_worker.conversion.verify.values import VerificationError, VerificationReport
+from gen_worker.types import ProducedFlavor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
+    from gen_worker.conversion.verify import Limits, QualityGate
+
+__all__ = ["ProvenFlavor", "prove_outputs", "relation_of"]
+
+_PLACES = ("source", "out", "targets")
+"""Of a request: where things were, and the other outputs, decide nothing about the bytes of one."""
+
+
+class ProvenFlavor(msgspec.Struct, frozen=True, kw_only=True):
+    """An output that was found to be right."""
+
+    produced: ProducedFlavor
+    """As functions return it, with what its manifest says of the proof."""
+    report: VerificationReport
+
+
+def prove_outputs(
+    plan: ConversionPlan,
+    *,
+    source_ref: str = "",
+    source_revision: str = "",
+    limits: Limits | None = None,
+    gate: QualityGate | None = None,
+    token: CancelToken | None = None,
+) -> Iterator[ProvenFlavor]:
+    """Verify the outputs of a finished plan, and write the proof into each; blocks.
+
+    Every tensor is read again and compared with the source's. `provenance.json`,
+    `verification.json` and a model card are written beside the weights.
+
+    Args:
+        plan: Of `plan_conversion`, carried out.
+        source_ref: What the source is called; by default the name of its directory.
+        source_revision: Checkpoint id or commit, where there is one.
+        limits: What is not allowed.
+        gate: Compares what the source and each output give for the same inputs.
+        token: Ends the work between two slabs.
+
+    Raises:
+        VerificationError: An output is not what was planned; nothing is written into it.
+        OutputSpaceError: The disk is full.
+        CanceledError: The token was canceled.
+    """
+    source = plan.request.source
+    source_files = hashes_of(source)
+    for flavor in plan.flavors:
+        report = verify_flavor(plan, flavor, limits=limits, token=token)
+        if gate is not None:
+            report = _gated(report, gate, source, flavor)
+        facts = write_proof(
+            flavor.path,
+            Provenance.of(
+                source_ref=source_ref or os.path.basename(source),
+                source_revision=source_revision,
+                source_files=source_files,
+                recipe=_recipe(plan, flavor),
+                files=hashes_of(flavor.path),
+            ),
+            report,
+            source=source,
+            relation="quantized" if relation_of(flavor) == "quantization" else "",
+        )
+        attributes = {**flavor.attributes, **facts}
+        made = ProducedFlavor(path=flavor.path, flavor=flavor.flavor, attributes=attributes)
+        yield ProvenFlavor(produced=made, report=report)
+
+
+def relation_of(flavor: FlavorPlan) -> str:
+    """Return how an output is related to its source, as lineages name it."""
+    return "quantization" if "quantization_method" in flavor.attributes else "format-conversion"
+
+
+def _gated(
+    report: VerificationReport, gate: QualityGate, source: str, flavor: FlavorPlan
+) -> VerificationReport:
+    quality, problems = behaviour(gate, source, flavor.path)
+    if problems:
+        raise VerificationError(flavor.path, problems)
+    return msgspec.structs.replace(report, quality=quality)
+
+
+def _recipe(plan: ConversionPlan, flavor: FlavorPlan) -> dict[str, Any]:
+    asked = msgspec.to_builtins(plan.request)
+    recipe = {name: value for name, value in asked.items() if name not in _PLACES and value}
+    return {"target": flavor.token, **recipe}
