@@ -59,6 +59,7 @@ def verify_flavor(
         read_back=read_back,
         limits=limits or Limits(),
         loads=not first.is_whole_model,
+        origin=None if plan.request.layout else plan.request.source,
         token=token,
     )
 

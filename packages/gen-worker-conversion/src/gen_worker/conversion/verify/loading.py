@@ -1,13 +1,13 @@
 """Whether a component loads: its declared class, made on the meta device from its configuration.
 
 No weight is read and no memory taken. Names that the class wants and the source lacked as well are
-the source's own affair.
+the source's own affair, and so is a class that nothing here has.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.hf_classes import class_of_config, libraries_view
@@ -36,24 +36,42 @@ def load_problems(
         The name of the class, and what is wrong.
     """
     where = component or os.path.basename(directory)
+    found = _checked(directory, made)
+    if not found.failure and not found.unlike:
+        return found.class_name, []
+    own = _checked(*source) if source is not None else _Checked()
+    if found.failure:
+        # Of an architecture that the libraries here do not know, nothing can be said.
+        return "", [] if own.failure else [f"component {where} {found.failure}"]
+    return found.class_name, [
+        f"component {where} ({found.class_name}): {text}"
+        for text in sorted(found.unlike - own.unlike)
+    ]
+
+
+class _Checked(NamedTuple):
+    """A component beside the class that its configuration declares."""
+
+    class_name: str = ""
+    """Empty where nothing is declared."""
+    failure: str = ""
+    """Why there is no such class."""
+    unlike: frozenset[str] = frozenset()
+    """What it wants and is not there, and the other way round."""
+
+
+def _checked(directory: str, checkpoint: Checkpoint) -> _Checked:
     config = _config(directory)
     if not config:
-        return "", []
+        return _Checked()
     try:
         cls = class_of_config(config, directory)
         wanted = _wanted(cls, directory)
     except ConversionInputError as error:
-        return "", [f"component {where} names no class that can load it: {error}"]
+        return _Checked(failure=f"names no class that can load it: {error}")
     except Exception as error:  # whatever a foreign constructor thinks of this configuration
-        return "", [f"component {where} does not load from its configuration: {error!s:.300}"]
-    problems = _unlike(wanted, made)
-    if problems and source is not None and _config(source[0]):
-        problems -= _unlike(
-            _wanted(class_of_config(_config(source[0]), source[0]), source[0]), source[1]
-        )
-    return cls.__name__, [
-        f"component {where} ({cls.__name__}): {text}" for text in sorted(problems)
-    ]
+        return _Checked(failure=f"does not load from its configuration: {error!s:.300}")
+    return _Checked(cls.__name__, "", frozenset(_unlike(wanted, checkpoint)))
 
 
 def _config(directory: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def verify_output(
     limits: Limits = _DEFAULT_LIMITS,
     gate: QualityGate | None = None,
     loads: bool = True,
+    origin: str | os.PathLike[str] | None = None,
     token: CancelToken | None = None,
 ) -> VerificationReport:
     """Prove that an output is what was asked for; blocks.
@@ -55,6 +56,8 @@ def verify_output(
         gate: Compares what both models give; needs a source that is a model.
         loads: Whether each component must load with the class its configuration declares; needs
             the library that has the class. Single files without a configuration declare none.
+        origin: Directory of the source where recipes of its own tensors stand for it: what does
+            not load there either is not held against the output.
         token: Ends the work between two slabs.
 
     Raises:
@@ -73,7 +76,7 @@ def verify_output(
     if loads and os.path.isdir(path):
         for name in common:
             place = os.path.join(path, name) if name else path
-            own = _source_component(source, name)
+            own = _source_component(origin or source, name)
             known = (own, expected[name]) if own else None
             loaded[name], found = load_problems(name, place, made[name], known)
             problems += [text for text in found if text not in problems]
