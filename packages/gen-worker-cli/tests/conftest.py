@@ -303,6 +303,17 @@ def warm(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[C
     runner.close()
 
 
+@pytest.fixture(scope="module")
+def beside_hub(
+    tmp_path_factory: pytest.TempPathFactory, bytecode: Path
+) -> Iterator[tuple[Cli, Hub]]:
+    """Return a folder and a hub that asks for the token `right`, for all tests of a module."""
+    runner = Cli(tmp_path_factory.mktemp("beside-hub"), bytecode)
+    words = ("hub", "serve", "--dir", "hub", "--port", "0")
+    yield runner, Hub(runner.start(*words, TENSORHUB_TOKEN="right"))
+    runner.close()
+
+
 @pytest.fixture
 def serve(cli: Cli) -> Callable[..., Server]:
     """Start a server that reads no stdin, and wait until it is ready, or says something else."""

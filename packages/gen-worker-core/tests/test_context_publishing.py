@@ -198,6 +198,28 @@ def test_an_unfinished_revision_is_dropped_when_the_call_ends() -> None:
     assert not ctx.has_open_revisions
 
 
+def test_checkpoints_say_what_their_revision_is_opened_with(tmp_path: Path) -> None:
+    kept: list[Any] = []
+
+    class Files(LocalOutputs):
+        async def save(self, ref: str, source: Any, options: Any, **request: Any) -> Any:
+            kept.append(options)
+            return await super().save(ref, source, options, **request)
+
+    files, hints = Files(str(tmp_path)), {"destination_repo": "a/b"}
+    ctx = RequestContext("t", ports=host(files=files), job_id="j", hints=hints)
+    ctx.save_bytes("notes.txt", b"")
+    ctx.set_repo_spec(model_family="flux")
+    ctx.save_checkpoint_bytes("model.safetensors", b"weights")
+
+    assert [(one.destination, one.repo_spec) for one in kept] == [
+        ("", None),
+        ("a/b", {"model_family": "flux"}),
+    ]
+    with pytest.raises(RuntimeError, match="before the first file"):
+        ctx.set_repo_spec(model_family="sdxl")
+
+
 @pytest.mark.parametrize("destination", ["", "  ", None, 3])
 def test_a_destination_must_be_named(destination: Any) -> None:
     with pytest.raises(ValueError, match="destination_repo must be 'owner/name'"):

@@ -6,8 +6,6 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from gen_worker.context import ConversionContext, DatasetContext, RequestContext
 from gen_worker.context.jobs import JobKind
 from gen_worker.context.local import run_blocking
@@ -20,12 +18,10 @@ if TYPE_CHECKING:
 
 
 class Laptop:
-    def __init__(self, tmp_path: Path, **options: Any) -> None:
+    def __init__(self, tmp_path: Path) -> None:
         self.stderr = io.StringIO()
         self.outputs = tmp_path / "outputs"
-        self.ports = local_ports(
-            events=JsonLineEvents(self.stderr), output_dir=str(self.outputs), **options
-        )
+        self.ports = local_ports(events=JsonLineEvents(self.stderr), output_dir=str(self.outputs))
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stderr.getvalue().splitlines()]
@@ -68,21 +64,8 @@ def test_a_dataset_is_printed_instead_of_published(tmp_path: Path) -> None:
     assert line["would_publish"]["features_json"] == {"prompt": "string"}
 
 
-def test_allowed_publishing_says_that_there_is_no_hub(tmp_path: Path) -> None:
-    laptop = Laptop(tmp_path, allow_publish=True)
-
-    answer = RequestContext("t", ports=laptop.ports).publish_repo_revision(destination_repo="a/b")
-
-    assert answer["skipped"]
-    assert answer["reason"] == "missing_worker_capability_channel"
-    assert laptop.lines() == []
-
-
-@pytest.mark.parametrize("allow_publish", [False, True])
-def test_what_a_job_produced_outlives_its_scratch_space(
-    tmp_path: Path, allow_publish: bool
-) -> None:
-    laptop = Laptop(tmp_path, allow_publish=allow_publish)
+def test_what_a_job_produced_outlives_its_scratch_space(tmp_path: Path) -> None:
+    laptop = Laptop(tmp_path)
     kind = JobKind("conversion", ConversionContext)
     call = Call(
         spec=FunctionSpec(
@@ -115,10 +98,9 @@ def test_what_a_job_produced_outlives_its_scratch_space(
     assert file["path"] == "model.safetensors"
     assert file["ref"] == f"jobs/j/outputs/{scratch.name}/model.safetensors"
     assert (laptop.outputs / file["ref"]).read_bytes() == b"weights"
-    if not allow_publish:
-        (line,) = laptop.lines()
-        assert line["would_publish"]["files"] == [file["ref"]]
-        flavor = line["would_publish"]["metadata"]["checkpoint_flavors"][0]
-        assert flavor["snapshot_manifest"][0]["size_bytes"] == 7
-        assert flavor["snapshot_manifest"][0]["digest"].startswith("sha256:")
-        assert summary["published"]["stubbed"]
+    (line,) = laptop.lines()
+    assert line["would_publish"]["files"] == [file["ref"]]
+    flavor = line["would_publish"]["metadata"]["checkpoint_flavors"][0]
+    assert flavor["snapshot_manifest"][0]["size_bytes"] == 7
+    assert flavor["snapshot_manifest"][0]["digest"].startswith("sha256:")
+    assert summary["published"]["stubbed"]

@@ -65,6 +65,8 @@ class SaveOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Set for model weights; the answer is then a `Tensors` instead of an `Asset`."""
     destination: str = ""
     """`owner/repo` that the job's checkpoints go to; empty when it has none."""
+    repo_spec: Mapping[str, str] | None = None
+    """What its revision is opened with, as `ctx.set_repo_spec` was told."""
     metadata: Mapping[str, Any] | None = None
     """`produced_by_kind`, `step_number`, … as `ctx.save_checkpoint` documents them."""
 
@@ -115,8 +117,8 @@ class Files(Protocol):
     async def release(self, request_id: str) -> None:
         """Forget whatever was kept for one request.
 
-        Called exactly once, when a request that used this port has ended; never for one that did
-        not.
+        Called exactly once, when a request that used this port or the publisher has ended; never
+        for one that used neither.
         """
         ...
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from gen_worker.cancel import CancelToken
     from gen_worker.cli.project import Endpoint
     from gen_worker.ports import Events, Ports
     from gen_worker.runtime import Engine, EngineLimits, Invocation
@@ -21,6 +22,7 @@ __all__ = [
     "new_invocation",
     "open_engine",
     "open_ports",
+    "published_ports",
     "tell_gaps",
 ]
 
@@ -45,24 +47,49 @@ def open_engine(
     """
     from gen_worker.runtime import Engine
 
-    ports = ports or open_ports(args, events=events, allow_local_files=allow_local_files)
-    return Engine(endpoint.functions, ports, limits=_limits(), devices=_devices(endpoint, args))
+    if ports is None:
+        ports = open_ports(args, events=events, allow_local_files=allow_local_files)
+        if args.allow_publish:
+            ports = published_ports(ports, lambda request_id: engine.token_of(request_id))
+    engine = Engine(endpoint.functions, ports, limits=_limits(), devices=_devices(endpoint, args))
+    return engine
 
 
 def open_ports(
     args: argparse.Namespace, *, events: Events | None = None, allow_local_files: bool = True
 ) -> Ports:
-    """Return this machine as a host; see `open_engine`."""
+    """Return this machine as a host that publishes nothing; see `open_engine`.
+
+    Raises:
+        UsageError: It is to publish, and never to use the network.
+    """
     from gen_worker.cli.reports import open_reports
     from gen_worker.runtime.local import local_ports
 
+    if args.offline and args.allow_publish:
+        from gen_worker.cli.failures import UsageError
+
+        raise UsageError("--allow-publish needs the network: leave --offline out")
     return local_ports(
         offline=args.offline,
-        allow_publish=args.allow_publish,
         output_dir=getattr(args, "output", None),
         events=events or open_reports(),
         allow_local_files=allow_local_files,
     )
+
+
+def published_ports(ports: Ports, find_token: Callable[[str], CancelToken | None]) -> Ports:
+    """Return ports that publish to the hub of this machine's user.
+
+    Args:
+        ports: Without one.
+        find_token: Says what ends the transfers of a request.
+    """
+    from gen_worker.cli.hub import users_hub
+    from gen_worker.runtime.local.publishing import publishing_ports
+
+    url, token = users_hub()
+    return publishing_ports(ports, url=url, token=token, find_token=find_token)
 
 
 def _limits() -> EngineLimits:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["DEFAULT_DIR", "DEFAULT_PORT", "configure", "main"]
+__all__ = ["DEFAULT_DIR", "DEFAULT_PORT", "configure", "main", "users_hub"]
 
 DEFAULT_DIR = "~/.local/share/gen-worker/hub"
 DEFAULT_PORT = 8090
@@ -89,6 +89,14 @@ def _hours(text: str) -> float:
     if not 0 <= hours < 1e9:
         raise ValueError
     return hours
+
+
+def users_hub() -> tuple[str, str]:
+    """Return the URL and the token of the hub that this machine's user works with."""
+    from gen_worker.models.settings import load_model_settings
+
+    settings = load_model_settings()
+    return settings.hub_url or f"http://127.0.0.1:{DEFAULT_PORT}", settings.hub_token
 
 
 def main(args: argparse.Namespace) -> int:

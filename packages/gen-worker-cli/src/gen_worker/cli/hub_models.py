@@ -9,7 +9,7 @@ import msgspec
 
 from gen_worker.cancel import CancelToken
 from gen_worker.cli.failures import UsageError
-from gen_worker.cli.hub import DEFAULT_PORT
+from gen_worker.cli.hub import users_hub
 from gen_worker.cli.hub_progress import TransferBar
 from gen_worker.cli.hub_serve import open_hub
 from gen_worker.cli.output import divert_stdout
@@ -132,11 +132,9 @@ _ACTIONS = {"push": _push, "pull": _pull, "ls": _list, "tag": _tag, "gc": _colle
 
 def _client(args: argparse.Namespace) -> HubClient:
     from gen_worker.models.hub import HubClient
-    from gen_worker.models.settings import load_model_settings
 
-    settings = load_model_settings()
-    url = args.url or settings.hub_url or f"http://127.0.0.1:{DEFAULT_PORT}"
-    return HubClient(url, settings.hub_token)
+    url, token = users_hub()
+    return HubClient(args.url or url, token)
 
 
 def _hub_ref(text: str) -> TensorhubRef:

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gen_worker.cli.host import chosen_device, local_owner, open_engine, open_ports, tell_gaps
+from gen_worker.cli.host import (
+    chosen_device,
+    local_owner,
+    open_engine,
+    open_ports,
+    published_ports,
+    tell_gaps,
+)
 from gen_worker.cli.serving import choose_token, report_failure, say, set_up
 from gen_worker.context.local import LocalOutputs
-from gen_worker.runtime.files import WorkerFiles
 from gen_worker.runtime.http import (
     HttpApp,
     HttpOptions,
@@ -108,7 +114,7 @@ class HttpServing:
             await asyncio.gather(*work, return_exceptions=True)
             self._withdraw(announced)
             await engine.close(_GRACE_S)
-            if isinstance(ports.files, WorkerFiles):
+            if hasattr(ports.files, "close"):
                 ports.files.close()
         say("stopped")
         return self._exit_code
@@ -119,8 +125,9 @@ class HttpServing:
         if self._args.offline:
             return ports
         files = open_local_files(self._outputs.root, ports.events, find_token)
-        publisher = ports.publisher and StubPublisher(files, ports.events)
-        return msgspec.structs.replace(ports, files=files, publisher=publisher)
+        publisher = StubPublisher(files, ports.events)
+        ports = msgspec.structs.replace(ports, files=files, publisher=publisher)
+        return published_ports(ports, find_token) if self._args.allow_publish else ports
 
     def _app(self, engine: Engine, ports: Ports) -> tuple[HttpApp, LocalBackend]:
         device = chosen_device(self._endpoint, self._args)

@@ -296,13 +296,15 @@ class OutputContext(CallContext):
         return await self._files.save(self._ref(ref), source, options, request_id=self.request_id)
 
     def _with_destination(self, options: SaveOptions) -> SaveOptions:
-        """Add where the job's checkpoints go, which its payload or its hints say."""
+        """Add where the job's checkpoints go, which its payload or its hints say, and as what."""
         destination = (self._hints or {}).get("destination_repo")
         if options.checkpoint_format is None or not isinstance(destination, str) or not self.job_id:
             return options
         from msgspec.structs import replace
 
-        return replace(options, destination=destination.strip())
+        self._extra["has_checkpoints"] = True
+        spec = dict(self._extra.get("repo_spec", {}))
+        return replace(options, destination=destination.strip(), repo_spec=spec)
 
     def _goes_inline(self, size_bytes: int) -> bool:
         """Tell whether an output travels in the answer, and count it."""

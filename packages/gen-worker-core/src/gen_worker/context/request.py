@@ -73,7 +73,7 @@ class RequestContext(OutputContext):
         from gen_worker.context.publishing import refuse_unknown
 
         refuse_unknown(spec, RepoSpec.__annotations__, "set_repo_spec")
-        if self.has_open_revisions:
+        if self.has_open_revisions or self._extra.get("has_checkpoints"):
             raise RuntimeError("call set_repo_spec before the first file is published")
         known = self._extra.setdefault("repo_spec", {})
         known.update((name, value) for name, value in spec.items() if value)

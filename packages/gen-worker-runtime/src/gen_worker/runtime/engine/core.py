@@ -159,23 +159,27 @@ class Core:
 
     def must_release(self, call: RunningCall) -> bool:
         """Tell whether something of the call has to be given back; of most calls nothing is."""
-        ctx = call.ctx
         return (
             call.instance is not None
             or not call.plan.is_inference
             or call.request_id in self.files.users
-            or (self._publishes and ctx is not None and ctx.needs_release)
+            or self._has_published(call.ctx)
         )
+
+    def _has_published(self, ctx: RequestContext | None) -> bool:
+        """Tell whether the call may have used the publisher, which shares what `files` keeps."""
+        return self._publishes and ctx is not None and ctx.needs_release
 
     async def release(self, call: RunningCall, runner: Runner) -> None:
         """Give back what a call was given; its outcome is known and does not change any more."""
         ctx, endpoint = call.ctx, call.plan.endpoint
+        has_used_files = call.request_id in self.files.users or self._has_published(ctx)
         try:
             if call.instance is not None and endpoint is not None:
                 await endpoint.leave(call.instance, runner)
             if ctx is not None:
                 await runner.port(ctx.release())
-            if call.request_id in self.files.users:
+            if has_used_files:
                 await runner.port(self.files.release(call.request_id))
         except Exception:
             import logging

@@ -27,6 +27,8 @@ class JobScope(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     job_id: str = ""
     hints: Mapping[str, Any] = {}
+    asks_for_token: bool = True
+    """Whether the hub is of no use without a token; one that only this machine reaches may be."""
 
     @classmethod
     def of(cls, settings: FileSettings) -> JobScope:
@@ -43,7 +45,7 @@ class JobScope(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_hub(self) -> bool:
         """Whether there is a hub that this job may use."""
-        return bool(self.base_url and self.capability_token)
+        return bool(self.base_url and (self.capability_token or not self.asks_for_token))
 
     @property
     def job(self) -> str:
@@ -59,7 +61,8 @@ class JobScope(msgspec.Struct, frozen=True, kw_only=True):
     def credentials(self) -> tuple[tuple[str, str], ...]:
         """Headers that show the hub who asks."""
         owner = (("X-Cozy-Owner", self.owner),) if self.owner else ()
-        return (("Authorization", f"Bearer {self.capability_token}"), *owner)
+        token = self.capability_token
+        return ((("Authorization", f"Bearer {token}"),) if token else ()) + owner
 
     def file_url(self, path: str) -> str:
         """Return where the hub has a file, by its relative path."""

@@ -176,7 +176,7 @@ def _revision_for(request: Request, options: SaveOptions) -> Revision | None:
         return None
     destination = options.destination or request.scope.destination
     if destination:
-        return open_revision(request, destination, {})
+        return open_revision(request, destination, options.repo_spec or {})
     if (options.metadata or {}).get("produced_by_kind") == "training":
         raise RuntimeError(
             "tensor upload requires repo job scope: a training's checkpoints need a "

@@ -22,10 +22,11 @@ def local_ports(
     output_dir: str | None = None,
     allow_local_files: bool = True,
     offline: bool = False,
-    allow_publish: bool = False,
     cas_dir: str | None = None,
 ) -> Ports:
     """Return the ports of this machine. Nothing is read or made before it is needed.
+
+    Publishing only says what it would do; `publishing.publishing_ports` gives them a hub.
 
     Args:
         events: Where telemetry goes, such as `JsonLineEvents(sys.stderr)`.
@@ -33,8 +34,6 @@ def local_ports(
         allow_local_files: Whether payloads may name files of this machine. Only where the caller
             is the user of this machine.
         offline: Only changes what errors advise: this host never uses the network.
-        allow_publish: False prints what would be published; True asks the hub, and as none is
-            configured here, publishing answers `skipped`.
         cas_dir: Content store of models; default `TENSORHUB_CAS_DIR`, else `cas` below
             `TENSORHUB_CACHE_DIR`.
     """
@@ -43,6 +42,6 @@ def local_ports(
         files=files,
         events=events,
         models=LocalModels(events, cas_dir=cas_dir, offline=offline),
-        publisher=None if allow_publish else StubPublisher(files, events),
+        publisher=StubPublisher(files, events),
         run=run_blocking,
     )

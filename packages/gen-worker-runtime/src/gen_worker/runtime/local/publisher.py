@@ -17,17 +17,38 @@ if TYPE_CHECKING:
 
     from gen_worker.ports import Events, Files
 
-__all__ = ["StubPublisher"]
+__all__ = ["Publication", "StubPublisher"]
 
 
-class _Revision:
-    """A revision that will not be published."""
+class Publication:
+    """A revision in the making, as it is told of before it is published."""
 
     def __init__(self, destination: str, request_id: str, spec: Mapping[str, Any]) -> None:
         self.destination = destination
         self.request_id = request_id
         self.spec = dict(spec)
         self.refs: list[str] = []
+        """Of the files that were stored for it."""
+
+    @property
+    def is_dataset(self) -> bool:
+        return self.spec.get("target") == "dataset"
+
+    @property
+    def kind(self) -> str:
+        """The call that publishes it."""
+        return "publish_dataset_revision" if self.is_dataset else "publish_repo_revision"
+
+    @property
+    def place(self) -> str:
+        """That call's name of where it goes."""
+        return "destination_dataset" if self.is_dataset else "destination_repo"
+
+    def plan(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what publishing it with these keywords of that call means."""
+        known = {name: value for name, value in manifest.items() if value is not None}
+        files = {"files": list(self.refs)} if self.refs else {}
+        return {self.place: self.destination, **known, **files}
 
 
 class StubPublisher:
@@ -37,34 +58,31 @@ class StubPublisher:
         self._files = files
         self._events = events
 
-    async def open(self, destination: str, *, request_id: str, **spec: Any) -> _Revision:
-        return _Revision(destination, request_id, spec)
+    async def open(self, destination: str, *, request_id: str, **spec: Any) -> Publication:
+        return Publication(destination, request_id, spec)
 
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
         """Keep the file as an output, so that it outlives the job's scratch directories."""
         from gen_worker.context.media import weights_format
 
-        revision = _checked(session)
+        publication = _checked(session)
         options = SaveOptions(checkpoint_format=weights_format(path) or "unknown")
-        stored = await self._files.save(path, source, options, request_id=revision.request_id)
-        revision.refs.append(path)
+        stored = await self._files.save(path, source, options, request_id=publication.request_id)
+        publication.refs.append(path)
         facts = msgspec.structs.asdict(stored)
         return {name: fact for name, fact in facts.items() if fact is not None}
 
     async def finalize(self, session: object, **manifest: Any) -> Mapping[str, Any]:
-        revision = _checked(session)
-        is_dataset = revision.spec.get("target") == "dataset"
-        place = "destination_dataset" if is_dataset else "destination_repo"
-        known = {name: value for name, value in manifest.items() if value is not None}
-        plan = {place: revision.destination, **known}
-        if revision.refs:
-            plan["files"] = revision.refs
-        kind = "publish_dataset_revision" if is_dataset else "publish_repo_revision"
-        self._tell(f"{kind}.stubbed", {"would_publish": plan})
-        revision_id = f"local-{os.urandom(4).hex()}"
-        if not is_dataset:
-            return {"stubbed": True, place: revision.destination, "revision_id": revision_id}
-        owner, _, name = revision.destination.partition("/")
+        publication = _checked(session)
+        self._tell(f"{publication.kind}.stubbed", {"would_publish": publication.plan(manifest)})
+        destination, revision_id = publication.destination, f"local-{os.urandom(4).hex()}"
+        if not publication.is_dataset:
+            return {
+                "stubbed": True,
+                "destination_repo": destination,
+                "revision_id": revision_id,
+            }
+        owner, _, name = destination.partition("/")
         return {
             "stubbed": True,
             "ok": True,
@@ -81,6 +99,6 @@ class StubPublisher:
         self._events.emit(Emitted(request_id="", type=kind, payload=facts, at=time.time()))
 
 
-def _checked(session: object) -> _Revision:
-    assert isinstance(session, _Revision), "the context passes on what open returned"
+def _checked(session: object) -> Publication:
+    assert isinstance(session, Publication), "the context passes on what open returned"
     return session
