@@ -167,7 +167,7 @@ def test_a_function_that_changes_shape_or_dtype_is_refused(
 ) -> None:
     with pytest.raises(ConversionImplementationError, match="keep shape and dtype"):
         streaming_gpu_quantize(model, tmp_path / "out", quantize_fn=change, device="cpu")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

@@ -10,6 +10,7 @@ __all__ = [
     "ConversionInputError",
     "NotImplementedFamilyError",
     "OutputSpaceError",
+    "UnreadableSourceError",
 ]
 
 
@@ -66,6 +67,10 @@ class ConversionInputError(ConversionError, ValidationError):
         self.file = file
         self.tensor = tensor
         self.step = step
+
+
+class UnreadableSourceError(ConversionInputError, OSError):
+    """A file of the source is not there, or may not be read."""
 
 
 class OutputSpaceError(ConversionError, ResourceError):

@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.writer.output_file import write_failure
+from gen_worker.conversion.writer.output_file import output_directory, write_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +36,21 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[str]:
         raise ConversionInputError(f"{target!r} is not empty: choose another folder", file=target)
     parent, name = os.path.split(target)
     place = os.path.join(parent, f".{name}.{secrets.token_hex(8)}")
+    with output_directory(parent):
+        try:
+            os.mkdir(place)
+        except OSError as error:
+            raise write_failure(target, error) from error
+        try:
+            yield place
+            _move(place, target)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+
+
+def _move(place: str, target: str) -> None:
     try:
-        os.makedirs(parent, exist_ok=True)
-        os.mkdir(place)
+        os.replace(place, target)
     except OSError as error:
         raise write_failure(target, error) from error
-    try:
-        yield place
-        os.replace(place, target)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise

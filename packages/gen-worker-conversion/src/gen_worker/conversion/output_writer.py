@@ -7,11 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from gen_worker.conversion.errors import (
-    ConversionImplementationError,
-    ConversionInputError,
-    OutputSpaceError,
-)
+from gen_worker.conversion.errors import ConversionImplementationError, ConversionInputError
 from gen_worker.conversion.lazy.dtypes import FLOATS, code_of, torch_dtype
 from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile, bytes_of
 from gen_worker.conversion.side_files import (
@@ -22,7 +18,7 @@ from gen_worker.conversion.side_files import (
 )
 from gen_worker.conversion.source import Source
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
-from gen_worker.conversion.writer.output_file import write_failure
+from gen_worker.conversion.writer.output_file import make_directories, write_failure
 from gen_worker.errors import ValidationError
 from gen_worker.paths import safe_join
 
@@ -68,7 +64,7 @@ class StreamingWriter:
         self._spills: dict[str, _Spill] = {}
         self._passed: set[str] = set()
         self._is_final = False
-        os.makedirs(self._out, exist_ok=True)
+        make_directories(self._out)
         if os.listdir(self._out):
             raise ConversionInputError(
                 f"{self._out!r} is not empty: give a new directory for the output", file=self._out
@@ -89,7 +85,8 @@ class StreamingWriter:
         Raises:
             RuntimeError: It was written before, the component was passed through, the component
                 does not fit the source's layout, or the writer is finalized.
-            OutputSpaceError: The disk is full.
+            OutputSpaceError: The disk is full; the directory is then empty.
+            ConversionError: It cannot be written; likewise.
         """
         self._check(component, name)
         if component in self._passed:
@@ -100,9 +97,9 @@ class StreamingWriter:
             spill = self._spills[component] = _Spill(os.path.join(self._out, f".spill-{number}"))
         try:
             spill.add(name, tensor)
-        except OutputSpaceError:
+        except OSError as error:
             self._clear()
-            raise
+            raise write_failure(self._out, error) from error
 
     def passthrough(self, component: str) -> None:
         """Have a component copied as it is; empty means the weights of a model in one folder.
@@ -216,13 +213,10 @@ class _Spill:
         self._tensors[name] = (code, shape, self._size_bytes)
         rest = bytes_of(plain)
         self._size_bytes += len(rest)
-        try:
-            if self._file is None:
-                self._file = open(self._path, "xb", buffering=0)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise write_failure(self._path, error) from error
+        if self._file is None:
+            self._file = open(self._path, "xb", buffering=0)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def checkpoint(self) -> dict[str, LazyTensor]:
         """Return what was added, to be written once more, in its final order."""

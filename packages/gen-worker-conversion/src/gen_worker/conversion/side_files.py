@@ -6,9 +6,16 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.conversion.writer.output_file import PART_SUFFIX, write_failure
+from gen_worker.conversion.lazy.stored import unreadable
+from gen_worker.conversion.writer.output_file import (
+    PART_SUFFIX,
+    make_directories,
+    write_failure,
+    write_small_file,
+)
 from gen_worker.models.formats import SAFE_SUFFIXES, UNSAFE_SUFFIXES, weight_files
 from gen_worker.models.formats.configs import read_config
 from gen_worker.models.formats.unsafe import only_unsafe
@@ -20,9 +27,11 @@ __all__ = [
     "copy_side_files",
     "copy_whole",
     "is_weights",
+    "json_bytes",
     "set_config_dtype",
     "set_quantization_config",
     "side_files",
+    "write_json",
 ]
 
 _OTHER_WEIGHTS = frozenset({".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel"})
@@ -103,14 +112,24 @@ def _is_unsafe(name: str) -> bool:
 def _copy(source: str, target: str) -> int:
     if os.path.exists(target):
         return 0
+    make_directories(os.path.dirname(target))
     part = f"{target}{PART_SUFFIX}"
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copyfile(source, part)  # a half of one would look like a whole one
         os.replace(part, target)
-    except OSError as error:
-        raise write_failure(target, error) from error
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError):
+            raise _copy_failure(source, target, error) from error
+        raise
     return 1
+
+
+def _copy_failure(source: str, target: str, error: OSError) -> Exception:
+    """Tell apart which of the two files is at fault."""
+    is_source = error.filename == source or isinstance(error, shutil.Error)
+    return unreadable(source, error) if is_source else write_failure(target, error)
 
 
 def set_config_dtype(directory: str, dtype: str) -> None:
@@ -123,8 +142,7 @@ def set_config_dtype(directory: str, dtype: str) -> None:
     path = os.path.join(directory, "config.json")
     config = read_config(path) if os.path.isfile(path) else None
     if isinstance(config, dict) and _changed(config, dtype):
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, config)
 
 
 def set_quantization_config(directory: str, block: Mapping[str, Any]) -> None:
@@ -132,8 +150,17 @@ def set_quantization_config(directory: str, block: Mapping[str, Any]) -> None:
     path = os.path.join(directory, "config.json")
     config = read_config(path) if os.path.isfile(path) else {}
     changed = {**(config if isinstance(config, dict) else {}), "quantization_config": block}
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, changed)
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return a configuration as it is written."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write a configuration in one piece; its directory is made when absent."""
+    write_small_file(path, json_bytes(content))
 
 
 def _changed(config: dict[str, Any], dtype: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +11,9 @@ from gen_worker.conversion.lazy import computed, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 from gen_worker.errors import HardwareUnmetError
-from gen_worker.models.formats import read_index
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     from gen_worker.cancel import CancelToken
@@ -213,9 +212,10 @@ def list_shard_files_from_index(path: str | os.PathLike[str]) -> list[Path]:
     """Return the files an index names, in order, each once.
 
     Raises:
-        DamagedFileError: The index is malformed, or a file is missing or damaged.
+        Exception: What `open_checkpoint` raises: the index is malformed, or a file is missing or
+            damaged.
     """
-    return [Path(shard) for shard in read_index(os.fspath(path)).shards]
+    return [Path(shard) for shard in open_checkpoint(path).files]
 
 
 def materialize_safetensors_input(

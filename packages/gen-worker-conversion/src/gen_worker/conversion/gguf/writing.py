@@ -15,6 +15,7 @@ from gen_worker.conversion.gguf.container import (
 )
 from gen_worker.conversion.gguf.packing import PackedTensor
 from gen_worker.conversion.writer.files import PlannedFile, refuse_others, write_files
+from gen_worker.conversion.writer.output_file import output_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,10 +93,10 @@ def write_gguf(
             _names(stem, len(groups)), groups, _metadata(metadata, groups), strict=True
         )
     ]
-    os.makedirs(directory, exist_ok=True)
     taken = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\{_SUFFIX}")
-    refuse_others(directory, {file.name for file in files}, taken)
-    made = write_files(files, journal=journal, progress=progress, on_file=on_file, token=token)
+    with output_directory(directory):
+        refuse_others(directory, {file.name for file in files}, taken)
+        made = write_files(files, journal=journal, progress=progress, on_file=on_file, token=token)
     return WrittenGguf(made.files, made.nonfinite, len(made.resumed))
 
 

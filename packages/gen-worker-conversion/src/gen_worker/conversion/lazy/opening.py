@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile
+from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile, unreadable
 from gen_worker.conversion.lazy.weight_sets import weight_set_of
+from gen_worker.errors import WorkerError
 from gen_worker.models.formats import DamagedIndexError, assert_loadable, read_header, read_index
 
 if TYPE_CHECKING:
@@ -57,15 +58,23 @@ def open_checkpoint(
             empty for the files without one. By default those, else the most precise ones.
 
     Raises:
-        OSError: A file cannot be opened.
+        UnreadableSourceError: A file cannot be opened.
         DamagedFileError: A file is damaged, an index names a missing file or tensor, or two files
             have the same tensor.
         UnsafeFileFormat: There are weights, and only in formats that can run code.
         ConversionInputError: There are no weights of this variant.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        return _joined([os.fspath(file) for file in path])
-    place = os.fspath(path)
+    try:
+        if not isinstance(path, (str, os.PathLike)):
+            return _joined([os.fspath(file) for file in path])
+        return _opened(os.fspath(path), variant)
+    except OSError as error:
+        if isinstance(error, WorkerError):
+            raise
+        raise unreadable(str(path), error) from error
+
+
+def _opened(place: str, variant: str | None) -> OpenCheckpoint:
     if os.path.isdir(place):
         found = weight_set_of(place, variant)
         return _indexed(found.index_path) if found.index_path else _joined(found.files)

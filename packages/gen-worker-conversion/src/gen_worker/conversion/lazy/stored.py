@@ -6,9 +6,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gen_worker.conversion.errors import UnreadableSourceError
 from gen_worker.conversion.lazy.dtypes import size_bytes_of, torch_dtype
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
-from gen_worker.errors import ArtifactTransferError
+from gen_worker.errors import ArtifactTransferError, WorkerError
 from gen_worker.models.formats import DamagedFileError, Header
 from gen_worker.models.formats.plain_files import open_plain
 from gen_worker.models.reader.memory import PAGE, HostMemory
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from gen_worker.models.formats import TensorInfo
 
-__all__ = ["StoredTensor", "WeightsFile", "bytes_of"]
+__all__ = ["StoredTensor", "WeightsFile", "bytes_of", "unreadable"]
 
 _PACKED = ("F4", "F6_E2M3", "F6_E3M2")
 """Elements that share bytes; torch counts the bytes of the first, and lacks the others."""
@@ -35,7 +36,15 @@ class WeightsFile(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> WeightsFile:
-        facts = os.stat(path)
+        """Take what the file is now.
+
+        Raises:
+            UnreadableSourceError: It is not there.
+        """
+        try:
+            facts = os.stat(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
         return cls(path, facts.st_size, facts.st_mtime_ns)
 
     def read(self, start: int, size_bytes: int) -> Any:
@@ -77,7 +86,9 @@ class WeightsFile(NamedTuple):
                 header = Header({}, {}, 0, size_bytes)
                 cache = PageCache(descriptor, size_bytes)
                 yield SourceFile(self.path, header, descriptor, direct, cache)
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
+            if isinstance(error, WorkerError):
+                raise
             raise ArtifactTransferError(
                 f"file {self.path!r} cannot be read, {error.strerror}: check the disk it is on",
                 phase="read",
@@ -142,6 +153,17 @@ class StoredTensor(LazyTensor):
         if self.dtype == "F4":
             shape = (*shape[:-1], shape[-1] // 2)
         return made.view(dtype).view(shape)
+
+
+def unreadable(path: str, error: OSError) -> UnreadableSourceError:
+    """Return what it means that a file of a source cannot be opened."""
+    place = os.fspath(error.filename) if isinstance(error.filename, str) else path
+    return UnreadableSourceError(
+        f"{place!r} cannot be read, {error.strerror or error}: check the path, the rights and the "
+        "disk it is on",
+        file=place,
+        step="read",
+    )
 
 
 def bytes_of(tensor: Any) -> memoryview:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gen_worker.conversion.errors import ConversionImplementationError, ConversionInputError
-from gen_worker.conversion.lazy.stored import bytes_of
+from gen_worker.conversion.lazy.stored import WeightsFile, bytes_of
 from gen_worker.conversion.lazy.tensor import slabs
 from gen_worker.conversion.writer.journal import FinishedFile, is_as_recorded
 from gen_worker.conversion.writer.nonfinite import NonFinite, counted_rows
@@ -222,6 +222,6 @@ def _fingerprint(files: Sequence[PlannedFile]) -> str:
             digest.update(msgspec.json.encode(tensor.sources))
             paths.update(extent.path for extent in tensor.sources)
     for path in sorted(paths):
-        facts = os.stat(path)
-        digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        facts = WeightsFile.at(path)
+        digest.update(f"{path}\0{facts.size_bytes}\0{facts.mtime_ns}\n".encode())
     return str(digest.hexdigest())

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from gen_worker.conversion.writer.output_file import OutputFile, WrittenFile, remove_parts
+from gen_worker.conversion.writer.output_file import (
+    OutputFile,
+    WrittenFile,
+    make_directories,
+    remove_parts,
+    write_failure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +81,7 @@ class Journal:
     def _rewrite(self, head: _Head) -> None:
         """Write head and finished files anew: the last line may be half of one."""
         directory, name = os.path.split(os.path.abspath(self.path))
-        os.makedirs(directory, exist_ok=True)
+        make_directories(directory)
         remove_parts(directory, name)
         with OutputFile(self.path) as file:
             for item in (head, *self._finished.values()):
@@ -92,10 +98,13 @@ class Journal:
             blake3=written.blake3,
             facts=msgspec.Raw(msgspec.json.encode(facts)),
         )
-        with open(self.path, "ab") as file:
-            file.write(msgspec.json.encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.path, "ab") as file:
+                file.write(msgspec.json.encode(entry) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_failure(self.path, error) from error
 
     def remove(self) -> None:
         """Forget everything, once the whole output is finished."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +11,7 @@ from gen_worker.conversion.errors import ConversionError, OutputSpaceError
 from gen_worker.models.store.durable import fsync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 __all__ = [
@@ -17,8 +19,12 @@ __all__ = [
     "OutputFile",
     "WrittenFile",
     "check_space",
+    "make_directories",
+    "output_directory",
+    "remove_empty",
     "remove_parts",
     "write_failure",
+    "write_small_file",
 ]
 
 PART_SUFFIX = ".part"
@@ -60,10 +66,11 @@ class OutputFile:
         directory, name = os.path.split(os.path.abspath(self.path))
         self._part = os.path.join(directory, f".{name}.{os.urandom(8).hex()}{PART_SUFFIX}")
         self._is_open = False
+        self._made = make_directories(directory)
         try:
-            os.makedirs(directory, exist_ok=True)
             self._descriptor = os.open(self._part, _FLAGS, 0o666)
         except OSError as error:
+            remove_empty(self._made)
             raise write_failure(self.path, error) from error
         self._is_open = True
 
@@ -105,6 +112,7 @@ class OutputFile:
         except OSError as error:
             self.abandon()
             raise write_failure(self.path, error) from error
+        self._made = []
         return WrittenFile(self.path, self.size_bytes, str(self._hash.hexdigest()))
 
     def abandon(self) -> None:
@@ -112,6 +120,7 @@ class OutputFile:
         self._close()
         if os.path.exists(self._part):
             os.unlink(self._part)
+        remove_empty(self._made)
 
     def _close(self) -> None:
         if self._is_open:
@@ -143,6 +152,61 @@ def write_failure(path: str, error: OSError) -> ConversionError:
         file=path,
         step="write",
     )
+
+
+def make_directories(path: str) -> list[str]:
+    """Make a directory and those above it; return those that were absent, the innermost first.
+
+    Raises:
+        ConversionError: They cannot be made; none of them is left.
+        OutputSpaceError: The disk is full.
+    """
+    absent: list[str] = []
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        absent.append(place)
+        place = os.path.dirname(place)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        remove_empty(absent)
+        raise write_failure(path, error) from error
+    return absent
+
+
+def remove_empty(directories: Iterable[str]) -> None:
+    """Remove directories that have nothing in them; the others stay."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+@contextlib.contextmanager
+def output_directory(path: str) -> Iterator[None]:
+    """Have a directory during the block; a failure leaves none that was not there before.
+
+    Raises:
+        ConversionError: It cannot be made.
+        OutputSpaceError: The disk is full.
+    """
+    made = make_directories(path)
+    try:
+        yield
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
+def write_small_file(path: str, content: bytes) -> None:
+    """Write a file in one piece: under its name is the old content, or all of the new.
+
+    Raises:
+        ConversionError: It cannot be written.
+        OutputSpaceError: The disk is full.
+    """
+    with OutputFile(path) as file:
+        file.write(content)
+        file.finish()
 
 
 def start_writeback(descriptor: int, start: int, end: int) -> None:

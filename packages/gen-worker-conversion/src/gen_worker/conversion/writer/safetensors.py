@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.conversion.writer.files import PlannedFile, refuse_others, write_files
+from gen_worker.conversion.writer.output_file import output_directory
 from gen_worker.conversion.writer.shards import (
     MAX_SAFETENSORS_SHARD_BYTES,
     SafetensorsShardPlan,
@@ -88,18 +89,17 @@ def write_safetensors(
     place = os.path.abspath(os.fspath(directory))
     sizes = {name: tensor.size_bytes for name, tensor in checkpoint.items()}
     plan = plan_safetensors_shards(sizes, max_shard_bytes=max_shard_bytes, shard_prefix=prefix)
-    os.makedirs(place, exist_ok=True)
     index = f"{prefix}.safetensors.index.json"
-    ours = {*plan.shard_names, *([index] if plan.is_sharded else [])}
     taken = rf"{re.escape(prefix)}.*\.safetensors|{re.escape(index)}"
-    refuse_others(place, ours, re.compile(taken, re.DOTALL))
     files = [
         _planned(os.path.join(place, name), checkpoint, plan, {"format": "pt", **(metadata or {})})
         for name in plan.shard_names
     ]
     if plan.is_sharded:
         files.append(_planned_index(os.path.join(place, index), plan))
-    made = write_files(files, journal=journal, progress=progress, on_file=on_file, token=token)
+    with output_directory(place):
+        refuse_others(place, {file.name for file in files}, re.compile(taken, re.DOTALL))
+        made = write_files(files, journal=journal, progress=progress, on_file=on_file, token=token)
     count = len(plan.shard_names)
     return Written(
         made.files[:count],
