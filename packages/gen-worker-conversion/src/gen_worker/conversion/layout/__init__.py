@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         DiffusersFolder,
         PackedPipeline,
         SingleFile,
+        UnpackedPipeline,
         convert_diffusers_to_singlefile,
         diffusers_to_singlefile,
         packed_pipeline,
         singlefile_to_diffusers,
+        unpacked_pipeline,
     )
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "DiffusersFolder",
     "PackedPipeline",
     "SingleFile",
+    "UnpackedPipeline",
     "convert_denoiser",
     "convert_diffusers_to_singlefile",
     "diffusers_to_singlefile",
@@ -35,6 +38,7 @@ __all__ = [
     "renamed_denoiser",
     "reshard",
     "singlefile_to_diffusers",
+    "unpacked_pipeline",
 ]
 
 _MODULES = {
@@ -43,10 +47,12 @@ _MODULES = {
         "DiffusersFolder",
         "PackedPipeline",
         "SingleFile",
+        "UnpackedPipeline",
         "convert_diffusers_to_singlefile",
         "diffusers_to_singlefile",
         "packed_pipeline",
         "singlefile_to_diffusers",
+        "unpacked_pipeline",
     ),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

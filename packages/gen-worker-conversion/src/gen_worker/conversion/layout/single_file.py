@@ -6,7 +6,6 @@ and FLUX.1 have their text encoders where ComfyUI looks for them.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -19,7 +18,7 @@ from gen_worker.conversion.layout.repack import pack, parts_in, unpack
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.weight_sets import holds_weights
 from gen_worker.conversion.new_folder import new_folder
-from gen_worker.conversion.side_files import copy_side_files, set_config_dtype
+from gen_worker.conversion.side_files import copy_side_files, set_config_dtype, write_json
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 from gen_worker.models.formats import read_header
 from gen_worker.models.formats.configs import read_config
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.cancel import CancelToken
-    from gen_worker.conversion.layout.families import Layout
     from gen_worker.conversion.lazy import LazyTensor
     from gen_worker.conversion.writer import WrittenFile
 
@@ -36,10 +34,12 @@ __all__ = [
     "DiffusersFolder",
     "PackedPipeline",
     "SingleFile",
+    "UnpackedPipeline",
     "convert_diffusers_to_singlefile",
     "diffusers_to_singlefile",
     "packed_pipeline",
     "singlefile_to_diffusers",
+    "unpacked_pipeline",
 ]
 
 _PACK = "diffusers_to_singlefile"
@@ -59,6 +59,37 @@ class PackedPipeline(NamedTuple):
     """Tensors that it has no place for, as `component/name`."""
     missing: tuple[str, ...]
     """Names, or beginnings of names, that the file should have."""
+
+
+class UnpackedPipeline(NamedTuple):
+    """A single file as the components of a pipeline; nothing is read yet."""
+
+    family: str
+    components: dict[str, dict[str, LazyTensor]]
+    config: PipelineConfig
+    extra: tuple[str, ...]
+    """Names of tensors that no component has a place for."""
+    missing: tuple[str, ...]
+    """Names, or beginnings of names, that should have been in the file."""
+    absent: tuple[str, ...]
+    """Components of the family that are neither in the file nor in `config_dir`."""
+
+    @staticmethod
+    def prefix(component: str) -> str:
+        """Return what the names of a component's files begin with: its library looks for that."""
+        return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+
+    def model_index(self) -> dict[str, Any]:
+        """Return the content of `model_index.json`."""
+        return {**self.config.model_index, **{name: [None, None] for name in self.absent}}
+
+    def files(self) -> dict[str, Mapping[str, Any]]:
+        """Return the content of every configuration by its path in the pipeline's folder."""
+        scheduler = "scheduler/scheduler_config.json"
+        return {"model_index.json": self.model_index()} | {
+            scheduler if name == "scheduler" else f"{name}/config.json": content
+            for name, content in self.config.components.items()
+        }
 
 
 class SingleFile(NamedTuple):
@@ -208,77 +239,73 @@ def singlefile_to_diffusers(
         ConversionInputError: Tensors are missing, the configuration does not fit or cannot be told,
             or `output_dir` is not empty.
     """
-    source, target = os.fspath(input_path), os.path.abspath(os.fspath(output_dir))
-    layout = layout_of_file(read_header(source).tensors, model_family, _UNPACK)
-    checkpoint = open_checkpoint(source)
-    parts, _ = parts_in(layout, checkpoint)
-    given = os.fspath(config_dir)
-    config = config_at(given, parts) if given else inferred_config(layout, parts)
-    unpacked = unpack(layout, checkpoint, config.components)
+    target, given = os.path.abspath(os.fspath(output_dir)), os.fspath(config_dir)
+    unpacked = unpacked_pipeline(input_path, model_family=model_family, config_dir=given)
     _refuse(unpacked.missing, "are missing", _UNPACK)
     with new_folder(target) as place:
-        _write_components(place, unpacked.components, dtype, max_shard_bytes, token)
-        absent = _complete(place, layout, config, given, dtype)
+        for name, tensors in unpacked.components.items():
+            write_safetensors(
+                cast_checkpoint(tensors, dtype) if dtype else tensors,
+                os.path.join(place, name),
+                prefix=unpacked.prefix(name),
+                max_shard_bytes=max_shard_bytes,
+                token=token,
+            )
+        _complete(place, unpacked, given, dtype)
+    index = unpacked.model_index()
     return DiffusersFolder(
-        pipeline_class=str(config.model_index.get("_class_name", "")),
-        pipeline_config=config.model_index,
+        pipeline_class=str(index.get("_class_name", "")),
+        pipeline_config=index,
         output_dir=target,
-        family=layout.name,
+        family=unpacked.family,
         extra=unpacked.extra,
-        absent=absent,
-        needs=config.needs,
+        absent=unpacked.absent,
+        needs=unpacked.config.needs,
     )
 
 
-def _write_components(
-    place: str,
-    components: Mapping[str, Mapping[str, LazyTensor]],
-    dtype: str,
-    max_shard_bytes: int,
-    token: CancelToken | None,
-) -> None:
-    for name, tensors in components.items():
-        is_text = name.startswith("text_encoder")
-        write_safetensors(
-            cast_checkpoint(tensors, dtype) if dtype else tensors,
-            os.path.join(place, name),
-            prefix="model" if is_text else "diffusion_pytorch_model",
-            max_shard_bytes=max_shard_bytes,
-            token=token,
-        )
+def unpacked_pipeline(
+    input_path: str | os.PathLike[str],
+    *,
+    model_family: str = "",
+    config_dir: str | os.PathLike[str] = "",
+) -> UnpackedPipeline:
+    """Return a single file as the components of a pipeline; only its header is read.
 
-
-def _complete(
-    place: str, layout: Layout, config: PipelineConfig, given: str, dtype: str
-) -> tuple[str, ...]:
-    """Put beside the weights what is none; return the components that are not there."""
-    written = os.listdir(place)
-    names = [part.component for part in layout.every]
+    Arguments and errors are those of `singlefile_to_diffusers`, except that tensors which are
+    missing are named in the result.
+    """
+    source, given = os.fspath(input_path), os.fspath(config_dir)
+    checkpoint = open_checkpoint(source)
+    layout = layout_of_file(read_header(source).tensors, model_family, _UNPACK)
+    parts, _ = parts_in(layout, checkpoint)
+    config = config_at(given, parts) if given else inferred_config(layout, parts)
+    found = unpack(layout, checkpoint, config.components)
     absent = tuple(
-        name
-        for name in names
-        if name not in written and not (given and _has_weights(os.path.join(given, name)))
+        part.component
+        for part in layout.every
+        if part.component not in found.components
+        and not (given and _has_weights(os.path.join(given, part.component)))
     )
-    config.model_index.update({name: [None, None] for name in absent})
-    _write_json(os.path.join(place, "model_index.json"), config.model_index)
+    return UnpackedPipeline(
+        layout.name, found.components, config, found.extra, found.missing, absent
+    )
+
+
+def _complete(place: str, unpacked: UnpackedPipeline, given: str, dtype: str) -> None:
+    """Put beside the weights what is none."""
+    written = unpacked.components
     if given:
+        write_json(os.path.join(place, "model_index.json"), unpacked.model_index())
         for name in written:
             copy_side_files(os.path.join(given, name), os.path.join(place, name))
-        copy_side_files(given, place, skip={*written, *absent})
+        copy_side_files(given, place, skip={*written, *unpacked.absent})
     else:
-        for name, content in config.components.items():
-            file = "scheduler_config.json" if name == "scheduler" else "config.json"
-            _write_json(os.path.join(place, name, file), content)
+        for path, content in unpacked.files().items():
+            write_json(os.path.join(place, path), content)
     if dtype:
         for name in written:
             set_config_dtype(os.path.join(place, name), _TORCH_NAMES[cast_code(dtype)])
-    return absent
-
-
-def _write_json(path: str, content: Mapping[str, Any]) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _config(path: str) -> dict[str, Any]:
