@@ -55,6 +55,10 @@ class Sites:
         """What may read; empty: everybody."""
         self.cut_after = 0
         """The next blob is broken off after so many bytes; 0 for none."""
+        self.faults: dict[str, list[int]] = {}
+        """Statuses of the next answers, by a part of the path."""
+        self.redirects: dict[str, str] = {}
+        """Where paths lead, by their beginning."""
         sites = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -114,6 +118,14 @@ class Sites:
         self.asked.append(Asked(path, authorization, headers.get("range", "")))
         if self.token and authorization != f"Bearer {self.token}":
             self._send(request, 401, b"", {"X-Error-Code": "RepoNotFound"})
+            return
+        statuses = next((told for part, told in self.faults.items() if part in path and told), [])
+        place = next((to for start, to in self.redirects.items() if path.startswith(start)), "")
+        if statuses:
+            self._send(request, statuses.pop(0), b"", {})
+            return
+        if place:
+            self._send(request, 302, b"", {"Location": place})
             return
         data = self._found(path.strip("/").split("/"))
         if data is None:
@@ -203,6 +215,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.sites = Sites()
+        self.elsewhere = Sites()
+        """A host that files are kept at, and that is neither site."""
         self.folder = folder
         self.told = Told()
         self.hub = LocalHub(folder / "hub")
@@ -213,12 +227,13 @@ class World:
         self._serving = self._loop.wait(self._serve())
         policy = FilePolicy(job_dir=str(folder / "jobs"), download_backoff_s=0.01)
         self._files = WorkerFiles(policy, self.told)
-        self._count = 0
+        self._contexts: list[ConversionContext] = []
         self.providers = Providers(
             store=ContentStore(folder / "cas", reserve_bytes=0),
             settings=ModelSettings(hf_home=str(folder / "hf")),
             hf_endpoint=self.sites.url,
             civitai_endpoint=self.sites.url,
+            trusted=[self.elsewhere.url],
         )
 
     async def _serve(self) -> asyncio.Task[None]:
@@ -234,23 +249,26 @@ class World:
             self._server.stop()
             await self._serving
 
+        for context in self._contexts:
+            run_blocking(context.release())
         self._files.close()
         self._loop.wait(stop())
         self._loop.close()
         self.hub.close()
         self.sites.close()
+        self.elsewhere.close()
 
     def context(self, *, job_id: str = "", publish: str = "acme/model") -> ConversionContext:
         """Return the context of one more job, which may make and publish `acme/model`."""
-        self._count += 1
-        request_id = f"r{self._count}"
+        number = len(self._contexts) + 1
+        request_id = f"r{number}"
         owner, _, name = publish.partition("/")
         token = self.hub.issue_capability(publish=[publish], create=(owner, [name]))
         scope = JobScope(
             base_url=self.hub_url,
             capability_token=token,
             owner=owner,
-            job_id=job_id or f"job-{self._count}",
+            job_id=job_id or f"job-{number}",
         )
         self._files.enter(request_id, scope)
         models: Any = None
@@ -261,10 +279,27 @@ class World:
             publisher=HubPublisher(self._files),
             run=run_blocking,
         )
-        return ConversionContext(request_id, ports=ports, job_id=scope.job_id)
+        context = ConversionContext(
+            request_id, ports=ports, job_id=scope.job_id, destination={"ref": publish}
+        )
+        self._contexts.append(context)
+        return context
 
     def client(self) -> HubClient:
         return HubClient(self.hub_url, self.hub.issue_token("admin"))
+
+    def said(self, flavor: str) -> dict[str, Any]:
+        """Return all that the hub says of a flavor of `acme/model:latest`."""
+        with self.client() as client:
+            reply = client.connection.call(
+                "POST",
+                "/api/v1/repos/acme/model/resolve",
+                phase="resolve",
+                body={"tag": "latest", "flavor": flavor},
+            )
+        assert isinstance(reply.data, dict), reply.text
+        assert reply.status == 200, reply.text
+        return reply.data
 
     def published(self, ref: str, folder: Path) -> dict[str, bytes]:
         """Return the files of a checkpoint, by path."""

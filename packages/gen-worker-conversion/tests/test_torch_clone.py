@@ -24,6 +24,9 @@ torch: Any = pytest.importorskip("torch")
 safetensors_torch: Any = pytest.importorskip("safetensors.torch")
 
 
+PROOF = ("provenance.json", "verification.json")
+
+
 def stored(tensors: dict[str, Any]) -> bytes:
     data: bytes = safetensors_torch.save(tensors, metadata={"format": "pt"})
     return data
@@ -31,7 +34,7 @@ def stored(tensors: dict[str, Any]) -> bytes:
 
 def add_model(here: World, tensor: Any) -> None:
     here.sites.repos["some/llm"] = {
-        "config.json": b'{"architectures": ["LlamaForCausalLM"], "torch_dtype": "float32"}',
+        "config.json": b'{"torch_dtype": "float32"}',
         "model.safetensors": stored({"a.weight": tensor, "steps": torch.tensor([3])}),
         "tokenizer.json": b"{}",
         "README.md": b"---\nlicense: mit\n---\n",
@@ -54,7 +57,7 @@ def test_two_precisions_are_published_at_once(here: World, tmp_path: Path) -> No
     assert own == here.sites.repos["some/llm"]
     for label, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         files = here.published(f"acme/model:latest#{label}", tmp_path / label)
-        assert set(files) == set(own)
+        assert set(files) == {*own, *PROOF}
         loaded = safetensors_torch.load(files["model.safetensors"])
         assert torch.equal(loaded["a.weight"], tensor.to(dtype))
         assert loaded["steps"].tolist() == [3]
@@ -70,8 +73,8 @@ def test_a_checkpoint_of_civitai_is_cast(here: World, tmp_path: Path) -> None:
     payload = {"civitai_model_version_id": 5, "destination_repo": "acme/model"}
     clone.from_civitai(here.context(), payload, providers=here.providers)
     files = here.published("acme/model:latest#bf16", tmp_path / "out")
-    (data,) = files.values()
-    loaded = safetensors_torch.load(data)
+    assert set(files) == {"model.safetensors", "README.md", *PROOF}
+    loaded = safetensors_torch.load(files["model.safetensors"])
     assert torch.equal(loaded["a.weight"], tensor.to(torch.bfloat16))
 
 
@@ -155,7 +158,9 @@ def test_what_an_overwritten_repository_had_is_gone(here: World, tmp_path: Path)
     again = ask(overwrite_repo=True)
     clone.from_huggingface(here.context(), again, providers=here.providers)
     files = here.published("acme/model:latest#bf16", tmp_path / "out")
-    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "NOTICE"}
+    own = {"config.json", "model.safetensors", "tokenizer.json", "NOTICE"}
+    assert set(files) == {*own, "README.md", *PROOF}
+    assert set(here.published("acme/model:latest#fp32", tmp_path / "own")) == own
 
 
 def test_one_component_is_cast_by_itself(tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_one_component_is_cast_by_itself(tmp_path: Path) -> None:
 def test_a_quantized_flavor_is_made_on_the_way(here: World, tmp_path: Path) -> None:
     torch.manual_seed(0)
     here.sites.repos["some/llm"] = {
-        "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+        "config.json": b'{"torch_dtype": "float32"}',
         "model.safetensors": stored(
             {
                 "model.layers.0.mlp.up_proj.weight": torch.randn(256, 256),

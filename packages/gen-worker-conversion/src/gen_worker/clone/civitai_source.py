@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,11 @@ from gen_worker.clone.planning import SourceFacts, SourceIdentity
 from gen_worker.clone.sources import Fetched
 from gen_worker.conversion.classify import ClassificationInputs, SafetensorsFacts
 from gen_worker.conversion.classify.adapters import looks_like_adapter
-from gen_worker.conversion.classify.layouts import detect_huggingface_source_layout
+from gen_worker.conversion.classify.layouts import (
+    coarse_family,
+    detect_huggingface_source_layout,
+    variant_of_family,
+)
 from gen_worker.conversion.classify.lineage import adapter_facts
 from gen_worker.conversion.ingest.civitai import fetch_identity, identify
 from gen_worker.conversion.ingest.huggingface import precision_here
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
     from gen_worker.clone.payload import CloneRequest
+    from gen_worker.conversion.classify.layouts import SourceLayoutInfo
     from gen_worker.conversion.ingest.civitai import CivitaiIdentity
     from gen_worker.conversion.ingest.providers import CivitaiSite
 
@@ -30,11 +36,13 @@ __all__ = ["CivitaiSource", "pipeline_hint"]
 _PIPELINES = (
     ("auraflow", "AuraFlowPipeline"),
     ("flex.2", "FluxPipeline"),
+    ("flex2", "FluxPipeline"),
     ("flux.2 klein", "Flux2KleinPipeline"),
+    ("flux2klein", "Flux2KleinPipeline"),
     ("flux.2", "Flux2Pipeline"),
+    ("flux2", "Flux2Pipeline"),
     ("flux", "FluxPipeline"),
     ("wan", "WanPipeline"),
-    ("qwen image edit", "QwenImageEditPipeline"),
     ("qwen", "QwenImagePipeline"),
     ("zimage", "ZImagePipeline"),
     ("z-image", "ZImagePipeline"),
@@ -43,7 +51,21 @@ _PIPELINES = (
     ("pony", "StableDiffusionXLPipeline"),
     ("sd 1", "StableDiffusionPipeline"),
     ("sd 2", "StableDiffusionPipeline"),
+    ("sd1", "StableDiffusionPipeline"),
+    ("sd2", "StableDiffusionPipeline"),
 )
+"""Beginnings of base models, and of the ecosystem that an AIR names; longer ones first."""
+_EDITING = ("QwenImagePipeline", "QwenImageEditPipeline")
+_TEXT_AND_VAE = ("transformer", "text_encoder", "vae")
+_COMPONENTS = {
+    **dict.fromkeys(("flux1", "flex2"), ("transformer", "text_encoder", "text_encoder_2", "vae")),
+    **dict.fromkeys(("flux2", "z_image", "qwen_image", "auraflow"), _TEXT_AND_VAE),
+    **dict.fromkeys(("wan21", "wan22"), _TEXT_AND_VAE),
+    "sdxl": ("unet", "text_encoder", "text_encoder_2", "vae"),
+    "sd15": ("unet", "text_encoder", "vae"),
+}
+"""Without which a pipeline of a variant does not load."""
+_AIR = re.compile(r"urn:air:([^:]+):")
 _LIBRARIES = {"native_lora": "diffusers-lora", "aio_singlefile": "diffusers-single-file"}
 
 
@@ -74,7 +96,7 @@ class CivitaiSource:
         if len(sizes) > 1:
             strategy = "components"
         library = _LIBRARIES.get(strategy, "diffusers")
-        layout = detect_huggingface_source_layout(repo_dir=directory, files=sizes)
+        layout = _layout(found, directory, sizes)
         hint = pipeline_hint(found)
         spec = {"library_name": library, "model_family": found.family, "class_name": hint}
         return Fetched(
@@ -86,8 +108,12 @@ class CivitaiSource:
                 components=weights_by_folder(sizes),
             ),
             spec={name: value for name, value in spec.items() if value and value != "unknown"},
-            metadata=_metadata(found, inputs, library, hint),
+            metadata={
+                **_metadata(found, inputs, library, hint),
+                **_missing(strategy, layout.model_family_variant, sizes),
+            },
             layout=layout._asdict(),
+            digests={path: f"sha256:{told}" for path, told in found.fingerprints.items()},
         )
 
     @cached_property
@@ -103,8 +129,36 @@ class CivitaiSource:
 
 def pipeline_hint(found: CivitaiIdentity) -> str:
     """Return the class of diffusers that a version is meant for; empty when it is not known."""
-    text = found.facts.get("base_model", "").lower()
-    return next((pipeline for part, pipeline in _PIPELINES if text.startswith(part)), "")
+    facts = {name: text.lower() for name, text in found.facts.items()}
+    base, kind = facts.get("base_model", ""), facts.get("base_model_type", "")
+    ecosystem = _AIR.match(facts.get("air", ""))
+    for text in (base, ecosystem[1] if ecosystem else ""):
+        for start, pipeline in _PIPELINES:
+            if text.startswith(start):
+                is_editing = pipeline == _EDITING[0] and "edit" in f"{base} {kind}"
+                return _EDITING[1] if is_editing else pipeline
+    return ""
+
+
+def _layout(found: CivitaiIdentity, directory: str, sizes: dict[str, int]) -> SourceLayoutInfo:
+    """Return what the files look like; files that do not say their family have the site's word."""
+    layout = detect_huggingface_source_layout(repo_dir=directory, files=sizes)
+    variant = variant_of_family(found.family)
+    if layout.model_family_variant != "unknown" or not variant:
+        return layout
+    return layout._replace(
+        model_family=coarse_family(variant),
+        model_family_variant=variant,
+        detection_reason=f"family {found.family!r} of Civitai",
+    )
+
+
+def _missing(strategy: str, variant: str, sizes: dict[str, int]) -> dict[str, list[str]]:
+    """Return the components that a pipeline of this variant needs and the version lacks."""
+    here = {path.partition("/")[0] for path in sizes}
+    needed = _COMPONENTS.get(variant, ()) if strategy == "components" else ()
+    missing = [name for name in needed if name not in here]
+    return {"missing_components": missing} if missing else {}
 
 
 def _inputs(directory: str, sizes: dict[str, int]) -> ClassificationInputs:

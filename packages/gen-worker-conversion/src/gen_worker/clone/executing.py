@@ -1,23 +1,29 @@
-"""A plan carried out: each flavor in a directory of its own, finished ones not made again."""
+"""A plan carried out: each flavor made in a directory of its own, and proven there."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from gen_worker.clone.planning import FailedFlavor
 from gen_worker.clone.size_facts import compute_size_facts
 from gen_worker.conversion.ingest.placing import place_files
+from gen_worker.conversion.provenance import Provenance
 from gen_worker.conversion.streaming import shard_safetensors_by_offset
 from gen_worker.conversion.writer.shards import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.models.formats.plain_files import files_below
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from gen_worker.cancel import CancelToken
     from gen_worker.clone.planning import CloneFlavor, ClonePlan
-    from gen_worker.clone.progress import CloneProgress
+    from gen_worker.clone.progress import CloneProgress, Span
+    from gen_worker.conversion.convert import ConversionPlan
 
 __all__ = ["MadeFlavor", "make_flavors"]
 
@@ -29,6 +35,19 @@ class MadeFlavor(NamedTuple):
     directory: str
     size_facts: dict[str, Any]
     """Of this flavor, not of its source."""
+    attributes: Mapping[str, Any] = {}
+    """What is published with it: how it was made, where it comes from, what was verified."""
+    digests: Mapping[str, str] = {}
+    """Of files that are the source's own, as the source names them, by path."""
+
+
+class _Planned(NamedTuple):
+    """A flavor whose conversion is possible."""
+
+    flavor: CloneFlavor
+    conversion: ConversionPlan
+    is_made: bool
+    """Whether an earlier run got so far."""
 
 
 def make_flavors(
@@ -38,9 +57,11 @@ def make_flavors(
     *,
     progress: CloneProgress,
     token: CancelToken,
+    digests: Mapping[str, str] | None = None,
+    on_made: Callable[[MadeFlavor], None] | None = None,
     max_file_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
 ) -> tuple[list[MadeFlavor], list[FailedFlavor]]:
-    """Make the flavors of a plan; blocks. What an earlier run finished is taken as it is.
+    """Make and verify the flavors of a plan; blocks. What an earlier run made is not repeated.
 
     Args:
         plan: What to make.
@@ -48,100 +69,206 @@ def make_flavors(
         work: Where flavors are made; a directory there is a finished flavor.
         progress: Told of stages.
         token: Ends the work.
+        digests: Of the source's files, `<algorithm>:<hex>` by path.
+        on_made: Called with each flavor when all of it is there, in this thread.
         max_file_bytes: Files of weights above it are split.
 
     Returns:
-        What was made, and what turned out not to be possible.
+        What was made, and what turned out not to be possible, or not right.
 
     Raises:
         ConversionError: An output could not be written.
         DamagedFileError: The source is no sound model.
         CanceledError: The token was canceled.
     """
-    made: list[MadeFlavor] = []
-    failed = list(plan.failed)
-    for one in failed:
-        progress.stage("clone.save_format.skipped", 0.6, flavor=one.spec_label, reason=one.reason)
-    for number, flavor in enumerate(plan.flavors):
-        token.raise_if_canceled()
-        share = progress.share(number + 1, len(plan.flavors))
-        place = os.path.join(work, flavor.label)
-        if flavor.is_passthrough:
-            place = _own(flavor, source, place, max_file_bytes)
-        else:
-            reason = _converted(flavor, source, place, progress, number, plan, token)
-            if reason:
-                failed.append(_failed(flavor, reason))
-                progress.stage(
-                    "clone.save_format.failed", share, flavor=flavor.label, reason=reason
-                )
-                continue
-        made.append(MadeFlavor(flavor, place, compute_size_facts(place)))
-        progress.stage("clone.save_format.completed", share, flavor=flavor.label)
-    return made, failed
+    run = _Run(plan, source, work, progress, token, digests or {}, max_file_bytes)
+    for made in run.all():
+        run.made.append(made)
+        if on_made is not None:
+            on_made(made)
+    return run.made, run.failed
 
 
-def _own(flavor: CloneFlavor, source: str, place: str, max_file_bytes: int) -> str:
-    """Return a directory with the source's own bytes; files that are too large are split."""
-    if not flavor.split_files:
-        return source
-    others = {path: real for real, path in files_below(source) if path not in flavor.split_files}
-    place_files(others, place)
-    for path in flavor.split_files:
-        folder, _, name = path.rpartition("/")
-        target = os.path.join(place, *folder.split("/")) if folder else place
-        shard_safetensors_by_offset(
-            os.path.join(source, *path.split("/")),
-            target,
-            max_shard_bytes=max_file_bytes,
-            shard_prefix=name.removesuffix(".safetensors"),
+class _Run:
+    """The work of one call."""
+
+    def __init__(
+        self,
+        plan: ClonePlan,
+        source: str,
+        work: str,
+        progress: CloneProgress,
+        token: CancelToken,
+        digests: Mapping[str, str],
+        max_file_bytes: int,
+    ) -> None:
+        self.plan = plan
+        self.source = source
+        self.work = work
+        self.progress = progress
+        self.token = token
+        self.digests = digests
+        self.max_file_bytes = max_file_bytes
+        self.made: list[MadeFlavor] = []
+        self.failed = list(plan.failed)
+
+    def all(self) -> Iterator[MadeFlavor]:
+        """Yield flavors as they are finished; those whose layout changes come last."""
+        start, _ = self.progress.share(0, 1)
+        for one in self.failed:
+            self.progress.stage(
+                "clone.save_format.skipped", start, flavor=one.spec_label, reason=one.reason
+            )
+        own = [flavor for flavor in self.plan.flavors if flavor.is_passthrough]
+        others = [flavor for flavor in self.plan.flavors if not flavor.is_passthrough]
+        every = [found for one in others if (found := self._planned(one, start)) is not None]
+        converted = [one for one in every if not one.flavor.changes_layout]
+        repackaged = [one for one in every if one.flavor.changes_layout]
+        count = len(own) + len(converted)
+        for number, flavor in enumerate(own):
+            _, end = self.progress.share(number, count)
+            made = self._own(flavor)
+            self.progress.stage("clone.save_format.completed", end, flavor=flavor.label)
+            yield made
+        for number, planned in enumerate(converted, len(own)):
+            span = self.progress.share(number, count)
+            yield from self._made(planned, span, "clone.save_format")
+        for number, planned in enumerate(repackaged):
+            span = self.progress.repackage_share(number, len(repackaged))
+            self.progress.stage("clone.repackage.started", span[0], flavor=planned.flavor.label)
+            yield from self._made(planned, span, "clone.repackage")
+
+    # The source's own bytes
+
+    def _own(self, flavor: CloneFlavor) -> MadeFlavor:
+        """Return the source as a flavor; files that are too large are split."""
+        self.token.raise_if_canceled()
+        if not flavor.split_files:
+            facts = compute_size_facts(self.source)
+            told = {"is_source": True, "files": sum(1 for _ in files_below(self.source))}
+            return MadeFlavor(
+                flavor, self.source, facts, self._told(flavor, told), dict(self.digests)
+            )
+        place = os.path.join(self.work, flavor.label)
+        self._split(flavor, place)
+        from gen_worker.conversion.verify import Limits, verify_output
+
+        report = verify_output(
+            place, self.source, limits=Limits(max_abs=0.0), loads=False, token=self.token
         )
-    return place
+        digests = {
+            path: told for path, told in self.digests.items() if path not in flavor.split_files
+        }
+        facts = compute_size_facts(place)
+        return MadeFlavor(flavor, place, facts, self._told(flavor, report.summary()), digests)
 
+    def _split(self, flavor: CloneFlavor, place: str) -> None:
+        whole = {path: real for real, path in files_below(self.source)}
+        place_files({path: whole[path] for path in whole.keys() - {*flavor.split_files}}, place)
+        for path in flavor.split_files:
+            folder, _, name = path.rpartition("/")
+            shard_safetensors_by_offset(
+                whole[path],
+                os.path.join(place, *folder.split("/")) if folder else place,
+                max_shard_bytes=self.max_file_bytes,
+                shard_prefix=name.removesuffix(".safetensors"),
+            )
 
-def _converted(
-    flavor: CloneFlavor,
-    source: str,
-    place: str,
-    progress: CloneProgress,
-    number: int,
-    plan: ClonePlan,
-    token: CancelToken,
-) -> str:
-    """Make a flavor, unless an earlier run did; return why it cannot be made, or nothing."""
-    from gen_worker.conversion.convert import plan_conversion, run_conversion
+    def _told(self, flavor: CloneFlavor, verification: dict[str, Any]) -> dict[str, Any]:
+        provenance = Provenance.of(
+            source_ref=self.plan.identity.ref,
+            source_revision=self.plan.identity.revision,
+            recipe={"target": flavor.dtype, "action": "copy"},
+        )
+        return {"provenance": provenance.facts(), "verification": verification}
 
-    if os.path.isdir(place) and os.listdir(place):
-        return ""  # conversions appear whole or not at all
-    layout = flavor.file_layout if flavor.changes_layout else None
-    conversion = plan_conversion(
-        source,
-        [f"gguf:{flavor.dtype}" if flavor.file_type == "gguf" else flavor.dtype],
-        out=place,
-        layout="singlefile" if layout == "singlefile" else "diffusers" if layout else None,
-        components=flavor.components,
-    )
-    if conversion.refusals:
-        return "; ".join(one.reason for one in conversion.refusals)
-    has_folders = any(part.name for one in conversion.flavors for part in one.components)
-    if flavor.changes_layout and has_folders != (layout == "diffusers"):
-        return f"{conversion.layout} is not turned into {layout} here: keep the source's layout"
-    watch = progress.converting(number, len(plan.flavors))
-    name = "clone.repackage" if flavor.changes_layout else "clone.save_format"
-    if flavor.changes_layout:
-        progress.stage(f"{name}.started", 0.9, flavor=flavor.label)
-    run_conversion(
-        conversion,
-        progress=lambda state: watch(state.done_bytes, state.total_bytes),
-        token=token,
-    )
-    if flavor.changes_layout:
-        progress.stage(f"{name}.completed", 0.94, flavor=flavor.label)
-    return ""
+    # Conversions
 
+    def _planned(self, flavor: CloneFlavor, progress: float) -> _Planned | None:
+        """Plan a conversion, which reads headers only; one that cannot be is told at once."""
+        from gen_worker.conversion.convert import plan_conversion
 
-def _failed(flavor: CloneFlavor, reason: str) -> FailedFlavor:
-    parts = (flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type)
-    return FailedFlavor(
-        spec_label="-".join(parts), dtype=flavor.dtype, file_type=flavor.file_type, reason=reason
-    )
+        place = os.path.join(self.work, flavor.label)
+        is_made = os.path.isdir(place) and bool(os.listdir(place))  # all of it, or it was not there
+        layout = flavor.file_layout if flavor.changes_layout else None
+        conversion = plan_conversion(
+            self._input(layout),
+            [f"gguf:{flavor.dtype}" if flavor.file_type == "gguf" else flavor.dtype],
+            out=place,
+            layout="singlefile" if layout == "singlefile" else "diffusers" if layout else None,
+            components=flavor.components,
+        )
+        if is_made:
+            kept = tuple(one for one in conversion.refusals if one.code != "out_exists")
+            conversion = msgspec.structs.replace(conversion, refusals=kept)
+        reasons = [one.reason for one in conversion.refusals]
+        has_folders = any(part.name for one in conversion.flavors for part in one.components)
+        if layout and not reasons and has_folders != (layout == "diffusers"):
+            reasons = [f"{conversion.layout} is not turned into {layout} here: keep its layout"]
+        if reasons:
+            self._fail(flavor, "; ".join(reasons), progress)
+            return None
+        return _Planned(flavor, conversion, is_made)
+
+    def _input(self, layout: str | None) -> str:
+        """Return what is converted: a file where one file becomes a pipeline."""
+        weights = [real for real, path in files_below(self.source) if path.endswith(".safetensors")]
+        return weights[0] if layout == "diffusers" and len(weights) == 1 else self.source
+
+    def _made(self, one: _Planned, span: Span, stage: str) -> Iterator[MadeFlavor]:
+        from gen_worker.conversion.convert import run_conversion
+        from gen_worker.conversion.verify import VerificationError
+
+        self.token.raise_if_canceled()
+        flavor, place = one.flavor, one.conversion.flavors[0].path
+        try:
+            with self.progress.making(f"{stage}.converting", span) as watch:
+                if not one.is_made:
+                    run_conversion(
+                        one.conversion,
+                        progress=lambda state: watch(state.done_bytes, state.total_bytes),
+                        token=self.token,
+                    )
+                self._add_notices(one.conversion, place)
+                attributes = self._proven(one.conversion)
+        except VerificationError as error:
+            shutil.rmtree(place)
+            self._fail(flavor, str(error), span[1])
+            return
+        self.progress.stage(f"{stage}.completed", span[1], flavor=flavor.label)
+        yield MadeFlavor(flavor, place, compute_size_facts(place), attributes)
+
+    def _add_notices(self, conversion: ConversionPlan, place: str) -> None:
+        """Copy the licence of a file that was converted by itself."""
+        from gen_worker.conversion.convert.notices import notices_in
+
+        if conversion.request.source != self.source:
+            names = notices_in(self.source)
+            place_files({name: os.path.join(self.source, name) for name in names}, place)
+
+    def _proven(self, conversion: ConversionPlan) -> dict[str, Any]:
+        from gen_worker.conversion.convert import prove_outputs
+
+        identity = self.plan.identity
+        (proven,) = prove_outputs(
+            conversion,
+            source_ref=identity.ref,
+            source_revision=identity.revision,
+            source_files=self.digests or None,
+            token=self.token,
+        )
+        return dict(proven.produced.attributes)
+
+    def _fail(self, flavor: CloneFlavor, reason: str, progress: float) -> None:
+        parts = (flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type)
+        self.failed.append(
+            FailedFlavor(
+                spec_label="-".join(parts),
+                dtype=flavor.dtype,
+                file_type=flavor.file_type,
+                reason=reason,
+            )
+        )
+        self.progress.stage(
+            "clone.save_format.failed", progress, flavor=flavor.label, reason=reason
+        )

@@ -63,6 +63,7 @@ class HuggingFaceSource:
             spec=_spec(found),
             metadata=_metadata(found, result),
             layout=result["selected_source_layout"],
+            digests={path: found.digests[path] for path in sizes if path in found.digests},
             report={name: result[name] for name in _REPORTED},
         )
 

@@ -15,7 +15,7 @@ from gen_worker.clone.huggingface_source import HuggingFaceSource
 from gen_worker.clone.payload import read_request
 from gen_worker.clone.planning import plan_clone, recipe_of
 from gen_worker.clone.progress import CloneProgress
-from gen_worker.clone.publishing import earlier_import, publish
+from gen_worker.clone.publishing import earlier_import, publish, sends_early
 from gen_worker.conversion.artifacts import ConversionOutput
 from gen_worker.conversion.convert.planning import available_tokens
 from gen_worker.conversion.errors import ConversionInputError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gen_worker.clone.payload import CloneRequest
     from gen_worker.clone.planning import FailedFlavor, SourceIdentity
-    from gen_worker.clone.records import CheckpointRef
+    from gen_worker.clone.publishing import EarlierImport
     from gen_worker.clone.sources import Source
     from gen_worker.context import ConversionContext
 
@@ -105,8 +105,8 @@ def _import(ctx: ConversionContext, request: CloneRequest, source: Source) -> Co
         progress.stage("clone.dedupe.skipped", 0.18, **told)
         progress.stage("clone.completed", 1.0, **told)
         return _nothing_new(request, identity, known)
+    progress.stage("clone.ingest.mode_selected", 0.17, mode=source.mode)
     with _workplace(ctx, f"{identity.ref} {identity.revision} {recipe}") as work:
-        progress.stage("clone.ingest.mode_selected", 0.17, mode=source.mode)
         output = _made(ctx, request, source, identity, recipe, work, progress)
     progress.stage("clone.completed", 1.0, flavors=output.metadata["flavors"])
     return output
@@ -121,8 +121,9 @@ def _made(
     work: str,
     progress: CloneProgress,
 ) -> ConversionOutput:
-    directory = os.path.join(work, "source")
-    fetched = source.fetch(directory, progress.downloading)
+    directory = os.path.join(work, "source", identity.name)
+    with progress.downloading() as watch:
+        fetched = source.fetch(directory, watch)
     progress.stage("clone.layout.detected", 0.58, **fetched.layout)
     progress.stage("clone.ingest.completed", 0.60, files=len(fetched.facts.sizes))
     plan = plan_clone(
@@ -138,6 +139,8 @@ def _made(
         os.path.join(work, "flavors"),
         progress=progress,
         token=ctx.cancel_token,
+        digests=fetched.digests,
+        on_made=sends_early(ctx, request, fetched.spec),
     )
     if not made:
         reasons = "; ".join(f"{one.spec_label}: {one.reason}" for one in failed)
@@ -148,6 +151,7 @@ def _made(
         request,
         identity,
         made,
+        failed,
         spec=fetched.spec,
         metadata=fetched.metadata,
         recipe=recipe,
@@ -182,21 +186,20 @@ def _workplace(ctx: ConversionContext, key: str) -> Iterator[str]:
 
 
 def _nothing_new(
-    request: CloneRequest, identity: SourceIdentity, known: Sequence[CheckpointRef]
+    request: CloneRequest, identity: SourceIdentity, known: EarlierImport
 ) -> ConversionOutput:
-    first = known[0]
+    first = known.checkpoints[0]
     return ConversionOutput(
         weights=Tensors(
             ref=f"{request.destination}@{first.checkpoint_id}",
             snapshot_digest=first.checkpoint_id,
         ),
         metadata={
-            "flavors": [one.flavor for one in known],
-            "checkpoints": [msgspec.to_builtins(one) for one in known],
+            "flavors": [one.flavor for one in known.checkpoints],
+            "checkpoints": [msgspec.to_builtins(one) for one in known.checkpoints],
             "is_deduplicated": True,
             "source": identity.ref,
             "source_revision": identity.revision,
-            "failed_flavors": [],
-            "failed_flavor_count": 0,
+            **_report({}, known.deferred),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,12 @@ _KINDS = {
     "sentence_transformers": "sentence-transformers",
     "aio_singlefile": "aio_singlefile",
 }
-_LAYOUTS = {"aio_singlefile": "singlefile", "components": "diffusers", "peft_canonical": "peft"}
+_LAYOUTS = {
+    "aio_singlefile": "singlefile",
+    "gguf": "singlefile",
+    "components": "diffusers",
+    "peft_canonical": "peft",
+}
 _FLOATS = {"f32": "fp32", "f16": "fp16"}
 
 
@@ -58,6 +64,11 @@ class SourceIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """As the hub's lineage names it: `hf:<repo>` or `civitai:<id>`."""
     revision: str
     """A commit, or the digest of the manifest."""
+
+    @property
+    def name(self) -> str:
+        """Return what a folder or file that holds it is called."""
+        return re.sub(r"[^\w.-]", "-", self.ref.rpartition("/")[2]).lstrip(".-") or "model"
 
 
 class SourceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,8 +201,9 @@ def _flavor(
         dtype = _resolved(facts, output, available)
     except ValidationError as error:
         return _failed(output, output.dtype, str(error))
+    is_gguf = output.file_type == "gguf"
     layout = output.file_layout if facts.strategy in _DIFFUSERS else ""
-    layout = layout or as_it_is.file_layout
+    layout = "singlefile" if is_gguf else layout or as_it_is.file_layout
     is_same = (dtype, layout, output.file_type) == (
         as_it_is.dtype,
         as_it_is.file_layout,
@@ -208,22 +220,23 @@ def _flavor(
         return _failed(output, dtype, reason, requirement.as_dict())
     if facts.strategy == "gguf":
         return _failed(output, dtype, "the source is GGUF already: import its original")
-    is_cast = dtype in CAST_DTYPES and output.file_type == "safetensors"
+    is_quantized = not is_gguf and dtype not in CAST_DTYPES
     return CloneFlavor(
-        label=_label(dtype, layout, output.file_type, as_it_is.file_layout),
+        label=_gguf_label(dtype) if is_gguf else _label(dtype, layout, as_it_is.file_layout),
         dtype=dtype,
         file_layout=layout,
         file_type=output.file_type,
         is_passthrough=False,
-        components=None if is_cast else _quantized(facts, quantize_components),
-        changes_layout=layout != as_it_is.file_layout,
+        components=_quantized(facts, quantize_components) if is_quantized else None,
+        changes_layout=not is_gguf and layout != as_it_is.file_layout,
     )
 
 
 def _resolved(facts: SourceFacts, output: CloneOutput, available: Collection[str]) -> str:
     """Return the precision that an output comes to: one that can be made, if there is a choice."""
     kind = "gguf" if output.file_type == "gguf" else _KINDS.get(facts.strategy, "transformers")
-    there = {*available, *filter(None, (facts.dtype,))}
+    here = {one for one in available if deferred_conversion_requirement(one) is None}
+    there = {*here, *filter(None, (facts.dtype,))}
     if is_fuzzy_bitwidth(output.dtype):
         try:
             return resolve_fuzzy_to_concrete(output.dtype, source_kind=kind, available_dtypes=there)
@@ -249,11 +262,14 @@ def _layout(facts: SourceFacts) -> str:
     return _LAYOUTS.get(facts.strategy, facts.strategy)
 
 
-def _label(dtype: str, layout: str, file_type: str, own_layout: str) -> str:
+def _label(dtype: str, layout: str, own_layout: str) -> str:
     name = flavor_of(dtype)
-    if file_type == "gguf" and dtype in (*CAST_DTYPES, "bf16"):
-        name = f"gguf-{name}"
     return name if layout == own_layout else f"{name}-{layout}"
+
+
+def _gguf_label(dtype: str) -> str:
+    name = flavor_of(dtype)
+    return f"gguf-{name}" if dtype in (*CAST_DTYPES, *_FLOATS) else name
 
 
 def _failed(

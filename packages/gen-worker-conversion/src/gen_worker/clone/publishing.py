@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gen_worker.clone.planning import FailedFlavor
 from gen_worker.clone.records import CheckpointRef
 from gen_worker.context.produced import store_flavor
+from gen_worker.context.request import RepoSpec
 from gen_worker.conversion.artifacts import ConversionArtifact, ConversionOutput
+from gen_worker.errors import ArtifactTransferError
+from gen_worker.models.formats.plain_files import files_below
 from gen_worker.types import ProducedFlavor, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.clone.executing import MadeFlavor
     from gen_worker.clone.payload import CloneRequest
@@ -21,14 +25,14 @@ if TYPE_CHECKING:
     from gen_worker.context import ConversionContext
     from gen_worker.context.produced import Produced
 
-__all__ = ["earlier_import", "publish"]
+__all__ = ["EarlierImport", "earlier_import", "publish", "sends_early"]
 
 _PARENT = "external-sources/upstream"
 _RECORD = "clone"
 _FACTS = frozenset(Tensors.__struct_fields__)
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
+class EarlierImport(msgspec.Struct, frozen=True, kw_only=True):
     """What a repository says of the import that made it."""
 
     source: str
@@ -37,17 +41,40 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: list[CheckpointRef] = []
     paths: dict[str, list[str]] = {}
     """Of the files, by flavor."""
+    deferred: list[FailedFlavor] = []
+    """Flavors that a job of another kind makes."""
+    is_complete: bool = True
+    """Whether there is nothing that another try could add."""
 
 
 def earlier_import(
     ctx: ConversionContext, request: CloneRequest, identity: SourceIdentity, recipe: str
-) -> list[CheckpointRef] | None:
+) -> EarlierImport | None:
     """Return what an equal import published at the destination; None when there was none."""
     record = _record(ctx, request.destination)
     wanted = (identity.ref, identity.revision, recipe)
     if record is None or (record.source, record.source_revision, record.recipe) != wanted:
         return None
-    return record.checkpoints or None
+    return record if record.checkpoints and record.is_complete else None
+
+
+def sends_early(
+    ctx: ConversionContext, request: CloneRequest, spec: Mapping[str, str]
+) -> Callable[[MadeFlavor], None] | None:
+    """Return what begins to send a flavor that is made, while others still are being made.
+
+    None where the call itself has another destination: its revision would be opened.
+    """
+    if ctx.destination.get("ref") != request.destination:
+        return None
+    if not ctx.has_open_revisions:
+        ctx.set_repo_spec(**_repo_spec(spec))
+
+    def send(made: MadeFlavor) -> None:
+        for real, _ in files_below(made.directory):
+            ctx.publish_early(real)
+
+    return send
 
 
 def publish(
@@ -55,6 +82,7 @@ def publish(
     request: CloneRequest,
     identity: SourceIdentity,
     made: Sequence[MadeFlavor],
+    failed: Sequence[FailedFlavor],
     *,
     spec: Mapping[str, str],
     metadata: Mapping[str, Any],
@@ -67,12 +95,14 @@ def publish(
         request: Where to.
         identity: What the flavors were made of.
         made: The flavors.
+        failed: Those that could not be made.
         spec: What the repository is.
         metadata: Of every flavor.
         recipe: Name of what was asked for.
 
     Raises:
-        ArtifactTransferError: It could not be published; nothing is.
+        ArtifactTransferError: It could not be published, or a file is not what its source says;
+            nothing is.
         AuthError: The call may not publish there.
     """
     before = _record(ctx, request.destination) if request.overwrite_repo else None
@@ -80,9 +110,12 @@ def publish(
     names: set[str] = set()
     for one in made:
         ctx.raise_if_canceled()
-        attributes = {**metadata, "size_facts": one.size_facts, "dtype": one.flavor.dtype}
+        attributes = {**metadata, **one.attributes, "size_facts": one.size_facts}
+        attributes["dtype"] = one.flavor.dtype
         flavor = ProducedFlavor(one.directory, flavor=one.flavor.label, attributes=attributes)
-        stored.append(ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names)))
+        kept = ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names))
+        _check_digests(kept, one)
+        stored.append(kept)
     manifests = [
         _manifest(produced, one, before) for produced, one in zip(stored, made, strict=True)
     ]
@@ -99,11 +132,20 @@ def publish(
         for version in answer.get("output_versions") or ()
     ]
     if checkpoints:
-        _remember(ctx, request, identity, checkpoints, stored, metadata, recipe)
+        record = EarlierImport(
+            source=identity.ref,
+            source_revision=identity.revision,
+            recipe=recipe,
+            checkpoints=checkpoints,
+            paths={one.label: [part.path for part in one.parts] for one in stored},
+            deferred=[one for one in failed if one.deferred_requirement is not None],
+            is_complete=all(one.deferred_requirement is not None for one in failed),
+        )
+        _remember(ctx, request, record, metadata)
     return _output(stored, checkpoints, answer)
 
 
-def _manifest(produced: Produced, made: MadeFlavor, before: _Record | None) -> dict[str, Any]:
+def _manifest(produced: Produced, made: MadeFlavor, before: EarlierImport | None) -> dict[str, Any]:
     flavor = made.flavor
     label = "-".join((flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type))
     told = {
@@ -118,10 +160,10 @@ def _manifest(produced: Produced, made: MadeFlavor, before: _Record | None) -> d
     return told | ({"deletions": gone} if gone else {})
 
 
-def _record(ctx: ConversionContext, destination: str) -> _Record | None:
+def _record(ctx: ConversionContext, destination: str) -> EarlierImport | None:
     found = ctx.read_repo_metadata(destination_repo=destination).get("metadata") or {}
     try:
-        return msgspec.convert(found.get(_RECORD), _Record)
+        return msgspec.convert(found.get(_RECORD), EarlierImport)
     except msgspec.ValidationError:
         return None
 
@@ -129,25 +171,31 @@ def _record(ctx: ConversionContext, destination: str) -> _Record | None:
 def _remember(
     ctx: ConversionContext,
     request: CloneRequest,
-    identity: SourceIdentity,
-    checkpoints: list[CheckpointRef],
-    stored: Sequence[Produced],
+    record: EarlierImport,
     metadata: Mapping[str, Any],
-    recipe: str,
 ) -> None:
     """Let the repository say what it was made from, so that nobody imports the same again."""
     found = ctx.read_repo_metadata(destination_repo=request.destination)
-    record = _Record(
-        source=identity.ref,
-        source_revision=identity.revision,
-        recipe=recipe,
-        checkpoints=checkpoints,
-        paths={one.label: [part.path for part in one.parts] for one in stored},
-    )
-    license = metadata.get("license")
     said = {**(found.get("metadata") or {}), _RECORD: msgspec.to_builtins(record)}
-    said |= {"license": license} if license else {}
+    said |= {name: metadata[name] for name in ("license", "license_link") if metadata.get(name)}
     ctx.write_repo_metadata(destination_repo=request.destination, metadata=said)
+
+
+def _check_digests(stored: Produced, made: MadeFlavor) -> None:
+    """Compare what was sent of the source's own files with what the source says they are."""
+    for part in stored.parts:
+        told, sent = made.digests.get(part.path, ""), part.facts.get("sha256")
+        if sent and told.startswith("sha256:") and told != f"sha256:{sent}":
+            raise ArtifactTransferError(
+                f"file {part.path!r} is {sent} as it was sent, and {told} where it comes from: "
+                "import it again",
+                phase="publish",
+            )
+
+
+def _repo_spec(spec: Mapping[str, str]) -> RepoSpec:
+    known = RepoSpec.__annotations__
+    return msgspec.convert({name: text for name, text in spec.items() if name in known}, RepoSpec)
 
 
 def _output(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -25,6 +26,8 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any]
     """Of every flavor."""
     layout: dict[str, str]
+    digests: Mapping[str, str] = {}
+    """Of its files, as the site names them: `<algorithm>:<hex>` by path."""
     report: dict[str, Any] = {}
     """For the caller alone."""
 

@@ -20,6 +20,8 @@ _CARRIED = (
 """What stays true of a model in another form."""
 _MAX_CARD_BYTES = 1 << 20
 _KEY = re.compile(r"([A-Za-z_][\w-]*):(?:\s|$)")
+_REPO = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)")
+"""What a card may name as the base model: no page of another site, no folder of this machine."""
 _CARD = "README.md"
 
 
@@ -40,7 +42,8 @@ def model_card(
     """
     known = _source_matter(source)
     lines = ["---", *(known[key] for key in _CARRIED if key in known)]
-    lines.append(f"base_model: {json.dumps(provenance.source_ref)}")
+    base = _REPO.fullmatch(provenance.source_ref)
+    lines += [f"base_model: {json.dumps(base[1])}"] if base else []
     lines += [f"base_model_relation: {relation}"] if relation else []
     revision = f" at `{provenance.source_revision}`" if provenance.source_revision else ""
     lines += ["---", "", f"# {provenance.source_ref}, converted", ""]

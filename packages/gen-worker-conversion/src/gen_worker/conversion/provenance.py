@@ -36,14 +36,14 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     source_revision: str = ""
     """Checkpoint id or commit; empty where nobody knows one."""
     source_files: dict[str, str] = {}
-    """`blake3:<hex>` by path."""
+    """`<algorithm>:<hex>` by path."""
     recipe: dict[str, Any] = {}
     """What was asked for, as plain JSON values."""
     recipe_hash: str = ""
     tools: dict[str, str] = {}
     """Versions by distribution."""
     files: dict[str, str] = {}
-    """Of the output, as `source_files`."""
+    """Of the output: `blake3:<hex>` by path."""
     schema_version: int = 1
 
     @classmethod
@@ -70,6 +70,15 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
             tools=dict(_versions()),
             files=dict(sorted((files or {}).items())),
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a flavor's attributes say of it; hashes of files stay in the file."""
+        return {
+            "source_ref": self.source_ref,
+            "source_revision": self.source_revision,
+            "recipe_hash": self.recipe_hash,
+            "tools": self.tools,
+        }
 
 
 def hashes_of(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -116,14 +125,7 @@ def write_proof(
     from gen_worker.conversion.card import model_card
 
     place = os.fspath(directory)
-    facts: dict[str, Any] = {
-        "provenance": {
-            "source_ref": provenance.source_ref,
-            "source_revision": provenance.source_revision,
-            "recipe_hash": provenance.recipe_hash,
-            "tools": provenance.tools,
-        }
-    }
+    facts: dict[str, Any] = {"provenance": provenance.facts()}
     _write(os.path.join(place, PROVENANCE_FILE), _text_of(provenance))
     if report is not None:
         facts["verification"] = report.summary()

@@ -14,7 +14,7 @@ from gen_worker.conversion.verify.values import VerificationError, VerificationR
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
@@ -39,6 +39,7 @@ def prove_outputs(
     *,
     source_ref: str = "",
     source_revision: str = "",
+    source_files: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     gate: QualityGate | None = None,
     token: CancelToken | None = None,
@@ -52,6 +53,8 @@ def prove_outputs(
         plan: Of `plan_conversion`, carried out.
         source_ref: What the source is called; by default the name of its directory.
         source_revision: Checkpoint id or commit, where there is one.
+        source_files: Digests of the source's files by path, where they are known: `blake3:<hex>`
+            or another algorithm. None reads the files.
         limits: What is not allowed.
         gate: Compares what the source and each output give for the same inputs.
         token: Ends the work between two slabs.
@@ -62,7 +65,7 @@ def prove_outputs(
         CanceledError: The token was canceled.
     """
     source = plan.request.source
-    source_files = hashes_of(source)
+    known_files = hashes_of(source) if source_files is None else source_files
     for flavor in plan.flavors:
         report = verify_flavor(plan, flavor, limits=limits, token=token)
         if gate is not None:
@@ -72,7 +75,7 @@ def prove_outputs(
             Provenance.of(
                 source_ref=source_ref or os.path.basename(source),
                 source_revision=source_revision,
-                source_files=source_files,
+                source_files=known_files,
                 recipe=_recipe(plan, flavor),
                 files=hashes_of(flavor.path),
             ),

@@ -36,6 +36,8 @@ class Inspected(NamedTuple):
     commit: str
     inputs: ClassificationInputs
     classification: Classification
+    digests: Mapping[str, str] = {}
+    """Of the files as the site lists them: `sha256:` or `git-sha1:` and hex digits, by path."""
 
 
 def split_repo(text: str, revision: str | None = None) -> tuple[str, str]:
@@ -95,7 +97,7 @@ def inspect_repository(
     with_documents = reader.documents({file.path: file.size_bytes for file in listed})
     inputs = reader.headers(with_documents)
     found = classify(inputs, preference=preference, gguf_quant=gguf_quant, allow_large=allow_large)
-    return Inspected(repo_id, commit, inputs, found)
+    return Inspected(repo_id, commit, inputs, found, {file.path: file.digest for file in listed})
 
 
 class _Reader(NamedTuple):
