@@ -16,6 +16,7 @@ def measured(source: str, out: str, type_name: str) -> None:
     """Print the growth of the peak beyond that of `import torch`."""
     import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
 
+    from gen_worker.conversion.gguf.experts import stacked_experts
     from gen_worker.conversion.gguf.packing import packed
     from gen_worker.conversion.gguf.tensor_names import interleaved
     from gen_worker.conversion.gguf.writing import write_gguf
@@ -24,7 +25,7 @@ def measured(source: str, out: str, type_name: str) -> None:
     before = peak_bytes()
     tensors = {
         name: packed(interleaved(tensor, 16) if name == "rows" else tensor, type_name)
-        for name, tensor in open_checkpoint(source).items()
+        for name, tensor in stacked_experts(open_checkpoint(source), {"num_experts": 8}).items()
     }
     write_gguf(tensors, {}, f"{out}/made/m.gguf", split_max_bytes=64 << 20)
     shutil.rmtree(f"{out}/made")

@@ -21,7 +21,8 @@ def large(tmp_path_factory: pytest.TempPathFactory, write_hollow_model: Any) -> 
     """Return a model of 600 MB that takes no disk: its file is a hole after the header."""
     shapes = {
         "one_row": (1, 64 * MIB),  # 256 MiB in a single row
-        "rows": (16384, 2048),
+        "rows": (8192, 2048),
+        **{f"layer.mlp.experts.{number}.up_proj.weight": (1024, 2048) for number in range(8)},
         "wide": (2, 28 * MIB),
     }
     path: Path = write_hollow_model(tmp_path_factory.mktemp("large") / "model.safetensors", shapes)

@@ -46,9 +46,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "Mistral": {},
     "Qwen2": {},
     "Qwen3": {"head_dim": 128},
-    "Gemma2": {"head_dim": 32, "sliding_window": 16},
-    "Gemma3": {"head_dim": 32, "sliding_window": 16},
+    "Gemma2": {"head_dim": 256, "sliding_window": 16},
+    "Gemma3": {"head_dim": 256, "sliding_window": 16},
     "Phi3": {},
+    # transformers does not read how large experts are: these are its defaults
+    "Qwen2Moe": {
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 1408},
+        **{"shared_expert_intermediate_size": 5632, "norm_topk_prob": False},
+    },
+    "Qwen3Moe": {
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 768},
+        **{"norm_topk_prob": True, "head_dim": 32},
+    },
 }
 
 
@@ -189,6 +198,22 @@ def without_tokenizer(place: Path) -> None:
     (place / "tokenizer.json").unlink()
 
 
+def other_window(place: Path) -> None:
+    change(place, model_type="qwen2", use_sliding_window=True)
+
+
+def other_heads(place: Path) -> None:
+    change(place, model_type="gemma2", query_pre_attn_scalar=77)
+
+
+def other_positions(place: Path) -> None:
+    change(place, rope_parameters={"rope_type": "dynamic", "factor": 2.0})
+
+
+def broken_positions(place: Path) -> None:
+    change(place, rope_parameters={"rope_type": "llama3", "factor": 8.0})
+
+
 def broken_tokenizer(place: Path) -> None:
     (place / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 7}}')
 
@@ -225,6 +250,10 @@ def change(place: Path, **values: Any) -> None:
         (broken_config, "gguf_invalid_config_json"),
         (without_heads, "gguf_invalid_config_json"),
         (other_kind, "unsupported_gguf_architecture_from_config"),
+        (other_window, "gguf_unsupported_config"),
+        (other_heads, "gguf_unsupported_config"),
+        (other_positions, "gguf_unsupported_config"),
+        (broken_positions, "gguf_invalid_config_json"),
         (without_tokenizer, "gguf_missing_tokenizer_assets"),
         (broken_tokenizer, "gguf_invalid_tokenizer"),
         (unigram, "gguf_unsupported_tokenizer"),

@@ -152,7 +152,7 @@ def _heads(metadata: Mapping[str, Any], architecture: str) -> Heads:
     keys = said("attention.head_count_kv") or queries or 1
     is_shared = queries != keys or architecture == "qwen2"
     is_70b = architecture in ("llama", "qwen2") and is_shared and said("block_count") == 80
-    return Heads(queries // keys, is_70b)
+    return Heads(queries // keys, is_70b, said("expert_count"))
 
 
 def _metadata(path: str) -> dict[str, Value]:

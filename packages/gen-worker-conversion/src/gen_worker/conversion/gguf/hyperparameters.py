@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.experts import expert_count
+from gen_worker.conversion.gguf.rotations import rope_of, rotation_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.architectures import Architecture
     from gen_worker.conversion.gguf.container import Value
 
-__all__ = ["head_size", "hyperparameters", "key_heads", "number_of", "rope_of"]
+__all__ = ["head_size", "hyperparameters", "key_heads", "number_of"]
 
 _SIZES = {
     "context_length": "max_position_embeddings",
@@ -28,11 +30,10 @@ _REALS = {
     "final_logit_softcapping": "final_logit_softcapping",
 }
 _WITH_WINDOW = ("gemma2", "gemma3", "phi3")
-_YARN = {
-    "rope.scaling.yarn_ext_factor": "extrapolation_factor",
-    "rope.scaling.yarn_attn_factor": "attention_factor",
-    "rope.scaling.yarn_beta_fast": "beta_fast",
-    "rope.scaling.yarn_beta_slow": "beta_slow",
+_EXPERTS = {
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
 
 
@@ -49,7 +50,7 @@ def hyperparameters(
     made |= {key: float(config[name]) for key, name in _REALS.items() if config.get(name)}
     made |= _own(config, architecture, file)
     if not architecture.is_encoder:
-        made |= _rotation(config)
+        made |= rotation_metadata(config, architecture.name, file)
     return {f"{architecture.name}.{key}": value for key, value in made.items()}
 
 
@@ -79,21 +80,6 @@ def head_size(config: Mapping[str, Any], file: str) -> int:
     return number_of(config, "hidden_size", file) // number_of(config, "num_attention_heads", file)
 
 
-def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how positions are rotated, whichever release of transformers wrote it."""
-    found = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
-    whole = found.get("full_attention")
-    if isinstance(whole, dict):
-        found |= whole
-    found.setdefault("rope_type", found.get("type", "default"))
-    if config.get("rope_theta"):
-        found.setdefault("rope_theta", config["rope_theta"])
-    original = config.get("original_max_position_embeddings")
-    if original:
-        found.setdefault("original_max_position_embeddings", original)
-    return found
-
-
 def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> dict[str, Value]:
     made: dict[str, Value] = {}
     size = head_size(config, file)
@@ -108,25 +94,9 @@ def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> di
         made["attention.sliding_window"] = config.get("sliding_window") or 0
     if architecture.is_encoder:
         made["attention.causal"] = False
-    return made
-
-
-def _rotation(config: Mapping[str, Any]) -> dict[str, Value]:
-    rope = rope_of(config)
-    made: dict[str, Value] = {}
-    if rope.get("rope_theta"):
-        made["rope.freq_base"] = float(rope["rope_theta"])
-    local = rope.get("sliding_attention")
-    if isinstance(local, dict) and local.get("rope_theta"):
-        made["rope.freq_base_swa"] = float(local["rope_theta"])
-    kind = {"su": "longrope"}.get(rope["rope_type"], rope["rope_type"])
-    if kind in ("linear", "yarn") and rope.get("factor"):
-        made |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
-    if kind == "longrope":
-        made["rope.scaling.type"] = kind
-    original = rope.get("original_max_position_embeddings")
-    if original and kind in ("yarn", "longrope"):
-        made["rope.scaling.original_context_length"] = int(original)
-    if kind == "yarn":
-        made |= {key: float(rope[name]) for key, name in _YARN.items() if rope.get(name)}
+    if expert_count(config):
+        made["expert_count"] = expert_count(config)
+        made |= {
+            key: number_of(config, name, file) for key, name in _EXPERTS.items() if name in config
+        }
     return made

@@ -1,6 +1,6 @@
 """Which tensor of a language model gets which type: the mixes of llama.cpp's quantizer.
 
-The rules are those of llama-quant.cpp of llama.cpp, for models without experts.
+The rules are those of llama-quant.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _NARROWER = {
 }
 """What a row gets that is no multiple of 256."""
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_KINDS = ("attn_qkv", "attn_v", "attn_output", "ffn_down")
-_NEVER = ("_norm.weight", "position_embd.weight", "token_types.weight")
+_KINDS = ("attn_qkv.weight", "attn_v.weight", "attn_k.weight", "attn_output.weight", "ffn_down")
+"""Parts of names; what is done with the weights of experts counts as `ffn_down`, too."""
+_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
+_RAISED_OUTPUTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -39,6 +41,8 @@ class Heads(NamedTuple):
     queries_per_key: int = 1
     is_70b: bool = False
     """80 layers that share keys and values: these are then small enough for more bits."""
+    experts: int = 0
+    """Of a layer; 0 for a dense model."""
 
 
 class Fallback(NamedTuple):
@@ -73,7 +77,7 @@ def choose_types(
         heads: Of the model.
         has_importance: Whether fits are weighted by an importance matrix.
     """
-    turns = _turns(shapes)
+    layers = max(map(layer_of, shapes), default=0) + 1
     types: dict[str, str] = {}
     fallbacks: list[Fallback] = []
     for name, shape in shapes.items():
@@ -83,7 +87,7 @@ def choose_types(
         type_name = wanted.base
         if not wanted.is_plain:
             is_tied = _OUTPUT not in shapes
-            type_name = _mixed(name, wanted, heads, turns, is_tied, has_importance)
+            type_name = _mixed(name, wanted, heads, layers, is_tied, has_importance)
         used = fallback_of(type_name, shape[-1])
         if used != type_name:
             fallbacks.append(Fallback(name, type_name, used, shape[-1]))
@@ -107,7 +111,7 @@ def _may_pack(name: str, shape: tuple[int, ...]) -> bool:
 
 
 class _Turn(NamedTuple):
-    """Which of a model's tensors of one kind, counted by layers."""
+    """Of what kind a tensor is, and in which of how many layers."""
 
     kind: str
     place: int
@@ -124,17 +128,9 @@ class _Turn(NamedTuple):
         return self.is_early or self.place >= 7 * self.among // 8 or (self.place - first) % 3 == 2
 
 
-def _turns(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Turn]:
-    found: dict[str, list[str]] = {}
-    for name in sorted(shapes, key=by_layer):
-        kind = next((kind for kind in _KINDS if f".{kind}.weight" in name), None)
-        if kind is not None:
-            found.setdefault(kind, []).append(name)
-    return {
-        name: _Turn(kind, index, len(names))
-        for kind, names in found.items()
-        for index, name in enumerate(names)
-    }
+def _turn(name: str, layers: int) -> _Turn | None:
+    kind = next((kind for kind in _KINDS if kind in name), None)
+    return None if kind is None else _Turn(kind.removesuffix(".weight"), layer_of(name), layers)
 
 
 def layer_of(name: str) -> int:
@@ -152,7 +148,7 @@ def _mixed(
     name: str,
     wanted: FileType,
     heads: Heads,
-    turns: Mapping[str, _Turn],
+    layers: int,
     is_tied: bool,
     has_importance: bool,
 ) -> str:
@@ -162,13 +158,17 @@ def _mixed(
         if name == _EMBEDDING and not is_tied:
             return wanted.base
         return "Q8_0" if wanted.base == "Q8_0" else "Q6_K"
-    turn = turns.get(name)
+    turn = _turn(name, layers)
     if turn is None:
         return wanted.base
     if turn.kind in ("attn_v", "attn_qkv"):
-        return _of_values(wanted, turn, heads)
+        return "Q8_0" if heads.experts == 8 else _of_values(wanted, turn, heads)
+    if turn.kind == "attn_k":
+        return "Q8_0" if heads.experts == 8 else wanted.base
     if turn.kind == "ffn_down":
         return _of_down(wanted, turn, has_importance)
+    if heads.experts == 8:  # of which attention is so small a part
+        return "Q5_K" if wanted.mix in _RAISED_OUTPUTS else wanted.base
     return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(wanted.mix, wanted.base)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gen_worker.conversion.gguf.architectures import architecture_of
 from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
 from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.experts import expert_count
 from gen_worker.conversion.gguf.hyperparameters import hyperparameters, key_heads
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.packing import PLAIN, packed
@@ -166,7 +167,8 @@ def _heads(config: Mapping[str, Any], file: str) -> Heads:
     is_70b = (config.get("model_type") == "llama" and queries != keys) or config.get(
         "model_type"
     ) == "qwen2"
-    return Heads(queries // keys, is_70b and config["num_hidden_layers"] == 80)
+    is_70b = is_70b and config["num_hidden_layers"] == 80
+    return Heads(queries // keys, is_70b, expert_count(config))
 
 
 def _pooling(directory: str, architecture: str) -> dict[str, Value]:

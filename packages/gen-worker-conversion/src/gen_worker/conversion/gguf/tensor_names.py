@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.architectures import ARCHITECTURES
 from gen_worker.conversion.gguf.errors import GgufSourceError
-from gen_worker.conversion.gguf.hyperparameters import head_size, key_heads, number_of, rope_of
+from gen_worker.conversion.gguf.experts import one_by_one, stacked_experts
+from gen_worker.conversion.gguf.hyperparameters import head_size, key_heads, number_of
 from gen_worker.conversion.gguf.mixes import by_layer, layer_of
-from gen_worker.conversion.lazy import LazyTensor, computed
+from gen_worker.conversion.gguf.rotations import rotation_tensors
+from gen_worker.conversion.lazy import LazyTensor, computed, reshape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,13 @@ _DECODER = (
 )
 """Names of transformers without endings: outside of layers, of layers, and in one."""
 _FUSED = ("self_attn.qkv_proj", "mlp.gate_up_proj")
+_EXPERTS = (
+    *(f"mlp.experts.{part}_proj" for part in ("gate", "up", "down")),
+    *(f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")),
+    "mlp.shared_expert_gate",
+)
+_ONE_ROW = ".ffn_gate_inp_shexp"
+"""A single row in transformers, and in GGUF files a vector."""
 _ENCODER = (
     (
         *(f"embeddings.{part}_embeddings" for part in ("word", "position", "token_type")),
@@ -92,9 +100,11 @@ def named_tensors(
     layers = number_of(config, "num_hidden_layers", file)
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(kind, layers)
-    made = _extra(config, architecture, file)
+    made: dict[str, LazyTensor] = {}
+    if not architecture.is_encoder:
+        made |= rotation_tensors(config, head_size(config, file), file)
     unused: list[str] = []
-    for name, tensor in checkpoint.items():
+    for name, tensor in stacked_experts(checkpoint, config).items():
         plain = _plain(name, architecture)
         if _is_unused(plain, config, architecture):
             unused.append(name)
@@ -143,7 +153,10 @@ def renamed_back(
             tensor = interleaved(tensor, pairs, is_undone=True)
         if architecture.norm_offset and name.endswith("norm.weight"):
             tensor = _raised(tensor, -architecture.norm_offset)
-        made[f"{names[base]}.{ending}"] = tensor
+        if base.endswith(_ONE_ROW):
+            tensor = reshape(tensor, (1, *tensor.shape))
+        apart = one_by_one(names[base], tensor, is_mixtral=architecture.name == "llama")
+        made |= apart or {f"{names[base]}.{ending}": tensor}
     return made
 
 
@@ -154,6 +167,9 @@ def _source_names(architecture: Architecture, layers: int) -> dict[str, str]:
     there = gguf.get_tensor_name_map(kind, layers)
     whole, prefix, parts = _DECODER if not architecture.is_encoder else _ENCODER
     parts = (*parts, *(_FUSED if architecture.is_fused else ()))
+    if architecture.has_experts:
+        parts = (*parts, *_EXPERTS)
+        parts += ("block_sparse_moe.gate",) if architecture.name == "llama" else ("mlp.gate",)
     wanted = [*whole, *(f"{prefix}.{n}.{part}" for n in range(layers) for part in parts)]
     found = {there.get_name(name): name for name in wanted}
     return {new: name for new, name in found.items() if new is not None}
@@ -220,7 +236,7 @@ def _laid_out(
         return interleaved(tensor, key_heads(config, file))
     if architecture.norm_offset and name.endswith("norm.weight"):
         return _raised(tensor, architecture.norm_offset)
-    return tensor
+    return reshape(tensor, (-1,)) if f"{_ONE_ROW}." in name else tensor
 
 
 def _raised(tensor: LazyTensor, offset: int) -> LazyTensor:
@@ -230,42 +246,6 @@ def _raised(tensor: LazyTensor, offset: int) -> LazyTensor:
         dtype="F32",
         of=(tensor,),
     )
-
-
-def _extra(
-    config: Mapping[str, Any], architecture: Architecture, file: str
-) -> dict[str, LazyTensor]:
-    """Return the factors of rotations that the formula alone does not give."""
-    rope = rope_of(config)
-    if architecture.name == "llama" and rope["rope_type"] == "llama3":
-        return {"rope_freqs.weight": _values(_llama3_factors(rope, head_size(config, file)))}
-    made = {}
-    if architecture.name == "phi3" and rope["rope_type"] in ("su", "longrope"):
-        for kind in ("long", "short"):
-            made[f"rope_factors_{kind}.weight"] = _values(rope[f"{kind}_factor"])
-    return made
-
-
-def _llama3_factors(rope: Mapping[str, Any], size: int) -> list[float]:
-    """Return what frequencies are divided by: `_compute_llama3_parameters` of transformers."""
-    factor = float(rope["factor"])
-    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-    original = float(rope["original_max_position_embeddings"])
-    made = []
-    for index in range(0, size, 2):
-        length = 2 * math.pi * float(rope.get("rope_theta", 10000.0)) ** (index / size)
-        share = min(max((original / length - low) / (high - low), 0.0), 1.0)
-        made.append(1 / ((1 - share) / factor + share))
-    return made
-
-
-def _values(numbers: list[float]) -> LazyTensor:
-    def rows(start: int, stop: int) -> Any:
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
-        return torch.tensor(numbers[start:stop], dtype=torch.float32)
-
-    return computed(rows, shape=(len(numbers),), dtype="F32", of=())
 
 
 def _check_layers(tensors: Mapping[str, LazyTensor], layers: int, file: str) -> None:

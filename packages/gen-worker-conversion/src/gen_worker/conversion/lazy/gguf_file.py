@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.lazy.shaping import reshape
 from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
 from gen_worker.models.formats import read_gguf_header
@@ -37,7 +39,8 @@ def _tensor(file: WeightsFile, name: str, info: GgufTensor, data_start: int) -> 
     shape, start = tuple(reversed(info.shape)), data_start + info.start
     if info.type_name in _PLAIN:
         return StoredTensor(file, shape, info.type_name, start)
-    return BlockTensor(file, name, shape, info.type_name, start)
+    rows = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 2 else shape  # such as experts
+    return reshape(BlockTensor(file, name, rows, info.type_name, start), shape)
 
 
 class BlockTensor(LazyTensor):
