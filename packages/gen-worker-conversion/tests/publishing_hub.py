@@ -48,6 +48,10 @@ class Hub:
         """Revisions that were begun."""
         self.faults: dict[str, int] = {}
         """Status by step, for as long as it is here."""
+        self.unready_polls = 0
+        """How often a publication under way is not done yet, whatever it is."""
+        self.finalized: list[Any] = []
+        """What was sent to finalize revisions."""
         self._changed = threading.Condition()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -61,9 +65,31 @@ class Hub:
             self._note(method, path, 0, is_fault=True)
             await _answer(status, receive, send)
             return
+        if self.unready_polls and method == "GET" and "/revisions/" in path:
+            self.unready_polls -= 1
+            self._note(method, path, 0)
+            await _answer(200, receive, send, b'{"state": "finalizing"}')
+            return
         lengths = [int(value) for name, value in scope["headers"] if name == b"content-length"]
+        if _is_step("finalize", method, path):
+            receive = await self._overheard(receive)
         await self.local.app(scope, receive, send)
         self._note(method, path, sum(lengths) if method == "PUT" else 0)
+
+    async def _overheard(self, receive: Any) -> Any:
+        """Keep the body of a request, and return what gives it once more."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.finalized.append(msgspec.json.decode(body))
+        again = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def give() -> Any:
+            return next(again, None) or await receive()
+
+        return give
 
     def _note(self, method: str, path: str, size_bytes: int, *, is_fault: bool = False) -> None:
         with self._changed:
@@ -86,6 +112,7 @@ class Hub:
     def forget(self) -> None:
         with self._changed:
             self.asked.clear()
+            self.finalized.clear()
             self.sent_bytes = self.opened = 0
 
     def scope(self) -> JobScope:
@@ -108,10 +135,12 @@ def _is_step(step: str, method: str, path: str) -> bool:
     return method == wanted and re.search(pattern, path) is not None
 
 
-async def _answer(status: int, receive: Any, send: Any) -> None:
+_SCRIPTED = b'{"error": "scripted", "message": "as the test says"}'
+
+
+async def _answer(status: int, receive: Any, send: Any, body: bytes = _SCRIPTED) -> None:
     while (await receive()).get("more_body"):
         pass
-    body = b'{"error": "scripted", "message": "as the test says"}'
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
