@@ -7,17 +7,37 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.writer import Journal
-from gen_worker.conversion.writer.output_file import write_failure
+from gen_worker.conversion.writer.output_file import (
+    make_directories,
+    remove_empty,
+    write_failure,
+    write_small_file,
+)
+from gen_worker.errors import WorkerError
 from gen_worker.models.store.durable import fsync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["Staging", "finished_bytes"]
+    from gen_worker.conversion.convert.values import ConversionRequest
+
+__all__ = [
+    "Staging",
+    "discard_outputs",
+    "finished_bytes",
+    "is_half_published",
+    "recipe_of",
+    "source_fingerprint",
+]
 
 _OUTPUT, _LOCK, _RECIPE = "output", "lock", "recipe"
+_MOVED = "moved"
+"""Which directory was on its way to its place: it is the same one there."""
 
 
 def _beside(out: str) -> str:
@@ -32,6 +52,72 @@ def finished_bytes(out: str) -> int:
         for parent, _, names in os.walk(os.path.join(_beside(out), _OUTPUT))
         for name in names
     )
+
+
+def recipe_of(request: ConversionRequest) -> str:
+    """Return what an interrupted conversion is recognised by: all that decides about its bytes."""
+    from gen_worker.version import sdk_version
+
+    asked = msgspec.json.encode(request).decode()
+    return f"{sdk_version()} {source_fingerprint(request.source)} {asked}"
+
+
+def source_fingerprint(path: str) -> str:
+    """Return what tells a model from the one that was there before: names, sizes, times."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, facts in sorted(_files(path)):
+        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    places = [path] if os.path.isfile(path) else []
+    for parent, _, names in os.walk(path):
+        places += (os.path.join(parent, name) for name in names)
+    for place in places:
+        with suppress(OSError):  # a link to nowhere is refused where it is read
+            yield os.path.relpath(place, path), os.stat(place)
+
+
+def is_half_published(request: ConversionRequest) -> bool:
+    """Tell whether a run of this request was killed after its outputs were put in their place."""
+    recipe = _text_in(_beside(request.out), _RECIPE)
+    return _is_moved(request.out) and recipe == recipe_of(request)
+
+
+def _is_moved(out: str) -> bool:
+    root = _beside(out)
+    is_gone = not os.path.lexists(os.path.join(root, _OUTPUT))
+    return is_gone and os.path.isdir(out) and _text_in(root, _MOVED) == _identity(out)
+
+
+def _identity(directory: str) -> str:
+    facts = os.stat(directory)
+    return f"{facts.st_dev}:{facts.st_ino}"
+
+
+def discard_outputs(out: str) -> None:
+    """Remove outputs that are no longer needed; a half of them is never found in their place.
+
+    Raises:
+        ConversionError: They cannot be removed.
+    """
+    hidden = os.path.join(_beside(out), _OUTPUT)  # the next conversion to there clears it
+    try:
+        os.makedirs(_beside(out), exist_ok=True)
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(out, hidden)
+        shutil.rmtree(_beside(out))
+    except OSError as error:
+        raise write_failure(out, error) from error
+
+
+def _text_in(root: str, name: str) -> str:
+    with suppress(OSError), open(os.path.join(root, name), encoding="utf-8") as file:
+        return file.read()
+    return ""
 
 
 class Staging:
@@ -55,18 +141,31 @@ class Staging:
         self._recipe = recipe
         self._may_resume = may_resume
         self._lock = -1
+        self._made: list[str] = []
 
     def __enter__(self) -> Staging:
+        self._made = make_directories(self.root)
         try:
-            os.makedirs(self.root, exist_ok=True)
             self._claim()
-            if not self._may_resume or self._known() != self._recipe:
-                self._clear()
-            os.makedirs(self.output, exist_ok=True)
         except OSError as error:
-            self._release()
+            remove_empty(self._made)
             raise write_failure(self.root, error) from error
+        try:
+            self._begin()
+        except Exception as error:
+            self._remove()
+            self._release()
+            if isinstance(error, OSError) and not isinstance(error, WorkerError):
+                raise write_failure(self.root, error) from error
+            raise
         return self
+
+    def _begin(self) -> None:
+        if not self._may_resume or _text_in(self.root, _RECIPE) != self._recipe:
+            self._clear()
+        elif _is_moved(self.out):
+            os.replace(self.out, self.output)
+        os.makedirs(self.output, exist_ok=True)
 
     def __exit__(
         self,
@@ -76,8 +175,12 @@ class Staging:
     ) -> None:
         is_interrupted = kind is not None and not issubclass(kind, Exception)
         if kind is not None and not is_interrupted and not _is_canceled(error):
-            shutil.rmtree(self.root, ignore_errors=True)
+            self._remove()
         self._release()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+        remove_empty(self._made)
 
     def journal(self, name: str) -> Journal:
         """Return the journal of one component of one output."""
@@ -85,17 +188,13 @@ class Staging:
 
     def publish(self) -> None:
         """Put the outputs in their place, all at once."""
+        write_small_file(os.path.join(self.root, _MOVED), _identity(self.output).encode())
         try:
             os.replace(self.output, self.out)
+            fsync_directory(os.path.dirname(self.out))
         except OSError as error:
             raise write_failure(self.out, error) from error
-        fsync_directory(os.path.dirname(self.out))
         shutil.rmtree(self.root, ignore_errors=True)
-
-    def _known(self) -> str:
-        with suppress(OSError), open(os.path.join(self.root, _RECIPE), encoding="utf-8") as file:
-            return file.read()
-        return ""
 
     def _clear(self) -> None:
         for entry in os.scandir(self.root):
@@ -103,8 +202,7 @@ class Staging:
                 shutil.rmtree(entry.path)
             elif entry.name != _LOCK:
                 os.unlink(entry.path)
-        with open(os.path.join(self.root, _RECIPE), "w", encoding="utf-8") as file:
-            file.write(self._recipe)
+        write_small_file(os.path.join(self.root, _RECIPE), self._recipe.encode())
 
     def _claim(self) -> None:
         self._lock = os.open(os.path.join(self.root, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)

@@ -99,7 +99,7 @@ def gguf_header(
     for name, entry in tensors.items():
         _check(name, entry, max_name_bytes)
     head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))
-    fields = b"".join(_text(key) + _typed(value) for key, value in metadata.items())
+    fields = b"".join(_field(key, value) for key, value in metadata.items())
     offset = 0
     padding: dict[str, int] = {}
     infos: list[bytes] = []
@@ -146,6 +146,17 @@ def _check(name: str, entry: TensorEntry, max_name_bytes: int) -> None:
             f"{block.elements} at a time: choose another type for it",
             tensor=name,
         )
+
+
+def _field(key: str, value: Value) -> bytes:
+    try:
+        return _text(key) + _typed(value)
+    except (struct.error, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ConversionInputError(
+            f"{key!r} of a GGUF file cannot be {value!r:.100} ({error}): take the configuration "
+            "that belongs to the model",
+            step="gguf",
+        ) from error
 
 
 def _text(value: str) -> bytes:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_gguf_file", "transformers_weights", "unpacked"]
 
+_MAX_FILES = 99_999
+"""More have no names."""
 _USUAL = (4, 5, 6, 7, 8, 9)
 """Types of values that are written as they are without saying so."""
 
@@ -130,6 +132,10 @@ def _parts(path: str) -> list[str]:
     count = metadata.get("split.count", 0)
     if not isinstance(count, int) or count < 2:
         return [path]
+    if count > _MAX_FILES:
+        raise ConversionInputError(
+            f"{path!r} says that it is one of {count} files: fetch it again", file=path
+        )
     ending = f"-00001-of-{count:05d}.gguf"
     stem = path.removesuffix(ending)
     parts = [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]

@@ -37,6 +37,11 @@ _EXPERTS = {
 }
 
 
+_INT32 = (1 << 31) - 1
+_MOST = {"num_hidden_layers": 4096, "head_dim": 1 << 16, "hidden_size": 1 << 20}
+"""Of what lists are made of; the largest models have about 130 layers."""
+
+
 def hyperparameters(
     config: Mapping[str, Any], architecture: Architecture, file: str
 ) -> dict[str, Value]:
@@ -56,11 +61,11 @@ def hyperparameters(
 
 def number_of(config: Mapping[str, Any], name: str, file: str) -> int:
     """Return a size of a configuration."""
-    value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    value, most = config.get(name), _MOST.get(name, _INT32)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise GgufSourceError(
-            f"{file!r} says {value!r} for {name!r}, a positive number is needed: take the "
-            "configuration that belongs to the model",
+            f"{file!r} says {value!r:.100} for {name!r}, a number from 1 to {most} is needed: take "
+            "the configuration that belongs to the model",
             code="gguf_invalid_config_json",
             file=file,
         )

@@ -140,6 +140,12 @@ def renamed_back(
             code="unsupported_gguf_architecture_from_config",
             file=file,
         )
+    if layers > len(tensors):
+        raise GgufSourceError(
+            f"{file!r} speaks of {layers} layers and has {len(tensors)} tensors: fetch it again",
+            code="gguf_missing_tensor",
+            file=file,
+        )
     names = _source_names(architecture, layers)
     made: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():

@@ -19,6 +19,8 @@ __all__ = ["read_json", "tokenizer_metadata"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _OWN, _UNUSED, _BYTE = range(1, 7)
 _MAX_JSON_BYTES = 128 << 20
+_MAX_TOKENS = 1 << 22
+"""Some ten times as many as any model knows."""
 _LOOK_SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
 """Parts of keys, spelled as llama.cpp reads them."""
@@ -52,6 +54,13 @@ def tokenizer_metadata(
     vocabulary = _vocabulary(directory, pre_tokenizer)
     count = max(vocabulary.tokens, default=-1) + 1
     size = config.get("vocab_size") or count
+    if not isinstance(size, int) or size > _MAX_TOKENS:
+        raise GgufSourceError(
+            f"the configuration of {directory!r} says {size!r:.100} for 'vocab_size': take the one "
+            "that belongs to the model",
+            code="gguf_invalid_config_json",
+            file=directory,
+        )
     if count > size:
         raise GgufSourceError(
             f"the tokenizer in {directory!r} has {count} tokens, and the model knows {size}: take "
@@ -82,8 +91,8 @@ def read_json(path: str, code: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(_MAX_JSON_BYTES + 1)
-        found = json.loads(content) if len(content) <= _MAX_JSON_BYTES else None
+            is_sensible = os.fstat(file.fileno()).st_size <= _MAX_JSON_BYTES
+            found = json.loads(file.read()) if is_sensible else None
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, code, str(error)) from error
     if not isinstance(found, dict):
