@@ -8,25 +8,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.cast import cast_checkpoint, cast_code
 from gen_worker.conversion.classify import parse_weight_file
+from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.gguf.container import MAX_NAME_BYTES, gguf_header
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
+from gen_worker.conversion.lazy.stored import unreadable
 from gen_worker.conversion.source import QUANTIZABLE, Source
-from gen_worker.models.formats import read_header
+from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gen_worker.conversion.convert.cells import Library
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
-    from gen_worker.conversion.lazy import Checkpoint, OpenCheckpoint
+    from gen_worker.conversion.lazy import Checkpoint
 
 __all__ = ["Output", "open_source", "outputs_of"]
 
 _LOADED_NAMES = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")
 """Of weights in a folder; libraries look for no others."""
 _TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a value of a configuration ends with that no model of its class has."""
 
 
 class Output(NamedTuple):
@@ -36,13 +44,19 @@ class Output(NamedTuple):
     action: Action
     source: Checkpoint
     made: Checkpoint
-    """Equal to `source` where files are copied."""
+    """Equal to `source` where nothing is converted."""
+    folder: str = ""
+    """Whose files are copied as they are; empty where files are written."""
     prefix: str = ""
     """Of the names of its files."""
     metadata: Mapping[str, Any] = {}
     """Of the headers of its files."""
+    max_name_bytes: int = MAX_NAME_BYTES
+    """Of a tensor in a GGUF file."""
     is_whole_model: bool = False
     """Whether the file has everything, so that no configuration goes along."""
+    configs: Mapping[str, Mapping[str, Any]] = {}
+    """Configurations that the source has not, by their paths in the output."""
     torch_dtype: str = ""
     """What its configuration says from now on; empty leaves it."""
     quantization: Mapping[str, Any] = {}
@@ -66,32 +80,69 @@ def outputs_of(request: ConversionRequest, target: Target) -> tuple[Output, ...]
         ConversionInputError: This target cannot be made of this source.
         Exception: What `open_checkpoint` raises.
     """
+    try:
+        return _outputs(request, target)
+    except WorkerError:
+        raise
+    except OSError as error:
+        raise unreadable(request.source, error) from error
+    except _MISFITS as error:
+        raise ConversionInputError(
+            f"the configuration in {request.source!r} says what cannot be ({error!r:.200}): take "
+            "the one that belongs to the weights",
+            file=request.source,
+            step="plan",
+        ) from error
+
+
+def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     source = open_source(request)
-    is_pipeline = source.file_layout == "diffusers"
+    form = form_of(source, request.layout)
+    reason = refusal_of(target, form)
+    if not reason and form == "folder" and request.layout == "diffusers":
+        reason = "it is the folder of one model: give one file with all of a pipeline"
+    if reason:
+        raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
     if target.is_gguf:
         return (_gguf(request, source, target),)
-    if request.layout == "singlefile" and is_pipeline:
+    if form == "pipeline to file":
         return (_packed(request, target),)
-    if request.layout == "diffusers" and not is_pipeline:
-        return _unpacked(request, source, target)
-    checkpoints = source.checkpoints()
-    if any(file.lower().endswith(".gguf") for one in checkpoints.values() for file in one.files):
-        raise ConversionInputError(
-            f"{request.source!r} has the names of llama.cpp, which no library reads from "
-            "safetensors: convert the model that it was made of"
-        )
+    if form == "file to pipeline":
+        return _unpacked(request, target)
     return tuple(
-        _component(request, target, name, checkpoint) for name, checkpoint in checkpoints.items()
+        _component(
+            request,
+            target,
+            name,
+            checkpoint,
+            _prefix(checkpoint.files, request.source),
+            os.path.join(request.source, name),
+        )
+        for name, checkpoint in source.checkpoints().items()
     )
 
 
 def _component(
-    request: ConversionRequest, target: Target, name: str, checkpoint: OpenCheckpoint
+    request: ConversionRequest,
+    target: Target,
+    name: str,
+    checkpoint: Checkpoint,
+    prefix: str,
+    folder: str,
 ) -> Output:
+    """Return what becomes of a component.
+
+    Args:
+        request: All of it.
+        target: What is made.
+        name: Of the component.
+        checkpoint: Its weights.
+        prefix: Of the names of new files.
+        folder: Whose files are copied where the component stays as it is; empty writes them anew.
+    """
     usual = is_cast(target) or name in QUANTIZABLE
     if name and not (usual if request.components is None else name in request.components):
-        return Output(name, "copy", checkpoint, checkpoint)
-    prefix = _prefix(checkpoint.files, request.source)
+        return Output(name, "copy", checkpoint, checkpoint, folder, "" if folder else prefix)
     if is_cast(target):
         return _cast(request, target, name, checkpoint, prefix)
     return _quantized(request, target, name, checkpoint, prefix)
@@ -107,6 +158,7 @@ def _cast(
         "cast",
         checkpoint,
         made,
+        "",
         prefix,
         getattr(checkpoint, "metadata", {}),
         torch_dtype=_TORCH_NAMES[code],
@@ -125,27 +177,22 @@ def _left_alone(made: Checkpoint, code: str, keep: Sequence[str]) -> dict[str, s
 
 
 def _quantized(
-    request: ConversionRequest, target: Target, name: str, checkpoint: OpenCheckpoint, prefix: str
+    request: ConversionRequest, target: Target, name: str, checkpoint: Checkpoint, prefix: str
 ) -> Output:
     from gen_worker.conversion.quantize.checkpoint import quantize_checkpoint
-    from gen_worker.conversion.quantize.methods import LOADERS, lookup_method
+    from gen_worker.conversion.quantize.methods import lookup_method
     from gen_worker.conversion.quantize.options import QuantizeOptions
     from gen_worker.conversion.quantize.policy import Policy
     from gen_worker.conversion.quantize.recipes import recipe_for
 
-    library = "diffusers" if prefix == "diffusion_pytorch_model" else "transformers"
+    library: Library = "diffusers" if prefix == "diffusion_pytorch_model" else "transformers"
+    if not name and os.path.isfile(request.source):
+        library = "file"
     method = lookup_method(target.token)
-    is_file = os.path.isfile(request.source)
-    layouts = [
-        one for one in method.layouts if one == "plain" or (library in LOADERS[one] and not is_file)
-    ]
+    layouts = layouts_for(method, library)
     if not layouts:
-        what = "a single file" if is_file else f"{library} for {name or 'a model'!r}"
-        raise ConversionInputError(
-            f"{target.token!r} is written as {' or '.join(method.layouts)}, which is not for "
-            f"{what}: choose another precision",
-            step="quantize",
-        )
+        reason = not_for(method, f"{library} for {name or 'a model'!r}")
+        raise ConversionInputError(reason, step="quantize")
     exclude = tuple(one for one in request.keep if any(fnmatchcase(n, one) for n in checkpoint))
     made = quantize_checkpoint(
         checkpoint,
@@ -167,8 +214,9 @@ def _quantized(
         "quantize",
         checkpoint,
         made.tensors,
+        "",
         prefix,
-        {**checkpoint.metadata, **made.metadata},
+        {**getattr(checkpoint, "metadata", {}), **made.metadata},
         quantization=made.config,
         reasons={
             tensor: why for tensor, why in report.kept.items() if checkpoint[tensor].dtype in FLOATS
@@ -185,10 +233,9 @@ def _quantized(
 def _packed(request: ConversionRequest, target: Target) -> Output:
     from gen_worker.conversion.layout.single_file import packed_pipeline
 
-    if not is_cast(target):
+    if request.components is not None:
         raise ConversionInputError(
-            f"a single file of {target.name!r} has no loader: give bf16, fp16 or fp32",
-            step="layout",
+            "a single file has all components of a pipeline: name none", step="layout"
         )
     packed = packed_pipeline(request.source)
     for names, what in ((packed.missing, "are missing"), (packed.extra, "have no place in it")):
@@ -203,37 +250,29 @@ def _packed(request: ConversionRequest, target: Target) -> Output:
     return made._replace(is_whole_model=True, torch_dtype="")
 
 
-def _unpacked(request: ConversionRequest, source: Source, target: Target) -> tuple[Output, ...]:
-    from gen_worker.conversion.layout.configs import inferred_config
-    from gen_worker.conversion.layout.families import layout_of_file
-    from gen_worker.conversion.layout.repack import parts_in, unpack
+def _unpacked(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
+    from gen_worker.conversion.layout.single_file import unpacked_pipeline
 
-    if not is_cast(target) or source.path.is_dir():
-        raise ConversionInputError(
-            f"{request.source!r} cannot become a pipeline of {target.name!r}: give one file with "
-            "all of a model, and bf16, fp16 or fp32",
-            step="layout",
-        )
-    checkpoint = source.checkpoints()[""]
-    layout = layout_of_file(read_header(request.source).tensors, "", "singlefile_to_diffusers")
-    config = inferred_config(layout, parts_in(layout, checkpoint)[0])
-    unpacked = unpack(layout, checkpoint, config.components)
+    unpacked = unpacked_pipeline(request.source)
     if unpacked.missing:
         raise ConversionInputError(
-            f"{request.source!r} lacks {len(unpacked.missing)} tensors of a {layout.name} model, "
-            f"such as {unpacked.missing[0]!r}",
+            f"{request.source!r} lacks {len(unpacked.missing)} tensors of a {unpacked.family} "
+            f"model, such as {unpacked.missing[0]!r}",
             tensor=unpacked.missing[0],
             step="layout",
         )
-    return tuple(
-        _cast(request, target, name, tensors, "") for name, tensors in unpacked.components.items()
+    first, *others = (
+        _component(request, target, name, tensors, unpacked.prefix(name), "")
+        for name, tensors in unpacked.components.items()
     )
+    return first._replace(configs=unpacked.files()), *others
 
 
 def _gguf(request: ConversionRequest, source: Source, target: Target) -> Output:
     from gen_worker.conversion.gguf.diffusion import plan_diffusion_model
     from gen_worker.conversion.gguf.files import plan_gguf_file
     from gen_worker.conversion.gguf.models import plan_language_model
+    from gen_worker.conversion.gguf.writing import entry_of
 
     name, part = source.path.name, source.path
     if source.file_layout == "diffusers":
@@ -251,6 +290,8 @@ def _gguf(request: ConversionRequest, source: Source, target: Target) -> Output:
             f"pipeline: GGUF files are made of those ({target.name!r})",
             step="gguf",
         )
+    heads = {key: entry_of(tensor) for key, tensor in plan.tensors.items()}
+    gguf_header(plan.metadata, heads, max_name_bytes=plan.max_name_bytes)  # refuses what it cannot
     narrow = {one.tensor: f"rows of {one.columns} fit no {one.wanted}" for one in plan.fallbacks}
     others = {
         tensor: narrow.get(tensor, f"{kind} by the rules for {target.token}")
@@ -262,8 +303,10 @@ def _gguf(request: ConversionRequest, source: Source, target: Target) -> Output:
         "gguf",
         open_checkpoint(part),
         plan.tensors,
+        "",
         f"{name}-{target.token.upper()}",
         plan.metadata,
+        max_name_bytes=plan.max_name_bytes,
         is_whole_model=True,
         reasons=others,
         attributes={} if plan.wanted.is_plain else {"quantization_method": target.token},

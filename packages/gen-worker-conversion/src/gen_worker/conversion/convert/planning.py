@@ -11,8 +11,8 @@ from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
-from gen_worker.conversion.convert.outputs import open_source, outputs_of
-from gen_worker.conversion.convert.staging import finished_bytes
+from gen_worker.conversion.convert.outputs import outputs_of
+from gen_worker.conversion.convert.staging import finished_bytes, is_half_published
 from gen_worker.conversion.convert.targets import SOURCE_KINDS, resolved_targets
 from gen_worker.conversion.convert.values import (
     ComponentPlan,
@@ -23,7 +23,7 @@ from gen_worker.conversion.convert.values import (
     Refusal,
 )
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.side_files import is_weights
+from gen_worker.conversion.side_files import is_weights, json_bytes
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.errors import WorkerError
 
@@ -122,12 +122,13 @@ def _no_room(place: str, size_bytes: int, free_bytes: int) -> Iterator[Refusal]:
         yield Refusal(target="", reason=f"{reason}: free some")
 
 
-def available_tokens() -> frozenset[str]:
-    """Return the precisions that something here makes."""
+def available_tokens(*, is_calibrated: bool = False) -> frozenset[str]:
+    """Return the precisions that something here makes, with data to calibrate with or without."""
     from gen_worker.conversion.gguf.types import WRITTEN
     from gen_worker.conversion.quantize.methods import METHODS
 
-    named = (name for method in METHODS.values() for name in (method.name, *method.aliases))
+    made = [one for one in METHODS.values() if is_calibrated or one.calibration != "required"]
+    named = (name for method in made for name in (method.name, *method.aliases))
     return frozenset((*CAST_DTYPES, *WRITTEN, *named))
 
 
@@ -136,24 +137,20 @@ def _asked(request: ConversionRequest, targets: Sequence[str]) -> Iterator[Refus
     if not targets:
         yield Refusal(target="", reason="nothing is asked for: give a precision such as bf16")
     out, source = request.out, request.source
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+    is_taken = os.path.exists(out) and (not os.path.isdir(out) or bool(os.listdir(out)))
+    if is_taken and not is_half_published(request):
         reason = f"{out!r} exists already: choose another place, or remove it"
         yield Refusal(target="", reason=reason, code="out_exists")
     if out == source or out.startswith(source + os.sep):
         yield Refusal(target="", reason=f"{out!r} is inside the source, which stays as it is")
-    there = open_source(request).components
-    unknown = [name for name in request.components or () if name not in there]
-    if unknown:
-        known = ", ".join(map(repr, there)) or "none: it is in one folder"
-        reason = f"the source has no component {unknown[0]!r}; it has {known}"
-        yield Refusal(target="", reason=reason)
 
 
 def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan:
     outputs = outputs_of(request, target)
     parts = tuple(_component(target, output) for output in outputs)
+    _check_components(request, outputs)
     _check_patterns(request, outputs)
-    others = _other_bytes(request.source, outputs[0].is_whole_model)
+    others = _other_bytes(request.source, outputs[0])
     return FlavorPlan(
         token=target.name,
         flavor=target.flavor,
@@ -166,13 +163,24 @@ def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan
     )
 
 
+def _check_components(request: ConversionRequest, outputs: Sequence[Output]) -> None:
+    there = {output.component for output in outputs} - {""}
+    for name in request.components or ():
+        if name not in there and not outputs[0].is_whole_model:
+            known = ", ".join(map(repr, sorted(there))) or "none: it is in one folder"
+            raise ConversionInputError(
+                f"the source has no component {name!r} with weights; it has {known}"
+            )
+
+
 def _check_patterns(request: ConversionRequest, outputs: Sequence[Output]) -> None:
     """Refuse a pattern that names nothing: a misspelt one would lose what it is there to keep."""
     for pattern in request.keep:
         names = [name for output in outputs for name in output.source]
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConversionInputError(
-                f"the pattern {pattern!r} names no tensor: they are called such as {names[0]!r}"
+                f"the pattern {pattern!r} names no tensor: they are called such as "
+                f"{next(iter(names), 'nothing')!r}"
             )
 
 
@@ -217,11 +225,11 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(tensor.size_bytes for tensor in checkpoint.values())
 
 
-def _other_bytes(source: str, is_whole_model: bool) -> int:
-    """Return the size of what is copied beside the weights."""
+def _other_bytes(source: str, first: Output) -> int:
+    """Return the size of what there will be beside the weights."""
     if os.path.isfile(source):
-        return 0
-    if is_whole_model:
+        return sum(len(json_bytes(content)) for content in first.configs.values())
+    if first.is_whole_model:
         return sum(os.path.getsize(os.path.join(source, name)) for name in notices_in(source))
     total = 0
     for parent, directories, names in os.walk(source):

@@ -7,11 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from gen_worker.conversion.convert.notices import notices_in
-from gen_worker.conversion.convert.outputs import open_source, outputs_of
-from gen_worker.conversion.convert.staging import Staging
+from gen_worker.conversion.convert.outputs import outputs_of
+from gen_worker.conversion.convert.staging import Staging, recipe_of
 from gen_worker.conversion.convert.targets import Target
 from gen_worker.conversion.convert.values import ConversionResult, ConvertedFile, Progress
 from gen_worker.conversion.errors import ConversionInputError
@@ -20,8 +18,10 @@ from gen_worker.conversion.side_files import (
     copy_whole,
     set_config_dtype,
     set_quantization_config,
+    write_json,
 )
 from gen_worker.conversion.writer import write_safetensors
+from gen_worker.conversion.writer.output_file import make_directories
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.convert.outputs import Output
-    from gen_worker.conversion.convert.values import (
-        ConversionPlan,
-        ConversionRequest,
-        FlavorPlan,
-    )
+    from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
     from gen_worker.conversion.gguf.writing import WrittenGguf
     from gen_worker.conversion.writer import Written
 
@@ -83,17 +79,11 @@ def run_conversion(
                 f"{one.target}: {one.reason}" if one.target else one.reason for one in plan.refusals
             )
         )
-    with Staging(plan.request.out, _recipe(plan.request), may_resume=journal) as staging:
+    with Staging(plan.request.out, recipe_of(plan.request), may_resume=journal) as staging:
         run = _Run(plan, staging, progress, token)
         result = run.all()
         staging.publish()
     return result
-
-
-def _recipe(request: ConversionRequest) -> str:
-    from gen_worker.version import sdk_version
-
-    return f"{sdk_version()} {msgspec.json.encode(request).decode()}"
 
 
 class _Run:
@@ -131,11 +121,9 @@ class _Run:
         place = self.staging.output
         if len(self.plan.flavors) > 1:
             place = os.path.join(place, flavor.flavor)
-        os.makedirs(place, exist_ok=True)
+        make_directories(place)
         files: list[ConvertedFile] = []
         target = target_of(flavor.token)
-        if self.request.layout == "diffusers" and os.path.isfile(self.request.source):
-            return self._unpack(flavor, place, target)
         outputs = outputs_of(self.request, target)
         for output in outputs:
             if self.token is not None:
@@ -148,26 +136,10 @@ class _Run:
             self._complete(place, outputs)
         return tuple(files)
 
-    def _unpack(self, flavor: FlavorPlan, place: str, target: Target) -> tuple[ConvertedFile, ...]:
-        """Have a single file written as a pipeline; it is there as a whole or not at all."""
-        from gen_worker.conversion.layout import singlefile_to_diffusers
-
-        if not os.listdir(place):
-            singlefile_to_diffusers(
-                self.request.source,
-                place,
-                dtype=target.token,
-                max_shard_bytes=self.request.max_shard_bytes,
-                token=self.token,
-            )
-        for part in flavor.components:
-            self._tell(flavor.flavor, part.name, self.done_bytes + part.size_bytes)
-        return ()
-
     def _component(self, flavor: FlavorPlan, place: str, output: Output) -> list[ConvertedFile]:
         root = os.path.join(place, output.component) if output.component else place
-        if output.action == "copy":
-            copy_whole(os.path.join(self.request.source, output.component), root)
+        if output.folder:
+            copy_whole(output.folder, root)
             size = sum(tensor.size_bytes for tensor in output.made.values())
             self._tell(flavor.flavor, output.component, self.done_bytes + size)
             return []
@@ -202,6 +174,7 @@ class _Run:
                 output.made,
                 output.metadata,
                 file,
+                max_name_bytes=output.max_name_bytes,
                 journal=journal,
                 progress=follow,
                 token=self.token,
@@ -210,12 +183,16 @@ class _Run:
             output.made,
             root,
             prefix=output.prefix,
-            max_shard_bytes=sys.maxsize if output.is_whole_model else self.request.max_shard_bytes,
+            max_shard_bytes=self._max_shard_bytes(),
             metadata=output.metadata,
             journal=journal,
             progress=follow,
             token=self.token,
         )
+
+    def _max_shard_bytes(self) -> int:
+        is_one = self.request.layout == "singlefile"
+        return sys.maxsize if is_one else self.request.max_shard_bytes
 
     def _tell(self, flavor: str, component: str, done_bytes: int) -> None:
         self.done_bytes = done_bytes
@@ -231,16 +208,16 @@ class _Run:
 
     def _complete(self, place: str, outputs: tuple[Output, ...]) -> None:
         """Copy what is no weights, and say in configurations what the weights are now."""
-        source = open_source(self.request)
-        root = os.fspath(source.path)
-        if os.path.isfile(root):
-            return
-        written = [output for output in outputs if output.action != "copy"]
-        for output in written:
-            if output.component:
-                inside = os.path.join(place, output.component)
-                copy_side_files(os.path.join(root, output.component), inside)
-        copy_side_files(root, place, skip={output.component for output in outputs})
+        written = [output for output in outputs if not output.folder]
+        root = self.request.source
+        if os.path.isdir(root):
+            for output in written:
+                if output.component:
+                    inside = os.path.join(place, output.component)
+                    copy_side_files(os.path.join(root, output.component), inside)
+            copy_side_files(root, place, skip={output.component for output in outputs})
+        for path, content in outputs[0].configs.items():
+            write_json(os.path.join(place, path), content)
         for output in written:
             folder = os.path.join(place, output.component)
             if output.torch_dtype:

@@ -1,0 +1,136 @@
+"""Which target is made of which kind of source: what plans refuse by, and the guide's tables."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from gen_worker.conversion.convert.targets import Target, is_cast
+from gen_worker.conversion.gguf.types import NOT_WRITTEN, WRITTEN
+from gen_worker.conversion.quantize.methods import LOADERS, METHODS, OTHERS_METHODS, lookup_method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gen_worker.conversion.convert.values import OutputLayout
+    from gen_worker.conversion.quantize.methods import Layout, Method
+    from gen_worker.conversion.source import Source
+
+__all__ = [
+    "CASTS",
+    "FORMS",
+    "Cell",
+    "Form",
+    "Library",
+    "cells",
+    "form_of",
+    "layouts_for",
+    "refusal_of",
+    "refused_names",
+]
+
+Form = Literal[
+    "pipeline",
+    "folder",
+    "file",
+    "gguf file",
+    "pipeline to file",
+    "file to pipeline",
+    "folder to file",
+]
+"""What a source is, and what it becomes where `--layout` says so."""
+Library = Literal["diffusers", "transformers", "file"]
+"""What reads a component; `file` where no configuration lies beside the weights."""
+Extent = Literal["whole", "text encoders", "none"]
+
+FORMS: tuple[Form, ...] = get_args(Form)
+CASTS = ("fp32", "fp16", "bf16")
+_PIPELINES = ("pipeline", "file to pipeline")
+_GGUF_FORMS = ("pipeline", "pipeline to file", "folder", "folder to file", "gguf file")
+
+
+class Cell(NamedTuple):
+    """A target, a kind of source, and whether the one is made of the other."""
+
+    token: str
+    form: Form
+    extent: Extent
+    """`text encoders` of a pipeline have to be named: its denoiser cannot have the method."""
+    reason: str
+    """Why it is not made; empty where it is."""
+
+
+def cells() -> Iterator[Cell]:
+    """Yield every pair of a target and a kind of source, those that are refused included."""
+    targets = [Target(token, False) for token in (*CASTS, *METHODS)]
+    targets += [Target(token, True) for token in WRITTEN]
+    for target in targets:
+        for form in FORMS:
+            reason = refusal_of(target, form)
+            yield Cell(target.name, form, "none" if reason else _extent(target, form), reason)
+
+
+def refused_names() -> tuple[str, ...]:
+    """Return the names of targets that are made of no source here."""
+    return (*OTHERS_METHODS, *(f"gguf:{token}" for token in NOT_WRITTEN))
+
+
+def form_of(source: Source, layout: OutputLayout | None) -> Form:
+    """Tell what a source is, and what it becomes."""
+    if source.file_layout == "diffusers":
+        return "pipeline to file" if layout == "singlefile" else "pipeline"
+    if os.path.isdir(source.path):
+        return "folder to file" if layout == "singlefile" else "folder"
+    if source.path.suffix.lower() == ".gguf":
+        return "gguf file"
+    return "file to pipeline" if layout == "diffusers" else "file"
+
+
+def refusal_of(target: Target, form: Form) -> str:
+    """Return why a target is not made of such a source; empty where it is."""
+    if target.is_gguf:
+        return "" if form in _GGUF_FORMS else _NO_GGUF
+    if form == "gguf file":
+        return _NO_NAMES
+    if is_cast(target):
+        return ""
+    method = lookup_method(target.token)
+    if form == "pipeline to file":
+        return f"a single file of {target.name!r} has no loader: give bf16, fp16 or fp32"
+    if form in _PIPELINES or layouts_for(method, _library(form)):
+        return ""
+    return not_for(method, "a single file")
+
+
+def layouts_for(method: Method, library: Library) -> tuple[Layout, ...]:
+    """Return the layouts of a method that a library reads, the default first."""
+    return tuple(one for one in method.layouts if one == "plain" or library in LOADERS[one])
+
+
+def not_for(method: Method, what: str) -> str:
+    """Return why a method is none for something that has no reader of its layouts."""
+    return (
+        f"{method.name!r} is written as {' or '.join(method.layouts)}, which is not for {what}: "
+        "choose another precision"
+    )
+
+
+def _library(form: Form) -> Library:
+    return "transformers" if form.startswith("folder") else "file"
+
+
+def _extent(target: Target, form: Form) -> Extent:
+    if target.is_gguf or is_cast(target) or form not in _PIPELINES:
+        return "whole"
+    is_read = layouts_for(lookup_method(target.token), "diffusers")
+    return "whole" if is_read else "text encoders"
+
+
+_NO_GGUF = (
+    "GGUF files are made of the folder of a language model or a sentence encoder, of a pipeline's "
+    "denoiser, and of GGUF files: give one of those"
+)
+_NO_NAMES = (
+    "it has the names of llama.cpp, which no library reads from safetensors: convert the model "
+    "that it was made of"
+)
