@@ -1,4 +1,4 @@
-"""`gen-worker convert --plan` and `inspect`: everything is told before a tensor is read."""
+"""`gen-worker convert --plan`: everything is told before a tensor is read."""
 
 from __future__ import annotations
 
@@ -72,39 +72,6 @@ def test_a_source_that_is_nowhere(cli: Cli, source: str, told: str) -> None:
     assert done.code in (2, 3)
     assert told in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.claims("inspect.facts")
-def test_inspection_says_what_a_model_is(cli: Cli) -> None:
-    write_model(cli.folder / "model")
-
-    done = cli("inspect", "model")
-
-    facts = json.loads(done.stdout)
-    assert (done.code, facts["layout"], facts["class_name"]) == (0, "transformers", "SomeModel")
-    [part] = facts["components"]
-    assert (part["tensors"], part["parameters"], part["dtypes"]) == (2, 72, {"F32": 288})
-
-
-@pytest.mark.claims("inspect.refused")
-def test_inspection_says_what_is_refused(cli: Cli) -> None:
-    (write_model(cli.folder / "model") / "model.safetensors").write_bytes(b"damaged")
-
-    done = cli("inspect", "model", "--json")
-
-    assert done.code == 1
-    assert "model.safetensors" in json.loads(done.stdout)["refusals"][0]
-
-
-@pytest.mark.claims("inspect.table")
-def test_a_person_reads_a_table_of_the_model(terminal: Terminal) -> None:
-    write_model(terminal.folder / "model")
-
-    terminal.start("inspect", "model")
-
-    terminal.expect("SomeModel")
-    terminal.expect("72 parameters")
-    assert terminal.wait() == 0
 
 
 @pytest.mark.claims("convert.terminal")

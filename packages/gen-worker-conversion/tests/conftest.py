@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "F8_E4M3": 1}
 
 
-def safetensors_bytes(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, tuple[str, list[int]]], metadata: dict[str, str] | None = None
+) -> bytes:
     """Return a file of tensors whose elements are 1.0 where they are F32, else zeros."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     data = b""
     for name, (dtype, shape) in tensors.items():
         one = struct.pack("<f", 1.0) if dtype == "F32" else bytes(_BYTES[dtype])
@@ -105,6 +107,12 @@ def here(tmp_path: Path) -> Iterator[World]:
 def publishing() -> Any:
     """Give the hub and the worker of tests that publish: see `publishing_hub`."""
     return _beside("publishing_hub")
+
+
+@pytest.fixture(scope="session")
+def bad_models() -> Any:
+    """Give models that are wrong in one way each: see `bad_models`."""
+    return _beside("bad_models")
 
 
 def _beside(name: str) -> Any:

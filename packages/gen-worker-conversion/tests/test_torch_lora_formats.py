@@ -117,6 +117,34 @@ def test_a_merge_is_that_of_peft(made: _Made) -> None:
         assert changed == len(made.both.layers[component])
 
 
+def test_a_dora_merges_as_in_peft_in_every_format(made: _Made, tmp_path: Path) -> None:
+    place, expected = _adapter(made.pipe.unet, {**_UNET, "use_dora": True}, tmp_path / "dora")
+    base = open_checkpoint(made.sd / "unet")
+    source = open_adapter(place)  # its modules tell that it is a UNet's
+    files = [write_adapter(source, tmp_path / kind, to=kind).paths[0] for kind in _FORMATS]
+    for adapter in (source, *map(open_adapter, files)):
+        assert adapter.unknown == ()
+        merged = merge_adapters(base, [(adapter.layers["unet"], 1.0)]).tensors
+        half = merge_adapters(base, [(adapter.layers["unet"], 0.5)]).tensors
+        for name, tensor in merged.items():
+            weight, wanted = base[name].tensor(), expected[name]
+            torch.testing.assert_close(tensor.tensor(), wanted, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                half[name].tensor(), (weight + wanted) / 2, atol=1e-4, rtol=1e-4
+            )
+            if tensor.row_count > 3:
+                assert torch.equal(tensor.rows(1, 3), tensor.tensor()[1:3])
+
+
+def test_magnitudes_of_inputs_are_refused(tmp_path: Path) -> None:
+    module = "lora_unet_mid_block_attentions_0_proj_in"
+    file = _save(
+        tmp_path / "odd.safetensors", {module: 4}, **{f"{module}.dora_scale": torch.ones(1, 8)}
+    )
+    with pytest.raises(ConversionInputError, match=r"one for each of the 4 outputs"):
+        open_adapter(file)
+
+
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(_FORMATS, 2)))
 def test_every_format_becomes_every_other(
     first: Any, second: Any, made: _Made, tmp_path: Path
@@ -211,15 +239,15 @@ def test_what_is_no_low_rank_update_is_named(made: _Made, tmp_path: Path) -> Non
     file = _save(
         tmp_path / "odd.safetensors",
         {"lora_unet_mid_block_attentions_0_proj_in": 16, "lora_unet_mid_block_mystery_0": 4},
-        **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(16)},
+        **{"lora_unet_mid_block_attentions_0_proj_in.lora_mid.weight": torch.ones(2, 2, 3, 3)},
     )
     assert open_adapter(file).unknown == (
-        "lora_unet_mid_block_attentions_0_proj_in.dora_scale",
+        "lora_unet_mid_block_attentions_0_proj_in.lora_mid.weight",
         "lora_unet_mid_block_mystery_0.alpha",
         "lora_unet_mid_block_mystery_0.lora_down.weight",
         "lora_unet_mid_block_mystery_0.lora_up.weight",
     )
-    with pytest.raises(ConversionInputError, match="dora_scale"):
+    with pytest.raises(ConversionInputError, match="lora_mid"):
         merge_lora(made.sd, tmp_path / "never", [(file, 1.0)])
     half = tmp_path / "half.safetensors"
     safetensors.torch.save_file({"unet.conv_in.lora_A.weight": torch.ones(2, 4)}, half)

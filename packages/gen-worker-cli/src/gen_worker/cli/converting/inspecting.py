@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.cancel import CancelToken
+from gen_worker.cli.converting.describing import model_lines
 from gen_worker.cli.converting.places import held_source
-from gen_worker.cli.converting.telling import model_lines
 from gen_worker.cli.hub_progress import TransferBar
 from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter

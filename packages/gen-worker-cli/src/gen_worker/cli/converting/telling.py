@@ -1,4 +1,4 @@
-"""What a person reads of plans and models: lines with aligned columns."""
+"""What a person reads of plans: lines with aligned columns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gen_worker.cli.sizes import size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gen_worker.conversion.convert import ConversionPlan, ModelFacts
+    from gen_worker.conversion.convert import ConversionPlan
     from gen_worker.conversion.verify import VerificationReport
 
-__all__ = ["model_lines", "plan_lines", "time_text", "verified_text"]
+__all__ = ["plan_lines", "time_text", "verified_text"]
 
 
 def time_text(seconds: float) -> str:
@@ -47,27 +47,6 @@ def plan_lines(plan: ConversionPlan) -> Iterator[str]:
         f"in all {size_text(plan.size_bytes)} on disk, {size_text(plan.free_bytes)} are free; "
         f"{size_text(plan.memory_bytes)} of memory beyond torch; about {time_text(plan.seconds)}"
     )
-
-
-def model_lines(facts: ModelFacts) -> Iterator[str]:
-    """Yield what a model is."""
-    name = facts.class_name or "no class is named"
-    yield f"{facts.path}: {facts.layout}, {facts.family}, {name}"
-    rows = [
-        (
-            f"  {part.name or 'model'}",
-            part.class_name or "-",
-            part.dtype + (f" ({part.quantization})" if part.quantization else ""),
-            f"{part.tensors} tensors",
-            f"{part.parameters:,} parameters",
-            size_text(part.size_bytes),
-            f"{part.files} files" if part.files != 1 else "1 file",
-        )
-        for part in facts.components
-    ]
-    yield from _table(rows)
-    yield from (f"  {name}: {value}" for name, value in facts.adapter.items())
-    yield from (f"  refused: {reason}" for reason in facts.refusals)
 
 
 def verified_text(report: VerificationReport) -> str:

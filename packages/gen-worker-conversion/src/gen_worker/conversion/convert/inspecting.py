@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from gen_worker.conversion.classify import RepoRefusal, detect_huggingface_source_layout
+from gen_worker.conversion.convert.gguf_facts import GgufFacts, gguf_facts, gguf_files
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy.weight_sets import holds_weights, weight_set_of
+from gen_worker.conversion.lora.facts import AdapterFacts, adapter_facts
+from gen_worker.conversion.lora.reading import peft_parts
 from gen_worker.conversion.source import Component, Source
 from gen_worker.errors import WorkerError
 from gen_worker.models.formats import (
@@ -22,10 +27,13 @@ from gen_worker.models.formats import (
 from gen_worker.models.formats.components import own_code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["ComponentFacts", "ModelFacts", "dominant_dtype", "inspect_model"]
 
+T = TypeVar("T")
+_OF_ADAPTERS = ("native_lora", "peft", "unknown")
+"""Layouts in which a LoRA may be."""
 _FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -58,8 +66,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     class_name: str
     """Of the pipeline, or of the model; empty when nothing names one."""
     components: tuple[ComponentFacts, ...]
-    adapter: Mapping[str, str]
-    """Facts of a LoRA; empty for a model."""
+    adapter: AdapterFacts | None
+    """Of a LoRA and the like; None for a model."""
+    gguf: GgufFacts | None
+    """None for other files."""
     refusals: tuple[str, ...]
     """Why it cannot be converted, or parts of it."""
 
@@ -99,28 +109,62 @@ def inspect_model(path: str | os.PathLike[str], *, variant: str | None = None) -
             "a ref such as 'hf:owner/repo'",
             file=place,
         )
-    refusals: list[str] = []
-    parts: list[ComponentFacts] = []
-    for component in _components(Source(place, variant=variant)):
-        try:
-            parts.append(_facts(component, variant))
-        except (WorkerError, OSError) as error:
-            refusals.append(str(error))
-    layout, family = _layout(place, refusals)
+    told = _Told()
+    source = Source(place, variant=variant)
+    parts = [told.of(partial(_facts, one, variant)) for one in _components(source)]
+    gguf = told.of(lambda: gguf_facts(gguf_files(place)))
+    layout, family = _layout(place, told.refusals)
+    adapter = None
+    if layout in _OF_ADAPTERS and all(part is not None for part in parts):
+        adapter = told.of(partial(adapter_facts, place))
+    if gguf is not None and not gguf.is_complete:
+        told.refusals.append(_incomplete(place, gguf))
     if os.path.isdir(place):
-        refusals += [f"it needs code of its own: {what}" for what in own_code_of(place)]
+        told.refusals += [f"it needs code of its own: {what}" for what in own_code_of(place)]
     return ModelFacts(
         path=place,
         layout=layout,
-        family=family,
-        class_name=_class_of(Source(place).config()),
-        components=tuple(parts),
-        adapter={},
-        refusals=tuple(dict.fromkeys(refusals)),
+        family=adapter.family if adapter is not None else family,
+        class_name=_class_of(source.config()),
+        components=tuple(part for part in parts if part is not None),
+        adapter=adapter,
+        gguf=gguf,
+        refusals=tuple(dict.fromkeys(told.refusals)),
     )
 
 
+class _Told:
+    """Collects why parts of a model cannot be read."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+
+    def of(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except (WorkerError, OSError) as error:
+            self.refusals.append(str(error))
+            return None
+
+
+def _incomplete(place: str, facts: GgufFacts) -> str:
+    if facts.missing_parts:
+        missing = facts.missing_parts
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return (
+            f"{place!r} is one model in {facts.parts} files, of which {missing[0]!r}{more} are "
+            "missing: fetch them again"
+        )
+    return f"{place!r} lacks {facts.missing_tensors} tensors that its first file announces"
+
+
 def _components(source: Source) -> Iterator[Component]:
+    place = os.fspath(source.path)
+    parts = peft_parts(place) if source.file_layout != "diffusers" else {}
+    if parts:
+        for name, folder in parts.items():
+            yield Component(name, Path(folder))
+        return
     if source.file_layout != "diffusers":
         yield Component("", source.path)
         return
@@ -130,6 +174,8 @@ def _components(source: Source) -> Iterator[Component]:
 
 
 def _layout(place: str, refusals: list[str]) -> tuple[str, str]:
+    if peft_parts(place):
+        return "peft", "unknown"
     root, files = place, list(_files(place))
     if os.path.isfile(place):
         root, name = os.path.split(place)
@@ -151,8 +197,11 @@ def _files(root: str) -> Iterator[str]:
 
 def _facts(component: Component, variant: str | None) -> ComponentFacts:
     path = os.fspath(component.path)
-    if os.path.isfile(path):
-        files: tuple[str, ...] = (path,)
+    files = gguf_files(path)
+    if files:
+        pass
+    elif os.path.isfile(path):
+        files = (path,)
     elif not holds_weights(path):
         raise ConversionInputError(f"{path!r} has no weights", file=path)
     else:

@@ -21,6 +21,8 @@ class LowRank(NamedTuple):
     """Shape `(out, rank)`; of a convolution `(out, rank, 1, 1)`."""
     alpha: float
     """As the file says it; where it says nothing, the rank."""
+    magnitude: LazyTensor | None = None
+    """Of a DoRA: the length of each row of the merged weight, shape `(out,)`."""
 
     @property
     def rank(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import low_rank, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
+from gen_worker.conversion.lora.dora import merged_dora
 from gen_worker.conversion.lora.reading import open_adapter
 from gen_worker.conversion.new_folder import new_folder
 from gen_worker.conversion.side_files import copy_side_files
@@ -39,6 +40,8 @@ def merge_adapters(
 ) -> Merged:
     """Return `weight + strength * alpha / rank * up @ down` for each module of each adapter.
 
+    That of a DoRA is as `merged_dora` says.
+
     Computed in float32 and rounded once for each adapter; a row is made when it is asked for.
 
     Args:
@@ -62,8 +65,14 @@ def merge_adapters(
                     "from, and quantise the result",
                     tensor=name,
                 )
-            made[name] = low_rank(made[name], layer.up, layer.down, strength * layer.scale)
+            made[name] = _merged(made[name], layer, strength)
     return Merged(made, tuple(unused))
+
+
+def _merged(weight: LazyTensor, layer: LowRank, strength: float) -> LazyTensor:
+    if layer.magnitude is not None:
+        return merged_dora(weight, layer, strength)
+    return low_rank(weight, layer.up, layer.down, strength * layer.scale)
 
 
 def merge_lora(

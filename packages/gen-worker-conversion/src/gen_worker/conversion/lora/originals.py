@@ -10,7 +10,7 @@ from gen_worker.conversion.layout.moves import Fused, to_diffusers, to_original
 from gen_worker.conversion.layout.sd3 import sd3_moves
 from gen_worker.conversion.layout.shapes import count_of
 from gen_worker.conversion.layout.unet import unet_moves
-from gen_worker.conversion.lazy import computed, concat, scale
+from gen_worker.conversion.lazy import computed, concat, reshape, scale
 from gen_worker.conversion.lazy.dtypes import torch_dtype
 from gen_worker.conversion.lora.adapter import LowRank
 
@@ -57,9 +57,22 @@ def with_diffusers_names(
         ups = to_diffusers({f"{module}.weight": layer.up}, moves).tensors
         if not ups:
             unknown.append(module)
+        magnitudes = _magnitudes(layer, f"{module}.weight", moves)
         for name, up in ups.items():
-            made[name.removesuffix(".weight")] = layer._replace(up=up)
+            one = layer._replace(up=up, magnitude=magnitudes.get(name))
+            made[name.removesuffix(".weight")] = one
     return component, made, unknown
+
+
+def _magnitudes(
+    layer: LowRank, name: str, moves: Sequence[Move | Fused]
+) -> Mapping[str, LazyTensor]:
+    """Return the magnitudes as the rows of a weight are moved, in one dimension each."""
+    if layer.magnitude is None:
+        return {}
+    column = reshape(layer.magnitude, (layer.magnitude.elements, 1))
+    moved = to_diffusers({name: column}, moves).tensors
+    return {other: reshape(one, (one.elements,)) for other, one in moved.items()}
 
 
 def _moves(layers: Mapping[str, LowRank]) -> tuple[str, list[Move | Fused]]:
@@ -124,6 +137,8 @@ def with_original_names(layers: Mapping[str, LowRank], family: str) -> dict[str,
                     f"{module!r} is no module of the original transformer: check the family"
                 )
             name, up = next(iter(ups.items()))
+            if layer.magnitude is not None and up is not layer.up:
+                raise _no_magnitudes(module)
             made[name.removesuffix(".weight")] = layer._replace(up=up)
         elif (name := move.original.removesuffix(".weight")) not in made:
             parts = [layers.get(part.removesuffix(".weight")) for part in move.diffusers]
@@ -150,6 +165,12 @@ def _moves_of_transformer(layers: Mapping[str, LowRank], family: str) -> list[Mo
 def _joined(parts: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
     there = [part for part in parts if part is not None]
     first = there[0]
+    magnitudes = [part.magnitude for part in there if part.magnitude is not None]
+    if magnitudes:
+        if len(magnitudes) != len(parts):
+            raise _no_magnitudes("one of several modules")
+        joined = _joined([part._replace(magnitude=None) for part in there], sizes)
+        return joined._replace(magnitude=concat(magnitudes))
     rows = list(sizes) or [first.up.shape[0]] * len(parts)
     if len(there) == len(parts) and all(
         part.down is first.down and part.alpha == first.alpha for part in there
@@ -164,6 +185,13 @@ def _joined(parts: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
     rank = sum(part.rank for part in there)
     down = concat([part.down for part in there])
     return LowRank(down, _block_diagonal(ups, rows, rank), factor * rank)
+
+
+def _no_magnitudes(module: str) -> ConversionInputError:
+    return ConversionInputError(
+        f"{module!r} is of a DoRA, whose magnitudes the original transformer has no place for: "
+        "choose diffusers or peft"
+    )
 
 
 def _block_diagonal(ups: Sequence[LazyTensor | None], rows: Sequence[int], rank: int) -> LazyTensor:

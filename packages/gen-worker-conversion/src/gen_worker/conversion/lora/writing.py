@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.lazy import computed
+from gen_worker.conversion.lazy import computed, reshape
 from gen_worker.conversion.lora.kohya_names import dotted, flat
 from gen_worker.conversion.lora.originals import with_original_names
 from gen_worker.conversion.lora.reading import METADATA, open_adapter
@@ -91,7 +91,7 @@ def _diffusers(adapter: Adapter) -> tuple[dict[str, LazyTensor], dict[str, str]]
     metadata: dict[str, Any] = {}
     for component, layers in adapter.layers.items():
         tensors |= _sides(f"{component}.", layers)
-        if any(layer.alpha != layer.rank for layer in layers.values()):
+        if any(one.alpha != one.rank or one.magnitude is not None for one in layers.values()):
             # Without it, diffusers takes the rank for alpha.
             config = _config({name.removeprefix(_TEXT): one for name, one in layers.items()})
             metadata |= {f"{component}.{key}": value for key, value in config.items()}
@@ -111,6 +111,10 @@ def _sides(prefix: str, layers: Mapping[str, LowRank]) -> dict[str, LazyTensor]:
     for module, layer in layers.items():
         made[f"{prefix}{module}.lora_A.weight"] = layer.down
         made[f"{prefix}{module}.lora_B.weight"] = layer.up
+        if layer.magnitude is not None:
+            sizes = (layer.up.row_count, *[1] * (len(layer.down.shape) - 2))
+            shape = sizes if len(sizes) == 1 else (1, *sizes)  # of a convolution
+            made[f"{prefix}{module}.lora_magnitude_vector"] = reshape(layer.magnitude, shape)
     return made
 
 
@@ -126,6 +130,7 @@ def _config(layers: Mapping[str, LowRank]) -> dict[str, Any]:
         "alpha_pattern": {
             name: _number(one.alpha) for name, one in layers.items() if one.alpha != alpha
         },
+        **({"use_dora": True} if any(one.magnitude is not None for one in layers.values()) else {}),
     }
 
 
@@ -154,6 +159,11 @@ def _kohya(adapter: Adapter, family: str) -> tuple[dict[str, LazyTensor], dict[s
             tensors[f"{prefix}{name}.alpha"] = _scalar(layer.alpha)
             tensors[f"{prefix}{name}.lora_down.weight"] = layer.down
             tensors[f"{prefix}{name}.lora_up.weight"] = layer.up
+            if layer.magnitude is not None:
+                column = reshape(
+                    layer.magnitude, (layer.up.row_count, *[1] * (len(layer.down.shape) - 1))
+                )
+                tensors[f"{prefix}{name}.dora_scale"] = column
             every.append(layer)
     rank = _most_frequent(layer.rank for layer in every)
     alpha = _most_frequent(layer.alpha for layer in every)
