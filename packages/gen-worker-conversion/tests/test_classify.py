@@ -118,6 +118,10 @@ REFUSED = {
         looked_at("README.md", "data.csv"),
         looked_at("a.safetensors", "b.safetensors", headers={"b.safetensors": FULL}),
         looked_at("a.Q4_K_M.gguf", "b.Q4_K_M.gguf"),
+        pipeline(
+            "unet/diffusion_pytorch_model.safetensors", "unet/my_unet.py",
+            index={"_class_name": "P", "unet": ["my_unet", "U"]},
+        ),
     ],
     "too_large": [
         looked_at("config.json", "model.safetensors", size=21 * GIB),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from gen_worker import clone
+from gen_worker.clone.progress import CloneProgress
 from gen_worker.conversion.classify import RepoRefusal
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.errors import (
@@ -325,3 +327,161 @@ def test_one_file_of_civitai_is_fetched(here: World, small_models: Any, tmp_path
     assert found.metadata["files"] == ["pruned.safetensors"]
     assert (tmp_path / "x" / "pruned.safetensors").read_bytes() == pruned
     assert clone.compute_size_facts(tmp_path / "x")["full_model_bytes"] == len(pruned)
+
+
+# What goes over the network
+
+
+def heavy(models: Any) -> dict[str, bytes]:
+    """Return a pipeline whose weights a site keeps elsewhere, behind a redirect."""
+    return pipeline(models, "BF16")
+
+
+def moved(here: World, files: dict[str, bytes]) -> str:
+    """Keep a repository's weights at another host; return where."""
+    path = "unet/diffusion_pytorch_model.safetensors"
+    here.sites.repos["some/pipe"] = files
+    here.elsewhere.blobs["weights"] = files[path]
+    here.sites.redirects[f"/some/pipe/resolve/{COMMIT}/{path}"] = (
+        f"{here.elsewhere.url}/blob/weights"
+    )
+    return path
+
+
+def test_a_token_goes_to_its_site_alone_and_is_told_to_nobody(
+    here: World, small_models: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither to the host that a download leads to, nor to logs, events or what is published."""
+    secret = "hf_verysecrettoken"
+    caplog.set_level(0)
+    here.sites.token = secret
+    moved(here, heavy(small_models))
+    output = clone.from_huggingface(
+        here.context(), ask(outputs=["bf16"]), hf_token=secret, providers=here.providers
+    )
+    assert {one.authorization for one in here.sites.asked} == {f"Bearer {secret}"}
+    assert here.elsewhere.asked_for("/blob/weights")
+    assert {one.authorization for one in here.elsewhere.asked} == {""}
+    published = here.published("acme/model:latest#bf16", tmp_path / "out")
+    with here.client() as client:
+        said = client.metadata("acme", "model")
+    everything = (output, here.told.every, caplog.text, said, here.said("bf16"), published)
+    assert secret not in repr(everything)
+
+
+def test_a_call_s_token_counts_more_than_that_of_the_worker(
+    here: World, small_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_ofthisworker")
+    here.sites.token = "hf_ofthiscall"
+    here.sites.repos["some/pipe"] = heavy(small_models)
+    with pytest.raises(ModelResolutionError) as refused:
+        clone.from_huggingface(here.context(), ask(), providers=here.providers)
+    assert "hf_ofthisworker" not in str(refused.value)
+    here.sites.asked.clear()
+    clone.from_huggingface(
+        here.context(), ask(), hf_token="hf_ofthiscall", providers=here.providers
+    )
+    assert {one.authorization for one in here.sites.asked} == {"Bearer hf_ofthiscall"}
+
+
+def test_listed_paths_are_no_globs(here: World, small_models: Any, tmp_path: Path) -> None:
+    files = {
+        "config.json": b"{}",
+        "model.safetensors": small_models.file({"a": ("BF16", [64, 64])}),
+        "notes[1].txt": b"brackets",
+        "notes*.json": b"{}",
+    }
+    here.sites.repos["some/pipe"] = files
+    clone.from_huggingface(here.context(), ask(), providers=here.providers)
+    assert here.published("acme/model:latest#bf16", tmp_path / "out") == files
+
+
+def test_a_flavor_that_another_job_makes_is_told_again_and_not_tried_again(
+    here: World, small_models: Any
+) -> None:
+    here.sites.repos["some/pipe"] = heavy(small_models)
+    wanted = ask(outputs=["bf16", "int4:awq"])
+    first = clone.from_huggingface(here.context(), wanted, providers=here.providers)
+    again = clone.from_huggingface(here.context(), wanted, providers=here.providers)
+    assert again.metadata["is_deduplicated"] is True
+    assert again.metadata["failed_flavors"] == first.metadata["failed_flavors"]
+    assert again.metadata["failed_flavors"][0]["deferred_requirement"]["runtime"] == "modelopt"
+    skipped = next(
+        one for one in here.told.payloads() if one["stage"] == "clone.save_format.skipped"
+    )
+    assert skipped["progress"] == 0.6
+    deduplicated = [one for one in here.told.payloads() if one["stage"] == "clone.dedupe.skipped"]
+    assert [one["progress"] for one in deduplicated] == [0.18]
+
+
+def test_a_version_without_all_components_says_what_is_missing(
+    here: World, small_models: Any
+) -> None:
+    parts = {
+        name: small_models.file({f"{name}.weight": ("F16", [8, 8])})
+        for name in ("unet.safetensors", "my_vae.safetensors", "text_encoder.safetensors")
+    }
+    here.sites.add_version(6, parts)
+    payload = {"civitai_model_version_id": 6, "destination_repo": "acme/model"}
+    output = clone.from_civitai(here.context(), payload, providers=here.providers)
+    assert output.metadata["missing_components"] == ["text_encoder_2"]
+    layout = next(one for one in here.told.payloads() if one["stage"] == "clone.layout.detected")
+    assert (layout["source_layout"], layout["model_family_variant"]) == ("diffusers", "sdxl")
+
+
+def test_files_of_the_source_that_arrive_otherwise_are_not_published(
+    here: World, small_models: Any
+) -> None:
+    files = heavy(small_models)
+    path = moved(here, files)
+    here.elsewhere.blobs["weights"] = bytes(len(files[path]))
+    with pytest.raises(ArtifactTransferError):
+        clone.from_huggingface(here.context(), ask(), providers=here.providers)
+    with here.client() as client:
+        assert not client.repo_exists("acme", "model")
+
+
+# How far it is
+
+
+class Follower:
+    """Where a job's progress goes."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.has_beaten = threading.Event()
+
+    def emit(self, event_type: str, payload: dict[str, Any]) -> None:
+        self.told.append(payload)
+        if len(self.told) >= 4:
+            self.has_beaten.set()
+
+    def progress(self, progress: float, stage: str) -> None:
+        assert self.told[-1]["stage"] == stage
+
+
+def test_progress_is_told_while_nothing_arrives() -> None:
+    follower: Any = Follower()
+    progress = CloneProgress(follower, heartbeat_s=0.01)
+    with progress.downloading() as watch:
+        watch(50, 100)
+        assert follower.has_beaten.wait(60)
+    told = follower.told
+    assert [one["progress"] for one in told[:1] + told[-1:]] == [0.25, 0.55]
+    assert {one["progress"] for one in told[2:-1]} == {0.4}
+    assert all(
+        {"elapsed_s", "bytes_done", "bytes_total", "bytes_per_s"} <= one.keys() for one in told
+    )
+    count = len(told)
+    assert not any(thread.name == "gen-worker-clone-progress" for thread in threading.enumerate())
+    assert len(told) == count
+
+
+def test_each_flavor_has_its_share() -> None:
+    progress = CloneProgress(cast("Any", Follower()))
+    assert [progress.share(number, 2) for number in (0, 1)] == [
+        pytest.approx((0.6, 0.725)),
+        pytest.approx((0.725, 0.85)),
+    ]
+    assert progress.repackage_share(0, 1) == pytest.approx((0.9, 0.94))

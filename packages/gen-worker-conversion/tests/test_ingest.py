@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.conversion.classify import RepoRefusal
 from gen_worker.conversion.ingest import (
+    Providers,
     download_civitai_model_version_files,
     download_huggingface_repo_files,
     parse_civitai_frontend_model_url,
@@ -214,3 +216,133 @@ def test_refusals_of_civitai_have_codes(here: World, small_models: Any, tmp_path
     here.sites.token = "secret"
     with pytest.raises(CivitaiAccessError):
         resolve_civitai_source_identity(5, providers=here.providers)
+
+
+# What the sites send
+
+
+def add_weights(here: World, models: Any, **more: Any) -> bytes:
+    data: bytes = models.file({"a": ("F16", [256, 256])})
+    here.sites.add_version(5, {"a.safetensors": data}, **more)
+    return data
+
+
+def fetched(here: World, tmp_path: Path) -> bytes:
+    download_civitai_model_version_files(5, tmp_path / "out", providers=here.providers)
+    return (tmp_path / "out" / "a.safetensors").read_bytes()
+
+
+def test_a_download_of_civitai_goes_on_where_it_broke_off(
+    here: World, small_models: Any, tmp_path: Path
+) -> None:
+    data = add_weights(here, small_models)
+    here.sites.cut_after = 50_000
+    assert fetched(here, tmp_path) == data
+    starts = [one.range for one in here.sites.asked_for("/blob/") if one.range != "bytes=0-0"]
+    assert any(one.startswith("bytes=") and not one.startswith("bytes=0-") for one in starts)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+def test_a_site_that_is_busy_is_asked_three_times(
+    here: World, small_models: Any, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("gen_worker.models.sources.civitai.catalog._PAUSE_S", 0.001)
+    add_weights(here, small_models)
+    here.sites.faults["model-versions"] = [status, status]
+    found = resolve_civitai_source_identity(5, providers=here.providers)
+    assert found.model_version_id == "5"
+    assert len(here.sites.asked_for("model-versions")) == 3
+    here.sites.faults["model-versions"] = [status] * 3
+    with pytest.raises(CivitaiError) as error:
+        resolve_civitai_source_identity(5, providers=here.providers)
+    assert error.value.code == "civitai_fetch_failed"
+
+
+def test_a_request_that_is_wrong_is_not_repeated(here: World, small_models: Any) -> None:
+    add_weights(here, small_models)
+    here.sites.faults["model-versions"] = [400, 200]
+    with pytest.raises(CivitaiError):
+        resolve_civitai_source_identity(5, providers=here.providers)
+    assert len(here.sites.asked_for("model-versions")) == 1
+
+
+@pytest.mark.parametrize(("hops", "is_followed"), [(6, True), (7, False)])
+def test_six_redirects_are_followed(
+    here: World, small_models: Any, tmp_path: Path, hops: int, is_followed: bool
+) -> None:
+    data = add_weights(here, small_models)
+    (file,) = here.sites.versions["5"]["files"]
+    target = file["downloadUrl"]
+    for number in range(hops):
+        here.sites.redirects[f"/hop/{number}"] = target
+        target = f"{here.sites.url}/hop/{number}"
+    file["downloadUrl"] = target
+    if is_followed:
+        assert fetched(here, tmp_path) == data
+        return
+    with pytest.raises(CivitaiError) as error:
+        fetched(here, tmp_path)
+    assert error.value.code == "source_download_too_many_redirects"
+
+
+def test_a_key_does_not_follow_a_redirect_to_another_host(
+    here: World, small_models: Any, tmp_path: Path
+) -> None:
+    data = add_weights(here, small_models)
+    here.sites.token = "civitai_key"
+    here.elsewhere.blobs["kept"] = data
+    here.sites.redirects["/blob/"] = f"{here.elsewhere.url}/blob/kept"
+    download_civitai_model_version_files(
+        5, tmp_path / "out", civitai_api_key="civitai_key", providers=here.providers
+    )
+    assert (tmp_path / "out" / "a.safetensors").read_bytes() == data
+    assert {one.authorization for one in here.sites.asked} == {"Bearer civitai_key"}
+    assert {one.authorization for one in here.elsewhere.asked} == {""}
+
+
+def test_the_key_of_the_environment_opens_metadata(
+    here: World, small_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIVITAI_API_KEY", "civitai_env")
+    monkeypatch.setenv("TENSORHUB_CAS_DIR", str(tmp_path / "cas"))
+    add_weights(here, small_models)
+    here.sites.token = "civitai_env"
+    providers = Providers(civitai_endpoint=here.sites.url)
+    assert resolve_civitai_source_identity(5, providers=providers).model_version_id == "5"
+
+
+def test_other_content_than_was_told_is_refused(
+    here: World, small_models: Any, tmp_path: Path
+) -> None:
+    data = add_weights(here, small_models)
+    (file,) = here.sites.versions["5"]["files"]
+    here.sites.blobs[file["downloadUrl"].rpartition("/")[2]] = bytes(len(data))
+    with pytest.raises(CivitaiError) as error:
+        fetched(here, tmp_path)
+    assert error.value.code == "source_download_sha256_mismatch"
+    add_weights(here, small_models)
+    here.sites.versions["5"]["files"][0]["sizeBytes"] = len(data) + 1
+    with pytest.raises(CivitaiError) as error:
+        fetched(here, tmp_path)
+    assert error.value.code == "source_download_size_mismatch"
+    assert not (tmp_path / "out" / "a.safetensors").exists()
+
+
+def test_an_endless_description_is_not_read(here: World, small_models: Any) -> None:
+    add_weights(here, small_models, description="x" * (17 << 20))
+    with pytest.raises(CivitaiError) as error:
+        resolve_civitai_source_identity(5, providers=here.providers)
+    assert error.value.code == "civitai_fetch_failed"
+
+
+def test_an_endless_configuration_is_not_read(
+    here: World, small_models: Any, tmp_path: Path
+) -> None:
+    here.sites.repos["some/llm"] = {
+        "config.json": b" " * (17 << 20),
+        "model.safetensors": small_models.file({"a": ("F16", [8, 8])}),
+    }
+    with pytest.raises(RepoRefusal, match="of JSON") as refused:
+        download_huggingface_repo_files("some/llm", tmp_path, providers=here.providers)
+    assert refused.value.refusal_kind == "too_large"
+    assert not here.sites.asked_for("/resolve/")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["MadeFlavor", "make_flavors"]
 
 
+_SHOWN = 5
+
+
 class MadeFlavor(NamedTuple):
     """One flavor whose files are here."""
 
@@ -233,7 +236,7 @@ class _Run:
                 attributes = self._proven(one.conversion)
         except VerificationError as error:
             shutil.rmtree(place)
-            self._fail(flavor, str(error), span[1])
+            self._fail(flavor, f"it is not right: {'; '.join(error.problems[:_SHOWN])}", span[1])
             return
         self.progress.stage(f"{stage}.completed", span[1], flavor=flavor.label)
         yield MadeFlavor(flavor, place, compute_size_facts(place), attributes)

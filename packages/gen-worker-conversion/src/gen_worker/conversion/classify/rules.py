@@ -62,6 +62,7 @@ def classify(
         ConversionInputError: The quantization asked for is not there.
     """
     strategy = strategy_of(inputs)
+    _refuse_own_code(inputs)
     selected = select_files(inputs, strategy, preference=preference, gguf_quant=gguf_quant)
     size = sum(inputs.sizes[path] for path in selected.files)
     warnings = _checked_sizes(inputs, selected, size, allow_large)
@@ -114,6 +115,21 @@ def strategy_of(inputs: ClassificationInputs) -> Strategy:
             files=weights,
         )
     raise refusal_for(inputs.sizes, inputs.ref)
+
+
+def _refuse_own_code(inputs: ClassificationInputs) -> None:
+    """Refuse a pipeline with classes of its own: without its Python nothing loads it."""
+    for name, value in inputs.document(INDEX).items():
+        module = value[0] if isinstance(value, list) and value else None
+        places = (f"{module}.py", f"{name}/{module}.py") if isinstance(module, str) else ()
+        found = next((place for place in places if place in inputs.sizes), None)
+        if found is not None:
+            raise UnknownShapeRefusal(
+                f"model {inputs.ref!r} needs its own code {found!r} for {name!r}, which is not "
+                "imported: choose a repository without",
+                ref=inputs.ref,
+                files=[found],
+            )
 
 
 def _library(inputs: ClassificationInputs, strategy: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.cancel import CancelToken
 from gen_worker.conversion.classify import ClassificationInputs, classify
+from gen_worker.conversion.classify.refusals import TooLargeRefusal
 from gen_worker.conversion.classify.rules import DEFAULT_PREFERENCE, strategy_of
 from gen_worker.conversion.classify.selecting import folders_of
 from gen_worker.conversion.classify.values import SafetensorsFacts, safetensors_facts
@@ -27,6 +28,7 @@ _DOCUMENTS = ("model_index.json", "config.json", "adapter_config.json", "modules
 _CARD = "README.md"
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t\r]*$", re.DOTALL | re.MULTILINE)
 _HALVES = ("bf16", "fp16")
+_MAX_JSON_BYTES = 16 << 20
 
 
 class Inspected(NamedTuple):
@@ -110,8 +112,17 @@ class _Reader(NamedTuple):
 
     def documents(self, sizes: Mapping[str, int]) -> ClassificationInputs:
         wanted = [path for path in sizes if path in _DOCUMENTS or is_index(path)]
+        large = next((path for path in wanted if sizes[path] > _MAX_JSON_BYTES), None)
+        if large is not None:
+            raise TooLargeRefusal(
+                f"file {large!r} of model {self.repo_id!r} has {sizes[large]} bytes, at most "
+                f"{_MAX_JSON_BYTES} of JSON are read: choose another repository",
+                ref=self.repo_id,
+                files=[large],
+            )
         documents = {path: self._asked(self.remote.document, path) for path in wanted}
-        card = front_matter(self._asked(self.remote.content, _CARD)) if _CARD in sizes else {}
+        has_card = 0 < sizes.get(_CARD, 0) <= _MAX_JSON_BYTES
+        card = front_matter(self._asked(self.remote.content, _CARD)) if has_card else {}
         return ClassificationInputs(
             sizes=sizes, ref=self.repo_id, documents=documents, card=card, headers={}
         )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_problems"]
 
+_LATER_DROPPED = ("text_model.", "vision_model.")
+"""Beginnings of saved names that classes of transformers 5 lack; it reads both."""
+
 
 def load_problems(
     component: str, directory: str, made: Checkpoint, source: tuple[str, Checkpoint] | None
@@ -128,6 +131,7 @@ def _name_in(wanted: _Wanted, name: str) -> str:
     """Return a tensor's name as the class has it, which may be a part of the saved model."""
     if name in wanted.shapes:
         return name
-    if name.startswith(wanted.prefix) and name[len(wanted.prefix) :] in wanted.shapes:
-        return name[len(wanted.prefix) :]
+    for prefix in (wanted.prefix, *_LATER_DROPPED):
+        if name.startswith(prefix) and name[len(prefix) :] in wanted.shapes:
+            return name[len(prefix) :]
     return f"{wanted.prefix}{name}" if f"{wanted.prefix}{name}" in wanted.shapes else name
