@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 from gen_worker.errors import ResourceError, ValidationError, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "ConversionError",
@@ -11,6 +17,7 @@ __all__ = [
     "NotImplementedFamilyError",
     "OutputSpaceError",
     "UnreadableSourceError",
+    "naming_tensor",
 ]
 
 
@@ -67,6 +74,18 @@ class ConversionInputError(ConversionError, ValidationError):
         self.file = file
         self.tensor = tensor
         self.step = step
+
+
+@contextlib.contextmanager
+def naming_tensor(name: str) -> Iterator[None]:
+    """Have an error of the block say which tensor it is about, where it does not know."""
+    try:
+        yield
+    except ConversionInputError as error:
+        if error.tensor or type(error) is not ConversionInputError:
+            raise
+        message, facts = f"tensor {name!r}: {error}", {"file": error.file, "step": error.step}
+        raise ConversionInputError(message, tensor=name, **facts) from error
 
 
 class UnreadableSourceError(ConversionInputError, OSError):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.lazy import LazyTensor
     from gen_worker.conversion.writer import Written
+    from gen_worker.conversion.writer.nonfinite import NonFinite
 
 __all__ = ["StreamingWriter", "copy_unconverted_components"]
 
@@ -64,6 +65,8 @@ class StreamingWriter:
         self._spills: dict[str, _Spill] = {}
         self._passed: set[str] = set()
         self._is_final = False
+        self.nonfinite: dict[tuple[str, str], NonFinite] = {}
+        """After `finalize`: NaN and infinite values by component and name, where there are any."""
         make_directories(self._out)
         if os.listdir(self._out):
             raise ConversionInputError(
@@ -168,6 +171,7 @@ class StreamingWriter:
             spill.checkpoint(), place, prefix=prefix, max_shard_bytes=self._max_shard_bytes
         )
         spill.remove()
+        self.nonfinite |= {(component, name): n for name, n in written.nonfinite.items()}
         return written
 
     def _prefix_of(self, component: str) -> str:

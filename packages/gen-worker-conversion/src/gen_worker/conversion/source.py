@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.errors import ConversionInputError, naming_tensor
 from gen_worker.conversion.hf_classes import class_of_config, libraries_view
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.weight_sets import holds_weights, weight_set_of
@@ -61,7 +61,7 @@ class Component:
         """Yield name and tensor, one in memory at a time."""
         checkpoint = self.checkpoint()
         for name in checkpoint:
-            yield name, checkpoint[name].tensor()
+            yield name, _read(checkpoint, name)
 
     def as_hf_module(self, **options: Any) -> Any:
         """Load it with the class that its configuration names; blocks.
@@ -185,7 +185,7 @@ class Source:
         """
         for component, checkpoint in self.checkpoints(components).items():
             for name in checkpoint:
-                yield component, name, checkpoint[name].tensor()
+                yield component, name, _read(checkpoint, name)
 
     def state_dict(self, components: Iterable[str] | None = None) -> dict[str, Any]:
         """Return all tensors, in memory, as `component.name`; of one folder by their names."""
@@ -262,6 +262,11 @@ def _opened(path: Path, variant: str | None) -> OpenCheckpoint:
                 f"sharded_index_missing_weight_map:{error.file}: {error}", file=error.file
             ) from error
         raise
+
+
+def _read(checkpoint: OpenCheckpoint, name: str) -> Any:
+    with naming_tensor(name):
+        return checkpoint[name].tensor()
 
 
 def _loaded(cls: Any, path: str, options: dict[str, Any]) -> Any:

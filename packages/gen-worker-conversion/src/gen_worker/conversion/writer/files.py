@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gen_worker.conversion.errors import ConversionImplementationError, ConversionInputError
+from gen_worker.conversion.errors import (
+    ConversionImplementationError,
+    ConversionInputError,
+    naming_tensor,
+)
 from gen_worker.conversion.lazy.stored import WeightsFile, bytes_of
 from gen_worker.conversion.lazy.tensor import slabs
 from gen_worker.conversion.writer.journal import FinishedFile, is_as_recorded
@@ -126,7 +130,8 @@ class _Slab(NamedTuple):
 
 def _made(name: str, recipe: LazyTensor, start: int, stop: int, padding_bytes: int) -> _Slab:
     """Do one slab's work; in a thread of the pump."""
-    made, nonfinite = counted_rows(recipe, start, stop)
+    with naming_tensor(name):
+        made, nonfinite = counted_rows(recipe, start, stop)
     data = bytes_of(made)
     if made.dtype != dtype_of(recipe.dtype) or len(data) != (stop - start) * recipe.row_bytes:
         raise ConversionImplementationError(
