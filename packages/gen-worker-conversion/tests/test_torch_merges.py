@@ -13,11 +13,14 @@ from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.merge import (
     add_differences,
+    merge_dare,
     merge_linear,
     merge_models,
     merge_slerp,
+    merge_task_arithmetic,
     merge_ties,
 )
+from gen_worker.conversion.merge.random_drop import drop_key, kept_elements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,6 +122,68 @@ def test_ties_keeps_what_is_large_and_agreed_on(
         merge_ties(base, [(tuned[0], 1.0)], density=0.0)
 
 
+def test_task_arithmetic_adds_and_takes_away(models: list[OpenCheckpoint]) -> None:
+    base, one, other = models
+    merged = merge_task_arithmetic(base, [(one, 0.75), (other, {"*norm*": 2.0, "*": -0.5})])
+    for name in _FLOATS:
+        zero, first, second = (model[name].tensor() for model in models)
+        weight = 2.0 if "norm" in name else -0.5
+        expected = zero + 0.75 * (first - zero) + weight * (second - zero)
+        torch.testing.assert_close(merged.tensors[name].tensor(), expected)
+    assert merged.tensors["steps"].tensor().item() == 0
+
+
+def _split_mix(key: int, index: int) -> int:
+    """Return a number of SplitMix64 as its authors write it, with integers of any size."""
+    state = (key + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
+
+
+def test_a_seeded_drop_is_a_function_of_the_position() -> None:
+    assert _split_mix(0, 0) == 0xE220A8397B1DCDAF  # as published for the seed 0
+    key = drop_key(7, 1, "layers.0.weight")
+    expected = [_split_mix(key, index) / 2**64 < 0.3 for index in range(1000)]
+    assert kept_elements(key, 0, 1000, 0.3).tolist() == expected
+    assert kept_elements(key, 250, 1000, 0.3).tolist() == expected[250:]
+    many = kept_elements(key, 0, 200_000, 0.3).float().mean().item()
+    assert abs(many - 0.3) < 0.005  # five standard deviations
+
+
+@pytest.mark.parametrize("consensus", [False, True])
+@pytest.mark.parametrize("density", [0.4, 1.0])
+def test_dare_is_the_plain_formula(
+    consensus: bool, density: float, models: list[OpenCheckpoint]
+) -> None:
+    base, *tuned = models
+    weights = (1.0, 0.5)
+    terms = list(zip(tuned, weights, strict=True))
+    merged = merge_dare(base, terms, density=density, seed=3, consensus=consensus)
+    for name in _FLOATS:
+        zero = base[name].tensor()
+        deltas = []
+        for number, (model, weight) in enumerate(terms):
+            key = drop_key(3, number, name)
+            mask = [_split_mix(key, at) < density * 2**64 for at in range(zero.numel())]
+            kept = torch.tensor(mask).reshape(zero.shape)
+            deltas.append(weight * kept * (model[name].tensor() - zero) / density)
+        stacked = torch.stack(deltas)
+        if consensus:  # of which the majority is that of the sum, as in mergekit
+            stacked = stacked * (stacked.sign() == stacked.sum(0).sign())
+        made = merged.tensors[name]
+        torch.testing.assert_close(made.tensor(), zero + stacked.sum(0))
+        for start in range(made.row_count):  # the same bytes, whatever the slab
+            assert torch.equal(made.rows(start, start + 1), made.tensor()[start : start + 1])
+    with pytest.raises(ConversionInputError, match="no share"):
+        merge_dare(base, terms, density=1.5)
+
+
+def test_drops_of_tensors_models_and_seeds_differ() -> None:
+    keys = {drop_key(seed, model, name) for seed in (0, 1) for model in (0, 1) for name in "ab"}
+    assert len(keys) == 8
+
+
 def test_what_only_one_has_is_named(models: list[OpenCheckpoint], tmp_path: Path) -> None:
     other = _save(tmp_path / "other.safetensors", 1, extra=torch.ones(2))
     own = dict(models[0]) | {"own": other["extra"]}
@@ -129,8 +194,13 @@ def test_what_only_one_has_is_named(models: list[OpenCheckpoint], tmp_path: Path
 
 def test_what_does_not_fit_is_refused(models: list[OpenCheckpoint], tmp_path: Path) -> None:
     wide = _save(tmp_path / "wide.safetensors", 1, **{"norm.weight": torch.ones(8)})
-    with pytest.raises(ConversionInputError, match=r"'norm\.weight' is .*\[7\].*\[8\]"):
+    shapes = r"'norm\.weight' is .*\[7\].*\[8\]"
+    with pytest.raises(ConversionInputError, match=shapes):
         merge_slerp(models[0], wide, 0.5)
+    with pytest.raises(ConversionInputError, match=shapes):
+        merge_dare(models[0], [(wide, 1.0)])
+    with pytest.raises(ConversionInputError, match=shapes):
+        merge_task_arithmetic(models[0], [(models[1], 1.0), (wide, 1.0)])
     packed = {"norm.weight": torch.ones(7, dtype=torch.int8)}
     quantised = _save(tmp_path / "packed.safetensors", 1, **packed)
     with pytest.raises(ConversionInputError, match="quantised"):

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
         MergedModels,
         Weights,
         add_differences,
+        merge_dare,
         merge_linear,
         merge_slerp,
+        merge_task_arithmetic,
         merge_ties,
     )
     from gen_worker.conversion.merge.folders import merge_models
@@ -21,9 +23,11 @@ __all__ = [
     "MergedModels",
     "Weights",
     "add_differences",
+    "merge_dare",
     "merge_linear",
     "merge_models",
     "merge_slerp",
+    "merge_task_arithmetic",
     "merge_ties",
 ]
 
@@ -32,8 +36,10 @@ _MODULES = {
         "MergedModels",
         "Weights",
         "add_differences",
+        "merge_dare",
         "merge_linear",
         "merge_slerp",
+        "merge_task_arithmetic",
         "merge_ties",
     ),
     "folders": ("merge_models",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import combine, slerp
 from gen_worker.conversion.lazy.dtypes import FLOATS
-from gen_worker.conversion.merge.ties import ties
+from gen_worker.conversion.merge.task_vectors import Sum, sum_of_task_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +20,10 @@ __all__ = [
     "MergedModels",
     "Weights",
     "add_differences",
+    "merge_dare",
     "merge_linear",
     "merge_slerp",
+    "merge_task_arithmetic",
     "merge_ties",
 ]
 
@@ -92,8 +94,8 @@ def add_differences(
 ) -> MergedModels:
     """Return `model + weight * (tuned - base)`, summed over the tuned ones.
 
-    With the base as the model this is task arithmetic; with another one it carries over what a
-    tuning has learnt.
+    It carries over to one model what tunings of another have learnt; onto the base itself that is
+    `merge_task_arithmetic`.
 
     Raises:
         ConversionInputError: As `merge_linear`.
@@ -121,12 +123,65 @@ def merge_ties(
     Raises:
         ConversionInputError: As `merge_linear`, or the density is no such share.
     """
+    how = Sum("largest", _share(density), has_consensus=True, is_normalized=True)
+    return _summed(base, tuned, how)
+
+
+def merge_task_arithmetic(
+    base: Checkpoint, tuned: Sequence[tuple[Checkpoint, Weights]]
+) -> MergedModels:
+    """Return the base with the weighted sum of what several tunings of it have learnt.
+
+    Args:
+        base: What all were tuned from.
+        tuned: With their weights; a negative one takes away what a tuning has learnt.
+
+    Raises:
+        ConversionInputError: As `merge_linear`.
+    """
+    return _summed(base, tuned, Sum())
+
+
+def merge_dare(
+    base: Checkpoint,
+    tuned: Sequence[tuple[Checkpoint, Weights]],
+    *,
+    density: float = 0.5,
+    seed: int = 0,
+    consensus: bool = False,
+) -> MergedModels:
+    """Return the base with a random part of what each tuning has learnt, rescaled.
+
+    Elements of each difference are dropped independently, and the others divided by `density`.
+    Which ones depends on nothing but the seed, the model's number, the tensor's name and the
+    element's position.
+
+    Args:
+        base: What all were tuned from.
+        tuned: With their weights.
+        density: Probability with which an element is kept, above 0 and at most 1.
+        seed: Of the drop.
+        consensus: Whether elements whose sign is not that of their sum are left out, as in TIES.
+
+    Raises:
+        ConversionInputError: As `merge_ties`.
+    """
+    return _summed(base, tuned, Sum("random", _share(density), seed, has_consensus=consensus))
+
+
+def _share(density: float) -> float:
     if not 0 < density <= 1:
         raise ConversionInputError(f"density {density!r} is no share above 0 and at most 1")
+    return density
 
+
+def _summed(
+    base: Checkpoint, tuned: Sequence[tuple[Checkpoint, Weights]], how: Sum
+) -> MergedModels:
     def one(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
         weights = [_weight(given, name) for _, given in tuned]
-        return ties(tensors[0], list(zip(weights, tensors[1:], strict=True)), density)
+        terms = list(zip(weights, tensors[1:], strict=True))
+        return sum_of_task_vectors(tensors[0], terms, how, name)
 
     return _merged([base, *(checkpoint for checkpoint, _ in tuned)], one)
 

@@ -1,0 +1,127 @@
+"""Task vectors: what tunings have learnt is their difference to the base, and can be summed.
+
+Ilharco et al., "Editing Models with Task Arithmetic", 2023. Differences may be thinned out: to what
+is large, where they agree on the sign (Yadav et al., "TIES-Merging", 2023), or at random, rescaled
+so that the expectation stays (Yu et al., "Language Models are Super Mario", 2024: DARE).
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from gen_worker.conversion.lazy import LazyTensor
+from gen_worker.conversion.lazy.dtypes import torch_dtype
+from gen_worker.conversion.merge.random_drop import drop_key, kept_elements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Sum", "sum_of_task_vectors"]
+
+
+class Sum(NamedTuple):
+    """How differences are summed."""
+
+    keeps: Literal["all", "largest", "random"] = "all"
+    density: float = 1.0
+    """Share of the elements of each difference that is kept."""
+    seed: int = 0
+    """Of what is kept at random."""
+    has_consensus: bool = False
+    """Whether an element counts only where its sign is that of the sum over the models."""
+    is_normalized: bool = False
+    """Whether an element is divided by the weights of those that count there."""
+
+
+def sum_of_task_vectors(
+    base: LazyTensor, tuned: Sequence[tuple[float, LazyTensor]], how: Sum, name: str
+) -> LazyTensor:
+    """Return `base + sum of weight * (tuned - base)`, computed in float32, in the base's dtype.
+
+    With `largest`, how large an element has to be takes one difference as a whole in memory, at the
+    first read; after that, and otherwise, rows are independent.
+
+    Args:
+        base: What all were tuned from.
+        tuned: With their weights.
+        how: See `Sum`.
+        name: Of the tensor: what is kept at random differs from one to the next.
+    """
+    return _TaskVectors(base, tuple(tuned), how, name)
+
+
+class _TaskVectors(LazyTensor):
+    def __init__(
+        self, base: LazyTensor, tuned: tuple[tuple[float, LazyTensor], ...], how: Sum, name: str
+    ) -> None:
+        super().__init__(base.shape, base.dtype)
+        self.base = base
+        self.tuned = tuned
+        self.how = how
+        self.keys = [drop_key(how.seed, number, name) for number in range(len(tuned))]
+        self.is_whole = any(tensor.is_whole for tensor in self.inputs)
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> Sequence[LazyTensor]:
+        return (self.base, *(tensor for _, tensor in self.tuned))
+
+    @property
+    def row_cost_bytes(self) -> int:
+        """Of a difference each, sums and masks beside what is read."""
+        return super().row_cost_bytes + (32 + 4 * len(self.tuned)) * self.row_elements
+
+    def rows(self, start: int, stop: int) -> Any:
+        base = self.base.rows(start, stop).float()
+        changes = self._changes(base, start, stop)
+        if self.how.has_consensus:
+            sign = sum(changes[1:], changes[0].clone()).sign_()
+            for change in changes:
+                change.masked_fill_(change.sign() != sign, 0.0)
+        total = sum(changes[1:], changes[0].clone())
+        if self.how.is_normalized:
+            total = self._normalized(changes, total)
+        return base.add_(total).to(torch_dtype(self.dtype))
+
+    def _changes(self, base: Any, start: int, stop: int) -> list[Any]:
+        """Return the weighted differences, without what is not kept."""
+        changes = []
+        for number, (weight, tensor) in enumerate(self.tuned):
+            change = tensor.rows(start, stop).float().sub_(base)
+            if self.how.keeps == "largest":
+                with self._lock:  # one thread measures, the others wait for it
+                    threshold = self._thresholds[number]
+                change.masked_fill_(change.abs() < threshold, 0.0)
+            elif self.how.keeps == "random" and self.how.density < 1:
+                width = self.row_elements
+                kept = kept_elements(
+                    self.keys[number], start * width, stop * width, self.how.density
+                )
+                change.mul_(kept.reshape(change.shape)).div_(self.how.density)
+            changes.append(change.mul_(weight))
+        return changes
+
+    def _normalized(self, changes: Sequence[Any], total: Any) -> Any:
+        """Divide by the weights; with a consensus, of the elements that agree."""
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        weights = torch.zeros_like(total)
+        for (weight, _), change in zip(self.tuned, changes, strict=True):
+            counts = change != 0 if self.how.has_consensus else torch.ones_like(change)
+            weights += counts * abs(weight)
+        return torch.where(weights > 0, total / weights.clamp(min=1e-30), 0.0)
+
+    @cached_property
+    def _thresholds(self) -> list[float]:
+        """Return the smallest size that is kept of each difference."""
+        dropped = round((1.0 - self.how.density) * self.elements)
+        if dropped <= 0:
+            return [0.0] * len(self.tuned)
+        found = []
+        for _, tensor in self.tuned:
+            sizes = (tensor.tensor().float() - self.base.tensor().float()).abs_().reshape(-1)
+            at = min(dropped, self.elements - 1)
+            found.append(float(sizes.kthvalue(at + 1).values))
+        return found
