@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gen_worker.context import ConversionContext, DatasetContext
+from gen_worker.context import ConversionContext, DatasetContext, TrainingContext
 from gen_worker.conversion import DestinationRepo, ProducedFlavor, training_function
 from gen_worker.events import Failed
 from gen_worker.kinds import kind_named
@@ -159,6 +159,56 @@ def test_a_dataset_is_made_on_a_laptop(tmp_path: Path) -> None:
     assert stub["kind"] == "publish_dataset_revision.stubbed"
     assert stub["would_publish"]["features_json"] == {"prompt": "string"}
     assert job.summary["flavors"][0]["files"][1]["size_bytes"] == 3 * 18
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True):
+    rank: int
+    note: str = ""
+
+
+SEEN: list[Any] = []
+
+
+@training_function
+def tune(
+    ctx: TrainingContext,
+    source: Source,
+    payload: Options,
+    teacher: Source | None = None,
+    bits: int = 4,
+) -> list[ProducedFlavor]:
+    SEEN[:] = [type(ctx), payload, teacher and teacher.path, bits]
+    return []
+
+
+def test_a_job_gets_its_context_other_models_and_the_whole_payload(
+    tmp_path: Path, weights: Path
+) -> None:
+    source, here = {"ref": str(weights)}, {"destination": {"ref": "a/b"}}
+    given = {"source": source, **here, "rank": 8, "teacher": str(weights), "bits": 2}
+    assert Job(tune, given, tmp_path).failure is None
+    assert [TrainingContext, Options(8), weights, 2] == SEEN
+
+    own = {"source": source, **here, "payload": {"rank": 9, "note": "own"}}
+    assert Job(tune, own, tmp_path).failure is None
+    assert [TrainingContext, Options(9, "own"), None, 4] == SEEN
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({}, "$"),
+        ({"rank": "x"}, "$.rank"),
+        ({"rank": 1, "rnak": 2}, "$"),
+        ({"payload": {"rank": "x"}}, "$.payload.rank"),
+    ],
+)
+def test_mistakes_of_a_whole_payload_are_named_where_they_are(
+    tmp_path: Path, weights: Path, given: dict[str, Any], path: str
+) -> None:
+    failure = Job(tune, {"source": {"ref": str(weights)}, **given}, tmp_path).failure
+    assert failure is not None
+    assert (failure.error_type, failure.path) == ("validation", path), failure.message
 
 
 @training_function(kind="pruning")

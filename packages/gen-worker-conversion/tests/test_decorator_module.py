@@ -70,6 +70,35 @@ def test_every_name_loads() -> None:
     assert set(package.__all__) <= set(dir(package))
 
 
+EXPORTS = """
+Component ConversionContext Dataset FileLayout ProducedFlavor Source StreamingWriter
+CalibrationAction CalibrationPolicy resolve_calibration_action training_function
+TrainingFunctionSpec DEFAULT_KIND RECOMMENDED_KINDS ValidationReport ValidationViolation
+format_report validate_transform_module ConversionArtifact ConversionOutput IngestResult
+tensors_with materialize_safetensors_input persist_safetensors_output
+""".split()
+"""What authors import from the package, by its specification."""
+LIBRARIES = ("torch", "numpy", "safetensors", "gguf", "pyarrow", "transformers", "diffusers")
+
+
+def test_authors_names_load_without_any_library_of_weights() -> None:
+    text = (
+        "import sys, importlib.abc\n"
+        f"libraries = {LIBRARIES!r}\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.partition('.')[0] in libraries: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import gen_worker.conversion as package\n"
+        f"for name in {[*EXPORTS, *package.__all__]!r}: print(name, type(getattr(package, name)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(EXPORTS) <= set(package.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'Novelty'"):
         _ = package.Novelty  # type: ignore[attr-defined]

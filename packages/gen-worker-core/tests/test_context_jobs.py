@@ -107,9 +107,8 @@ class World:
             qualname="f",
             function=len,
             shape="sync",
-            parameters=(),
             payload_type=None,
-            **spec,
+            **{"parameters": (), **spec},
         )
         self.call = Call(spec=function, request_id="r", raw_payload=payload)
         self.ctx = kind.context(ports, request_id="r", job_id="j")
@@ -240,6 +239,53 @@ def test_classes_of_the_conversion_package_are_made_from_directories(tmp_path: P
         (here, "train", here, {}),
         (here, "test", here, {"n": 1}),
     ]
+
+
+def test_models_besides_the_source_come_from_their_fields(tmp_path: Path) -> None:
+    here = str(tmp_path)
+    parameters = (ProvidedParameter("teacher", Source), ProvidedParameter("judge", Source))
+    payload = {"teacher": {"ref": here, "attributes": {"dtype": "bf16"}}, "judge": here}
+    world = World(tmp_path, payload, parameters=parameters)
+
+    assert world.provide("teacher", Source).facts == (here, {"dtype": "bf16"}, here)
+    assert world.provide("judge", Source | None).facts == (here, {}, here)
+    away = World(tmp_path, {"teacher": "a/b"}, parameters=parameters)
+    with pytest.raises(ModelResolutionError, match="teacher 'a/b' is not on this machine"):
+        away.provide("teacher", Source)
+    with pytest.raises(ValidationError, match="lacks 'judge'"):
+        away.provide("judge", Source)
+    with pytest.raises(ValidationError, match=r"teacher.ref must be text"):
+        World(tmp_path, {"teacher": {"ref": 3}}, parameters=parameters)
+
+
+def test_a_default_stands_in_for_what_the_payload_lacks(tmp_path: Path) -> None:
+    world = World(tmp_path, {})
+    given = [Spec("nf4")]
+    parameter = ProvidedParameter("specs", list[Spec], given)
+
+    provided = world.kind.provide(parameter, world.ctx)
+
+    assert provided == given
+    assert provided is not given
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "made"),
+    [
+        (CONVERSION, None, ConversionContext),
+        (CONVERSION, ConversionContext, ConversionContext),
+        (CONVERSION, TrainingContext, TrainingContext),
+        (CONVERSION, DatasetContext, DatasetContext),
+        (JobKind("training", TrainingContext), ConversionContext, TrainingContext),
+        (DatasetKind("dataset", DatasetContext), ConversionContext, DatasetContext),
+    ],
+)
+def test_a_function_gets_the_context_it_asks_for(kind: JobKind, wanted: Any, made: type) -> None:
+    ports: Any = None
+    ctx = kind.context(ports, wanted=wanted, request_id="r")
+    assert type(ctx) is made
+    for name in ("mktemp", "open_output_writer", "read_repo_metadata", "checkpoint_dir"):
+        assert callable(getattr(ctx, name))
 
 
 def test_a_source_elsewhere_cannot_be_opened(tmp_path: Path) -> None:

@@ -280,8 +280,51 @@ def quantize(ctx, source: Source, bits: int, names: list[str] = ["a"]) -> None: 
     assert (entry["kind"], entry["endpoint_kind"]) == ("quantization", "conversion")
     assert entry["calibration"] == {"int4": "required"}
     assert entry["payload_refs"] == {"source": {"param": "source", "kind": "source"}}
-    assert entry["input_schema"]["required"] == ["bits"]
-    assert entry["input_schema"]["properties"]["names"]["items"] == {"type": "string"}
+    assert entry["concurrency_mode"] == "sequential"
+    schema = entry["input_schema"]
+    assert sorted(schema["required"]) == ["bits", "destination", "source"]
+    assert schema["properties"]["names"]["items"] == {"type": "string"}
+    assert set(schema["$defs"]) == {"SourceRepo", "DestinationRepo"}
+    conversion = "gen_worker.conversion"
+    assert entry["payload_type"] == {"module": "", "qualname": f"{conversion}.WirePayload"}
+    assert entry["output_type"] == {"module": conversion, "qualname": "list[ProducedFlavor]"}
+    assert (entry["output_mode"], entry["incremental_output"]) == ("single", False)
+    assert (entry["output_schema"], entry["output_schema_sha256"]) == ({}, "")
+    assert entry["payload_schema_sha256"] == schema_sha256(schema)
+
+
+def test_a_job_with_everything_says_what_callers_send(write_project: WriteProject) -> None:
+    (entry,) = discover_functions(
+        project(
+            write_project,
+            APP
+            + """
+from collections.abc import Iterator
+from gen_worker.types import DestinationRepo, ProducedFlavor
+class Source: ...
+class Dataset: ...
+class Spec(msgspec.Struct):
+    scheme: str
+class More(msgspec.Struct):
+    rank: int
+    alpha: float = 1.0
+@training_function(kind="distillation:small", label="Small", description="Makes it small")
+def distill(
+    ctx, source: Source, specs: list[Spec], datasets: list[Dataset], teacher: Source,
+    payload: More, destination: DestinationRepo, judge: Source | None = None,
+) -> Iterator[ProducedFlavor]: ...
+""",
+        )
+    )
+    schema = entry["input_schema"]
+    assert sorted(schema["required"]) == ["destination", "rank", "source", "teacher"]
+    assert schema["properties"]["datasets"]["default"] == []
+    assert schema["properties"]["alpha"] == {"type": "number", "default": 1.0}
+    assert {one.get("type") for one in schema["properties"]["teacher"]["anyOf"]} == {None, "string"}
+    assert set(schema["$defs"]) == {"SourceRepo", "DestinationRepo", "DatasetRef", "Spec"}
+    assert sorted(entry["payload_refs"]) == ["judge", "source", "teacher"]
+    assert (entry["output_mode"], entry["incremental_output"]) == ("single", False)
+    assert (entry["label"], entry["description"]) == ("Small", "Makes it small")
 
 
 def test_a_lock_survives_its_file(write_project: WriteProject, tmp_path: Path) -> None:

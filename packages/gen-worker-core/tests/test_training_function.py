@@ -1,5 +1,6 @@
 """`training_function`: jobs whose parameters are filled by name."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from gen_worker import (
     TrainingContext,
     training_function,
 )
+from gen_worker.endpoint.job_record import TrainingFunctionSpec
 from gen_worker.endpoint.jobs import DEFAULT_KIND, RECOMMENDED_KINDS
 from gen_worker.spec import (
     ContextParameter,
@@ -24,6 +26,8 @@ from gen_worker.spec import (
     specs_of,
 )
 from gen_worker.types import DestinationRepo, ProducedFlavor
+
+GPU = Resources(min_vram_gb=8)
 
 
 class Source:
@@ -58,7 +62,7 @@ def test_reserved_names_are_provided_and_the_rest_comes_from_the_payload() -> No
 
     spec = spec_of(quant)
     assert spec.parameters == (
-        ContextParameter("ctx"),
+        ContextParameter("ctx", ConversionContext),
         ProvidedParameter("source", Source),
         ProvidedParameter("specs", list[Spec]),
         ProvidedParameter("datasets", list[Dataset]),
@@ -70,6 +74,48 @@ def test_reserved_names_are_provided_and_the_rest_comes_from_the_payload() -> No
     assert (spec.decorator, spec.payload_type) == ("training_function", None)
     assert (spec.output_mode, spec.result_type) == ("single", list[ProducedFlavor])
     assert spec.calibration == {"fp8": "beneficial"}
+
+
+def test_a_job_carries_its_record() -> None:
+    @training_function(
+        kind="quantization", calibration="required", label="Q", description="D", resources=GPU
+    )
+    def quant(ctx: ConversionContext, source: Source, bits: int = 4) -> list[ProducedFlavor]:
+        return []
+
+    marks = vars(quant)
+    assert marks["_is_training_function"] is True
+    assert marks["_worker_resources"] == GPU
+    assert marks["_concurrency_mode"] == "sequential"
+    assert (marks["_function_label"], marks["_function_description"]) == ("Q", "D")
+    assert marks["_calibration_policy"] == {"*": "required"}
+    record = marks["__training_spec__"]
+    assert type(record) is TrainingFunctionSpec
+    assert record.fn is quant
+    assert list(record.signature.parameters) == ["ctx", "source", "bits"]
+    assert record.ref_registry == {"source": "source"}
+    assert record.other_params == (PayloadFieldParameter("bits", int, 4),)
+    assert (record.kind, record.calibration) == ("quantization", {"*": "required"})
+    assert sorted(record.input_schema["required"]) == ["destination", "source"]
+    assert inspect.unwrap(quant) is quant  # the function itself, wrapped by nothing
+
+
+def test_other_models_and_defaults_are_provided() -> None:
+    @training_function
+    def distill(
+        ctx: Any,
+        source: Source,
+        teacher: Source,
+        judge: Source | None = None,
+        specs: list[Spec] = [Spec("x")],  # noqa: B006, B008  # as authors write it
+    ) -> list[ProducedFlavor]:
+        return []
+
+    assert spec_of(distill).parameters[2:] == (
+        ProvidedParameter("teacher", Source),
+        ProvidedParameter("judge", Source | None, None),
+        ProvidedParameter("specs", list[Spec], [Spec("x")]),
+    )
 
 
 def test_bare_and_unannotated_context() -> None:
@@ -85,12 +131,15 @@ def test_bare_and_unannotated_context() -> None:
 @pytest.mark.parametrize(
     "context", [ConversionContext, DatasetContext, TrainingContext, RequestContext]
 )
-def test_every_context_is_accepted(context: Any) -> None:
+def test_every_context_is_accepted_and_remembered(context: Any) -> None:
     def tune(ctx: Any, source: Source) -> list[ProducedFlavor]:
         return []
 
     tune.__annotations__["ctx"] = context
-    assert spec_of(training_function(tune)).kind == "conversion"
+    spec = spec_of(training_function(tune))
+    assert spec.kind == "conversion"
+    wanted = None if context is RequestContext else context
+    assert spec.parameters[0] == ContextParameter("ctx", wanted)
 
 
 def test_a_dataset_job_needs_no_source() -> None:
@@ -175,6 +224,10 @@ def number_destination(ctx: Any, source: Source, destination: int) -> list[Produ
     return []
 
 
+def number_outputs(ctx: Any, source: Source, outputs: list[int]) -> list[ProducedFlavor]:
+    return []
+
+
 def overrides(ctx: Any, source: Source, _models: dict[str, str]) -> list[ProducedFlavor]:
     return []
 
@@ -199,12 +252,13 @@ async def coroutine(ctx: Any, source: Source) -> list[ProducedFlavor]:
     ("function", "options", "code", "error"),
     [
         (no_context, {}, "context_missing", ValueError),
-        (wrong_context, {}, "context_annotation", ValueError),
+        (wrong_context, {}, "context_annotation", TypeError),
         (no_source, {}, "source_missing", ValueError),
         (bare_source, {}, "parameter_annotation", TypeError),
         (text_source, {}, "parameter_annotation", TypeError),
         (one_dataset, {}, "parameter_annotation", TypeError),
         (number_destination, {}, "parameter_annotation", TypeError),
+        (number_outputs, {}, "parameter_annotation", TypeError),
         (overrides, {}, "reserved_field", ValueError),
         (compute, {}, "reserved_parameter", ValueError),
         (variadic, {}, "variadic_parameter", ValueError),

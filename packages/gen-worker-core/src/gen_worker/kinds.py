@@ -28,7 +28,9 @@ class InferenceKind:
 
     name: EndpointKind = "inference"
 
-    def context(self, ports: Ports, **identity: Any) -> RequestContext:
+    def context(
+        self, ports: Ports, *, wanted: type[RequestContext] | None = None, **identity: Any
+    ) -> RequestContext:
         from gen_worker.context import RequestContext
 
         return RequestContext(ports=ports, **identity)

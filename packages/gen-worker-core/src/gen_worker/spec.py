@@ -33,8 +33,10 @@ __all__ = [
     "ProvidedParameter",
     "Shape",
     "StageSpec",
+    "field_default",
     "payload_type_of",
     "specs_of",
+    "whole_payload_of",
 ]
 
 EndpointKind = Literal["inference", "training", "dataset", "conversion"]
@@ -92,6 +94,8 @@ class ContextParameter(msgspec.Struct, frozen=True):
     """Receives the call's context. Passed by position, so its name is free."""
 
     name: str
+    wanted: Any = None
+    """The class of producers' contexts it is annotated with; None leaves that to the kind."""
 
 
 class PayloadParameter(msgspec.Struct, frozen=True):
@@ -122,6 +126,8 @@ class ProvidedParameter(msgspec.Struct, frozen=True):
 
     name: str
     annotation: Any = Any
+    default: Any = msgspec.field(default_factory=lambda: msgspec.NODEFAULT)
+    """What it is where the payload says nothing of it; NODEFAULT for none."""
 
 
 Parameter = (
@@ -245,8 +251,17 @@ class Kind(Protocol):
 
     name: EndpointKind
 
-    def context(self, ports: Ports, **identity: Any) -> RequestContext:
-        """Build the context its functions receive; `identity` is `RequestContext`'s keywords."""
+    def context(
+        self, ports: Ports, *, wanted: type[RequestContext] | None = None, **identity: Any
+    ) -> RequestContext:
+        """Build the context its functions receive.
+
+        Args:
+            ports: The host.
+            wanted: The class that the function asks for; an instance of it, where that is one of
+                the kind's, too.
+            **identity: `RequestContext`'s keywords.
+        """
         ...
 
     def provide(self, parameter: ProvidedParameter, ctx: RequestContext) -> Any:
@@ -280,14 +295,26 @@ def payload_type_of(spec: FunctionSpec) -> Any:
     if spec.payload_type is not None:
         return spec.payload_type
     fields = [
-        (p.name, p.type, _default(p.default))
+        (p.name, p.type, field_default(p.default))
         for p in spec.parameters
         if isinstance(p, PayloadFieldParameter)
     ]
     return msgspec.defstruct(spec.python_name, fields, kw_only=True, module=spec.module)
 
 
-def _default(value: Any) -> Any:
+def whole_payload_of(spec: FunctionSpec) -> type[msgspec.Struct] | None:
+    """Return the type of a job's parameter `payload: Struct`; None when it has none.
+
+    Its value is the whole payload, unless that has a field of this name.
+    """
+    for parameter in spec.parameters if spec.job_kind is not None else ():
+        if isinstance(parameter, PayloadFieldParameter) and parameter.name == "payload":
+            kind = parameter.type
+            return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
+    return None
+
+
+def field_default(value: Any) -> Any:
     """Return a field's default; one that calls could change is copied for each."""
     is_struct = isinstance(value, msgspec.Struct) and not value.__struct_config__.frozen
     if not is_struct and not (isinstance(value, (list, dict, set, bytearray)) and value):

@@ -117,9 +117,9 @@ def _schema(annotation: Any) -> dict[str, Any] | None:
 
 def input_schema(spec: FunctionSpec) -> dict[str, Any] | None:
     """Return the schema of a function's payload, whichever way its handler takes it."""
-    from gen_worker.spec import payload_type_of
+    from gen_worker.endpoint.job_record import request_type_of
 
-    return _schema(payload_type_of(spec))
+    return _schema(request_type_of(spec))
 
 
 def _primary_field(spec: FunctionSpec) -> str | None:

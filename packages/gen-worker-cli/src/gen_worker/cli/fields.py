@@ -48,15 +48,11 @@ class Field(msgspec.Struct, frozen=True):
 
 def payload_fields(spec: FunctionSpec) -> tuple[Field, ...]:
     """Return what a function's payload may hold, in the order it was declared."""
-    from gen_worker.spec import PayloadFieldParameter
-
     if spec.payload_type is not None:
         return struct_fields(spec.payload_type)
-    return tuple(
-        Field(p.name, node_of(p.type), p.default is msgspec.NODEFAULT, p.name)
-        for p in spec.parameters
-        if isinstance(p, PayloadFieldParameter)
-    )
+    from gen_worker.endpoint.job_record import request_type_of
+
+    return struct_fields(request_type_of(spec))
 
 
 def struct_fields(struct: Any) -> tuple[Field, ...]:

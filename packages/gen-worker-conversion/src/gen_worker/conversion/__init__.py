@@ -92,6 +92,9 @@ if TYPE_CHECKING:
         plan_safetensors_shards,
         write_safetensors,
     )
+    from gen_worker.endpoint.job_record import (
+        TrainingFunctionSpec,
+    )
     from gen_worker.endpoint.jobs import (
         DEFAULT_KIND,
         RECOMMENDED_KINDS,
@@ -137,6 +140,7 @@ __all__ = [
     "Source",
     "SourceRepo",
     "StreamingWriter",
+    "TrainingFunctionSpec",
     "ValidationReport",
     "ValidationViolation",
     "VerificationError",
@@ -238,6 +242,7 @@ _MODULES = {
         "plan_safetensors_shards",
         "write_safetensors",
     ),
+    "gen_worker.endpoint.job_record": ("TrainingFunctionSpec",),
     "gen_worker.endpoint.jobs": (
         "DEFAULT_KIND",
         "RECOMMENDED_KINDS",

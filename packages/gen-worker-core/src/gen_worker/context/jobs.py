@@ -14,6 +14,7 @@ from gen_worker.context.publishing import checked_tags, skipped
 from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.file_values import file_plan
 from gen_worker.ports import Directories
+from gen_worker.spec import ProvidedParameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from gen_worker.context.produced import Produced
     from gen_worker.context.producers import ProducerContext
     from gen_worker.ports import Ports
-    from gen_worker.spec import Call, EndpointKind, ProvidedParameter
+    from gen_worker.spec import Call, EndpointKind
 
 __all__ = ["JobKind", "describe_job", "fetch_source"]
 
 _LISTS = ("specs", "datasets", "outputs")
+_RESERVED = ("source", "destination", *_LISTS)
 
 
 def describe_job(ctx: CallContext, payload: Mapping[str, Any]) -> None:
@@ -63,17 +65,24 @@ class JobKind:
     def __repr__(self) -> str:
         return f"<JobKind {self.name}>"
 
-    def context(self, ports: Ports, **identity: Any) -> ProducerContext:
-        return self.context_type(ports=ports, **identity)
+    def context(self, ports: Ports, *, wanted: Any = None, **identity: Any) -> ProducerContext:
+        """Build the context that a function is annotated with, where the kind can work with it."""
+        chosen = self.context_type if wanted is None or not self._allows(wanted) else wanted
+        made: ProducerContext = chosen(ports=ports, **identity)
+        return made
+
+    def _allows(self, wanted: type[ProducerContext]) -> bool:
+        return not issubclass(self.context_type, wanted)
 
     async def before(self, call: Call, ctx: Any) -> None:
-        """Read the reserved payload fields, and look where the source is."""
+        """Read the reserved payload fields, and look where the sources are."""
         _check_calibration(call)
         _check_refs(call.raw_payload)
         describe_job(ctx, call.raw_payload)
         checked_tags(ctx.destination.get("tags"))  # not only once the work is done
         ctx._extra["payload"] = call.raw_payload
         await fetch_source(ctx)
+        await _fetch_more_sources(call, ctx)
 
     def provide(self, parameter: ProvidedParameter, ctx: Any) -> Any:
         """Return a reserved parameter as the type it is annotated with.
@@ -85,14 +94,12 @@ class JobKind:
         name, annotation = parameter.name, parameter.annotation
         value = ctx._extra.get(name)
         if value is None:
-            value = ctx._extra.get("payload", {}).get(name, [] if name in _LISTS else None)
+            value = ctx._extra.get("payload", {}).get(name)
         if value is None:
-            if type(None) in get_args(annotation):
-                return None
-            raise ValidationError(f"the payload lacks {name!r}", path=f"$.{name}")
-        make = _dataset if name == "datasets" else _source
+            return _absent(parameter)
+        make = partial(_dataset, ctx) if name == "datasets" else partial(_source, ctx, name)
         try:
-            provided = msgspec.convert(value, annotation, dec_hook=partial(make, ctx))
+            provided = msgspec.convert(value, annotation, dec_hook=make)
         except msgspec.ValidationError as error:
             raise ValidationError(f"{name}: {error}", path=f"$.{name}") from error
         files = file_plan(annotation)
@@ -172,6 +179,13 @@ class JobKind:
 class DatasetKind(JobKind):
     """The kind whose artifacts are datasets: one directory with a `dataset_info.json` each."""
 
+    def _allows(self, wanted: type[ProducerContext]) -> bool:
+        return issubclass(wanted, self.context_type)  # no other publishes datasets
+
+    async def before(self, call: Call, ctx: Any) -> None:
+        ctx._extra["makes_dataset"] = True
+        await super().before(call, ctx)
+
     async def _commit(
         self, call: Call, ctx: Any, stored: list[Produced], destination: str
     ) -> dict[str, Any]:
@@ -193,12 +207,17 @@ class DatasetKind(JobKind):
 
 def _check_refs(payload: Mapping[str, Any]) -> None:
     for name in ("source", "destination"):
-        ref = (_named(payload.get(name)) or {}).get("ref", "")
-        if not isinstance(ref, str):
-            raise ValidationError(
-                f"{name}.ref must be text such as 'owner/repo', not {ref!r:.120}",
-                path=f"$.{name}.ref",
-            )
+        _checked_ref(name, _named(payload.get(name)) or {})
+
+
+def _checked_ref(name: str, record: Mapping[str, Any]) -> str:
+    ref = record.get("ref") or ""
+    if not isinstance(ref, str):
+        raise ValidationError(
+            f"{name}.ref must be text such as 'owner/repo', not {ref!r:.120}",
+            path=f"$.{name}.ref",
+        )
+    return ref
 
 
 def _check_calibration(call: Call) -> None:
@@ -241,15 +260,49 @@ def _named(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _source(ctx: ProducerContext, cls: Any, value: Any) -> Any:
+def _absent(parameter: ProvidedParameter) -> Any:
+    """Return what stands in for a parameter that the payload says nothing of.
+
+    Raises:
+        ValidationError: Nothing does.
+    """
+    from copy import deepcopy
+
+    if parameter.default is not msgspec.NODEFAULT:
+        return deepcopy(parameter.default)
+    if parameter.name in _LISTS:
+        return []
+    if type(None) in get_args(parameter.annotation):
+        return None
+    raise ValidationError(f"the payload lacks {parameter.name!r}", path=f"$.{parameter.name}")
+
+
+async def _fetch_more_sources(call: Call, ctx: Any) -> None:
+    """Bring the models here that parameters besides `source` read, and remember where they are."""
+    files = ctx._ports.files
+    for parameter in call.spec.parameters:
+        if not isinstance(parameter, ProvidedParameter) or parameter.name in _RESERVED:
+            continue
+        record = _named(call.raw_payload.get(parameter.name)) or {}
+        ref = _checked_ref(parameter.name, record)
+        if ref and isinstance(files, Directories):
+            path = await files.find_directory(ref, request_id=ctx.request_id, **_chosen_by(record))
+            ctx._extra.setdefault("source_paths", {})[parameter.name] = path
+
+
+def _source(ctx: ProducerContext, name: str, cls: Any, value: Any) -> Any:
     """Make a `gen_worker.conversion.Source`, which reads a directory of weights."""
     record = _named(value) or {}
     ref = str(record.get("ref", ""))
-    if ctx.source_path is None:
+    if name == "source":
+        path = ctx.source_path
+    else:
+        path = ctx._extra.get("source_paths", {}).get(name)
+    if path is None:
         raise ModelResolutionError(
-            f"source {ref!r} is not on this machine: give a local directory", phase="resolve"
+            f"{name} {ref!r} is not on this machine: give a local directory", phase="resolve"
         )
-    return cls(ctx.source_path, attributes=dict(record.get("attributes") or {}), ref=ref)
+    return cls(path, attributes=dict(record.get("attributes") or {}), ref=ref)
 
 
 def _dataset(ctx: ProducerContext, cls: Any, value: Any) -> Any:

@@ -43,7 +43,10 @@ _DATASET_DEFAULTS: DatasetFields = {
 
 
 class ProducerContext(RequestContext):
-    """Scratch space and blobs, for every kind that produces artifacts."""
+    """What every kind that produces artifacts may use, whichever of its contexts is annotated.
+
+    Scratch space, blobs, writers, and what repositories say about themselves.
+    """
 
     __slots__ = ()
 
@@ -128,6 +131,50 @@ class ProducerContext(RequestContext):
             )
         return found
 
+    def open_output_writer(self) -> Any:
+        """Return a writer of weight files for a new directory, bound to the job's source.
+
+        Raises:
+            RuntimeError: The job has no source on this machine, or the installed
+                gen-worker-conversion has no writer.
+        """
+        writer = _from_conversion("StreamingWriter", "ctx.open_output_writer")
+        if self.source_path is None:
+            raise RuntimeError("ctx.open_output_writer needs a source that is on this machine")
+        return writer(self.source_path, self.mktemp())
+
+    def copy_unconverted_components(
+        self, source: Any, out_dir: str | os.PathLike[str], *, skip: Iterable[str] = ()
+    ) -> Any:
+        """Copy the components of `source` that are neither in `skip` nor in `out_dir` yet.
+
+        Raises:
+            RuntimeError: The installed gen-worker-conversion cannot do this.
+        """
+        copy = _from_conversion("copy_unconverted_components", "ctx.copy_unconverted_components")
+        return copy(source, out_dir, skip=tuple(skip))
+
+    def read_repo_metadata(self, *, destination_repo: str) -> dict[str, Any]:
+        """Return `{"ok", "exists", "metadata"}` of a repository."""
+        repo = checked_destination(destination_repo, "destination_repo")
+        metadata = self._repo_metadata
+        if metadata is None:
+            return skipped(destination_repo=repo)
+        found = self._block(metadata.read_metadata(repo, request_id=self.request_id))
+        return {"ok": True, "exists": found is not None, "metadata": dict(found or {})}
+
+    def write_repo_metadata(
+        self, *, destination_repo: str, metadata: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Replace the metadata of a repository and return what the hub answers."""
+        repo = checked_destination(destination_repo, "destination_repo")
+        port = self._repo_metadata
+        if port is None:
+            return skipped(destination_repo=repo)
+        answer = self._block(port.write_metadata(repo, dict(metadata), request_id=self.request_id))
+        owner, _, name = repo.partition("/")
+        return {"ok": True, "owner": owner, "name": name, "metadata": dict(metadata), **answer}
+
     def publish_early(self, path: str | os.PathLike[str]) -> None:
         """Begin to send a finished file of an artifact, while the function goes on; never blocks.
 
@@ -150,6 +197,11 @@ class ProducerContext(RequestContext):
             self._extra["early"] = early
         early.add(path)
 
+    @property
+    def _repo_metadata(self) -> RepoMetadata | None:
+        publisher = self._ports.publisher if self._ports is not None else None
+        return publisher if isinstance(publisher, RepoMetadata) else None
+
     async def _early_facts(self, path: str) -> Mapping[str, Any] | None:
         """Return what is known of a file that was sent already, waiting for it."""
         early = self._extra.get("early")
@@ -163,7 +215,7 @@ class ProducerContext(RequestContext):
     @property
     def _revision_spec(self) -> Mapping[str, Any]:
         """What the destination's revision is opened with."""
-        return self._repo_spec
+        return {"target": "dataset"} if self._extra.get("makes_dataset") else self._repo_spec
 
     @property
     def needs_release(self) -> bool:
@@ -189,58 +241,9 @@ class ProducerContext(RequestContext):
 
 
 class ConversionContext(ProducerContext):
-    """The context of conversions: also reads and writes what a repository says about itself."""
+    """The context of conversions."""
 
     __slots__ = ()
-
-    def read_repo_metadata(self, *, destination_repo: str) -> dict[str, Any]:
-        """Return `{"ok", "exists", "metadata"}` of a repository."""
-        repo = checked_destination(destination_repo, "destination_repo")
-        metadata = self._repo_metadata
-        if metadata is None:
-            return skipped(destination_repo=repo)
-        found = self._block(metadata.read_metadata(repo, request_id=self.request_id))
-        return {"ok": True, "exists": found is not None, "metadata": dict(found or {})}
-
-    def write_repo_metadata(
-        self, *, destination_repo: str, metadata: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Replace the metadata of a repository and return what the hub answers."""
-        repo = checked_destination(destination_repo, "destination_repo")
-        port = self._repo_metadata
-        if port is None:
-            return skipped(destination_repo=repo)
-        answer = self._block(port.write_metadata(repo, dict(metadata), request_id=self.request_id))
-        owner, _, name = repo.partition("/")
-        return {"ok": True, "owner": owner, "name": name, "metadata": dict(metadata), **answer}
-
-    def open_output_writer(self) -> Any:
-        """Return a writer of weight files for a new directory, bound to the job's source.
-
-        Raises:
-            RuntimeError: The job has no source on this machine, or the installed
-                gen-worker-conversion has no writer.
-        """
-        writer = _from_conversion("StreamingWriter", "ctx.open_output_writer")
-        if self.source_path is None:
-            raise RuntimeError("ctx.open_output_writer needs a source that is on this machine")
-        return writer(self.source_path, self.mktemp())
-
-    def copy_unconverted_components(
-        self, source: Any, out_dir: str | os.PathLike[str], *, skip: Iterable[str] = ()
-    ) -> Any:
-        """Copy the components of `source` that are neither in `skip` nor in `out_dir` yet.
-
-        Raises:
-            RuntimeError: The installed gen-worker-conversion cannot do this.
-        """
-        copy = _from_conversion("copy_unconverted_components", "ctx.copy_unconverted_components")
-        return copy(source, out_dir, skip=tuple(skip))
-
-    @property
-    def _repo_metadata(self) -> RepoMetadata | None:
-        publisher = self._ports.publisher if self._ports is not None else None
-        return publisher if isinstance(publisher, RepoMetadata) else None
 
 
 class TrainingContext(ConversionContext):
@@ -253,10 +256,6 @@ class DatasetContext(ProducerContext):
     """The context of functions that make datasets."""
 
     __slots__ = ()
-
-    @property
-    def _revision_spec(self) -> Mapping[str, Any]:
-        return {"target": "dataset"}
 
     def dataset_writer(self, schema: Mapping[str, str], **options: Any) -> Any:
         """Return a writer of rows to Parquet files in a new directory.

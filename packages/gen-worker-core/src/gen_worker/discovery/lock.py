@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
 
+from gen_worker.endpoint.job_record import reads_model, request_type_of
 from gen_worker.manifest import LOCK_VERSION, content_sha256
 from gen_worker.problems import Problem
 from gen_worker.schema import SchemaError, json_schema, schema_sha256
@@ -152,7 +153,7 @@ def _bindings(spec: FunctionSpec) -> dict[str, Any]:
         "payload_refs": {
             p.name: {"param": p.name, "kind": "source"}
             for p in spec.parameters
-            if isinstance(p, ProvidedParameter) and p.name == "source"
+            if isinstance(p, ProvidedParameter) and reads_model(p)
         }
         or None,
     }
@@ -163,6 +164,8 @@ def _unique(keys: Iterable[str]) -> list[str]:
 
 
 def _types(spec: FunctionSpec) -> dict[str, Any]:
+    if spec.decorator == "training_function":
+        return _job_types(spec)
     payload = spec.payload_type
     types: dict[str, Any] = {
         "output_mode": spec.output_mode,
@@ -182,6 +185,23 @@ def _types(spec: FunctionSpec) -> dict[str, Any]:
             schema = as_toml_table(msgspec.to_builtins(json_schema(annotation)))
             types |= {hash_key: schema_sha256(schema), schema_key: schema}
     return types
+
+
+def _job_types(spec: FunctionSpec) -> dict[str, Any]:
+    """Describe a `training_function`: its payload has no class, and its result is published."""
+    conversion = "gen_worker.conversion"
+    schema = as_toml_table(msgspec.to_builtins(json_schema(request_type_of(spec))))
+    return {
+        "output_mode": "single",
+        "incremental_output": False,
+        "is_async": spec.is_async,
+        "payload_type": {"module": "", "qualname": f"{conversion}.WirePayload"},
+        "payload_schema_sha256": schema_sha256(schema),
+        "input_schema": schema,
+        "output_type": {"module": conversion, "qualname": "list[ProducedFlavor]"},
+        "output_schema_sha256": "",
+        "output_schema": {},
+    }
 
 
 def _type_name(annotation: Any) -> dict[str, str] | None:

@@ -19,6 +19,7 @@ __all__ = [
     "list_item",
     "members_of",
     "show",
+    "wanted_context",
 ]
 
 _BINDING_METHODS = ("check", "choose", "to_lock", "describe")
@@ -75,6 +76,17 @@ def is_context(annotation: Any, kind: EndpointKind | None) -> bool:
     contexts = sys.modules.get("gen_worker.context")
     allowed = [getattr(contexts, name) for name in _CONTEXTS[kind]] if contexts else []
     return any(_may_be_context(member, allowed) for member in members_of(annotation))
+
+
+def wanted_context(annotation: Any) -> Any:
+    """Return the class of producers' contexts that an annotation asks for; None for no certain one.
+
+    Looked up like `is_context`: who names such a class has imported it.
+    """
+    producers = sys.modules.get("gen_worker.context.producers")
+    base = getattr(producers, "ProducerContext", None)
+    found = [cls for cls in members_of(annotation) if isinstance(cls, type)]
+    return found[0] if base and len(found) == 1 and issubclass(found[0], base) else None
 
 
 def _may_be_context(annotation: Any, allowed: list[type]) -> bool:

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
 import msgspec
 
-from gen_worker.endpoint.annotations import bare_and_binding, list_item, members_of, show
+from gen_worker.endpoint.annotations import (
+    bare_and_binding,
+    is_struct,
+    list_item,
+    members_of,
+    show,
+)
 from gen_worker.endpoint.callables import arguments_of, hints_of, locals_of, place_of, shape_of
 from gen_worker.endpoint.functions import open_function
+from gen_worker.endpoint.job_record import attach_record
 from gen_worker.endpoint.options import (
     Concurrency,
     FunctionOptions,
@@ -27,6 +34,7 @@ from gen_worker.endpoint.returns import read_output
 from gen_worker.endpoint.signature import (
     callable_by_name,
     context_argument,
+    context_parameter,
     report_unknown_fields,
 )
 from gen_worker.resources import Resources
@@ -78,7 +86,7 @@ def training_function(
     fn: None = None,
     *,
     kind: str = DEFAULT_KIND,
-    concurrency: Concurrency | None = None,
+    concurrency: Concurrency = "sequential",
     label: str | None = None,
     description: str | None = None,
     calibration: Mapping[str, str] | str | None = None,
@@ -93,7 +101,7 @@ def training_function(
     fn: Any = None,
     *,
     kind: str = DEFAULT_KIND,
-    concurrency: Concurrency | None = None,
+    concurrency: Concurrency = "sequential",
     label: str | None = None,
     description: str | None = None,
     calibration: Mapping[str, str] | str | None = None,
@@ -106,14 +114,15 @@ def training_function(
 ) -> Any:
     """Make a function a job, `def quant(ctx, source: Source, bits: int) -> list[ProducedFlavor]`.
 
-    `source`, `destination`, `specs`, `datasets` and `outputs` are supplied; every other parameter
-    is decoded from the payload field of its name. What the function returns is published on the
-    destination.
+    `source`, `destination`, `specs`, `datasets` and `outputs` are supplied, and so are models that
+    other parameters annotated with `Source` name; every other parameter is decoded from the payload
+    field of its name, and `payload: Struct` from the whole payload unless it has such a field. What
+    the function returns is published on the destination.
 
     Args:
         fn: The function, when used bare.
         kind: What the job does, one of `RECOMMENDED_KINDS`, refined as `quantization:gptq-w4`.
-        concurrency: Older scheduling hint.
+        concurrency: Whether a worker runs one job at a time, or several.
         label: Short title for people.
         description: What it does, for people.
         calibration: `required`, `beneficial` or `unsupported` per quantization scheme, or for all.
@@ -139,6 +148,7 @@ def training_function(
         fields["job_kind"] = _job_kind(kind, findings)
         spec = _define(function, fields, scope, findings)
         setattr(function, DEFINITION_ATTRIBUTE, spec)
+        attach_record(function, spec)
         return function
 
     return decorate if fn is None else decorate(fn, locals_of(1))
@@ -192,13 +202,15 @@ def _parameters(
     kind: EndpointKind,
     findings: Findings,
 ) -> tuple[Parameter, ...]:
-    context = context_argument(arguments, hints, findings)
-    parameters: list[Parameter] = [ContextParameter(context.name)] if context else []
+    context = context_argument(arguments, hints, findings, is_reserved=True)
+    parameters: list[Parameter] = [context_parameter(context, hints)] if context else []
     for argument in callable_by_name(arguments[1 if context else 0 :], findings):
         name, annotation = argument.name, hints.get(argument.name, Any)
         if name in _RESERVED:
             _check_reserved(name, annotation, findings)
-            parameters.append(ProvidedParameter(name, annotation))
+            parameters.append(ProvidedParameter(name, annotation, argument.default))
+        elif _is_source(annotation):
+            parameters.append(ProvidedParameter(name, annotation, argument.default))
         elif name == "_models":
             findings.add("reserved_field", "a parameter must not be named '_models'", "rename it")
         else:
@@ -227,14 +239,23 @@ def _check_reserved(name: str, annotation: Any, findings: Findings) -> None:
 def _is_expected(name: str, annotation: Any) -> bool:
     """Compare by class name: `Source` and `Dataset` are classes of a package above this one."""
     origin = get_origin(annotation) or annotation
-    if name in ("specs", "outputs"):
+    if name == "specs":
         return True
+    if name == "outputs":
+        items = get_args(annotation) or (msgspec.Struct,)
+        return origin in (list, Sequence) and is_struct(bare_and_binding(items[0])[0])
     if name == "datasets":
         item = list_item(annotation) or (get_args(annotation) or (None,))[0]
         return origin in (list, Sequence) and (item is None or _is_named(item, "Dataset"))
     if name == "destination":
         return origin in (dict, Mapping) or _is_named(annotation, "DestinationRepo")
     return _is_named(annotation, "Source")
+
+
+def _is_source(annotation: Any) -> bool:
+    """Tell whether a parameter of any name reads a model, as `teacher: Source` does."""
+    members = [bare_and_binding(member)[0] for member in members_of(annotation)]
+    return any(_is_named(one, "Source") and not is_struct(one) for one in members)
 
 
 def _is_named(annotation: Any, name: str) -> bool:
@@ -265,7 +286,7 @@ def _job_kind(given: Any, findings: Findings) -> str:
             "invalid_job_kind", f"kind must be a non-empty text, not {given!r}", wrong_type=True
         )
         return DEFAULT_KIND
-    if given.partition(":")[0] not in RECOMMENDED_KINDS:
+    if given.strip().partition(":")[0] not in RECOMMENDED_KINDS:
         warnings.warn(
             f"job kind {given!r} is not one the platform knows: "
             f"those are {', '.join(RECOMMENDED_KINDS)}",

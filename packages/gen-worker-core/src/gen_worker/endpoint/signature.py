@@ -13,6 +13,7 @@ from gen_worker.endpoint.annotations import (
     is_struct,
     list_item,
     show,
+    wanted_context,
 )
 from gen_worker.spec import ContextParameter, ModelParameter, Parameter, PayloadParameter
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_binding",
     "check_payload",
     "context_argument",
+    "context_parameter",
     "read_signature",
     "report_unknown_fields",
 ]
@@ -70,7 +72,9 @@ def read_signature(
     is_batched = any(_takes_list(hints.get(argument.name, Any)) for argument in arguments[1:])
     context = context_argument(arguments, hints, findings, kind=kind, is_batched=is_batched)
     if context is not None:
-        parameters.append(ContextParameter(context.name))
+        is_inference = kind in (None, "inference")
+        plain = ContextParameter(context.name)
+        parameters.append(plain if is_inference else context_parameter(context, hints))
     for argument in callable_by_name(arguments[1 if context else 0 :], findings):
         annotation, injected = bare_and_binding(hints.get(argument.name, Any))
         binding = models.get(argument.name, injected)
@@ -101,6 +105,7 @@ def context_argument(
     *,
     kind: EndpointKind | None = None,
     is_batched: bool = False,
+    is_reserved: bool = False,
 ) -> Argument | None:
     """Return the parameter that receives the context; None, and a mistake, when there is none."""
     first = arguments[0] if arguments else None
@@ -123,10 +128,17 @@ def context_argument(
             "context_annotation",
             f"{first.name!r} receives {received}, not {show(annotation)}",
             f"annotate it with {wanted}, or leave the annotation out",
+            wrong_type=is_reserved,
         )
     if first.name == "compute":
         _report_compute(findings)
     return first
+
+
+def context_parameter(argument: Argument, hints: Mapping[str, Any]) -> ContextParameter:
+    """Return the parameter of a context that was found fit."""
+    annotation = bare_and_binding(hints.get(argument.name, Any))[0]
+    return ContextParameter(argument.name, wanted_context(annotation))
 
 
 def _takes_list(annotation: Any) -> bool:

@@ -85,7 +85,7 @@ class Core:
         # In two steps: a class that is called makes a dict of the keywords first, which takes
         # longer than everything else here.
         ctx = RequestContext.__new__(RequestContext) if plan.is_inference else None
-        fill: Any = plan.kind.context if ctx is None else ctx.__init__  # type: ignore[misc]
+        fill: Any = plan.new_context if ctx is None else ctx.__init__  # type: ignore[misc]
         made = fill(
             request_id=call.request_id,
             ports=self.ports,

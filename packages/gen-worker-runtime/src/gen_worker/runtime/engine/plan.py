@@ -19,6 +19,7 @@ from gen_worker.spec import (
     PayloadParameter,
     ProvidedParameter,
     payload_type_of,
+    whole_payload_of,
 )
 from gen_worker.streaming import Done, Error, IncrementalTokenDelta
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gen_worker.context import RequestContext
     from gen_worker.runtime.engine.lifecycle import Endpoint
     from gen_worker.runtime.engine.payloads import Message
-    from gen_worker.spec import FunctionSpec
+    from gen_worker.spec import FunctionSpec, Kind
 
 __all__ = ["Plan"]
 
@@ -55,6 +56,7 @@ class Plan:
         self.kind = kind_named(spec.kind)
         self.is_inference = isinstance(self.kind, InferenceKind)
         """Other kinds prepare and finish their calls; what they yield is no stream."""
+        self.new_context = _context_maker(spec, self.kind)
         self.is_async = spec.is_async
         self.is_generator = spec.shape in ("generator", "async_generator")
         self.is_streamed = self.is_generator and self.is_inference
@@ -66,7 +68,7 @@ class Plan:
         self.function = spec.function
         self.lane = SlotQueue(spec.name) if spec.concurrency == "sequential" else None
         self.payload_type = payload_type_of(spec)
-        self._decode = decoder(self.payload_type)
+        self._decode = self._decoder()
         self._clamp = compile_clamps(self.payload_type)
         self.input_files = file_plan(self.payload_type)
         self.read: Callable[[Message], Any] = (
@@ -92,6 +94,13 @@ class Plan:
         self.runs_directly = self._needs_nothing()
         """Whether a call needs a thread or a task and nothing else, so that it is decode, call and
         encode."""
+
+    def _decoder(self) -> Callable[[Message], Any]:
+        if whole_payload_of(self.spec) is not None:
+            from gen_worker.runtime.engine.whole_payloads import whole_decoder  # few jobs do
+
+            return whole_decoder(self.spec, decoder(self.payload_type))
+        return decoder(self.payload_type)
 
     def _needs_nothing(self) -> bool:
         return self.is_inference and not (
@@ -153,6 +162,14 @@ class Plan:
         """Check a yielded item; text signals are always allowed."""
         if not isinstance(item, IncrementalTokenDelta):
             self.check(item)
+
+
+def _context_maker(spec: FunctionSpec, kind: Kind) -> Callable[..., RequestContext]:
+    """Return what makes the context that the function is annotated with."""
+    for parameter in spec.parameters:
+        if isinstance(parameter, ContextParameter) and parameter.wanted is not None:
+            return partial(kind.context, wanted=parameter.wanted)
+    return kind.context
 
 
 def _checkable(expected: Any) -> Any:

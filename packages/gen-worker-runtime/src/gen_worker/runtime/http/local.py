@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gen_worker.endpoint.job_record import request_type_of
 from gen_worker.errors import UnknownFunctionError, ValidationError
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.names import slugify_name
@@ -19,7 +20,6 @@ from gen_worker.runtime.http.memory_jobs import MemoryJobs
 from gen_worker.runtime.http.upload_refs import upload_ref
 from gen_worker.runtime.telemetry.metrics import Metrics
 from gen_worker.schema import SchemaError, json_schema
-from gen_worker.spec import payload_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ def _served(spec: FunctionSpec, endpoint: str) -> ServedFunction:
         endpoint=endpoint,
         kind=spec.kind,
         output_mode=spec.output_mode,
-        input_schema=_schema(payload_type_of(spec)),
+        input_schema=_schema(request_type_of(spec)),
         output_schema=_schema(output),
         label=spec.label,
         description=spec.description,
