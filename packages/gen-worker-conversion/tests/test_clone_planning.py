@@ -96,6 +96,25 @@ def test_numbers_of_bits_and_types_of_gguf_come_to_a_precision(
     assert [one for one in (*made, *failed) if one != source.dtype] == [dtype]
 
 
+def test_a_gguf_file_is_a_layout_of_its_own() -> None:
+    """Methods take components; a GGUF file has one, and there is no other layout of it."""
+    components = {"unet": GIB, "text_encoder": GIB}
+    wanted = {"dtype": "q8_0", "file_layout": "diffusers"}
+    plan = planned(facts(components=components), wanted, quantize_components=("transformer",))
+    (flavor,) = plan.flavors
+    assert (flavor.label, flavor.file_layout, flavor.changes_layout) == (
+        "q8_0", "singlefile", False)  # fmt: skip
+    assert flavor.components is None
+
+
+def test_so_many_bits_are_none_that_need_data() -> None:
+    made = MADE | {"nvfp4", "int4"}
+    plan = planned(facts("diffusers"), "4bit", available=made)
+    assert [one.dtype for one in plan.flavors] == ["int4"]
+    (failed,) = planned(facts("transformers"), "4bit", available=made).failed
+    assert failed.deferred_requirement is not None
+
+
 def test_older_lists_of_formats_are_read() -> None:
     payload = {
         "destination_repo": "a/b",
@@ -186,16 +205,23 @@ def test_equal_requests_have_one_recipe() -> None:
         ("Wan Video 2.2 T2V-A14B", "WanPipeline"),
         ("SD 3.5", ""),
         ("Other", ""),
+        ("Other; urn:air:flux1:checkpoint:civitai:1@2", "FluxPipeline"),
+        ("Other; urn:air:sd1:lora:civitai:1@2", "StableDiffusionPipeline"),
+        ("Other; urn:air:flux2klein:lora:civitai:1@2", "Flux2KleinPipeline"),
+        ("; ", ""),
+        ("Qwen", "QwenImagePipeline"),
+        ("Qwen Image Edit", "QwenImageEditPipeline"),
     ],
 )
 def test_a_base_model_of_civitai_hints_at_a_pipeline(base: str, pipeline: str) -> None:
+    base, _, air = base.partition("; ")
     found = CivitaiIdentity(
         model_id="1",
         model_version_id="2",
         identity="x",
         files={},
         fingerprints={},
-        facts={"base_model": base},
+        facts={"base_model": base, "air": air},
     )
     assert pipeline_hint(found) == pipeline
 

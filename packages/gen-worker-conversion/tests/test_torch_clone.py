@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +13,10 @@ from gen_worker.clone.executing import make_flavors
 from gen_worker.clone.payload import CloneOutput
 from gen_worker.clone.planning import SourceFacts, SourceIdentity, plan_clone
 from gen_worker.clone.progress import CloneProgress
+from gen_worker.conversion import convert as conversions
 from gen_worker.conversion.inline import run_inline_conversion
 from gen_worker.errors import CanceledError
+from gen_worker.runtime.files import HubPublisher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +96,43 @@ def test_a_job_goes_on_with_what_was_made(here: World, monkeypatch: pytest.Monke
         patch.setattr("gen_worker.conversion.convert.run_conversion", unreachable)
         output = clone.from_huggingface(here.context(job_id="one"), ask(), providers=here.providers)
     assert output.metadata["flavors"] == ["fp32", "bf16"]
+
+
+def test_a_flavor_is_sent_while_the_next_one_is_made(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second conversion waits until the first one's weights are at the hub."""
+    add_model(here, torch.linspace(-3, 3, 4096).reshape(64, 64))
+    convert, put = conversions.run_conversion, HubPublisher.put
+    sent: list[str] = []
+    is_there = threading.Event()
+
+    async def noted(publisher: HubPublisher, session: object, path: str, source: Path) -> Any:
+        facts = await put(publisher, session, path, source)
+        sent.append(str(source))
+        if source.parts[-2:] == ("bf16", "model.safetensors"):
+            is_there.set()
+        return facts
+
+    def waiting(plan: Any, **options: Any) -> Any:
+        assert plan.request.targets == ("bf16",) or is_there.wait(60)
+        return convert(plan, **options)
+
+    monkeypatch.setattr(HubPublisher, "put", noted)
+    monkeypatch.setattr(conversions, "run_conversion", waiting)
+    ctx = here.context()
+    clone.from_huggingface(ctx, ask(outputs=["bf16", "fp16"]), providers=here.providers)
+    assert len(sent) == len(set(sent)) == 4 + 2 * 6
+    assert here.said("fp16")["metadata"]["dtype"] == "fp16"
+
+
+def test_a_job_with_another_destination_opens_nothing_there(here: World) -> None:
+    add_model(here, torch.ones(64, 64))
+    ctx = here.context()
+    ctx._extra["destination"] = {"ref": "acme/elsewhere"}
+    output = clone.from_huggingface(ctx, ask(), providers=here.providers)
+    assert output.metadata["flavors"] == ["fp32", "bf16"]
+    assert not ctx.has_open_revisions
 
 
 def facts_of(path: Path) -> SourceFacts:
