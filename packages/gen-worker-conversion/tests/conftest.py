@@ -115,6 +115,12 @@ def bad_models() -> Any:
     return _beside("bad_models")
 
 
+@pytest.fixture(scope="session")
+def writing_places() -> Any:
+    """Give every way to write weights: see `writing_places`."""
+    return _beside("writing_places")
+
+
 def _beside(name: str) -> Any:
     """Return a module of this directory, which is on no path."""
     path = os.path.join(os.path.dirname(__file__), f"{name}.py")

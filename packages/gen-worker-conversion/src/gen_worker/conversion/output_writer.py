@@ -18,7 +18,11 @@ from gen_worker.conversion.side_files import (
 )
 from gen_worker.conversion.source import Source
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
-from gen_worker.conversion.writer.output_file import make_directories, write_failure
+from gen_worker.conversion.writer.output_file import (
+    make_directories,
+    output_directory,
+    write_failure,
+)
 from gen_worker.errors import ValidationError
 from gen_worker.paths import safe_join
 
@@ -262,18 +266,22 @@ def copy_unconverted_components(
         The names of the components that were copied.
 
     Raises:
-        OutputSpaceError: The disk is full.
+        OutputSpaceError: The disk is full; no component is then left.
     """
     model = source if isinstance(source, Source) else Source(source)
     target = os.path.abspath(os.fspath(out_dir))
-    copied = []
-    for name, component in model.components.items():
-        place = os.path.join(target, name)
-        if name not in skip and not os.path.exists(place):
-            copy_whole(os.fspath(component.path), place)
-            copied.append(name)
-    for name in side_files(os.fspath(model.path)):
-        copy_whole(os.path.join(model.path, name), target)
+    places = {name: os.path.join(target, name) for name in model.components if name not in skip}
+    copied = [name for name, place in places.items() if not os.path.exists(place)]
+    with output_directory(target):
+        try:
+            for name in copied:
+                copy_whole(os.fspath(model.components[name].path), places[name])
+            for name in side_files(os.fspath(model.path)):
+                copy_whole(os.path.join(model.path, name), target)
+        except BaseException:
+            for name in copied:
+                shutil.rmtree(places[name], ignore_errors=True)
+            raise
     return copied
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gen_worker.conversion.lazy.stored import unreadable
 from gen_worker.conversion.writer.output_file import (
     PART_SUFFIX,
-    make_directories,
+    output_directory,
     write_failure,
     write_small_file,
 )
@@ -112,24 +112,26 @@ def _is_unsafe(name: str) -> bool:
 def _copy(source: str, target: str) -> int:
     if os.path.exists(target):
         return 0
-    make_directories(os.path.dirname(target))
     part = f"{target}{PART_SUFFIX}"
-    try:
-        shutil.copyfile(source, part)  # a half of one would look like a whole one
-        os.replace(part, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(part)
-        if isinstance(error, OSError):
-            raise _copy_failure(source, target, error) from error
-        raise
+    with output_directory(os.path.dirname(target)):
+        try:
+            shutil.copyfile(source, part)  # a half of one would look like a whole one
+            os.replace(part, target)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(part)
+            if isinstance(error, OSError):
+                raise _copy_failure(source, target, error) from error
+            raise
     return 1
 
 
 def _copy_failure(source: str, target: str, error: OSError) -> Exception:
-    """Tell apart which of the two files is at fault."""
-    is_source = error.filename == source or isinstance(error, shutil.Error)
-    return unreadable(source, error) if is_source else write_failure(target, error)
+    """Tell apart which of the two files is at fault; a full disk's error names both."""
+    is_unreadable = error.filename == source and error.filename2 is None
+    if is_unreadable or isinstance(error, shutil.Error):
+        return unreadable(source, error)
+    return write_failure(target, error)
 
 
 def set_config_dtype(directory: str, dtype: str) -> None:
