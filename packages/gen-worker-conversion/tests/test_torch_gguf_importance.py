@@ -12,7 +12,7 @@ from gen_worker.conversion.gguf.importance import read_importance
 from gen_worker.conversion.gguf.models import plan_language_model
 from gen_worker.conversion.gguf.packing import packed
 from gen_worker.conversion.gguf.writing import write_gguf
-from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.lazy import narrow, open_checkpoint
 from gen_worker.conversion.writer import Journal
 from gen_worker.models.tiny import tiny_llama
 
@@ -86,6 +86,48 @@ def test_a_model_is_planned_with_it_and_goes_on_only_with_the_same(tmp_path: Pat
     plan = plan_language_model(llama, "q4_0", importance=read_importance(one))
     made = write_gguf(plan.tensors, plan.metadata, tmp_path / "m.gguf", journal=Journal(journal))
     assert made.resumed == 0
+
+
+def test_experts_have_columns_of_their_own(tmp_path: Path) -> None:
+    value = torch.randn(2, 32, 256, generator=torch.Generator().manual_seed(0))
+    safetensors_torch.save_file({"x": value}, tmp_path / "m.safetensors")
+    each = [[100.0 if column % 8 == first else 0.1 for column in range(256)] for first in (0, 3)]
+    older(tmp_path / "m.dat", {"x": [*each[0], *each[1]]}, calls=1)
+    weights = {"x.in_sum2": torch.tensor(each) * 4, "x.counts": torch.tensor([[4.0], [4.0]])}
+    safetensors_torch.save_file(weights, tmp_path / "i.safetensors")
+    write_gguf(open_checkpoint(tmp_path / "i.safetensors"), {}, tmp_path / "i.gguf")
+    tensor = open_checkpoint(tmp_path / "m.safetensors")["x"]
+    made = []
+    for file in ("m.dat", "i.gguf"):
+        importance = read_importance(tmp_path / file)
+        recipe = packed(tensor, "Q4_0", name="x", importance=importance)
+        made.append(recipe.tensor())
+        for start, stop in ((0, 64), (5, 40), (33, 34)):
+            assert torch.equal(recipe.rows(start, stop), made[0][start:stop])
+    alone = []
+    for number, numbers in enumerate(each):
+        importance = read_importance(older(tmp_path / "one.dat", {"x": numbers}, calls=1))
+        alone.append(packed(narrow(tensor, 0, number, 1), "Q4_0", name="x", importance=importance))
+    assert torch.equal(made[0], torch.cat([one.tensor() for one in alone]))
+    assert torch.equal(made[0], made[1])
+
+
+def test_an_expert_that_no_text_reached_counts_all_columns_alike(tmp_path: Path) -> None:
+    weights = {"x.in_sum2": torch.tensor([[4.0, 8.0], [0.0, 0.0]])}
+    weights["x.counts"] = torch.tensor([[4.0], [0.0]])
+    safetensors_torch.save_file(weights, tmp_path / "i.safetensors")
+    write_gguf(open_checkpoint(tmp_path / "i.safetensors"), {}, tmp_path / "i.gguf")
+    assert read_importance(tmp_path / "i.gguf").values["x"].tolist() == [1.0, 2.0, 1.0, 1.0]
+
+
+def test_a_matrix_of_a_model_with_other_layers_is_refused(tmp_path: Path) -> None:
+    llama = tiny_llama(tmp_path / "llama")
+    other = older(
+        tmp_path / "one.dat", {"blk.9.attn_q.weight": [1.0] * 32, "output.weight": [1.0] * 32}
+    )
+    with pytest.raises(GgufSourceError, match="which the model lacks") as caught:
+        plan_language_model(llama, "q4_0", importance=read_importance(other))
+    assert caught.value.tensor == "blk.9.attn_q.weight"
 
 
 @pytest.mark.parametrize(

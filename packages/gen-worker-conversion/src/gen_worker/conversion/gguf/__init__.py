@@ -1,7 +1,7 @@
 """GGUF: blocks of quantized values, and files of them.
 
-`plan_language_model`, `plan_diffusion_model` and `plan_gguf_file` work out what goes into a file;
-`write_gguf` writes it.
+`plan_language_model`, `plan_diffusion_model`, `plan_lora`, `plan_gguf_file` and `plan_gguf_copy`
+work out what goes into a file; `write_gguf` writes it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gen_worker.conversion.gguf.adapters import plan_lora
     from gen_worker.conversion.gguf.container import Number, Value
     from gen_worker.conversion.gguf.diffusion import DIFFUSION_ARCHITECTURES, plan_diffusion_model
     from gen_worker.conversion.gguf.errors import GgufSourceError
-    from gen_worker.conversion.gguf.files import plan_gguf_file, transformers_weights, unpacked
+    from gen_worker.conversion.gguf.files import (
+        plan_gguf_copy,
+        plan_gguf_file,
+        transformers_weights,
+        unpacked,
+    )
     from gen_worker.conversion.gguf.importance import Importance, read_importance
     from gen_worker.conversion.gguf.mixes import Fallback
     from gen_worker.conversion.gguf.models import GgufPlan, plan_language_model
@@ -37,8 +43,10 @@ __all__ = [
     "file_type",
     "packed",
     "plan_diffusion_model",
+    "plan_gguf_copy",
     "plan_gguf_file",
     "plan_language_model",
+    "plan_lora",
     "read_importance",
     "transformers_weights",
     "unpacked",
@@ -46,10 +54,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "adapters": ("plan_lora",),
     "container": ("Number", "Value"),
     "diffusion": ("DIFFUSION_ARCHITECTURES", "plan_diffusion_model"),
     "errors": ("GgufSourceError",),
-    "files": ("plan_gguf_file", "transformers_weights", "unpacked"),
+    "files": ("plan_gguf_copy", "plan_gguf_file", "transformers_weights", "unpacked"),
     "importance": ("Importance", "read_importance"),
     "mixes": ("Fallback",),
     "models": ("GgufPlan", "plan_language_model"),

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import Number
+from gen_worker.conversion.gguf.importance import check_names
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.models import GgufPlan, not_weighted, packed_all
 from gen_worker.conversion.gguf.packing import PLAIN
 from gen_worker.conversion.gguf.tensor_names import gguf_package, renamed_back
-from gen_worker.conversion.gguf.types import file_type
+from gen_worker.conversion.gguf.types import FileType, file_type
+from gen_worker.conversion.gguf.writing import entry_of
 from gen_worker.conversion.lazy import cast, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
+from gen_worker.conversion.lazy.gguf_file import gguf_parts, raw_gguf_tensors
 from gen_worker.models.formats import read_gguf_header
 
 if TYPE_CHECKING:
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.gguf.container import Value
     from gen_worker.conversion.gguf.importance import Importance
-    from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.lazy import Checkpoint, LazyTensor
 
-__all__ = ["plan_gguf_file", "transformers_weights", "unpacked"]
+__all__ = ["plan_gguf_copy", "plan_gguf_file", "transformers_weights", "unpacked"]
 
-_MAX_FILES = 99_999
-"""More have no names."""
+_OURS = ("GGUF.", "split.", "general.alignment")
+"""Keys that the writer decides about."""
 _USUAL = (4, 5, 6, 7, 8, 9)
 """Types of values that are written as they are without saying so."""
 
@@ -42,7 +45,7 @@ def unpacked(path: str | os.PathLike[str], dtype: str = "F32") -> Checkpoint:
         DamagedFileError: A file is damaged.
         ConversionInputError: It is another one of split files, or one is missing.
     """
-    found = open_checkpoint(_parts(os.fspath(path)))
+    found = open_checkpoint(path)
     return {
         name: cast(tensor, dtype) if tensor.dtype in FLOATS else tensor
         for name, tensor in found.items()
@@ -89,13 +92,14 @@ def plan_gguf_file(
         DamagedFileError: A file is damaged.
     """
     place, wanted = os.fspath(path), file_type(to)
-    parts = _parts(place)
+    parts = gguf_parts(place)
     if not allow_requantize:
         _refuse_blocks(parts)
     header = read_gguf_header(place)
     kind = str(header.metadata.get("general.architecture", ""))
-    tensors = open_checkpoint(parts)
+    tensors = open_checkpoint(place)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_names(importance, shapes)
     heads = _heads(header.metadata, kind)
     choice = choose_types(shapes, wanted, heads, has_importance=importance is not None)
     metadata = _metadata(place)
@@ -114,39 +118,45 @@ def plan_gguf_file(
     )
 
 
+def plan_gguf_copy(path: str | os.PathLike[str]) -> GgufPlan:
+    """Plan a GGUF file with the same tensors, bit by bit: to split one, to join one, to relabel it.
+
+    Args:
+        path: As of `plan_gguf_file`; of any kind of model.
+
+    Raises:
+        ConversionInputError: A file of a split model is missing.
+        DamagedFileError: A file is damaged.
+    """
+    place = os.fspath(path)
+    header = read_gguf_header(place)
+    tensors: dict[str, LazyTensor] = {}
+    for part in gguf_parts(place):
+        tensors |= raw_gguf_tensors(part)
+    said = header.metadata.get("general.file_type")
+    return GgufPlan(
+        tensors,
+        _metadata(place),
+        str(header.metadata.get("general.architecture", "")),
+        FileType("keep", said if isinstance(said, int) else -1, "", ""),
+        {name: entry_of(tensor).type_name for name, tensor in tensors.items()},
+        (),
+        (),
+        max_name_bytes=max((len(name.encode()) for name in tensors), default=0),
+    )
+
+
 def _refuse_blocks(parts: Sequence[str]) -> None:
     for part in parts:
         for name, info in read_gguf_header(part).tensors.items():
             if info.type_name not in PLAIN:
                 raise ConversionInputError(
                     f"tensor {name!r} of {part!r} is in blocks of {info.type_name}: start from "
-                    "the model in full precision, or allow to requantize",
+                    "the model in full precision, or keep its types (gguf:keep), which splits, "
+                    "joins and relabels",
                     file=part,
                     tensor=name,
                 )
-
-
-def _parts(path: str) -> list[str]:
-    """Return the files of a model, of which the first is named."""
-    metadata = read_gguf_header(path).metadata
-    count = metadata.get("split.count", 0)
-    if not isinstance(count, int) or count < 2:
-        return [path]
-    if count > _MAX_FILES:
-        raise ConversionInputError(
-            f"{path!r} says that it is one of {count} files: fetch it again", file=path
-        )
-    ending = f"-00001-of-{count:05d}.gguf"
-    stem = path.removesuffix(ending)
-    parts = [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
-    missing = [part for part in parts if not os.path.isfile(part)]
-    if stem == path or metadata.get("split.no") != 0 or missing:
-        raise ConversionInputError(
-            f"{path!r} is one of {count} files: give the first, whose name ends with {ending!r}, "
-            "and have the others beside it",
-            file=missing[0] if missing else path,
-        )
-    return parts
 
 
 def _heads(metadata: Mapping[str, Any], architecture: str) -> Heads:
@@ -166,7 +176,7 @@ def _metadata(path: str) -> dict[str, Value]:
     gguf = gguf_package()
     made: dict[str, Value] = {}
     for key, field in gguf.GGUFReader(path).fields.items():
-        if key.startswith(("GGUF.", "split.")):
+        if key.startswith(_OURS):
             continue
         value = field.contents()
         type_id = int(field.types[0])

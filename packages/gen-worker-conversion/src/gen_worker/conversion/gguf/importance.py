@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,13 +13,14 @@ from gen_worker.conversion.lazy import Extent
 from gen_worker.conversion.lazy.gguf_file import gguf_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-__all__ = ["Importance", "importance_of", "read_importance"]
+__all__ = ["Importance", "check_names", "importance_of", "read_importance"]
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_LAYER = re.compile(r"blk\.\d+\.")
 _MAX_BYTES = 1 << 30
 _MAX_NAME_BYTES = 1024
 
@@ -28,7 +30,7 @@ class Importance(NamedTuple):
 
     path: str
     values: Mapping[str, torch.Tensor]
-    """(columns) float32, by name of the tensor in GGUF files."""
+    """(columns) float32, by name of the tensor in GGUF files; of all experts one after another."""
 
     @property
     def source(self) -> Extent:
@@ -66,10 +68,12 @@ def _of_gguf(path: str) -> dict[str, Any]:
         if plain + _COUNTS not in tensors:
             raise _unsound(path, f"its entry {plain!r:.200} has no counts")
         sums, counts = tensors[name].tensor(), tensors[plain + _COUNTS].tensor()
-        if counts.numel() != 1:
-            raise _unsound(path, f"its entry {plain!r:.200} is of several experts")
-        count = float(counts.reshape(()))
-        found[plain] = (sums / count if count > 0 else sums * 0 + 1).reshape(-1).float()
+        if sums.numel() == 0 or sums.numel() % max(counts.numel(), 1):
+            raise _unsound(path, f"its entry {plain!r:.200} has counts of other experts")
+        counts = counts.reshape(-1, 1)
+        means = sums.reshape(len(counts), -1) / counts.clamp(min=1)
+        means = means.masked_fill(counts <= 0, 1.0)  # an expert that no text reached
+        found[plain] = means.reshape(-1).float()
     return found
 
 
@@ -108,7 +112,7 @@ def _unsound(path: str, why: str) -> GgufSourceError:
 def importance_of(
     importance: Importance | None, name: str, shape: tuple[int, ...]
 ) -> torch.Tensor | None:
-    """Return the values for a tensor; None where there are none.
+    """Return the values for a tensor, (columns), or (experts, columns); None where there are none.
 
     Raises:
         GgufSourceError: They are for a tensor of another shape.
@@ -116,7 +120,8 @@ def importance_of(
     found = None if importance is None else importance.values.get(name)
     if importance is None or found is None:
         return None
-    if len(found) != shape[-1] or math.prod(shape[:-2]) != 1:
+    experts = math.prod(shape[:-2])
+    if len(found) != shape[-1] * experts:
         raise GgufSourceError(
             f"{importance.path!r} has {len(found)} values for the tensor {name!r} of "
             f"{list(shape)!r}: take the importance matrix of this model",
@@ -124,4 +129,23 @@ def importance_of(
             file=importance.path,
             tensor=name,
         )
-    return found
+    return found if len(shape) < 3 else found.reshape(experts, shape[-1])
+
+
+def check_names(importance: Importance | None, names: Collection[str]) -> None:
+    """Refuse an importance matrix of a model that has other layers.
+
+    Raises:
+        GgufSourceError: It has an entry for a tensor of a layer that is not one of these.
+    """
+    if importance is None:
+        return
+    other = next((one for one in importance.values if _LAYER.match(one) and one not in names), None)
+    if other is not None:
+        raise GgufSourceError(
+            f"{importance.path!r} has values for the tensor {other!r}, which the model lacks: take "
+            "the importance matrix of this model",
+            code="gguf_invalid_importance",
+            file=importance.path,
+            tensor=other,
+        )

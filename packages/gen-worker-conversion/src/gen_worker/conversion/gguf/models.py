@@ -11,6 +11,7 @@ from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.experts import expert_count
 from gen_worker.conversion.gguf.hyperparameters import hyperparameters, key_heads
+from gen_worker.conversion.gguf.importance import check_names
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.packing import PLAIN, packed
 from gen_worker.conversion.gguf.tensor_names import named_tensors
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.types import FileType
     from gen_worker.conversion.lazy import LazyTensor
 
-__all__ = ["GgufPlan", "general", "not_weighted", "packed_all", "plan_language_model"]
+__all__ = [
+    "GgufPlan",
+    "general",
+    "not_weighted",
+    "packed_all",
+    "plan_language_model",
+    "read_model_config",
+]
 
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -88,12 +96,13 @@ def plan_language_model(
     wanted = file_type(to)
     place = os.fspath(directory)
     file = os.path.join(place, "config.json")
-    config = _config(file)
+    config = read_model_config(file)
     architecture = architecture_of(config, file)
     checkpoint = open_checkpoint(place)
     tensors, left_out = named_tensors(checkpoint, config, architecture, file)
     heads = _heads(config, file)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_names(importance, shapes)
     choice = choose_types(shapes, wanted, heads, has_importance=importance is not None)
     metadata = (
         general(architecture.name, wanted, name, importance)
@@ -151,7 +160,12 @@ def general(
     return made if wanted.is_plain else made | {"general.quantization_version": _BLOCKS_VERSION}
 
 
-def _config(file: str) -> dict[str, Any]:
+def read_model_config(file: str) -> dict[str, Any]:
+    """Return a configuration of transformers.
+
+    Raises:
+        GgufSourceError: It is not there, or no JSON.
+    """
     if not os.path.isfile(file):
         raise GgufSourceError(
             f"{file!r} is not there: give the directory of a model as transformers saves it",

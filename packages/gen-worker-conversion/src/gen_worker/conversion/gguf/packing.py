@@ -11,7 +11,7 @@ from gen_worker.conversion.gguf.importance import Importance, importance_of
 from gen_worker.conversion.gguf.iq4_quants import IQ4_QUANTS
 from gen_worker.conversion.gguf.k_quants import K_QUANTS
 from gen_worker.conversion.gguf.simple_quants import SIMPLE_QUANTS
-from gen_worker.conversion.lazy import Extent, LazyTensor, cast, reshape
+from gen_worker.conversion.lazy import Extent, LazyTensor, cast, narrow, reshape
 from gen_worker.conversion.writer.nonfinite import CountedTensor, NonFinite, count_nonfinite
 
 if TYPE_CHECKING:
@@ -52,7 +52,21 @@ def packed(
     weights = importance_of(importance, name, tensor.shape)
     if importance is None or weights is None:
         return PackedTensor(tensor, type_name, quantize)
-    return PackedTensor(tensor, type_name, partial(quantize, importance=weights), importance.source)
+    if weights.dim() == 1:
+        weighted = partial(quantize, importance=weights)
+        return PackedTensor(tensor, type_name, weighted, importance.source)
+    rows = reshape(tensor, (-1, tensor.shape[-1]))
+    each = tensor.elements // tensor.shape[-1] // len(weights)
+    parts = [
+        PackedTensor(
+            narrow(rows, 0, number * each, each),
+            type_name,
+            partial(quantize, importance=weights[number]),
+            importance.source,
+        )
+        for number in range(len(weights))
+    ]
+    return _PackedExperts(tensor, type_name, parts)
 
 
 class PackedTensor(CountedTensor):
@@ -75,7 +89,7 @@ class PackedTensor(CountedTensor):
         """
         inner = cast(tensor, "F32")
         columns = tensor.shape[-1] if tensor.shape else 1
-        self._extra = extra
+        self.extra = extra
         if extra is None and inner.is_elementwise and columns % _ROW == 0:
             columns = _ROW
         self.inner = reshape(inner, (-1, columns))
@@ -90,7 +104,7 @@ class PackedTensor(CountedTensor):
 
     @property
     def sources(self) -> tuple[Extent, ...]:
-        return super().sources + (() if self._extra is None else (self._extra,))
+        return super().sources + (() if self.extra is None else (self.extra,))
 
     def rows(self, start: int, stop: int) -> Any:
         return self._quantize(self.inner.rows(start, stop))
@@ -98,3 +112,26 @@ class PackedTensor(CountedTensor):
     def counted_rows(self, start: int, stop: int) -> tuple[Any, NonFinite]:
         values = self.inner.rows(start, stop)
         return self._quantize(values), count_nonfinite(values, "F32")
+
+
+class _PackedExperts(PackedTensor):
+    """Blocks of a tensor of experts, each of which has columns of its own that matter."""
+
+    def __init__(self, tensor: LazyTensor, type_name: str, parts: Sequence[PackedTensor]) -> None:
+        super().__init__(tensor, type_name, QUANTS[type_name], parts[0].extra)
+        self.parts = parts
+
+    def rows(self, start: int, stop: int) -> Any:
+        return self.counted_rows(start, stop)[0]
+
+    def counted_rows(self, start: int, stop: int) -> tuple[Any, NonFinite]:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        each = self.parts[0].row_count
+        counts, pieces = NonFinite(0, 0), []
+        for number in range(start // each, -(-stop // each)):
+            first, last = max(start - number * each, 0), min(stop - number * each, each)
+            made, bad = self.parts[number].counted_rows(first, last)
+            pieces.append(made)
+            counts += bad
+        return torch.cat(pieces), counts

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.architectures import Architecture
     from gen_worker.conversion.lazy import Checkpoint
 
-__all__ = ["gguf_package", "interleaved", "named_tensors", "renamed_back"]
+__all__ = [
+    "gguf_package",
+    "interleaved",
+    "laid_out",
+    "name_in_gguf",
+    "name_map",
+    "named_tensors",
+    "renamed_back",
+]
 
 _UNUSED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias", ".position_ids")
 _ENCODER_PREFIX = re.compile(r"^(bert|model)\.(?=embeddings|encoder|pooler)")
@@ -96,25 +104,39 @@ def named_tensors(
     Raises:
         GgufSourceError: A tensor has no name there, or a layer is missing.
     """
-    gguf = gguf_package()
     layers = number_of(config, "num_hidden_layers", file)
-    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
-    names = gguf.get_tensor_name_map(kind, layers)
+    names = name_map(architecture, layers)
     made: dict[str, LazyTensor] = {}
     if not architecture.is_encoder:
         made |= rotation_tensors(config, head_size(config, file), file)
     unused: list[str] = []
     for name, tensor in stacked_experts(checkpoint, config).items():
-        plain = _plain(name, architecture)
-        if _is_unused(plain, config, architecture):
+        if _is_unused(_plain(name, architecture), config, architecture):
             unused.append(name)
             continue
-        new = names.get_name(plain, try_suffixes=(".weight", ".bias"))
-        if new is None:
-            raise _unnamed(name, f"GGUF files of {architecture.name}")
-        made[new] = _laid_out(new, tensor, config, architecture, file)
+        new = name_in_gguf(names, name, architecture)
+        made[new] = laid_out(new, tensor, config, architecture, file)
     _check_layers(made, layers, file)
     return {name: made[name] for name in sorted(made, key=by_layer)}, tuple(unused)
+
+
+def name_map(architecture: Architecture, layers: int) -> Any:
+    """Return the library's table of the names of an architecture."""
+    gguf = gguf_package()
+    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    return gguf.get_tensor_name_map(kind, layers)
+
+
+def name_in_gguf(names: Any, name: str, architecture: Architecture) -> str:
+    """Return what a tensor of transformers is called.
+
+    Raises:
+        GgufSourceError: It has no name there.
+    """
+    found = names.get_name(_plain(name, architecture), try_suffixes=(".weight", ".bias"))
+    if found is None:
+        raise _unnamed(name, f"GGUF files of {architecture.name}")
+    return str(found)
 
 
 def renamed_back(
@@ -168,9 +190,7 @@ def renamed_back(
 
 def _source_names(architecture: Architecture, layers: int) -> dict[str, str]:
     """Return names of transformers by those in GGUF files, both without endings."""
-    gguf = gguf_package()
-    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
-    there = gguf.get_tensor_name_map(kind, layers)
+    there = name_map(architecture, layers)
     whole, prefix, parts = _DECODER if not architecture.is_encoder else _ENCODER
     parts = (*parts, *(_FUSED if architecture.is_fused else ()))
     if architecture.has_experts:
@@ -229,13 +249,22 @@ def _is_unused(name: str, config: Mapping[str, Any], architecture: Architecture)
     return name == _HEAD and bool(is_tied)
 
 
-def _laid_out(
+def laid_out(
     name: str,
     tensor: LazyTensor,
     config: Mapping[str, Any],
     architecture: Architecture,
     file: str,
 ) -> LazyTensor:
+    """Return a tensor with the rows and values that llama.cpp wants.
+
+    Args:
+        name: Its new name.
+        tensor: As transformers has it; of queries and keys any number of columns will do.
+        config: What `config.json` says.
+        architecture: Of the model.
+        file: Path of the configuration, for messages.
+    """
     if architecture.is_rotated_in_pairs and ".attn_q." in name:
         return interleaved(tensor, number_of(config, "num_attention_heads", file))
     if architecture.is_rotated_in_pairs and ".attn_k." in name:

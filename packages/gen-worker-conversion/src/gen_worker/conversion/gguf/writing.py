@@ -14,6 +14,7 @@ from gen_worker.conversion.gguf.container import (
     gguf_header,
 )
 from gen_worker.conversion.gguf.packing import PackedTensor
+from gen_worker.conversion.lazy.gguf_file import RawBlocks
 from gen_worker.conversion.writer.files import PlannedFile, refuse_others, write_files
 from gen_worker.conversion.writer.output_file import output_directory
 
@@ -104,6 +105,8 @@ def entry_of(tensor: LazyTensor) -> TensorEntry:
     """Return what a file's head says of a tensor."""
     if isinstance(tensor, PackedTensor):
         return tensor.entry
+    if isinstance(tensor, RawBlocks):
+        return TensorEntry(tensor.type_name, tensor.unpacked.shape or (1,))
     return TensorEntry(tensor.dtype, tensor.shape or (1,))
 
 

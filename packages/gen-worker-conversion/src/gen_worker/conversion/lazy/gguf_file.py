@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
     from gen_worker.models.formats import GgufTensor
 
-__all__ = ["BlockTensor", "gguf_tensors"]
+__all__ = ["BlockTensor", "RawBlocks", "gguf_parts", "gguf_tensors", "raw_gguf_tensors"]
 
 _PLAIN = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
+_MAX_FILES = 99_999
+"""More have no names."""
 _BLOCKS = {block.name: block for block in BLOCKS.values()}
 
 
@@ -35,12 +38,70 @@ def gguf_tensors(path: str) -> dict[str, LazyTensor]:
     }
 
 
+def raw_gguf_tensors(path: str) -> dict[str, LazyTensor]:
+    """Return the tensors of a GGUF file as they are there: those in blocks as rows of bytes.
+
+    Raises:
+        DamagedFileError: The file is damaged.
+    """
+    file, header = WeightsFile.at(path), read_gguf_header(path)
+    made: dict[str, LazyTensor] = {}
+    for name, info in header.tensors.items():
+        tensor = _tensor(file, name, info, header.data_start)
+        if info.type_name not in _PLAIN:
+            tensor = RawBlocks(file, tensor, info, header.data_start)
+        made[name] = tensor
+    return made
+
+
+def gguf_parts(path: str) -> list[str]:
+    """Return the files of a model, of which the first is named: one, unless it is split.
+
+    Raises:
+        DamagedFileError: The file is damaged.
+        ConversionInputError: It is another one of split files, or one is missing.
+    """
+    metadata = read_gguf_header(path).metadata
+    count = metadata.get("split.count", 0)
+    if not isinstance(count, int) or count < 2:
+        return [path]
+    if count > _MAX_FILES:
+        raise ConversionInputError(
+            f"{path!r} says that it is one of {count} files: fetch it again", file=path
+        )
+    ending = f"-00001-of-{count:05d}.gguf"
+    stem = path.removesuffix(ending)
+    parts = [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    missing = [part for part in parts if not os.path.isfile(part)]
+    if stem == path or metadata.get("split.no") != 0 or missing:
+        raise ConversionInputError(
+            f"{path!r} is one of {count} files: give the first, whose name ends with {ending!r}, "
+            "and have the others beside it",
+            file=missing[0] if missing else path,
+        )
+    return parts
+
+
 def _tensor(file: WeightsFile, name: str, info: GgufTensor, data_start: int) -> LazyTensor:
     shape, start = tuple(reversed(info.shape)), data_start + info.start
     if info.type_name in _PLAIN:
         return StoredTensor(file, shape, info.type_name, start)
     rows = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 2 else shape  # such as experts
     return reshape(BlockTensor(file, name, rows, info.type_name, start), shape)
+
+
+class RawBlocks(StoredTensor):
+    """The bytes of a tensor in blocks, a row of blocks in each row."""
+
+    def __init__(
+        self, file: WeightsFile, unpacked: LazyTensor, info: GgufTensor, data_start: int
+    ) -> None:
+        size, block = info.end - info.start, _BLOCKS[info.type_name]
+        width = unpacked.shape[-1] // block.elements * block.size_bytes
+        super().__init__(file, (size // max(width, 1), width), "U8", data_start + info.start)
+        self.type_name = info.type_name
+        self.unpacked = unpacked
+        """The same, as numbers."""
 
 
 class BlockTensor(LazyTensor):

@@ -51,9 +51,9 @@ def open_checkpoint(
     """Read and check the headers of weights; no tensor is read.
 
     Args:
-        path: A safetensors or GGUF file, an index of safetensors files, the directory of a
-            component, or several files. Of a directory, its index says which files count; without
-            one, all of its safetensors files do.
+        path: A safetensors or GGUF file, or the first of a split one; an index of safetensors
+            files, the directory of a component, or several files. Of a directory, its index says
+            which files count; without one, all of its safetensors files do.
         variant: Of a directory that has several: such as `fp16` in `model.fp16.safetensors`, or
             empty for the files without one. By default those, else the most precise ones.
 
@@ -78,6 +78,10 @@ def _opened(place: str, variant: str | None) -> OpenCheckpoint:
     if os.path.isdir(place):
         found = weight_set_of(place, variant)
         return _indexed(found.index_path) if found.index_path else _joined(found.files)
+    if place.lower().endswith(".gguf"):
+        from gen_worker.conversion.lazy.gguf_file import gguf_parts
+
+        return _joined(gguf_parts(place))
     return _indexed(place) if place.endswith(_INDEX) else _joined([place])
 
 
