@@ -28,7 +28,8 @@ COMMIT = "c" * 40
 ASKED: list[str] = []
 WEIGHTS = {"layer.weight": torch.linspace(-1, 1, 4096).reshape(64, 64)}
 FILES: dict[str, bytes] = {
-    "config.json": b'{"architectures": ["LlamaForCausalLM"], "torch_dtype": "float32"}',
+    "README.md": b"---\nlicense: mit\n---\n# A model\n",
+    "config.json": b'{"torch_dtype": "float32"}',
     "model.safetensors": safetensors_torch.save(WEIGHTS, metadata={"format": "pt"}),
     "pytorch_model.bin": b"a pickle that nobody wants",
     "tokenizer.json": b"{}",
@@ -94,6 +95,11 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+def has_proof(card: Path) -> bool:
+    names = {path.name for path in card.parent.iterdir()}
+    return {"provenance.json", "verification.json", "model.safetensors"} <= names
+
+
 def test_a_repository_becomes_flavors_of_one_revision(site: str, tmp_path: Path) -> None:
     told = io.StringIO()
     ports = local_ports(events=JsonLineEvents(told), output_dir=str(tmp_path / "out"))
@@ -112,4 +118,11 @@ def test_a_repository_becomes_flavors_of_one_revision(site: str, tmp_path: Path)
         torch.equal(one["layer.weight"], WEIGHTS["layer.weight"].to(torch.bfloat16)) for one in made
     )
     assert "publish_repo_revision.stubbed" in told.getvalue()
+    assert "fp32: 4 files as they are at the source" in told.getvalue()
+    assert "bf16: 1 tensors, at least" in told.getvalue()
+    (card,) = (
+        path.read_text() for path in (tmp_path / "out").rglob("README.md") if has_proof(path)
+    )
+    assert 'license: mit\nbase_model: "some/llm"' in card
+    assert "| lowest SNR |" in card
     assert not any("pytorch_model.bin" in path for path in ASKED if "/resolve/" in path)

@@ -96,6 +96,7 @@ def test_gguf_files_are_made_proven_and_load(
     assert metadata["quantization_method"] == "q4_k_l"
     assert metadata["provenance"]["source_ref"] == "hf:some/model"
     assert metadata["provenance"]["source_revision"] == COMMIT
+    assert metadata["verification"] == told["verification"]["q4_k_l"]
     assert metadata["verification"]["tensors"] > 10
     assert metadata["verification"]["min_snr_db"] > 10
     assert (metadata["license"], metadata["source_repo"]) == ("apache-2.0", "some/model")

@@ -1,6 +1,7 @@
 """Imports a model of Hugging Face: the smallest set of files that loads, and casts of it."""
 
 import os
+from typing import Any
 
 import msgspec
 from gen_worker import ConversionContext, clone, conversion
@@ -26,6 +27,16 @@ class Clone:
     def import_model(self, ctx: ConversionContext, payload: Import) -> None:
         """Publish each precision as a flavor of one revision; what cannot be made is told."""
         made = clone.from_huggingface(ctx, payload, providers=self.providers)
-        ctx.log(f"published {', '.join(made.metadata['flavors'])}")
+        for flavor, found in made.metadata.get("verification", {}).items():
+            ctx.log(f"{flavor}: {_verified(found)}")
         for failed in made.metadata.get("failed_flavors") or ():
             ctx.log(f"not made: {failed}", level="warning")
+
+
+def _verified(found: dict[str, Any]) -> str:
+    """Say what was proven of a flavor before it was published."""
+    if found.get("is_source"):
+        return f"{found['files']} files as they are at the source"
+    worst = found["min_snr_db"]
+    error = "exact" if worst is None else f"at least {worst:.1f} dB from the source"
+    return f"{found['tensors']} tensors, {error}"

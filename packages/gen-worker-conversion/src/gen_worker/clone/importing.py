@@ -55,7 +55,8 @@ def from_huggingface(
 
     Returns:
         The first flavor's weights and all other files; in `metadata` the flavors, their
-        checkpoints, `failed_flavors` with reasons, and the source.
+        checkpoints, `verification` and `size_facts` of each, `failed_flavors` with reasons, and
+        the source.
 
     Raises:
         ValidationError: The payload asks for what cannot be.
@@ -156,9 +157,11 @@ def _made(
         metadata=fetched.metadata,
         recipe=recipe,
     )
-    size_facts = {one.flavor.label: one.size_facts for one in made}
-    told = {**fetched.metadata, **fetched.report}
-    output.metadata.update(_report(told, failed), size_facts=size_facts)
+    output.metadata.update(
+        _report({**fetched.metadata, **fetched.report}, failed),
+        size_facts={one.flavor.label: one.size_facts for one in made},
+        verification={one.flavor.label: one.attributes["verification"] for one in made},
+    )
     return output
 
 
