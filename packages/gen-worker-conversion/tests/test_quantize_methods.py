@@ -15,6 +15,7 @@ from gen_worker.conversion.quantize import (
     Policy,
     QuantizeOptions,
     lookup_method,
+    quantize_checkpoint,
     recipe_for,
 )
 from gen_worker.conversion.quantize.options import completed
@@ -40,7 +41,7 @@ def checkpoint(*names: str, shape: tuple[int, ...] = (64, 64)) -> dict[str, Lazy
 def chosen(
     tensors: dict[str, LazyTensor], policy: Policy | None = None
 ) -> tuple[set[str], dict[str, str]]:
-    choice = choose(tensors, METHODS["int8"], policy or Policy(), lambda _: "")
+    choice = choose(tensors, METHODS["int8"], policy or Policy(), lambda _name, _tensor: "")
     return set(choice.quantized), dict(choice.kept)
 
 
@@ -77,6 +78,12 @@ def test_other_tokens_are_refused(name: str, words: str) -> None:
         ("int4:wo", {"group_size": 12}, "multiple of 8"),
         ("nf4", {"symmetric": False}, "symmetric"),
         ("nf4", {"activations": "dynamic"}, "activations"),
+        ("fp8", {"activations": "static", "granularity": "block"}, "activations"),
+        ("int8", {"activations": "static", "layout": "torchao"}, "activations"),
+        ("int4:gptq", {"activations": "static"}, "activations"),
+        ("int4:wo", {"damping": 0.1}, "not fitted to inputs"),
+        ("int8", {"by_activation": False}, "not fitted to inputs"),
+        ("int8:gptq", {"damping": 1.5}, "between 0 and 1"),
         ("fp8", {"dtype": "fp4"}, "bf16, fp16 or fp32"),
     ],
 )
@@ -97,6 +104,21 @@ def test_defaults_are_filled_in() -> None:
     assert completed(lookup_method("int4:wo"), QuantizeOptions()) == QuantizeOptions(
         layout="compressed-tensors", granularity="group", group_size=128
     )
+
+
+def test_groups_of_gptq_are_in_its_names() -> None:
+    sizes = {name: lookup_method(f"int4:gptq{name}").group_size for name in ("", ":g32", ":g64")}
+    assert sizes == {"": 128, ":g32": 32, ":g64": 64}
+    assert lookup_method("int4:gptq:g128") is lookup_method("int4:gptq")
+
+
+def test_weights_outside_of_the_stack_are_not_fitted() -> None:
+    tensors = checkpoint(
+        "m.layers.0.a.weight", "m.layers.1.a.weight", "side.0.b.weight", "c.weight"
+    )
+    made = quantize_checkpoint(tensors, "int4:gptq", None, QuantizeOptions(group_size=32))
+    assert made.report.quantized == ("m.layers.0.a.weight", "m.layers.1.a.weight")
+    assert set(made.report.kept.values()) == {"outside of the blocks that calibration goes through"}
 
 
 def test_sensitive_weights_of_a_language_model_stay() -> None:

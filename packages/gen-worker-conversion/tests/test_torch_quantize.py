@@ -67,10 +67,12 @@ def quantized(tensor: Any, method: str, **options: Any) -> QuantizedCheckpoint:
 
 
 def test_every_method_has_a_case() -> None:
-    assert {method for method, _, _ in CASES} == METHODS.keys()
+    """Those that need data are in `test_torch_calibration.py`."""
+    plain = {name: one for name, one in METHODS.items() if one.calibration != "required"}
+    assert {method for method, _, _ in CASES} == plain.keys()
     written = {(name, METHODS[name].layouts[0]) for name, _, _ in CASES}
     written |= {(name, options["layout"]) for name, options, _ in CASES if "layout" in options}
-    wanted = {(name, layout) for name, method in METHODS.items() for layout in method.layouts}
+    wanted = {(name, layout) for name, method in plain.items() for layout in method.layouts}
     assert wanted - written == {("fp8:e4m3", "torchao")}  # the same bytes under other names
 
 

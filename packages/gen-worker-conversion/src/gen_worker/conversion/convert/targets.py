@@ -92,11 +92,18 @@ def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
 
 
 def _refuse_elsewhere(token: str) -> None:
-    """Refuse a method with a name that is done by an endpoint of its own; say by which."""
-    from gen_worker.conversion.quantize.methods import OTHERS_METHODS, lookup_method
+    """Refuse a method that needs data, or that is done by an endpoint of its own; say by which."""
+    from gen_worker.conversion.quantize.methods import METHODS, OTHERS_METHODS, lookup_method
 
     if token in OTHERS_METHODS:
         lookup_method(token)
+    needing = (one for one in METHODS.values() if one.calibration == "required")
+    if token in {name for one in needing for name in (one.name, *one.aliases)}:
+        raise ConversionInputError(
+            f"{token!r} needs data to be calibrated with: give a dataset or a file of text, "
+            "`calibration` in Python and --calibrate on the command line",
+            step="quantize",
+        )
 
 
 def is_cast(target: Target) -> bool:

@@ -144,7 +144,7 @@ class Dataset:
             DataLoader,
         )
 
-        texts = self._texts(n, seed)
+        texts = self.sample_texts(n, seed)
         if getattr(tokenizer, "pad_token", "") is None:
             tokenizer.pad_token = tokenizer.eos_token
         made = tokenizer(
@@ -211,7 +211,12 @@ class Dataset:
         features = self._info.get("features")
         return features if isinstance(features, dict) else {}
 
-    def _texts(self, count: int, seed: int) -> list[str]:
+    def sample_texts(self, count: int, seed: int) -> list[str]:
+        """Return the text of rows, the first `count` of a seeded shuffle, in its order.
+
+        Raises:
+            DatasetError: There is no column of text; see `iter_rows`, too.
+        """
         total = sum(1 for _ in self.iter_rows())
         order = list(range(total))
         random.Random(seed).shuffle(order)

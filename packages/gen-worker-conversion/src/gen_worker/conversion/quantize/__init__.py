@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gen_worker.conversion.quantize.calibrating import calibrate_checkpoint
+    from gen_worker.conversion.quantize.calibration_text import CalibrationData, calibration_data
     from gen_worker.conversion.quantize.checkpoint import (
         QuantizationReport,
         QuantizedCheckpoint,
@@ -28,6 +30,7 @@ __all__ = [
     "METHODS",
     "OTHERS_METHODS",
     "RECIPES",
+    "CalibrationData",
     "Method",
     "MethodElsewhere",
     "Policy",
@@ -36,6 +39,8 @@ __all__ = [
     "QuantizedCheckpoint",
     "Recipe",
     "WeightError",
+    "calibrate_checkpoint",
+    "calibration_data",
     "lookup_method",
     "measure_errors",
     "quantize_checkpoint",
@@ -44,6 +49,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "calibrating": ("calibrate_checkpoint",),
+    "calibration_text": ("CalibrationData", "calibration_data"),
     "checkpoint": ("QuantizationReport", "QuantizedCheckpoint", "quantize_checkpoint"),
     "measure": ("WeightError", "measure_errors", "weight_error"),
     "methods": ("METHODS", "OTHERS_METHODS", "Method", "MethodElsewhere", "lookup_method"),

@@ -9,10 +9,11 @@ import msgspec
 
 from gen_worker.conversion.cast import cast_checkpoint, cast_code
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.quantize.fitted import FittedScheme
 from gen_worker.conversion.quantize.layouts import config_of, header_metadata, tensor_name
 from gen_worker.conversion.quantize.methods import Layout, lookup_method
 from gen_worker.conversion.quantize.options import QuantizeOptions, completed
-from gen_worker.conversion.quantize.policy import Choice, Policy, choose
+from gen_worker.conversion.quantize.policy import Choice, Policy, choose, stack_of
 from gen_worker.conversion.quantize.schemes import TORCH_NAMES, scheme_for
 
 if TYPE_CHECKING:
@@ -108,7 +109,15 @@ def quantize_checkpoint(
     def scheme_of(tensor: LazyTensor) -> Scheme:
         return scheme_for(how.name, full, code or tensor.dtype)
 
-    choice = choose(checkpoint, how, rules, lambda tensor: scheme_of(tensor).misfit(tensor))
+    stack = stack_of(checkpoint)
+
+    def misfit(name: str, tensor: LazyTensor) -> str:
+        scheme = scheme_of(tensor)
+        if isinstance(scheme, FittedScheme) and not (stack and name.startswith(stack)):
+            return "outside of the blocks that calibration goes through"
+        return scheme.misfit(tensor)
+
+    choice = choose(checkpoint, how, rules, misfit)
     rest = cast_checkpoint(checkpoint, full.dtype) if full.dtype else checkpoint
     tensors, weights = _encoded(checkpoint, rest, choice, full, scheme_of)
     compute_dtype = TORCH_NAMES[rest[choice.quantized[0]].dtype]

@@ -218,7 +218,7 @@ class _Nesting:
         import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         # One piece of memory: small ones between large ones would keep those from being returned.
-        made = torch.empty(self.source.row_count)
+        made: Any = torch.empty(self.source.row_count)
         for start, stop in slabs(self.source):
             made[start:stop] = self.source.rows(start, stop)
         total = math.fsum(_numbers(made.split(65536)))

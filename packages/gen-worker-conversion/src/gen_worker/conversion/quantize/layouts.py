@@ -18,6 +18,7 @@ __all__ = ["config_of", "header_metadata", "tensor_name"]
 _E4M3 = {"num_bits": 8, "type": "float"}
 _MX: dict[str, Any] = {"strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
 _DYNAMIC = {"dynamic": True, "symmetric": True}
+_STATIC = {"strategy": "tensor", "dynamic": False, "symmetric": True}
 _BITSANDBYTES = {"scale": "SCB", "format": "weight_format"}
 """What is not called after the weight."""
 
@@ -38,7 +39,7 @@ def tensor_name(options: QuantizeOptions, weight: str, part: str) -> str:
     if layout == "torchao":
         return f"{start}_{leaf}_{'qdata' if part == 'weight' else part}"
     if layout == "compressed-tensors":
-        return f"{start}{leaf}_{part}"
+        return f"{start}{part}" if part.startswith("input_") else f"{start}{leaf}_{part}"
     return f"{start}{_BITSANDBYTES[part]}" if part in _BITSANDBYTES else f"{weight}.{part}"
 
 
@@ -141,13 +142,13 @@ def _bitsandbytes(
 
 
 def _compressed(method: str, options: QuantizeOptions, kept: Sequence[str]) -> dict[str, Any]:
-    form, weights, activations = _compressed_scheme(method, options)
-    if options.activations == "none":
-        activations = None
+    form, weights, dynamic = _compressed_scheme(method, options)
+    bits = {key: weights[key] for key in ("num_bits", "type")}
+    inputs = {"none": None, "dynamic": dynamic, "static": {**bits, **_STATIC}}
     group = {
         "targets": ["Linear"],
         "weights": {"symmetric": True, "dynamic": False, **weights},
-        "input_activations": activations,
+        "input_activations": inputs[options.activations],
         "output_activations": None,
         "format": form,
     }
@@ -182,11 +183,11 @@ def _compressed_scheme(
             return "float-quantized", blocks, per_group
         strategy = "tensor" if options.granularity == "tensor" else "channel"
         return "float-quantized", {**_E4M3, "strategy": strategy}, per_token
-    if method == "int8":
+    if method in ("int8", "int8:gptq"):
         rows = {"num_bits": 8, "type": "int", "strategy": "channel"}
-        form = "int-quantized" if options.activations == "dynamic" else "pack-quantized"
+        form = "pack-quantized" if options.activations == "none" else "int-quantized"
         return form, rows, {**rows, "strategy": "token", **_DYNAMIC}
-    if method == "int4:wo":
+    if method.startswith("int4:"):
         groups = {"num_bits": 4, "type": "int", "strategy": "group"}
         sized = {"group_size": options.group_size, "symmetric": options.symmetric}
         return "pack-quantized", {**groups, **sized}, None

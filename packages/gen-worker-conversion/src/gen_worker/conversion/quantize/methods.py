@@ -25,9 +25,10 @@ __all__ = [
 ]
 
 Layout = Literal["plain", "compressed-tensors", "torchao", "bitsandbytes"]
-Need = Literal["rows", "row-blocks", "two-passes"]
+Need = Literal["rows", "row-blocks", "two-passes", "inputs"]
 """What making some rows of a weight reads: these rows, the blocks they lie in, or all rows before
-them once, slab by slab. None of our methods has a whole weight in memory."""
+them once, slab by slab; or what goes into their layer, which a pass through the model has found
+before. None of our methods has a whole weight in memory."""
 
 LOADERS: Mapping[Layout, tuple[str, ...]] = MappingProxyType(
     {
@@ -57,6 +58,9 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: tuple[int, ...] = (2,)
     """Of tensors that it applies to; every loader quantizes linear layers only."""
     calibration: CalibrationPolicy = "unsupported"
+    """What data do: `beneficial` where they give activations a scale."""
+    is_gptq: bool = False
+    """Whether weights are fitted to inputs by GPTQ."""
     library: str = "gen-worker"
     """What does the work; the layout says which library reads the result."""
     about: str
@@ -95,6 +99,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 layouts=("compressed-tensors", "torchao"),
                 needs="rows",
                 granularities=_EIGHT,
+                calibration="beneficial",
                 about="float8_e4m3fn with float32 scales, per row, tensor or block of 128 x 128",
             ),
             Method(
@@ -127,6 +132,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 layouts=("compressed-tensors", "torchao", "bitsandbytes"),
                 needs="rows",
                 granularities=("row",),
+                calibration="beneficial",
                 about="signed bytes with a float32 scale per row",
             ),
             Method(
@@ -138,6 +144,35 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 granularities=("group",),
                 group_size=128,
                 about="integers of 4 bits packed in int32, a scale per group of a row",
+            ),
+            *(
+                Method(
+                    name=f"int4:gptq{suffix}",
+                    aliases=aliases,
+                    bits=4,
+                    layouts=("compressed-tensors",),
+                    needs="inputs",
+                    granularities=("group",),
+                    group_size=group_size,
+                    calibration="required",
+                    is_gptq=True,
+                    about="as int4:wo, the integers fitted to the inputs of their layer by GPTQ",
+                )
+                for suffix, aliases, group_size in (
+                    ("", ("int4:gptq:g128",), 128),
+                    (":g64", (), 64),
+                    (":g32", (), 32),
+                )
+            ),
+            Method(
+                name="int8:gptq",
+                bits=8,
+                layouts=("compressed-tensors",),
+                needs="inputs",
+                granularities=("row",),
+                calibration="required",
+                is_gptq=True,
+                about="integers of 8 bits packed in int32, a scale per row, fitted by GPTQ",
             ),
             Method(
                 name="nf4",
@@ -195,10 +230,7 @@ OTHERS_METHODS: Mapping[str, MethodElsewhere] = MappingProxyType(
                     runtime="modelopt",
                     calibration="required",
                 )
-                for name in (
-                    *("int4:awq", "int8:awq", "w4a8_awq", "int4:gptq", "int8:gptq"),
-                    *("int4:gptq:g32", "int4:gptq:g64", "int4:gptq:g128"),
-                )
+                for name in ("int4:awq", "int8:awq", "w4a8_awq")
             ),
             MethodElsewhere(
                 name="svdquant", scheme="svdquant", runtime="nunchaku", calibration="required"

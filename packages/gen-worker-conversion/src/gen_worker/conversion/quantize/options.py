@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Activations", "QuantizeOptions", "completed"]
 
-Activations = Literal["none", "dynamic"]
+Activations = Literal["none", "dynamic", "static"]
 _BNB_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _LAYOUT_GRANULARITIES = {"torchao": ("row", "tensor"), "bitsandbytes": ("row",)}
-_DYNAMIC = ("fp8:e4m3", "int8")
+_ROUNDED = ("fp8:e4m3", "int8")
+"""Whose activations can be rounded, too."""
 
 
 class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,12 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True):
     double_quant: bool = True
     """NF4 and FP4: absolute maxima are quantized, too."""
     activations: Activations = "none"
-    """Whether loaders quantize what goes into a layer, too, as they compute."""
+    """Whether loaders quantize what goes into a layer, too: by scales that are computed for every
+    token (`dynamic`), or by one that calibration has found (`static`)."""
+    damping: float = 0.01
+    """GPTQ: what is added to the diagonal of the products of inputs, as a share of its mean."""
+    by_activation: bool = True
+    """GPTQ: whether columns with the largest inputs are rounded first."""
     dtype: str = ""
     """Token of the precision of all that is not quantized, and that weights are computed with
     (`bf16`, `fp16`, `fp32`); empty leaves each in its own."""
@@ -87,11 +93,15 @@ def _problems(method: Method, options: QuantizeOptions, granularities: list[str]
         yield f"has blocks of {method.group_size} by its format, not {options.group_size}"
     if not options.symmetric and "group" not in method.granularities:
         yield "is symmetric"
-    if options.activations == "dynamic" and (
-        method.name not in _DYNAMIC
+    if options.activations != "none" and (
+        method.name not in _ROUNDED
         or options.layout != "compressed-tensors"
-        or options.granularity == "tensor"
+        or options.granularity == ("tensor" if options.activations == "dynamic" else "block")
     ):
-        yield "does not say in this layout how activations are quantized"
+        yield f"does not say as {options.layout} how activations are quantized"
+    if not method.is_gptq and (options.damping != 0.01 or not options.by_activation):
+        yield "is not fitted to inputs"
+    elif not 0 < options.damping < 1:
+        yield f"takes a damping between 0 and 1, not {options.damping}"
     if options.dtype and options.dtype not in CAST_DTYPES:
         yield f"leaves the rest in bf16, fp16 or fp32, not in {options.dtype!r}"

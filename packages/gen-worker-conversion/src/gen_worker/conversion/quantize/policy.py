@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.lazy.tensor import Checkpoint, LazyTensor
     from gen_worker.conversion.quantize.methods import Method
 
-__all__ = ["Choice", "Policy", "choose"]
+__all__ = ["Choice", "Policy", "choose", "stack_of"]
 
 _BLOCK = re.compile(r"(?:^|.*?\.)(?P<stack>[A-Za-z_]\w*)\.(?P<index>\d+)\.")
 
@@ -42,7 +42,10 @@ class Choice(NamedTuple):
 
 
 def choose(
-    checkpoint: Checkpoint, method: Method, policy: Policy, misfit: Callable[[LazyTensor], str]
+    checkpoint: Checkpoint,
+    method: Method,
+    policy: Policy,
+    misfit: Callable[[str, LazyTensor], str],
 ) -> Choice:
     """Decide for every tensor.
 
@@ -50,7 +53,8 @@ def choose(
         checkpoint: What would be quantized.
         method: How.
         policy: What stays.
-        misfit: Says why the method cannot take a tensor of this shape; empty when it can.
+        misfit: Says why the method cannot take a tensor, from its name and shape; empty when it
+            can.
 
     Raises:
         ConversionInputError: A pattern of `include` or `exclude` names nothing, or nothing is left
@@ -62,7 +66,7 @@ def choose(
     quantized: list[str] = []
     for name, tensor in checkpoint.items():
         why = _cannot(name, tensor, method) or _unwanted(name, tensor, policy, ends)
-        why = why or misfit(tensor)
+        why = why or misfit(name, tensor)
         if why:
             kept[name] = why
         else:
@@ -123,6 +127,20 @@ def _end_blocks(names: Iterable[str], recipe: Recipe) -> dict[str, str]:
             for index in order[-recipe.end_blocks :]:
                 found[f"{stack}{index}."] = f"last of {len(order)} blocks"
     return found
+
+
+def stack_of(checkpoint: Checkpoint) -> str:
+    """Return how the names of the blocks begin that most of a model is in, as `model.layers.`.
+
+    Empty where nothing is a stack of blocks.
+    """
+    sizes: dict[str, int] = {}
+    for name, tensor in checkpoint.items():
+        match = _BLOCK.match(name)
+        if match:
+            stack = match[0][: match.start("index")]
+            sizes[stack] = sizes.get(stack, 0) + tensor.elements
+    return max(sizes, key=lambda stack: (sizes[stack], stack), default="")
 
 
 def _check_patterns(names: Sequence[str] | Checkpoint, policy: Policy) -> None:

@@ -124,9 +124,9 @@ class Scaled(Scheme):
 
         # Row by row first: what is left to pad is small, however wide and many the rows are.
         columns_C = values_RC.shape[1]
-        magnitudes = torch.nn.functional.pad(values_RC.abs(), (0, -columns_C % BLOCK))
+        magnitudes: Any = torch.nn.functional.pad(values_RC.abs(), (0, -columns_C % BLOCK))
         by_row = magnitudes.unflatten(1, (-1, BLOCK)).amax(dim=2)
-        padded = torch.nn.functional.pad(by_row, (0, 0, 0, -len(by_row) % BLOCK))
+        padded: Any = torch.nn.functional.pad(by_row, (0, 0, 0, -len(by_row) % BLOCK))
         return self._scales(padded.unflatten(0, (-1, BLOCK)).amax(dim=1))
 
     def _of_tensor(self, tensor: LazyTensor) -> Any:
