@@ -184,6 +184,7 @@ class Worker:
         self.hub = hub
         policy = FilePolicy(
             job_dir=str(folder / "jobs"),
+            cas_dir=str(folder / "cas"),
             download_backoff_s=0.01,
             upload_tries=2,
             upload_backoff_s=0,

@@ -134,6 +134,7 @@ class Directories(Protocol):
         request_id: str,
         checkpoint_id: str = "",
         attributes: Mapping[str, Any] | None = None,
+        is_dataset: bool = False,
     ) -> str | None:
         """Return the local directory of a job's source or dataset; None when it is not here.
 
@@ -142,6 +143,7 @@ class Directories(Protocol):
             request_id: The call that asks.
             checkpoint_id: The one that is meant, whatever the tag of `ref` says.
             attributes: What the flavor must have, where neither `ref` nor an id names it.
+            is_dataset: Whether a dataset is meant, should a repository have that name, too.
         """
         ...
 

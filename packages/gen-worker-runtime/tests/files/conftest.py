@@ -214,7 +214,12 @@ def making_files(folder: Path) -> Iterator[MakeFiles]:
         *, told: Events | None = None, default: JobScope | None = None, **policy: Any
     ) -> WorkerFiles:
         chosen = FilePolicy(
-            **{"job_dir": str(folder / "jobs"), "download_backoff_s": 0.01, **policy}
+            **{
+                "job_dir": str(folder / "jobs"),
+                "cas_dir": str(folder / "cas"),
+                "download_backoff_s": 0.01,
+                **policy,
+            }
         )
         made.append(WorkerFiles(chosen, told or Told(), default=default))
         return made[-1]

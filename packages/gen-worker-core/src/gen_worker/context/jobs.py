@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from gen_worker.context.publishing import checked_tags, skipped
+from gen_worker.context.publishing import checked_tags, checked_visibility, skipped
 from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.file_values import file_plan
 from gen_worker.ports import Directories
@@ -185,6 +185,7 @@ class DatasetKind(JobKind):
     async def before(self, call: Call, ctx: Any) -> None:
         ctx._extra["makes_dataset"] = True
         await super().before(call, ctx)
+        _visibility(ctx)  # not only once the work is done
 
     async def _commit(
         self, call: Call, ctx: Any, stored: list[Produced], destination: str
@@ -200,9 +201,15 @@ class DatasetKind(JobKind):
             kind=str(info.get("kind", "")),
             dataset_info=info,
             snapshot_manifest=stored[0].entries(),
-            visibility=ctx.destination.get("visibility", "private"),
+            visibility=_visibility(ctx),
+            tags=ctx.destination.get("tags"),
         )
         return answer
+
+
+def _visibility(ctx: Any) -> str:
+    """Return who may see the dataset that a job makes; nobody else by default."""
+    return checked_visibility(ctx.destination.get("visibility") or "private")
 
 
 def _check_refs(payload: Mapping[str, Any]) -> None:

@@ -183,12 +183,19 @@ async def store_flavor(
 
 
 def dataset_info(flavor: ProducedFlavor) -> dict[str, Any]:
-    """Return the `dataset_info.json` of a dataset; empty when it has none."""
+    """Return the `dataset_info.json` of a dataset; empty when it has none.
+
+    Raises:
+        ValidationError: It is no JSON object.
+    """
+    path = os.path.join(flavor.path, "dataset_info.json")
     try:
-        with open(os.path.join(flavor.path, "dataset_info.json"), "rb") as file:
+        with open(path, "rb") as file:
             info: dict[str, Any] = msgspec.json.decode(file.read(), type=dict[str, Any])
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except msgspec.MsgspecError as error:
+        raise ValidationError(f"{path!r} is no JSON object: {error}") from error
     return info
 
 

@@ -6,7 +6,13 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gen_worker.context.publishing import checked_destination, refuse_unknown, skipped
+from gen_worker.context.publishing import (
+    checked_destination,
+    checked_tags,
+    checked_visibility,
+    refuse_unknown,
+    skipped,
+)
 from gen_worker.context.request import RequestContext
 from gen_worker.errors import ArtifactTransferError, ValidationError
 from gen_worker.ports import Directories, RepoMetadata
@@ -31,6 +37,8 @@ class DatasetFields(TypedDict, total=False):
     visibility: str
     kind: str
     dataset_info: Mapping[str, Any] | None
+    tags: Sequence[str] | None
+    """They move to the new revision."""
 
 
 _DATASET_DEFAULTS: DatasetFields = {
@@ -39,6 +47,7 @@ _DATASET_DEFAULTS: DatasetFields = {
     "visibility": "private",
     "kind": "",
     "dataset_info": None,
+    "tags": None,
 }
 
 
@@ -110,20 +119,26 @@ class ProducerContext(RequestContext):
         return Path(dest)
 
     def resolve_dataset(self, ref: str, *, checkpoint_id: str | None = None) -> str:
-        """Return the local directory of a dataset.
+        """Return the local directory of a dataset, which stays until the call has ended.
 
         Args:
-            ref: `owner/name`, or a directory of this machine.
-            checkpoint_id: Digest or number of one of its revisions; the newest by default.
+            ref: `owner/name` or `owner/name:tag`, or a directory of this machine.
+            checkpoint_id: Digest or number of one of its revisions, whatever the tag says. The
+                newest by default.
 
         Raises:
-            ArtifactTransferError: It is not on this machine, or has no such revision.
+            ArtifactTransferError: It is not on this machine, or has no such revision or tag.
         """
         found: str | None = None
         if self._ports is not None and isinstance(self._ports.files, Directories):
             find = self._ports.files.find_directory
             found = self._block(
-                find(ref, request_id=self.request_id, checkpoint_id=checkpoint_id or "")
+                find(
+                    ref,
+                    request_id=self.request_id,
+                    checkpoint_id=checkpoint_id or "",
+                    is_dataset=True,
+                )
             )
         if found is None:
             raise ArtifactTransferError(
@@ -297,10 +312,8 @@ class DatasetContext(ProducerContext):
         """Await `publish_dataset_revision`."""
         refuse_unknown(fields, _DATASET_DEFAULTS, "publish_dataset_revision")
         manifest = {**_DATASET_DEFAULTS, **fields, "features_json": features_json}
-        if manifest["visibility"] not in ("private", "public"):
-            raise ValidationError(
-                f"visibility must be 'private' or 'public', not {manifest['visibility']!r}"
-            )
+        checked_visibility(manifest["visibility"])
+        manifest["tags"] = checked_tags(fields.get("tags")) or None
         dataset = checked_destination(destination_dataset, "destination_dataset")
         self.raise_if_canceled()
         revisions = self._revisions

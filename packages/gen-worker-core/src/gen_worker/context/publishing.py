@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
     from gen_worker.ports import Publisher
 
-__all__ = ["Revisions", "checked_destination", "checked_tags", "refuse_unknown", "skipped"]
+__all__ = [
+    "Revisions",
+    "checked_destination",
+    "checked_tags",
+    "checked_visibility",
+    "refuse_unknown",
+    "skipped",
+]
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -44,6 +51,13 @@ def checked_destination(repo: str, name: str) -> str:
     if not text:
         raise ValidationError(f"{name} must be 'owner/name', not {repo!r}")
     return text
+
+
+def checked_visibility(visibility: Any) -> str:
+    """Return who may see a dataset; anything but `private` and `public` is a `ValidationError`."""
+    if visibility not in ("private", "public"):
+        raise ValidationError(f"visibility must be 'private' or 'public', not {visibility!r:.120}")
+    return str(visibility)
 
 
 def refuse_unknown(fields: Mapping[str, Any], known: Mapping[str, Any], method: str) -> None:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gen_worker.errors import ValidationError
+from gen_worker.errors import ArtifactTransferError, ValidationError
 from gen_worker.models.hub.answers import raise_for_model
 from gen_worker.models.hub.connection import raise_for, segment
-from gen_worker.models.hub.errors import HubAuthError, NotOnHubError
-from gen_worker.models.hub.wire import LATEST, check_tags
+from gen_worker.models.hub.errors import PROVIDER, HubAuthError, NotOnHubError
+from gen_worker.models.hub.wire import DATASET_FILES, LATEST, check_tags
+from gen_worker.models.ref_types import DEFAULT_TAG
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gen_worker.models.hub.capability import Capability, Permissions
     from gen_worker.models.hub.connection import HubConnection, Reply
 
@@ -148,21 +151,28 @@ class RepositoryCalls:
         )
         return _items(reply)
 
-    def find_dataset(self, owner: str, name: str, *, revision: str = "") -> dict[str, Any] | None:
+    def find_dataset(
+        self, owner: str, name: str, *, revision: str = "", tag: str = ""
+    ) -> dict[str, Any] | None:
         """Return the dataset of a name, upper and lower case alike.
 
         Args:
             owner: Whose it is.
             name: What it is called.
-            revision: Number or digest of one of its revisions; the newest unless given.
+            revision: Number or digest of one of its revisions.
+            tag: Of a revision, where no other is named. `latest` and nothing are the newest one,
+                and so is the default tag of refs while no revision has it.
 
         Raises:
-            NotOnHubError: It has no such revision.
+            NotOnHubError: It has no such revision or tag.
         """
         folded = name.lower()
         found = (item for item in self.datasets(owner) if str(item.get("name")).lower() == folded)
         newest = next(found, None)
-        if newest is None or revision in ("", str(newest.get("revision_digest"))):
+        if newest is None:
+            return None
+        revision = revision or _tagged(newest, tag)
+        if revision in ("", str(newest.get("revision_digest"))):
             return newest
         if revision.isdecimal():
             return self._dataset_revision(newest, revision)
@@ -189,31 +199,55 @@ class RepositoryCalls:
         *,
         visibility: str = "private",
         row_artifacts: Any = None,
+        tags: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Publish a revision of a dataset, which is made when there is none.
 
+        Its tags move with it, at once.
+
         Returns:
-            `{"ok", "dataset_id", "owner", "name", "existed"}`.
+            `{"ok", "dataset_id", "owner", "name", "existed"}`, and `revision` with
+            `revision_digest` where the hub tells them.
+
+        Raises:
+            ArtifactTransferError: The hub keeps other files than were published.
         """
         known = self.find_dataset(owner, name)
         body: dict[str, Any] = {"schema": dict(schema), "visibility": visibility}
-        if row_artifacts is not None:
-            body["row_artifacts"] = row_artifacts
+        body |= {"row_artifacts": row_artifacts} if row_artifacts is not None else {}
+        body |= {"tags": list(check_tags(tags))} if tags else {}
+        path, method = "/api/v1/datasets", "POST"
         if known is None:
             body |= {"owner": owner, "name": name}
-            reply = self.connection.ask("POST", "/api/v1/datasets", phase="dataset", body=body)
-            dataset_id = str(reply.record("dataset").get("id") or "")
         else:
-            dataset_id = str(known.get("id") or "")
-            path = f"/api/v1/datasets/{segment(dataset_id)}"
-            self.connection.ask("PATCH", path, phase="dataset", body=body)
-        return {
+            path, method = f"{path}/{segment(str(known.get('id')))}", "PATCH"
+        made = self.connection.ask(method, path, phase="dataset", body=body).record("dataset")
+        answer = {
             "ok": True,
-            "dataset_id": dataset_id,
+            "dataset_id": str((known or made).get("id") or ""),
             "owner": owner,
             "name": name,
             "existed": known is not None,
         }
+        answer |= {name: made[name] for name in ("revision", "revision_digest") if name in made}
+        self._check_published(answer, schema)
+        return answer
+
+    def _check_published(self, answer: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+        """Read a revision again: a dataset that is not as it was published is a failure."""
+        number = str(answer.get("revision") or "")
+        if number:
+            kept = self._dataset_revision({"id": answer["dataset_id"], **answer}, number)
+        else:  # a hub that does not count revisions
+            kept = self.find_dataset(answer["owner"], answer["name"]) or {}
+        files = (kept.get("schema") or {}).get(DATASET_FILES)
+        if files != schema.get(DATASET_FILES):
+            raise ArtifactTransferError(
+                f"the hub keeps other files of dataset '{answer['owner']}/{answer['name']}' than "
+                "were published: publish it again",
+                provider=PROVIDER,
+                phase="dataset",
+            )
 
 
 def _repo(owner: str, repo: str) -> str:
@@ -225,3 +259,16 @@ def _items(reply: Reply) -> list[dict[str, Any]]:
     if not isinstance(items, list):
         return []
     return msgspec.convert([item for item in items if isinstance(item, dict)], list[dict[str, Any]])
+
+
+def _tagged(dataset: Mapping[str, Any], tag: str) -> str:
+    """Return the number of the revision that has a tag; empty for the newest."""
+    if tag in ("", LATEST):
+        return ""
+    tags = dataset.get("tags") or {}
+    if tag not in tags and tag != DEFAULT_TAG:
+        raise NotOnHubError(
+            f"dataset '{dataset.get('owner')}/{dataset.get('name')}' has no tag {tag!r:.100}: it "
+            f"has {', '.join(map(repr, sorted(tags))) or 'none'}",
+        )
+    return str(tags.get(tag, ""))

@@ -14,6 +14,7 @@ from gen_worker.models.snapshot import Snapshot, snapshot_from_record
 
 __all__ = [
     "CHUNK_BYTES",
+    "DATASET_FILES",
     "DEFAULT_FLAVOR",
     "LATEST",
     "PART_BYTES",
@@ -41,6 +42,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 """What one hash of a blob's list of hashes covers."""
 LATEST = "latest"
 """The tag that moves by itself with every publication."""
+DATASET_FILES = "__cozy_snapshot_manifest__"
+"""Key of a dataset's schema that lists its files."""
 DEFAULT_FLAVOR = "default"
 """The flavor of what is published without a name for one."""
 

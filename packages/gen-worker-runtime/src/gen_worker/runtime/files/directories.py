@@ -3,61 +3,100 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
-from gen_worker.errors import ArtifactTransferError, ValidationError
-from gen_worker.paths import safe_join
+from gen_worker.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gen_worker.models.hub import FileEntry, HubClient
+    from gen_worker.models.hub import HubClient
     from gen_worker.models.refs import TensorhubRef
     from gen_worker.runtime.files.requests import Request
 
-__all__ = ["fetch_directory"]
+__all__ = ["Wanted", "fetch_directory"]
 
 _FOLDER = "directories"
-_MANIFEST = "__cozy_snapshot_manifest__"
 _AXES = ("dtype", "file_layout", "file_type")
 _BARE_ID_CHARS = 64
 
 
-def fetch_directory(
-    request: Request, ref: str, checkpoint_id: str, attributes: Mapping[str, Any]
-) -> str | None:
+class Wanted(NamedTuple):
+    """Which directory; see the `Directories` port."""
+
+    ref: str
+    checkpoint_id: str
+    attributes: Mapping[str, Any]
+    is_dataset: bool
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether a number names a revision, as only those of datasets have."""
+        return self.checkpoint_id.isdecimal() and len(self.checkpoint_id) < _BARE_ID_CHARS
+
+
+def fetch_directory(request: Request, wanted: Wanted, cas_dir: str | None) -> str | None:
     """Bring a repository or a dataset here; return its directory, None when the hub has neither.
 
     The directory of a repository is named after its checkpoint. See the `Directories` port for
     what chooses it.
 
+    Args:
+        request: Who asks; a dataset stays here until it has ended.
+        wanted: What is asked for.
+        cas_dir: The content store that keeps datasets; see `FilePolicy`.
+
     Raises:
-        ValidationError: `ref` is none, or the hub cannot choose by these attributes.
+        ValidationError: Its ref is none, or the hub cannot choose by these attributes.
         AuthError: The job may not read it.
         ArtifactTransferError: It cannot be had.
+        ResourceError: There is no room for it.
     """
-    from gen_worker.models.hub import HubAuthError, RepoNotFoundError, pull_folder
+    from gen_worker.models.hub import HubAuthError
     from gen_worker.models.refs import TensorhubRef, parse_ref
 
-    parsed = parse_ref(ref)
-    if not request.scope.has_hub or not isinstance(parsed, TensorhubRef):
+    ref = parse_ref(wanted.ref)
+    if not request.scope.has_hub or not isinstance(ref, TensorhubRef):
+        return None
+    refused: HubAuthError | None = None
+    # Tokens name repositories, not datasets: either may be refused while the other is there.
+    for is_dataset in (wanted.is_dataset, not wanted.is_dataset):
+        try:
+            if is_dataset:
+                found = _dataset(request, ref, wanted, cas_dir)
+            else:
+                found = _repository(request, ref, wanted)
+        except HubAuthError as error:
+            refused, found = refused or error, None
+        if found is not None:
+            return found
+    if refused is not None:
+        raise refused
+    return None
+
+
+def _repository(request: Request, ref: TensorhubRef, wanted: Wanted) -> str | None:
+    from gen_worker.models.hub import RepoNotFoundError, pull_folder
+
+    if wanted.is_numbered:
         return None
     client, folder = request.client(), request.new_path(_FOLDER)
-    if checkpoint_id.isdecimal() and len(checkpoint_id) < _BARE_ID_CHARS:  # only datasets count
-        return folder if _fetch_dataset(request, client, parsed, folder, checkpoint_id) else None
     try:
-        pinned = _pinned(request, client, parsed, checkpoint_id, attributes)
-        return pull_folder(
-            client, pinned, os.path.join(folder, pinned.digest), cancel=request.token
-        ).folder
-    except (RepoNotFoundError, HubAuthError) as error:  # tokens name no datasets
-        if _fetch_dataset(request, client, parsed, folder, checkpoint_id):
-            return folder
-        if isinstance(error, HubAuthError):
-            raise
+        pinned = _pinned(request, client, ref, wanted.checkpoint_id, wanted.attributes)
+        place = os.path.join(folder, pinned.digest)
+        return pull_folder(client, pinned, place, cancel=request.token).folder
+    except RepoNotFoundError:
         return None
+
+
+def _dataset(
+    request: Request, ref: TensorhubRef, wanted: Wanted, cas_dir: str | None
+) -> str | None:
+    from gen_worker.runtime.files.datasets import find_snapshot, held_snapshot
+
+    revision = wanted.checkpoint_id or ref.digest
+    snapshot = find_snapshot(request.client(), ref, revision)
+    return None if snapshot is None else held_snapshot(request, snapshot, cas_dir)
 
 
 def _pinned(
@@ -94,41 +133,3 @@ def _pinned(
                 "source.attributes say: change either"
             )
     return TensorhubRef(owner=ref.owner, repo=ref.repo, digest=found.snapshot.checkpoint_id)
-
-
-def _fetch_dataset(
-    request: Request, client: HubClient, ref: TensorhubRef, folder: str, revision: str
-) -> bool:
-    from gen_worker.models.fetch import Fetcher, FileToFetch, Location
-    from gen_worker.models.net import Opener
-
-    entries = _entries(client.find_dataset(ref.owner, ref.repo, revision=revision))
-    headers = tuple(client.connection.headers().items())
-    files = [
-        FileToFetch(
-            destination=safe_join(folder, entry.path),
-            locations=(Location(client.blob_url(entry.digest), headers),),
-            size_bytes=entry.size_bytes,
-            digest=entry.digest,
-        )
-        for entry in entries
-    ]
-    opener = Opener(trusted=(request.scope.base_url,))
-    try:
-        Fetcher(opener, durable=False).fetch(files, token=request.token)
-    finally:
-        opener.close()
-    return bool(files)
-
-
-def _entries(dataset: dict[str, Any] | None) -> tuple[FileEntry, ...]:
-    """Return the files of a dataset; none when there is no dataset, or no list of its files."""
-    from gen_worker.models.hub import FileEntry
-
-    schema = (dataset or {}).get("schema") or {}
-    try:
-        return msgspec.convert(schema.get(_MANIFEST) or (), tuple[FileEntry, ...])
-    except (msgspec.ValidationError, AttributeError) as error:
-        raise ArtifactTransferError(
-            f"the hub's dataset has no list of files: {error}", phase="resolve"
-        ) from error

@@ -140,12 +140,14 @@ class WorkerFiles:
         request_id: str,
         checkpoint_id: str = "",
         attributes: Mapping[str, Any] | None = None,
+        is_dataset: bool = False,
     ) -> str | None:
         """Bring a job's source or a dataset here; see the `Directories` port."""
-        from gen_worker.runtime.files.directories import fetch_directory
+        from gen_worker.runtime.files.directories import Wanted, fetch_directory
 
+        wanted = Wanted(ref, checkpoint_id, attributes or {}, is_dataset)
         request = self.requests.get(request_id)
-        return await self.away(fetch_directory, request, ref, checkpoint_id, attributes or {})
+        return await self.away(fetch_directory, request, wanted, self.policy.cas_dir)
 
     async def release(self, request_id: str) -> None:
         """Remove what was written for a request, and give up what it did not finish."""

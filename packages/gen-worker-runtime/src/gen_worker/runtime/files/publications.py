@@ -10,7 +10,7 @@ import msgspec
 from gen_worker.context.refs import output_root
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub import FileEntry, Lineage
-from gen_worker.models.hub.wire import DEFAULT_FLAVOR, FlavorFacts, FlavorPublication
+from gen_worker.models.hub.wire import DATASET_FILES, DEFAULT_FLAVOR, FlavorFacts, FlavorPublication
 
 if TYPE_CHECKING:
     from gen_worker.models.hub import Uploaded
@@ -53,7 +53,7 @@ def dataset_schema(manifest: Mapping[str, Any]) -> dict[str, Any]:
     more = {
         "__cozy_kind__": manifest.get("kind"),
         "__cozy_dataset_info__": manifest.get("dataset_info"),
-        "__cozy_snapshot_manifest__": [
+        DATASET_FILES: [
             msgspec.to_builtins(entry) for entry in _entries(manifest.get("snapshot_manifest"))
         ],
     }

@@ -178,6 +178,7 @@ class HubPublisher:
             dataset_schema(manifest),
             visibility=str(manifest.get("visibility") or "private"),
             row_artifacts=manifest.get("row_artifacts_json"),
+            tags=manifest.get("tags") or (),
         )
 
 

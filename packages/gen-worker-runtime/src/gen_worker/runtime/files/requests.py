@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gen_worker.cancel import CancelToken
@@ -12,6 +13,7 @@ from gen_worker.errors import CanceledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from gen_worker.models.hub import HubClient, Revision, Uploaded
     from gen_worker.runtime.files.scope import JobScope
@@ -52,6 +54,7 @@ class Request:
         self._client: HubClient | None = None
         self._token: CancelToken | None = None
         self._is_closed = False
+        self._kept = ExitStack()
 
     def __repr__(self) -> str:
         return f"<Request {self.id!r} of {self.scope!r}>"
@@ -115,6 +118,13 @@ class Request:
                 self._client = HubClient(scope.base_url, scope.capability_token, owner=scope.owner)
             return self._client
 
+    def keep(self, lease: AbstractContextManager[str]) -> str:
+        """Hold what others must not remove until the request has ended; return where it is."""
+        with self._lock:
+            if self._is_closed:
+                raise CanceledError("the request has ended")
+            return self._kept.enter_context(lease)
+
     def close(self) -> None:
         """Give up what was begun and remove the request's files. Blocks."""
         for stream in self.streams:
@@ -128,6 +138,8 @@ class Request:
                 self._is_closed = True
                 directory, self._directory = self._directory, ""
                 client, self._client = self._client, None
+                kept = self._kept.pop_all()
+            kept.close()
             if directory:
                 self._workplace.remove(directory)
             if client is not None:

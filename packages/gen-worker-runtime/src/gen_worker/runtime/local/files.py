@@ -61,12 +61,15 @@ class LocalFiles(LocalOutputs):
         request_id: str,
         checkpoint_id: str = "",
         attributes: Mapping[str, Any] | None = None,
+        is_dataset: bool = False,
     ) -> str | None:
         """Return a directory that `ref` names: as a path, or as a model that is here already."""
         if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
         path = os.path.abspath(os.path.expanduser(ref))
-        return path if os.path.isdir(path) else await off_loop(self._stored_model, ref)
+        if os.path.isdir(path):
+            return path
+        return None if is_dataset else await off_loop(self._stored_model, ref)
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
         stream = await super().open_output(ref, options, request_id=request_id)

@@ -142,10 +142,10 @@ class Repositories:
         return self._client
 
     def _dataset_snapshot(self, ref: TensorhubRef) -> Snapshot | None:
-        """Return the files of a published dataset as it is now; None when there is none."""
+        """Return the files of a published dataset; None when there is none."""
         from gen_worker.models.snapshot import SnapshotFile, parse_blake3, snapshot_of
 
-        found = self._hub().find_dataset(ref.owner, ref.repo)
+        found = self._hub().find_dataset(ref.owner, ref.repo, tag=ref.tag)
         schema = (found or {}).get("schema")
         listed = schema.get(_DATASET_FILES) if isinstance(schema, dict) else None
         if not listed:

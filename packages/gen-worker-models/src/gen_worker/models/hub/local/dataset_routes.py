@@ -9,11 +9,12 @@ import msgspec
 
 from gen_worker.errors import ValidationError
 from gen_worker.models.hub.local.asgi import Answer
-from gen_worker.models.hub.local.names import check_repo
+from gen_worker.models.hub.local.names import check_repo, check_tag
 from gen_worker.models.hub.local.refusals import Refusal
 from gen_worker.models.hub.local.requests import DatasetBody
 from gen_worker.models.hub.local.rooms import document
 from gen_worker.models.hub.local.routing import Route
+from gen_worker.models.hub.wire import DATASET_FILES
 from gen_worker.models.snapshot import SnapshotFile, parse_blake3
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.database import Row
     from gen_worker.models.hub.local.rooms import Rooms
 
-__all__ = ["MANIFEST_KEY", "DatasetRoutes"]
+__all__ = ["DatasetRoutes"]
 
-MANIFEST_KEY = "__cozy_snapshot_manifest__"
-"""Key of a dataset's schema that lists its files."""
 _VISIBILITIES = ("private", "public")
 
 
@@ -80,10 +79,12 @@ class DatasetRoutes:
                 self._rooms.now(),
             )
             self._add_revision(dataset, {"visibility": "private", "schema": {}}, body)
-        return Answer({"id": dataset, "owner": owner, "name": name}, status=201)
+            row = self._rooms.database.row("SELECT * FROM datasets WHERE id = ?", dataset)
+            assert row is not None, "made just now"
+        return Answer(self._described(row), status=201)
 
     def update(self, call: Call) -> Answer:
-        """Add a revision; the ones before stay readable."""
+        """Add a revision and move tags to it; the ones before stay readable."""
         body = call.read(DatasetBody)
         with self._rooms.database.writing():
             row = self._need(call, "write")
@@ -91,7 +92,7 @@ class DatasetRoutes:
         return Answer(self._described(row))
 
     def _add_revision(self, dataset: str, before: dict[str, Any], body: DatasetBody) -> None:
-        after = dict(before)
+        after = {name: value for name, value in before.items() if name != "tags"}
         if body.visibility is not None:
             if body.visibility not in _VISIBILITIES:
                 raise Refusal(
@@ -100,20 +101,26 @@ class DatasetRoutes:
             after["visibility"] = body.visibility
         if body.schema is not None:
             after["schema"] = body.schema
-            self._keep_blobs(dataset, body.schema.get(MANIFEST_KEY))
+            self._keep_blobs(dataset, body.schema.get(DATASET_FILES))
         if body.row_artifacts is not None:
             after["row_artifacts"] = body.row_artifacts
         text = msgspec.json.encode(after, order="deterministic")
+        row = self._rooms.database.row(
+            "SELECT 1 + coalesce(max(seq), 0) AS seq FROM dataset_revisions WHERE dataset = ?",
+            dataset,
+        )
+        assert row is not None, "an aggregate"
+        moved = dict.fromkeys(map(check_tag, body.tags), row["seq"])
+        tagged = {**after, "tags": {**before.get("tags", {}), **moved}}
         from blake3 import blake3
 
         self._rooms.database.run(
             "INSERT INTO dataset_revisions (dataset, seq, digest, document, created_at) "
-            "SELECT ?, 1 + coalesce((SELECT max(seq) FROM dataset_revisions WHERE dataset = ?), 0),"
-            " ?, ?, ?",
+            "VALUES (?, ?, ?, ?, ?)",
             dataset,
-            dataset,
+            row["seq"],
             f"blake3:{blake3(text).hexdigest()}",
-            text.decode(),
+            msgspec.json.encode(tagged).decode(),
             self._rooms.now(),
         )
 
@@ -128,10 +135,10 @@ class DatasetRoutes:
                 SnapshotFile(path=entry["path"], size_bytes=entry["size_bytes"], blake3=digest)
                 digests.add(digest)
         except ValidationError as error:
-            raise Refusal(422, "invalid_manifest", f"{MANIFEST_KEY}: {error}") from error
+            raise Refusal(422, "invalid_manifest", f"{DATASET_FILES}: {error}") from error
         except (TypeError, KeyError, AttributeError) as error:
             raise Refusal(
-                422, "invalid_manifest", f"{MANIFEST_KEY} is no list of path, digest, size_bytes"
+                422, "invalid_manifest", f"{DATASET_FILES} is no list of path, digest, size_bytes"
             ) from error
         missing = sorted(digest for digest in digests if self._rooms.blobs.size(digest) is None)
         if missing:

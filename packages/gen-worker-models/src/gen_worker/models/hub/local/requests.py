@@ -132,6 +132,8 @@ class DatasetBody(msgspec.Struct, frozen=True, kw_only=True):
     visibility: str | None = None
     schema: dict[str, Any] | None = None
     row_artifacts: Any = None
+    tags: tuple[str, ...] = ()
+    """Set to the revision that this makes."""
 
 
 class ConstraintsBody(msgspec.Struct, frozen=True, kw_only=True):
