@@ -31,6 +31,7 @@ __all__ = [
     "peft_config",
     "peft_parts",
     "side_of",
+    "text_module",
 ]
 
 METADATA = "lora_adapter_metadata"
@@ -206,18 +207,18 @@ def home_of(key: str, component: str) -> tuple[str, str] | None:
     """Return component and module; None when the name is of no known kind."""
     start, _, module = key.partition(".")
     if start in _COMPONENTS and module:
-        return start, _text(start, module)
+        return start, text_module(start, module)
     if start == "diffusion_model" and module:  # of ComfyUI
         return _denoiser(module)
     if key.startswith(_PEFT):
         module = key.removeprefix(_PEFT)
-        return component, _text(component, module)
+        return component, text_module(component, module)
     for prefix, owner in _KOHYA.items():
         if key.startswith(prefix):
             name = dotted(key.removeprefix(prefix))
             if name is None:
                 return None
-            return _denoiser(name) if owner == "unet" else (owner, _text(owner, name))
+            return _denoiser(name) if owner == "unet" else (owner, text_module(owner, name))
     return None
 
 
@@ -225,7 +226,7 @@ def _denoiser(module: str) -> tuple[str, str]:
     return ("transformer" if module.startswith(_TRANSFORMER) else "unet"), module
 
 
-def _text(component: str, module: str) -> str:
+def text_module(component: str, module: str) -> str:
     """Return a CLIP's module with what transformers before 5.6 has before it."""
     is_bare = component.startswith("text_encoder") and module.startswith("encoder.layers.")
     return f"text_model.{module}" if is_bare else module
