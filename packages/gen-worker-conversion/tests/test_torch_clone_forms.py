@@ -201,7 +201,11 @@ def test_a_denoiser_becomes_a_gguf_file(
 ) -> None:
     """Whatever the components are that other methods would quantise."""
     here.sites.repos["some/model"] = pipeline
-    output = clone.from_huggingface(here.context(), ask(outputs=["q8_0"]), providers=here.providers)
+    output = clone.from_huggingface(
+        here.context(),
+        ask(outputs=["q8_0"], quantize_components=["text_encoder"]),
+        providers=here.providers,
+    )
     assert output.metadata["failed_flavors"] == []
     files = here.published("acme/model:latest#q8_0", tmp_path / "out")
     assert "model-unet-Q8_0.gguf" in files
