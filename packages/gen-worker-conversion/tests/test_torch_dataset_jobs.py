@@ -64,25 +64,123 @@ def prompts(worker: Worker, ref: str, **chosen: Any) -> list[str]:
     return [row["prompt"] for row in READ.pop()]
 
 
-def publish(worker: Worker, ref: str, text: str) -> dict[str, Any]:
-    answer = worker.run("make", {"destination": {"ref": ref}, "text": text})
+def publish(worker: Worker, ref: str, text: str, *tags: str, count: int = 3) -> dict[str, Any]:
+    destination = {"ref": ref, "tags": list(tags)}
+    answer = worker.run("make", {"destination": destination, "text": text, "count": count})
     assert not hasattr(answer, "error_type"), answer
     published: dict[str, Any] = answer["published"]
     return published
 
 
-def test_a_dataset_published_twice_is_read_as_it_is_now_and_was(worker: Worker, hub: Hub) -> None:
+def test_a_revision_stays_what_it_is(worker: Worker, hub: Hub) -> None:
     assert publish(worker, "acme/cats", "cat")["existed"] is False
-    assert prompts(worker, "acme/cats") == ["cat 0", "cat 1", "cat 2"]
     with hub.client() as client:
         first = (client.find_dataset("acme", "cats") or {})["revision_digest"]
-
-    assert publish(worker, "acme/cats", "dog")["existed"] is True
+    again = publish(worker, "acme/cats", "dog")
+    assert (again["existed"], again["revision"]) == (True, 2)
     assert prompts(worker, "acme/cats") == ["dog 0", "dog 1", "dog 2"]
     assert prompts(worker, "acme/cats", split="test") == ["dog held out"]
-    # A revision stays what it is.
-    assert prompts(worker, "acme/cats", checkpoint_id="1") == ["cat 0", "cat 1", "cat 2"]
-    assert prompts(worker, "acme/cats", checkpoint_id=first) == ["cat 0", "cat 1", "cat 2"]
+    for chosen in ({"checkpoint_id": "1"}, {"checkpoint_id": first}):
+        assert prompts(worker, "acme/cats", **chosen) == ["cat 0", "cat 1", "cat 2"]
+    assert prompts(worker, f"acme/cats@{first}") == ["cat 0", "cat 1", "cat 2"]
+
+
+def test_tags_name_revisions(worker: Worker) -> None:
+    """As those of models: a ref without one means `prod`, where a revision has it."""
+    publish(worker, "acme/tagged", "first", "prod", "v1")
+    publish(worker, "acme/tagged", "second")
+    publish(worker, "acme/tagged", "third", "v3")
+    for ref, text in (
+        ("acme/tagged", "first"),
+        ("acme/tagged:v1", "first"),
+        ("acme/tagged:latest", "third"),
+        ("acme/tagged:v3", "third"),
+    ):
+        assert prompts(worker, ref)[0] == f"{text} 0", ref
+    publish(worker, "acme/tagged", "fourth", "prod")
+    assert prompts(worker, "acme/tagged")[0] == "fourth 0"
+    assert prompts(worker, "acme/tagged:v1")[0] == "first 0"
+
+
+def fetched(hub: Hub) -> int:
+    """Return how many files were fetched, and begin to count anew."""
+    count = sum(method == "GET" and path.endswith("/content") for method, path in hub.asked)
+    hub.forget()
+    return count
+
+
+def test_equal_files_are_fetched_once(worker: Worker, hub: Hub) -> None:
+    publish(worker, "acme/kept", "cat")
+    hub.forget()
+    assert prompts(worker, "acme/kept") == ["cat 0", "cat 1", "cat 2"]
+    assert fetched(hub) == 3
+    assert prompts(worker, "acme/kept") == ["cat 0", "cat 1", "cat 2"]
+    publish(worker, "acme/as-kept", "cat")
+    assert prompts(worker, "acme/as-kept") == ["cat 0", "cat 1", "cat 2"]
+    assert fetched(hub) == 0
+    publish(worker, "acme/kept", "cat", count=4)
+    hub.forget()
+    assert len(prompts(worker, "acme/kept")) == 4
+    assert fetched(hub) == 2  # the other split is what it was
+
+
+def test_a_damaged_file_is_fetched_again(worker: Worker, hub: Hub) -> None:
+    publish(worker, "acme/damaged", "cat")
+    assert prompts(worker, "acme/damaged") == ["cat 0", "cat 1", "cat 2"]
+    blobs = [path for path in (worker.folder / "cas" / "blobs").rglob("*") if path.is_file()]
+    assert len(blobs) == 3
+    for path in blobs:
+        content = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    hub.forget()
+    assert prompts(worker, "acme/damaged") == ["cat 0", "cat 1", "cat 2"]
+    assert fetched(hub) == 3
+
+
+def test_what_a_job_reads_is_not_evicted(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gen_worker.models.store import ContentStore
+
+    store = ContentStore(worker.folder / "cas", reserve_bytes=0)
+    publish(worker, "acme/leased", "cat")
+    whole = Dataset.verify
+
+    def evicted(dataset: Dataset) -> int:
+        store.collect(0)
+        return whole(dataset)
+
+    monkeypatch.setattr(Dataset, "verify", evicted)
+    assert prompts(worker, "acme/leased") == ["cat 0", "cat 1", "cat 2"]
+    store.collect(0)
+    assert store.snapshots() == ()
+
+
+def test_a_dataset_is_meant_where_a_model_has_the_same_name(
+    worker: Worker, hub: Hub, tmp_path: Path
+) -> None:
+    from gen_worker.models.hub import publish_folder
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    publish(worker, "acme/both", "cat")
+    with hub.client() as client:
+        publish_folder(client, tmp_path / "model", "acme/both")
+    assert prompts(worker, "acme/both") == ["cat 0", "cat 1", "cat 2"]
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [({"visibility": "secret"}, "'secret'"), ({"tags": ["latest"]}, "'latest'")],
+)
+def test_a_destination_is_checked_before_the_work(
+    worker: Worker, hub: Hub, destination: dict[str, Any], message: str
+) -> None:
+    hub.forget()
+    payload = {"destination": {"ref": "acme/no", **destination}, "text": "cat"}
+    failure = worker.run("make", payload)
+    assert failure.error_type == "validation", failure
+    assert message in failure.message
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize(
@@ -92,6 +190,7 @@ def test_a_dataset_published_twice_is_read_as_it_is_now_and_was(worker: Worker, 
         ({"checkpoint_id": "7"}, "revision"),
         ({"checkpoint_id": "blake3:" + "0" * 64}, "has no revision"),
         ({"ref": "acme/none"}, "is not on this machine"),
+        ({"ref": "acme/birds:v9"}, "has no tag 'v9'"),
     ],
 )
 def test_what_is_not_there_is_named(worker: Worker, chosen: dict[str, Any], message: str) -> None:

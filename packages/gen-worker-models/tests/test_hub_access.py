@@ -13,7 +13,7 @@ import jwt
 import pytest
 from blake3 import blake3
 
-from gen_worker.errors import AuthError, ValidationError
+from gen_worker.errors import ArtifactTransferError, AuthError, ValidationError
 from gen_worker.models.hub import (
     HubAuthError,
     HubClient,
@@ -22,6 +22,7 @@ from gen_worker.models.hub import (
     IngestRequest,
     LocalHub,
     NoCompatibleArtifactError,
+    NotOnHubError,
     PublicModelError,
     RepoNotFoundError,
     publish_folder,
@@ -339,6 +340,45 @@ def test_a_datasets_revisions_stay_as_they_were(module_hub: RunningHub, tmp_path
         with pytest.raises(HubRequestError):
             client.put_dataset("acme", "prompts", schema, visibility="secret")
         assert client.find_dataset("acme", "other") is None
+
+
+def test_tags_of_datasets_move_with_a_publication(module_hub: RunningHub) -> None:
+    with module_hub.client() as client:
+        for number, tags in enumerate((["prod", "V1"], [], ["prod"]), 1):
+            schema = {"features": {"n": str(number)}}
+            answer = client.put_dataset("acme", "tagged", schema, tags=tags)
+            assert answer["revision"] == number
+        found = {
+            tag: (client.find_dataset("acme", "tagged", tag=tag) or {})["revision"]
+            for tag in ("", "latest", "prod", "v1")
+        }
+        assert found == {"": 3, "latest": 3, "prod": 3, "v1": 1}
+        with pytest.raises(NotOnHubError, match="no tag 'v2': it has 'prod', 'v1'"):
+            client.find_dataset("acme", "tagged", tag="v2")
+        with pytest.raises(ValidationError, match="latest"):
+            client.put_dataset("acme", "tagged", schema, tags=["latest"])
+        # Before there is a tag, the default one of refs means the newest.
+        client.put_dataset("acme", "untagged", schema)
+        newest = client.find_dataset("acme", "untagged", tag="prod")
+        assert (newest or {})["revision"] == 1
+        # What a revision says does not depend on its tags.
+        digests = [
+            client.find_dataset("acme", "tagged", revision=seq or "1") or {} for seq in ("1", "3")
+        ]
+        assert digests[1]["tags"] == {"prod": 3, "v1": 1}
+        again = client.put_dataset("acme", "tagged", schema)
+        assert again["revision_digest"] == digests[1]["revision_digest"]
+
+
+def test_a_dataset_that_is_kept_differently_is_a_failure(
+    module_hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with module_hub.client() as client:
+        told = {"schema": {"__cozy_snapshot_manifest__": [{"path": "other"}]}}
+        monkeypatch.setattr(client, "_dataset_revision", lambda *_: told)
+        with pytest.raises(ArtifactTransferError, match="other files") as failed:
+            client.put_dataset("acme", "changed", {"features": {}})
+        assert failed.value.phase == "dataset"
 
 
 def test_media_are_read_by_their_ref(module_hub: RunningHub, tmp_path: Path) -> None:
