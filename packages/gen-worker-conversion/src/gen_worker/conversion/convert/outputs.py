@@ -11,8 +11,7 @@ from gen_worker.conversion.classify import parse_weight_file
 from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.gguf.container import MAX_NAME_BYTES, gguf_header
-from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.lazy.stored import unreadable
 from gen_worker.conversion.source import QUANTIZABLE, Source
@@ -104,7 +103,9 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     if reason:
         raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
     if target.is_gguf:
-        return (_gguf(request, source, target),)
+        from gen_worker.conversion.convert.gguf_outputs import gguf_output
+
+        return (gguf_output(request, source, target),)
     if form == "pipeline to file":
         return (_packed(request, target),)
     if form == "file to pipeline":
@@ -266,63 +267,6 @@ def _unpacked(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         for name, tensors in unpacked.components.items()
     )
     return first._replace(configs=unpacked.files()), *others
-
-
-def _gguf(request: ConversionRequest, source: Source, target: Target) -> Output:
-    from gen_worker.conversion.gguf.diffusion import plan_diffusion_model
-    from gen_worker.conversion.gguf.files import plan_gguf_file
-    from gen_worker.conversion.gguf.models import plan_language_model
-    from gen_worker.conversion.gguf.writing import entry_of
-
-    name, part = source.path.name, source.path
-    if source.file_layout == "diffusers":
-        component = _denoiser(request, source)
-        name, part = f"{name}-{component}", source.path / component
-        plan = plan_diffusion_model(part, target.token, name=name)
-    elif source.path.suffix == ".gguf":
-        name = source.path.stem
-        plan = plan_gguf_file(part, target.token)
-    elif (part / "config.json").is_file():
-        plan = plan_language_model(part, target.token, name=name)
-    else:
-        raise ConversionInputError(
-            f"{request.source!r} is no folder of a language model, a sentence encoder or a "
-            f"pipeline: GGUF files are made of those ({target.name!r})",
-            step="gguf",
-        )
-    heads = {key: entry_of(tensor) for key, tensor in plan.tensors.items()}
-    gguf_header(plan.metadata, heads, max_name_bytes=plan.max_name_bytes)  # refuses what it cannot
-    narrow = {one.tensor: f"rows of {one.columns} fit no {one.wanted}" for one in plan.fallbacks}
-    others = {
-        tensor: narrow.get(tensor, f"{kind} by the rules for {target.token}")
-        for tensor, kind in plan.types.items()
-        if kind != plan.wanted.base
-    }
-    return Output(
-        "",
-        "gguf",
-        open_checkpoint(part),
-        plan.tensors,
-        "",
-        f"{name}-{target.token.upper()}",
-        plan.metadata,
-        max_name_bytes=plan.max_name_bytes,
-        is_whole_model=True,
-        reasons=others,
-        attributes={} if plan.wanted.is_plain else {"quantization_method": target.token},
-    )
-
-
-def _denoiser(request: ConversionRequest, source: Source) -> str:
-    """Return the component of a pipeline that one GGUF file is made of."""
-    wanted = request.components or [n for n in ("transformer", "unet") if n in source.components]
-    if len(wanted) != 1:
-        raise ConversionInputError(
-            f"a GGUF file has one component of a pipeline, not {', '.join(wanted) or 'none'}: "
-            "name one",
-            step="gguf",
-        )
-    return wanted[0]
 
 
 def _prefix(files: Sequence[str], root: str) -> str:

@@ -19,6 +19,7 @@ from gen_worker.conversion.convert.values import (
     ConversionPlan,
     ConversionRequest,
     FlavorPlan,
+    GgufOptions,
     Kept,
     Refusal,
 )
@@ -48,6 +49,7 @@ def plan_conversion(
     keep: Sequence[str] = (),
     variant: str | None = None,
     max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
+    gguf: GgufOptions | None = None,
 ) -> ConversionPlan:
     """Say what a conversion will do, and in `refusals` all that it cannot; reads headers only.
 
@@ -61,6 +63,7 @@ def plan_conversion(
         keep: Patterns, as of file names, of tensors that stay in their own precision.
         variant: Which of several precisions of the source to read.
         max_shard_bytes: Of tensors in one file.
+        gguf: What GGUF files alone have; others pass over it.
 
     Raises:
         ConversionInputError: There is no source.
@@ -78,6 +81,7 @@ def plan_conversion(
         keep=tuple(keep),
         variant=variant,
         max_shard_bytes=max_shard_bytes,
+        gguf=gguf or GgufOptions(),
     )
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]
     refusals += [Refusal(target="", reason=why) for why in facts.refusals]

@@ -13,7 +13,7 @@ from gen_worker.conversion.verify import Limits, verify_output
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
-    from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.lazy import Checkpoint, LazyTensor
     from gen_worker.conversion.verify import VerificationReport
 
 __all__ = ["verify_flavor"]
@@ -46,7 +46,7 @@ def verify_flavor(
     first = next(iter(outputs.values()))
     if first.action == "gguf":
         expected = {"": _numbers(first.made)}
-        path = os.path.join(flavor.path, f"{first.prefix}.gguf")
+        path = _first_file(flavor.path, first.prefix)
         return verify_output(path, expected, limits=limits or Limits(), loads=False, token=token)
 
     def read_back(component: str, stored: Checkpoint) -> Checkpoint:
@@ -64,13 +64,20 @@ def verify_flavor(
     )
 
 
+def _first_file(folder: str, stem: str) -> str:
+    """Return the file that a reader is given: of several, the first."""
+    parts = sorted(name for name in os.listdir(folder) if name.startswith(f"{stem}-00001-of-"))
+    return os.path.join(folder, parts[0] if parts else f"{stem}.gguf")
+
+
 def _numbers(made: Checkpoint) -> Checkpoint:
     """Return what tensors of blocks stand for."""
     from gen_worker.conversion.gguf.packing import PackedTensor
+    from gen_worker.conversion.lazy.gguf_file import RawBlocks
 
-    return {
-        name: reshape(tensor.inner, tensor.entry.shape)
-        if isinstance(tensor, PackedTensor)
-        else tensor
-        for name, tensor in made.items()
-    }
+    def number(tensor: LazyTensor) -> LazyTensor:
+        if isinstance(tensor, PackedTensor):
+            return reshape(tensor.inner, tensor.entry.shape)
+        return tensor.unpacked if isinstance(tensor, RawBlocks) else tensor
+
+    return {name: number(tensor) for name, tensor in made.items()}

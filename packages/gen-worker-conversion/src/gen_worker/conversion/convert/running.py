@@ -174,6 +174,7 @@ class _Run:
                 output.made,
                 output.metadata,
                 file,
+                split_max_bytes=self.request.gguf.split_max_bytes,
                 max_name_bytes=output.max_name_bytes,
                 journal=journal,
                 progress=follow,

@@ -18,9 +18,11 @@ from gen_worker.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["SOURCE_KINDS", "Target", "is_cast", "resolved_targets"]
+__all__ = ["KEEP", "SOURCE_KINDS", "Target", "is_cast", "resolved_targets"]
 
 _GGUF = "gguf:"
+KEEP = "keep"
+"""Of a GGUF file whose tensors stay what they are: to split it, to join it, to relabel it."""
 _GGUF_FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "f32": "f32", "f16": "f16"}
 SOURCE_KINDS = {
     "diffusers": "diffusers",
@@ -47,7 +49,7 @@ class Target(NamedTuple):
     @property
     def flavor(self) -> str:
         if self.is_gguf and self.token not in GGUF_TYPES:
-            return f"gguf-{self.token}"
+            return "gguf" if self.token == KEEP else f"gguf-{self.token}"
         return flavor_of(self.token)
 
 
@@ -75,6 +77,8 @@ def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
     word = text.strip().lower()
     wants_gguf = word.startswith(_GGUF)
     token = normalize_dtype(word)
+    if wants_gguf and token == KEEP:
+        return Target(token, True)
     if is_fuzzy_bitwidth(token):
         kind = "gguf" if wants_gguf else source_kind
         token = resolve_fuzzy_to_concrete(token, source_kind=kind, available_dtypes=available)

@@ -17,6 +17,7 @@ __all__ = [
     "ConversionResult",
     "ConvertedFile",
     "FlavorPlan",
+    "GgufOptions",
     "Kept",
     "OutputLayout",
     "Progress",
@@ -25,6 +26,19 @@ __all__ = [
 
 Action = Literal["cast", "quantize", "copy", "gguf"]
 OutputLayout = Literal["diffusers", "singlefile"]
+
+
+class GgufOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What GGUF files alone have."""
+
+    importance: str = ""
+    """Path of an importance matrix of llama.cpp; empty counts all columns of a weight alike."""
+    metadata: Mapping[str, str] = {}
+    """Values of keys, which replace those that follow from the source."""
+    base: str = ""
+    """Folder of the model that a LoRA is for; empty takes the one that it names."""
+    split_max_bytes: int = 0
+    """Of tensors in one file; 0 writes one file."""
 
 
 class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +57,7 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of tensors that stay in their own precision."""
     variant: str | None = None
     max_shard_bytes: int = 5_000_000_000
+    gguf: GgufOptions = GgufOptions()
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
