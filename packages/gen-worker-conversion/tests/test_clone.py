@@ -18,6 +18,7 @@ from gen_worker.errors import (
     ModelResolutionError,
     ValidationError,
 )
+from gen_worker.models.hub import Flavor, publish_flavors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -440,6 +441,24 @@ def test_files_of_the_source_that_arrive_otherwise_are_not_published(
         clone.from_huggingface(here.context(), ask(), providers=here.providers)
     with here.client() as client:
         assert not client.repo_exists("acme", "model")
+
+
+@pytest.mark.parametrize("overwrites", [True, False])
+def test_only_an_import_that_overwrites_removes_what_was_there(
+    here: World, small_models: Any, tmp_path: Path, overwrites: bool
+) -> None:
+    """Whoever published it: the hub adds files to those of the latest revision otherwise."""
+    before = tmp_path / "before"
+    before.mkdir()
+    (before / "old-00001-of-00002.safetensors").write_bytes(b"stale")
+    with here.client() as client:
+        publish_flavors(client, [Flavor(folder=str(before), name="bf16")], "acme/model")
+    files = pipeline(small_models, "BF16")
+    here.sites.repos["some/pipe"] = files
+    clone.from_huggingface(here.context(), ask(overwrite_repo=overwrites), providers=here.providers)
+    published = here.published("acme/model:latest#bf16", tmp_path / "out")
+    assert ("old-00001-of-00002.safetensors" in published) is not overwrites
+    assert "unet/diffusion_pytorch_model.safetensors" in published
 
 
 # How far it is

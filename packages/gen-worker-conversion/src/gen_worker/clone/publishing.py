@@ -39,8 +39,6 @@ class EarlierImport(msgspec.Struct, frozen=True, kw_only=True):
     source_revision: str
     recipe: str
     checkpoints: list[CheckpointRef] = []
-    paths: dict[str, list[str]] = {}
-    """Of the files, by flavor."""
     deferred: list[FailedFlavor] = []
     """Flavors that a job of another kind makes."""
     is_complete: bool = True
@@ -105,7 +103,6 @@ def publish(
             nothing is.
         AuthError: The call may not publish there.
     """
-    before = _record(ctx, request.destination) if request.overwrite_repo else None
     stored: list[Produced] = []
     names: set[str] = set()
     for one in made:
@@ -116,8 +113,9 @@ def publish(
         kept = ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names))
         _check_digests(kept, one)
         stored.append(kept)
+    more = {"replaces_latest": True} if request.overwrite_repo else {}
     manifests = [
-        _manifest(produced, one, before) for produced, one in zip(stored, made, strict=True)
+        {**_manifest(produced, one), **more} for produced, one in zip(stored, made, strict=True)
     ]
     answer = ctx.publish_repo_revision(
         destination_repo=request.destination,
@@ -137,7 +135,6 @@ def publish(
             source_revision=identity.revision,
             recipe=recipe,
             checkpoints=checkpoints,
-            paths={one.label: [part.path for part in one.parts] for one in stored},
             deferred=[one for one in failed if one.deferred_requirement is not None],
             is_complete=all(one.deferred_requirement is not None for one in failed),
         )
@@ -145,19 +142,16 @@ def publish(
     return _output(stored, checkpoints, answer)
 
 
-def _manifest(produced: Produced, made: MadeFlavor, before: EarlierImport | None) -> dict[str, Any]:
+def _manifest(produced: Produced, made: MadeFlavor) -> dict[str, Any]:
     flavor = made.flavor
     label = "-".join((flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type))
-    told = {
+    return {
         **produced.manifest(),
         "display_label": label,
         "dtype": flavor.dtype,
         "file_layout": flavor.file_layout,
         "file_type": flavor.file_type,
     }
-    old = set(before.paths.get(flavor.label, ())) if before is not None else set()
-    gone = sorted(old - {part.path for part in produced.parts})
-    return told | ({"deletions": gone} if gone else {})
 
 
 def _record(ctx: ConversionContext, destination: str) -> EarlierImport | None:

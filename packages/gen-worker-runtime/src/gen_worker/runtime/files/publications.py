@@ -13,9 +13,11 @@ from gen_worker.models.hub import FileEntry, Lineage
 from gen_worker.models.hub.wire import DATASET_FILES, DEFAULT_FLAVOR, FlavorFacts, FlavorPublication
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from gen_worker.models.hub import Uploaded
 
-__all__ = ["dataset_schema", "flavors_of"]
+__all__ = ["dataset_schema", "flavors_of", "replacing"]
 
 _FACTS = frozenset(FlavorFacts.__struct_fields__)
 
@@ -45,6 +47,33 @@ def flavors_of(
         )
     lineage = _lineage(manifest)
     return [_flavor(one, shared, lineage) for one in told]
+
+
+def replacing(
+    flavors: Sequence[FlavorPublication],
+    manifest: Mapping[str, Any],
+    tree: Callable[[str], Iterable[Mapping[str, Any]]],
+) -> list[FlavorPublication]:
+    """Let checkpoints take the place of what `:latest` has, where they ask for it.
+
+    A hub adds a checkpoint's files to those of the flavor under `:latest`. One that is described
+    with `replaces_latest` deletes the others.
+
+    Args:
+        flavors: Of `flavors_of` with the same manifest.
+        manifest: Keywords of `ctx.publish_repo_revision`.
+        tree: Returns the files of a flavor under `:latest`; blocks.
+    """
+    told = (manifest.get("metadata") or {}).get("checkpoint_flavors") or [{}] * len(flavors)
+    found = []
+    for flavor, one in zip(flavors, told, strict=True):
+        if one.get("replaces_latest"):
+            paths = {str(entry["path"]) for entry in tree(flavor.flavor)}
+            gone = paths - {entry.path for entry in flavor.snapshot_manifest}
+            deletions = tuple(sorted({*flavor.deletions, *gone}))
+            flavor = msgspec.structs.replace(flavor, deletions=deletions)
+        found.append(flavor)
+    return found
 
 
 def dataset_schema(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,12 +145,15 @@ class HubPublisher:
         return sent
 
     def _publish(self, destination: _Destination, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        from gen_worker.runtime.files.publications import flavors_of
+        from gen_worker.runtime.files.publications import flavors_of, replacing
 
         request, revision = destination.request, destination.revision
         assert revision is not None, "a repository on a hub has one"
         client, owner, name = request.client(), destination.owner, destination.name
         flavors = flavors_of(manifest, request.uploaded_to(revision))
+        flavors = replacing(
+            flavors, manifest, lambda flavor: client.tree(owner, name, flavor=flavor)
+        )
         if not manifest.get("create_if_missing", True) and not client.repo_exists(owner, name):
             raise ValidationError(f"there is no repository {destination.title!r} to publish to")
         tags = list(manifest.get("destination_repo_tags") or ())
