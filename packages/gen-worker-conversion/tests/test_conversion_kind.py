@@ -12,6 +12,7 @@ import pytest
 
 from gen_worker.context import ConversionContext, DatasetContext, TrainingContext
 from gen_worker.conversion import DestinationRepo, ProducedFlavor, training_function
+from gen_worker.errors import RetryableError
 from gen_worker.events import Failed
 from gen_worker.kinds import kind_named
 from gen_worker.runtime import Engine, Invocation
@@ -223,6 +224,35 @@ def test_a_failed_job_leaves_no_scratch_space(tmp_path: Path, weights: Path) -> 
     scratch = failure.detail.rpartition("LookupError: ")[2].strip()
     assert Path(scratch).is_absolute()
     assert not Path(scratch).parent.exists()
+
+
+@training_function(kind="pruning")
+def restartable(ctx: ConversionContext, source: Source, end: str) -> list[ProducedFlavor]:
+    (ctx.checkpoint_dir(key="k") / "state").write_text("x")
+    if end == "busy":
+        raise RetryableError("later")
+    if end == "shutdown":
+        ctx.cancel_token.cancel("shutdown")
+    if end == "caller":
+        ctx.cancel()
+    ctx.raise_if_canceled()
+    if end == "wrong":
+        raise ValueError("never")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("end", "is_kept"),
+    [("done", False), ("wrong", False), ("caller", False), ("busy", True), ("shutdown", True)],
+)
+def test_a_jobs_directory_stays_only_while_another_attempt_may_come(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, end: str, is_kept: bool
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    payload = {"source": {"ref": str(weights)}, "destination": {"ref": "a/b"}, "end": end}
+    job = Job(restartable, payload, tmp_path / "out")
+    assert (job.failure is None) == (end == "done")
+    assert (tmp_path / "txform-persistent" / "j" / "k" / "state").exists() == is_kept
 
 
 def test_the_kinds_are_published_as_entry_points() -> None:

@@ -73,21 +73,21 @@ class ProducerContext(RequestContext):
     def checkpoint_dir(self, *, key: str) -> Path:
         """Return a directory that a restarted job finds again with the same key.
 
-        It is on this machine's temporary disk and is never removed by the SDK.
+        It is on this machine's temporary disk, and is removed once the job has ended for good: it
+        is done, was canceled, or failed with an error that is not tried again.
 
         Raises:
             PermissionError: Another user of this machine got there first.
         """
-        import tempfile
-        from pathlib import Path
-
         if not key:
             raise ValueError("checkpoint_dir needs a key, such as 'optimizer'")
-        root = os.path.join(tempfile.gettempdir(), "txform-persistent")
-        _own_directory(root)
-        path = Path(root, _directory_name(self.workspace_scope_id), _directory_name(key))
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path
+        kept = self._extra.get("kept")
+        if kept is None:
+            from gen_worker.context.kept import KeptDirectories
+
+            kept = self._extra["kept"] = KeptDirectories(_directory_name(self.workspace_scope_id))
+        found: Path = kept.directory(_directory_name(key))
+        return found
 
     def materialize_blob(self, digest: str, dest: str | os.PathLike[str]) -> Path:
         """Put a blob of the content store at `dest`, whole or not at all.
@@ -234,25 +234,32 @@ class ProducerContext(RequestContext):
 
     @property
     def needs_release(self) -> bool:
-        return bool(self._extra.keys() & {"scratch", "early"}) or super().needs_release
+        return bool(self._extra.keys() & {"scratch", "early", "kept"}) or super().needs_release
 
-    async def release(self) -> None:
-        """Also end what `publish_early` began, and remove the directories of `mktemp`."""
+    async def release(self, *, is_over: bool = False) -> None:
+        """Also end what `publish_early` began, and remove the directories of `mktemp`.
+
+        Those of `checkpoint_dir` go when the job is over.
+        """
         from gen_worker.context.local import off_loop
 
         early = self._extra.pop("early", None)
         root = self._extra.pop("scratch", None)
+        kept = self._extra.pop("kept", None)
         if early is not None:
             await off_loop(early.end)
         try:
-            await super().release()
+            await super().release(is_over=is_over)
         finally:
             if early is not None:
                 await off_loop(early.join)
             if root is not None:
                 import shutil
 
-                shutil.rmtree(root, ignore_errors=True)
+                await off_loop(shutil.rmtree, root, True)
+            if kept is not None:
+                over_in_s = self._ports.repeats_within_s if self._ports is not None else 0.0
+                await off_loop(kept.leave, over_in_s if is_over else None)
 
 
 class ConversionContext(ProducerContext):
@@ -345,17 +352,6 @@ def _blob_digest(digest: str) -> str:
             f"{digest!r} is no digest: give 'blake3:' or 'sha256:' and 64 hex digits"
         )
     return f"{match[1] or 'blake3'}:{match[2]}"
-
-
-def _own_directory(path: str) -> None:
-    """Make a directory of a name that everybody can guess, where everybody can write."""
-    import stat
-
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    facts = os.lstat(path)
-    is_mine = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
-    if not (is_mine and stat.S_ISDIR(facts.st_mode)):
-        raise PermissionError(f"{path!r} belongs to somebody else: remove it, or set TMPDIR")
 
 
 def _directory_name(text: str) -> str:

@@ -135,8 +135,12 @@ class RequestContext(OutputContext):
         """Whether `release` has anything to do."""
         return "revisions" in self._extra
 
-    async def release(self) -> None:
-        """Drop revisions that were not finalized; the host calls this once, when the call ended."""
+    async def release(self, *, is_over: bool = False) -> None:
+        """Drop revisions that were not finalized; the host calls this once, when the call ended.
+
+        Args:
+            is_over: No other attempt of the job follows this one.
+        """
         revisions = self._extra.pop("revisions", None)
         if revisions is not None:
             await revisions.abort()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.context import RequestContext
 from gen_worker.errors import classify
-from gen_worker.events import Emitted, Log, Metric, Progress
+from gen_worker.events import Emitted, Failed, Log, Metric, Progress
 from gen_worker.runtime.engine.admission import Admission
 from gen_worker.runtime.engine.call_ports import ports_for_calls
 from gen_worker.runtime.engine.deadlines import Deadlines, Timers
@@ -25,7 +25,7 @@ from gen_worker.runtime.engine.threads import ThreadPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from gen_worker.events import Failed, Result, Telemetry
+    from gen_worker.events import Result, Telemetry
     from gen_worker.ports import Ports
     from gen_worker.runtime.engine.batching import Batcher
     from gen_worker.runtime.engine.calls import RunningCall
@@ -178,7 +178,7 @@ class Core:
             if call.instance is not None and endpoint is not None:
                 await endpoint.leave(call.instance, runner)
             if ctx is not None:
-                await runner.port(ctx.release())
+                await runner.port(ctx.release(is_over=_is_over(call)))
             if has_used_files:
                 await runner.port(self.files.release(call.request_id))
         except Exception:
@@ -283,6 +283,19 @@ class Core:
         """Note that a handler has ended after all."""
         with self._lock:
             self._stuck.discard(traveler)
+
+
+def _is_over(call: RunningCall) -> bool:
+    """Tell whether no other attempt follows: it is done, nobody wants it, or it would fail again.
+
+    What was stopped because its host goes away, or its caller did, may come again.
+    """
+    outcome = call.outcome
+    if not isinstance(outcome, Failed):
+        return outcome is not None
+    if outcome.failure.error_type == "canceled":
+        return call.token.reason in ("caller", "deadline")
+    return not outcome.failure.retryable
 
 
 def _ignore(name: str) -> None:

@@ -31,6 +31,11 @@ class Seams(NamedTuple):
     """Called when the worker has ended; may block."""
 
 
+_REPEATS_WITHIN_S = 600.0
+"""Results that were not heard of are sent again, and their requests given away again, well before
+that: an orchestrator notices a dead connection within half a minute."""
+
+
 def worker_ports(seams: Seams) -> Ports:
     """Return the ports of a worker, with files as the settings say.
 
@@ -74,4 +79,5 @@ def worker_ports(seams: Seams) -> Ports:
         models=seams.models,
         publisher=HubPublisher(files),
         run=run_blocking,
+        repeats_within_s=_REPEATS_WITHIN_S,
     )
