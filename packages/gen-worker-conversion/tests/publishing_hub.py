@@ -14,7 +14,7 @@ import uvicorn
 
 from gen_worker.context.local import run_blocking
 from gen_worker.events import Emitted, Failed, Telemetry
-from gen_worker.models.hub import HubClient, HubOptions, LocalHub
+from gen_worker.models.hub import Clock, HubClient, HubOptions, LocalHub
 from gen_worker.ports import Ports
 from gen_worker.runtime import Engine, Invocation
 from gen_worker.runtime.files import FilePolicy, HubPublisher, JobScope, WorkerFiles
@@ -23,6 +23,8 @@ from gen_worker.spec import specs_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import pytest
 
 STEPS = {
     "revision": ("POST", r"/revisions$"),
@@ -144,6 +146,17 @@ async def _answer(status: int, receive: Any, send: Any, body: bytes = _SCRIPTED)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have clients of the hub wait in no time: their half hours pass at once."""
+    hours = [0.0]
+
+    def sleep(seconds: float, token: Any) -> None:
+        hours[0] += seconds
+
+    clock = Clock(now=lambda: hours[0], sleep=sleep)
+    monkeypatch.setitem(HubClient.__init__.__kwdefaults__ or {}, "clock", clock)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from gen_worker.conversion import (
     training_function,
 )
 from gen_worker.endpoint.classes import conversion
-from gen_worker.models.hub import Clock, HubClient, publish_folder
+from gen_worker.models.hub import publish_folder
 from gen_worker.models.refs import TensorhubRef
 
 if TYPE_CHECKING:
@@ -128,15 +128,9 @@ def shared_hub(publishing: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def hub(shared_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub whose clients wait in no time: their half hours pass at once."""
-    hours = [0.0]
-
-    def sleep(seconds: float, token: Any) -> None:
-        hours[0] += seconds
-
-    clock = Clock(now=lambda: hours[0], sleep=sleep)
-    monkeypatch.setitem(HubClient.__init__.__kwdefaults__ or {}, "clock", clock)
+def hub(shared_hub: Hub, publishing: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub whose clients wait in no time."""
+    publishing.hasten(monkeypatch)
     shared_hub.forget()
     yield shared_hub
     shared_hub.faults.clear()

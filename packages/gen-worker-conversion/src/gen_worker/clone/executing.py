@@ -6,8 +6,6 @@ import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from gen_worker.clone.planning import FailedFlavor
 from gen_worker.clone.size_facts import compute_size_facts
 from gen_worker.conversion.ingest.placing import place_files
@@ -49,8 +47,6 @@ class _Planned(NamedTuple):
 
     flavor: CloneFlavor
     conversion: ConversionPlan
-    is_made: bool
-    """Whether an earlier run got so far."""
 
 
 def make_flavors(
@@ -192,7 +188,6 @@ class _Run:
         from gen_worker.conversion.convert import plan_conversion
 
         place = os.path.join(self.work, flavor.label)
-        is_made = os.path.isdir(place) and bool(os.listdir(place))  # all of it, or it was not there
         layout = flavor.file_layout if flavor.changes_layout else None
         conversion = plan_conversion(
             self._input(layout),
@@ -200,10 +195,8 @@ class _Run:
             out=place,
             layout="singlefile" if layout == "singlefile" else "diffusers" if layout else None,
             components=flavor.components,
+            may_be_finished=True,
         )
-        if is_made:
-            kept = tuple(one for one in conversion.refusals if one.code != "out_exists")
-            conversion = msgspec.structs.replace(conversion, refusals=kept)
         reasons = [one.reason for one in conversion.refusals]
         has_folders = any(part.name for one in conversion.flavors for part in one.components)
         if layout and not reasons and has_folders != (layout == "diffusers"):
@@ -211,7 +204,7 @@ class _Run:
         if reasons:
             self._fail(flavor, "; ".join(reasons), progress)
             return None
-        return _Planned(flavor, conversion, is_made)
+        return _Planned(flavor, conversion)
 
     def _input(self, layout: str | None) -> str:
         """Return what is converted: a file where one file becomes a pipeline."""
@@ -226,12 +219,11 @@ class _Run:
         flavor, place = one.flavor, one.conversion.flavors[0].path
         try:
             with self.progress.making(f"{stage}.converting", span) as watch:
-                if not one.is_made:
-                    run_conversion(
-                        one.conversion,
-                        progress=lambda state: watch(state.done_bytes, state.total_bytes),
-                        token=self.token,
-                    )
+                run_conversion(
+                    one.conversion,
+                    progress=lambda state: watch(state.done_bytes, state.total_bytes),
+                    token=self.token,
+                )
                 self._add_notices(one.conversion, place)
                 attributes = self._proven(one.conversion)
         except VerificationError as error:

@@ -12,20 +12,23 @@ from gen_worker.errors import CanceledError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
+    from pathlib import Path
 
     from gen_worker.context.producers import ProducerContext
 
 __all__ = ["EarlyUploads"]
 
 _AT_ONCE = 2
-_Signature = tuple[int, int, int]
+_Signature = tuple[int, int, int, int]
+"""Device, inode, size and time of change: of a file that was moved since, the same."""
 
 
 class EarlyUploads:
     """The uploads of one call that began before its function returned.
 
-    Files stay where they are and are sent from there, so nothing is held in memory. Two are sent
-    at once, beside the work of the function.
+    Files stay on disk and are sent from there, so nothing is held in memory. They may be moved at
+    any time: what is sent is another name of each. Two are sent at once, beside the work of the
+    function.
     """
 
     def __init__(self, ctx: ProducerContext, destination: str, spec: Mapping[str, Any]) -> None:
@@ -35,7 +38,8 @@ class EarlyUploads:
         self._spec = spec
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._sent: dict[str, tuple[_Signature, Future[Mapping[str, Any]]]] = {}
+        self._sent: dict[_Signature, Future[Mapping[str, Any]]] = {}
+        self._names: Path | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._is_over = False
 
@@ -51,28 +55,25 @@ class EarlyUploads:
         with self._lock:
             if self._is_over:
                 raise CanceledError("the call has ended")
-            for _, known in self._sent.values():
+            for known in self._sent.values():
                 if known.done():
                     known.result()
-            known_signature, _ = self._sent.get(place, (None, None))
-            if known_signature == signature:
+            if signature in self._sent:
                 return
             if self._executor is None:
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._executor = ThreadPoolExecutor(_AT_ONCE, "gen-worker-early")
-            self._sent[place] = (signature, self._executor.submit(self._send, place))
+            ref = output_ref("/".join(place.split(os.sep)[-2:]), self._ctx.workspace_scope_id)
+            self._sent[signature] = self._executor.submit(self._send, ref, self._named(place))
 
     def facts_of(self, path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
         """Wait for a file, and return what the host knows of it.
 
         None for one that was not sent, or that has changed since.
         """
-        place = os.path.realpath(path)
-        signature, sent = self._sent.get(place, (None, None))
-        if sent is None or signature != _signature(place):
-            return None
-        return sent.result()
+        sent = self._sent.get(_signature(os.path.realpath(path)))
+        return None if sent is None else sent.result()
 
     def end(self) -> None:
         """Begin no more; blocks for as long as a revision is being opened."""
@@ -86,7 +87,20 @@ class EarlyUploads:
         if self._executor is not None:
             self._executor.shutdown()
 
-    def _send(self, path: str) -> Mapping[str, Any]:
+    def _named(self, place: str) -> Path:
+        """Return a name of a file that stays until the call ends."""
+        if self._names is None:
+            self._names = self._ctx.mktemp()
+        name = self._names / str(len(self._sent))
+        try:
+            os.link(place, name)
+        except OSError:  # another disk, or one without hard links
+            from pathlib import Path
+
+            return Path(place)
+        return name
+
+    def _send(self, ref: str, path: Path) -> Mapping[str, Any]:
         ctx = self._ctx
         ctx.raise_if_canceled()
         revisions = ctx._revisions
@@ -95,13 +109,9 @@ class EarlyUploads:
             if self._is_over:
                 raise CanceledError("the call has ended")
             session = ctx._block(revisions.session(self._destination, self._spec))
-        folder, name = os.path.split(path)
-        ref = output_ref(f"{os.path.basename(folder)}/{name}", ctx.workspace_scope_id)
-        from pathlib import Path
-
-        return ctx._block(revisions.put(session, ref, Path(path)))
+        return ctx._block(revisions.put(session, ref, path))
 
 
 def _signature(path: str) -> _Signature:
     facts = os.stat(path)
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from gen_worker.cancel import CancelToken
+from gen_worker.cli.converting.gguf_options import file_options
 from gen_worker.cli.converting.places import destination_of, held_source
 from gen_worker.cli.converting.progress import ConversionBar
 from gen_worker.cli.converting.telling import plan_lines, verified_text
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from gen_worker.cli.converting.places import HeldSource
     from gen_worker.conversion.convert import ConversionPlan, FlavorPlan, ProvenFlavor
+    from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.hub import Flavor
     from gen_worker.models.refs import TensorhubRef
 
@@ -60,11 +62,10 @@ class _Conversion:
         )
         with held as source:
             plan = self._plan(source.path)
-            is_converted = self.ref is not None and os.path.isdir(plan.request.out)
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
-            if not is_converted:
+            if not plan.is_finished:
                 self._convert(plan)
             if self.ref is not None:
                 self._publish(plan, self.ref, source, self._prove(plan, source))
@@ -80,18 +81,27 @@ class _Conversion:
             "layout": args.layout,
             "components": args.components.split(",") if args.components else None,
             "keep": args.keep,
+            "calibration": self._calibration(),
+            "skip_calibration": args.skip_calibration,
+            **file_options(args),
         }
         tokens = [word for word in args.to.split(",") if word.strip()]
         place = os.path.expanduser(args.out)
         if self.ref is not None:
             named = msgspec.json.encode([source, tokens, options, str(self.ref)])
             place = os.path.join(_WORK, hashlib.sha256(named).hexdigest()[:16])
-        plan = plan_conversion(source, tokens, out=place, **options)
-        if self.ref is not None and os.path.isdir(plan.request.out):
-            # An earlier run converted everything and did not get to publish it.
-            kept = tuple(one for one in plan.refusals if one.code != "out_exists")
-            plan = msgspec.structs.replace(plan, refusals=kept)
-        return plan
+        # An earlier run may have converted everything, and not got to publish it.
+        return plan_conversion(
+            source, tokens, out=place, may_be_finished=self.ref is not None, **options
+        )
+
+    def _calibration(self) -> CalibrationData | None:
+        from gen_worker.conversion.quantize import calibration_data
+
+        args = self.args
+        if args.calibrate is None:
+            return None
+        return calibration_data(args.calibrate, samples=args.calibration_samples)
 
     def _show(self, plan: ConversionPlan) -> None:
         if self._is_for_people:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ModelFacts,
         inspect_model,
     )
+    from gen_worker.conversion.convert.jobs import produce_flavors
     from gen_worker.conversion.convert.planning import plan_conversion
     from gen_worker.conversion.convert.proof import ProvenFlavor, prove_outputs, relation_of
     from gen_worker.conversion.convert.proving import verify_flavor
@@ -46,6 +47,7 @@ __all__ = [
     "RefusedPlanError",
     "inspect_model",
     "plan_conversion",
+    "produce_flavors",
     "prove_outputs",
     "relation_of",
     "run_conversion",
@@ -54,6 +56,7 @@ __all__ = [
 
 _MODULES = {
     "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
+    "jobs": ("produce_flavors",),
     "planning": ("plan_conversion",),
     "proof": ("ProvenFlavor", "prove_outputs", "relation_of"),
     "proving": ("verify_flavor",),

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gen_worker.conversion.cast import CAST_DTYPES
+from gen_worker.conversion.convert.calibrated import described, unused_data
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.convert.outputs import Output
     from gen_worker.conversion.convert.targets import Target
-    from gen_worker.conversion.convert.values import OutputLayout
+    from gen_worker.conversion.convert.values import MergedLora, OutputLayout
     from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.quantize.calibration_text import CalibrationData
 
 __all__ = ["plan_conversion"]
 
@@ -49,7 +51,11 @@ def plan_conversion(
     keep: Sequence[str] = (),
     variant: str | None = None,
     max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
+    calibration: CalibrationData | str | os.PathLike[str] | None = None,
+    skip_calibration: bool = False,
+    may_be_finished: bool = False,
     gguf: GgufOptions | None = None,
+    loras: Sequence[MergedLora] = (),
 ) -> ConversionPlan:
     """Say what a conversion will do, and in `refusals` all that it cannot; reads headers only.
 
@@ -63,14 +69,21 @@ def plan_conversion(
         keep: Patterns, as of file names, of tensors that stay in their own precision.
         variant: Which of several precisions of the source to read.
         max_shard_bytes: Of tensors in one file.
+        calibration: Text for the methods that take it: `calibration_data(...)`, or what that is
+            given. With it `fp8` and `int8` round activations, too, by the scales that it shows.
+        skip_calibration: Calibrate only what cannot be made without.
+        may_be_finished: Whether outputs that are at their place count as made by an earlier run of
+            this plan; then `out` must be a place that nothing else is put into.
         gguf: What GGUF files alone have; others pass over it.
+        loras: Merged into the source first.
 
     Raises:
-        ConversionInputError: There is no source.
+        ConversionInputError: There is no source, or no such text.
     """
     facts = inspect_model(source, variant=variant)
+    available = available_tokens(is_calibrated=calibration is not None)
     kind = SOURCE_KINDS.get(facts.layout, "transformers")
-    wanted, unknown = resolved_targets(targets, source_kind=kind, available=available_tokens())
+    wanted, unknown = resolved_targets(targets, source_kind=kind, available=available)
     place = os.path.abspath(os.fspath(out))
     request = ConversionRequest(
         source=facts.path,
@@ -81,15 +94,20 @@ def plan_conversion(
         keep=tuple(keep),
         variant=variant,
         max_shard_bytes=max_shard_bytes,
+        calibration=described(calibration),
+        skip_calibration=skip_calibration,
         gguf=gguf or GgufOptions(),
+        loras=tuple(loras),
     )
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]
     refusals += [Refusal(target="", reason=why) for why in facts.refusals]
-    refusals += _asked(request, targets)
+    refusals += unused_data(request, wanted)
+    is_finished = _is_taken(place) and (may_be_finished or is_half_published(request))
+    refusals += _asked(request, targets, is_finished)
     flavors, impossible = _flavors(request, wanted)
     size = sum(flavor.size_bytes for flavor in flavors)
     free = shutil.disk_usage(_existing(place)).free
-    refusals += [*impossible, *_no_room(place, size, free)]
+    refusals += [*impossible, *([] if is_finished else _no_room(place, size, free))]
     return ConversionPlan(
         request=request,
         layout=facts.layout,
@@ -101,6 +119,7 @@ def plan_conversion(
         memory_bytes=memory_bytes(part for one in flavors for part in one.components),
         seconds=sum(flavor.seconds for flavor in flavors),
         refusals=tuple(dict.fromkeys(refusals)),
+        is_finished=is_finished,
     )
 
 
@@ -136,15 +155,16 @@ def available_tokens(*, is_calibrated: bool = False) -> frozenset[str]:
     return frozenset((*CAST_DTYPES, *WRITTEN, *named))
 
 
-def _asked(request: ConversionRequest, targets: Sequence[str]) -> Iterator[Refusal]:
+def _asked(
+    request: ConversionRequest, targets: Sequence[str], is_finished: bool
+) -> Iterator[Refusal]:
     """Yield what is wrong with a request, whatever the target."""
     if not targets:
         yield Refusal(target="", reason="nothing is asked for: give a precision such as bf16")
     out, source = request.out, request.source
-    is_taken = os.path.exists(out) and (not os.path.isdir(out) or bool(os.listdir(out)))
-    if is_taken and not is_half_published(request):
+    if _is_taken(out) and not is_finished:
         reason = f"{out!r} exists already: choose another place, or remove it"
-        yield Refusal(target="", reason=reason, code="out_exists")
+        yield Refusal(target="", reason=reason)
     if out == source or out.startswith(source + os.sep):
         yield Refusal(target="", reason=f"{out!r} is inside the source, which stays as it is")
 
@@ -189,16 +209,21 @@ def _check_patterns(request: ConversionRequest, outputs: Sequence[Output]) -> No
 
 
 def _component(target: Target, output: Output) -> ComponentPlan:
+    work = output.calibration
+    stored = output.source if output.stored is None else output.stored
+    is_kept = output.action in ("copy", "merge")
     return ComponentPlan(
         name=output.component,
         action=output.action,
-        source_dtype=dominant_dtype(_sizes(output.source)),
-        dtype=target.token if output.action != "copy" else dominant_dtype(_sizes(output.made)),
+        source_dtype=dominant_dtype(_sizes(stored)),
+        dtype=dominant_dtype(_sizes(output.made)) if is_kept else target.token,
         tensors=len(output.made),
-        changed=sum(output.source.get(name) is not tensor for name, tensor in output.made.items()),
-        source_bytes=_size(output.source),
+        changed=sum(stored.get(name) is not tensor for name, tensor in output.made.items()),
+        merged=sum(stored.get(name) is not tensor for name, tensor in output.source.items()),
+        source_bytes=_size(stored),
         size_bytes=_size(output.made),
-        memory_bytes=whole_bytes(output.made.values()),
+        memory_bytes=max(whole_bytes(output.made.values()), work.memory_bytes if work else 0),
+        operations=work.operations if work else 0.0,
         kept=_kept(output),
     )
 
@@ -231,17 +256,22 @@ def _size(checkpoint: Checkpoint) -> int:
 
 def _other_bytes(source: str, first: Output) -> int:
     """Return the size of what there will be beside the weights."""
+    total = sum(len(json_bytes(content)) for content in first.configs.values())
     if os.path.isfile(source):
-        return sum(len(json_bytes(content)) for content in first.configs.values())
+        return total
     if first.is_whole_model:
-        return sum(os.path.getsize(os.path.join(source, name)) for name in notices_in(source))
-    total = 0
+        notices = notices_in(source)
+        return total + sum(os.path.getsize(os.path.join(source, name)) for name in notices)
     for parent, directories, names in os.walk(source):
         directories[:] = [name for name in directories if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and not is_weights(name):
                 total += os.path.getsize(os.path.join(parent, name))
     return total
+
+
+def _is_taken(place: str) -> bool:
+    return os.path.exists(place) and (not os.path.isdir(place) or bool(os.listdir(place)))
 
 
 def _existing(path: str) -> str:

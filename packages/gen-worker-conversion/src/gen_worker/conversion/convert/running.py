@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import outputs_of
-from gen_worker.conversion.convert.staging import Staging, recipe_of
+from gen_worker.conversion.convert.staging import Staging, finish_publishing, recipe_of
 from gen_worker.conversion.convert.targets import Target
 from gen_worker.conversion.convert.values import ConversionResult, ConvertedFile, Progress
 from gen_worker.conversion.errors import ConversionInputError
@@ -25,13 +25,14 @@ from gen_worker.conversion.writer.output_file import make_directories
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.convert.outputs import Output
     from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
     from gen_worker.conversion.gguf.writing import WrittenGguf
     from gen_worker.conversion.writer import Written
+    from gen_worker.conversion.writer.output_file import WrittenFile
 
 __all__ = ["RefusedPlanError", "run_conversion"]
 
@@ -51,6 +52,7 @@ def run_conversion(
     plan: ConversionPlan,
     *,
     progress: Callable[[Progress], None] | None = None,
+    on_file: Callable[[str], None] | None = None,
     token: CancelToken | None = None,
     journal: bool = True,
 ) -> ConversionResult:
@@ -58,11 +60,13 @@ def run_conversion(
 
     Nothing is at its place until all outputs are complete. A canceled or killed run is gone on
     with by the next one of an equal plan, which repeats at most one file of weights; after a
-    failure nothing is left.
+    failure nothing is left. Of a plan that is finished nothing is done.
 
     Args:
         plan: Of `plan_conversion`.
         progress: Called in this thread, often; it may raise.
+        on_file: Called in this thread with the path of each finished file of weights, which is
+            moved to its place later; such as `ctx.publish_early`.
         token: Ends the work between two slabs.
         journal: Whether an interrupted run of the same plan is gone on with.
 
@@ -79,8 +83,12 @@ def run_conversion(
                 f"{one.target}: {one.reason}" if one.target else one.reason for one in plan.refusals
             )
         )
+    if plan.is_finished:
+        finish_publishing(plan.request.out)
+        flavors = tuple(_produced(flavor) for flavor in plan.flavors)
+        return ConversionResult(flavors=flavors, files={}, nonfinite={}, resumed=0, seconds=0.0)
     with Staging(plan.request.out, recipe_of(plan.request), may_resume=journal) as staging:
-        run = _Run(plan, staging, progress, token)
+        run = _Run(plan, staging, progress, on_file, token)
         result = run.all()
         staging.publish()
     return result
@@ -94,12 +102,14 @@ class _Run:
         plan: ConversionPlan,
         staging: Staging,
         progress: Callable[[Progress], None] | None,
+        on_file: Callable[[str], None] | None,
         token: CancelToken | None,
     ) -> None:
         self.plan = plan
         self.request = plan.request
         self.staging = staging
         self.progress = progress
+        self.on_file = on_file
         self.token = token
         self.total_bytes = plan.size_bytes
         self.done_bytes = 0
@@ -132,6 +142,7 @@ class _Run:
         if outputs[0].is_whole_model:
             for name in notices_in(self.request.source):
                 copy_whole(os.path.join(self.request.source, name), place)
+            _write_configs(place, outputs[0].configs)
         else:
             self._complete(place, outputs)
         return tuple(files)
@@ -165,6 +176,7 @@ class _Run:
         def follow(done: int, _total: int) -> None:
             self._tell(flavor.flavor, output.component, before + done)
 
+        self._calibrate(flavor, output)
         journal = self.staging.journal(f"{flavor.flavor}.{output.component}")
         if output.action == "gguf":
             from gen_worker.conversion.gguf.writing import write_gguf
@@ -178,6 +190,7 @@ class _Run:
                 max_name_bytes=output.max_name_bytes,
                 journal=journal,
                 progress=follow,
+                on_file=self._made,
                 token=self.token,
             )
         return write_safetensors(
@@ -188,12 +201,36 @@ class _Run:
             metadata=output.metadata,
             journal=journal,
             progress=follow,
+            on_file=self._made,
             token=self.token,
         )
+
+    def _made(self, file: WrittenFile) -> None:
+        if self.on_file is not None:
+            self.on_file(file.path)
 
     def _max_shard_bytes(self) -> int:
         is_one = self.request.layout == "singlefile"
         return sys.maxsize if is_one else self.request.max_shard_bytes
+
+    def _calibrate(self, flavor: FlavorPlan, output: Output) -> None:
+        """Find out what an output awaits; what an interrupted run has found counts."""
+        if output.calibration is None:
+            return
+
+        def follow(done: int, total: int) -> None:
+            if self.progress is not None:
+                told = Progress(
+                    flavor=flavor.flavor,
+                    component=output.component,
+                    done_bytes=self.done_bytes,
+                    total_bytes=self.total_bytes,
+                    calibrated=done / total,
+                )
+                self.progress(told)
+
+        folder = os.path.join(self.staging.root, f"{flavor.flavor}.{output.component}.calibration")
+        output.calibration.run(folder, progress=follow, token=self.token)
 
     def _tell(self, flavor: str, component: str, done_bytes: int) -> None:
         self.done_bytes = done_bytes
@@ -217,14 +254,18 @@ class _Run:
                     inside = os.path.join(place, output.component)
                     copy_side_files(os.path.join(root, output.component), inside)
             copy_side_files(root, place, skip={output.component for output in outputs})
-        for path, content in outputs[0].configs.items():
-            write_json(os.path.join(place, path), content)
+        _write_configs(place, outputs[0].configs)
         for output in written:
             folder = os.path.join(place, output.component)
             if output.torch_dtype:
                 set_config_dtype(folder, output.torch_dtype)
             if output.quantization:
                 set_quantization_config(folder, output.quantization)
+
+
+def _write_configs(place: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    for path, content in configs.items():
+        write_json(os.path.join(place, path), content)
 
 
 def target_of(name: str) -> Target:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from gen_worker.conversion.quantize.calibration_text import CalibrationData
 from gen_worker.types import ProducedFlavor
 
 __all__ = [
@@ -19,13 +20,15 @@ __all__ = [
     "FlavorPlan",
     "GgufOptions",
     "Kept",
+    "MergedLora",
     "OutputLayout",
     "Progress",
     "Refusal",
 ]
 
-Action = Literal["cast", "quantize", "copy", "gguf"]
-OutputLayout = Literal["diffusers", "singlefile"]
+Action = Literal["cast", "quantize", "copy", "gguf", "merge"]
+OutputLayout = Literal["diffusers", "singlefile", "peft", "kohya"]
+"""Of models the first two; of LoRAs all but `singlefile`."""
 
 
 class GgufOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +42,13 @@ class GgufOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the model that a LoRA is for; empty takes the one that it names."""
     split_max_bytes: int = 0
     """Of tensors in one file; 0 writes one file."""
+
+
+class MergedLora(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA that becomes a part of the model."""
+
+    path: str
+    scale: float = 1.0
 
 
 class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +67,13 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of tensors that stay in their own precision."""
     variant: str | None = None
     max_shard_bytes: int = 5_000_000_000
+    calibration: CalibrationData | None = None
+    """Text that the methods which take it are calibrated with."""
+    skip_calibration: bool = False
+    """Only what cannot be made without calibration is calibrated."""
     gguf: GgufOptions = GgufOptions()
+    loras: tuple[MergedLora, ...] = ()
+    """Merged into the source, in this order, before anything else."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,10 +95,14 @@ class ComponentPlan(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     tensors: int
     changed: int
+    merged: int = 0
+    """Tensors that LoRAs change."""
     source_bytes: int
     size_bytes: int
     memory_bytes: int
-    """What one tensor that must be in memory whole takes at most, 0 without any."""
+    """What one tensor that must be in memory whole, or calibration, takes at most, 0 without."""
+    operations: float = 0.0
+    """Multiplications and additions of calibration, about."""
     kept: tuple[Kept, ...] = ()
 
 
@@ -108,8 +128,6 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     """Empty where no target is at fault."""
     reason: str
-    code: str = ""
-    """`out_exists` where the place of the outputs is taken."""
 
 
 class ConversionPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +148,8 @@ class ConversionPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A guess, from rates measured on two cores."""
     refusals: tuple[Refusal, ...]
     """Empty when it can begin."""
+    is_finished: bool = False
+    """Whether an earlier run made the outputs: there is nothing to do."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +160,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     done_bytes: int
     """Of the weights of all outputs."""
     total_bytes: int
+    calibrated: float | None = None
+    """Share of the component's calibration that is done; None while weights are written."""
 
 
 class ConvertedFile(msgspec.Struct, frozen=True, kw_only=True):
