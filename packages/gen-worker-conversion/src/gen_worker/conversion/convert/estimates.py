@@ -19,9 +19,12 @@ _BYTES_PER_S: dict[Action, float] = {
     "copy": 0.8e9,
     "quantize": 0.2e9,
     "gguf": 0.1e9,
+    "merge": 0.3e9,
 }
 """Of the source, as stored, on two cores. That of casts is measured (bench/convert_cast.py);
 the others are rough, and too high for K-quants."""
+_OPERATIONS_PER_S = 5e10
+"""Of calibration: products of float32 matrices on two cores, about half of their peak."""
 
 
 def whole_bytes(tensors: Iterable[LazyTensor]) -> int:
@@ -41,4 +44,5 @@ def memory_bytes(components: Iterable[ComponentPlan]) -> int:
 
 
 def seconds_of(component: ComponentPlan) -> float:
-    return component.source_bytes / _BYTES_PER_S[component.action]
+    writing_s = component.source_bytes / _BYTES_PER_S[component.action]
+    return writing_s + component.operations / _OPERATIONS_PER_S

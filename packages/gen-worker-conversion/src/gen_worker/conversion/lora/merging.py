@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.lazy import low_rank, open_checkpoint
+from gen_worker.conversion.lazy import cast, low_rank, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.lora.dora import merged_dora
 from gen_worker.conversion.lora.reading import open_adapter
@@ -15,13 +15,20 @@ from gen_worker.conversion.side_files import copy_side_files
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.lazy import Checkpoint, LazyTensor
     from gen_worker.conversion.lora.adapter import Adapter, LowRank
 
-__all__ = ["Merged", "merge_adapters", "merge_lora"]
+__all__ = [
+    "Merged",
+    "merge_adapters",
+    "merge_lora",
+    "merged_components",
+    "no_component",
+    "open_adapters",
+]
 
 _TEXT = "text_model."
 _SHOWN = 8
@@ -36,7 +43,10 @@ class Merged(NamedTuple):
 
 
 def merge_adapters(
-    checkpoint: Checkpoint, adapters: Iterable[tuple[Mapping[str, LowRank], float]]
+    checkpoint: Checkpoint,
+    adapters: Iterable[tuple[Mapping[str, LowRank], float]],
+    *,
+    in_float32: bool = False,
 ) -> Merged:
     """Return `weight + strength * alpha / rank * up @ down` for each module of each adapter.
 
@@ -47,6 +57,7 @@ def merge_adapters(
     Args:
         checkpoint: Of one component, with the names of diffusers or transformers.
         adapters: The modules for that component, and the strength of each adapter.
+        in_float32: Whether changed weights stay float32, for a cast to round them once.
 
     Raises:
         ConversionInputError: Shapes differ, or a weight is quantised.
@@ -65,7 +76,8 @@ def merge_adapters(
                     "from, and quantise the result",
                     tensor=name,
                 )
-            made[name] = _merged(made[name], layer, strength)
+            weight = cast(made[name], "F32") if in_float32 else made[name]
+            made[name] = _merged(weight, layer, strength)
     return Merged(made, tuple(unused))
 
 
@@ -102,17 +114,15 @@ def merge_lora(
             are no update of low rank: the result would not be the model with the adapter.
     """
     root = os.fspath(directory)
-    opened = [(open_adapter(path, component=component), weight) for path, weight in adapters]
-    for (path, _), (adapter, _) in zip(adapters, opened, strict=True):
-        _refuse(os.fspath(path), adapter.unknown, "are no updates of low rank")
-    names = sorted({name for adapter, _ in opened for name in adapter.layers})
-    merged = {name: _component(root, name, opened) for name in names}
+    opened = open_adapters(adapters, component=component)
+    merged = merged_components(root, opened, lambda name: _checkpoint(root, name))
+    names = tuple(merged)
     with new_folder(output_dir) as target:
-        for name, tensors in merged.items():
+        for name, one in merged.items():
             is_model = name == "" or name.startswith("text_encoder")
             place = os.path.join(target, name) if name else target
             write_safetensors(
-                tensors,
+                one.tensors,
                 place,
                 prefix="model" if is_model else "diffusion_pytorch_model",
                 max_shard_bytes=max_shard_bytes,
@@ -121,25 +131,65 @@ def merge_lora(
             if name:
                 copy_side_files(os.path.join(root, name), place)
         copy_side_files(root, target, skip=names)
-    return tuple(names)
+    return names
 
 
-def _component(
-    root: str, name: str, adapters: Sequence[tuple[Adapter, float]]
-) -> dict[str, LazyTensor]:
+def open_adapters(
+    adapters: Sequence[tuple[str | os.PathLike[str], float]], *, component: str = ""
+) -> list[tuple[Adapter, float]]:
+    """Open adapters that are to be merged.
+
+    Raises:
+        ConversionInputError: One has tensors that are no update of low rank.
+    """
+    opened = [(open_adapter(path, component=component), weight) for path, weight in adapters]
+    for (path, _), (adapter, _) in zip(adapters, opened, strict=True):
+        _refuse(os.fspath(path), adapter.unknown, "are no updates of low rank")
+    return opened
+
+
+def merged_components(
+    root: str,
+    adapters: Sequence[tuple[Adapter, float]],
+    open_component: Callable[[str], Checkpoint],
+    *,
+    in_float32: bool = False,
+) -> dict[str, Merged]:
+    """Return the components that adapters change, by name.
+
+    Args:
+        root: Of the model, for messages.
+        adapters: Each with its strength.
+        open_component: Gives the weights of one.
+        in_float32: See `merge_adapters`.
+
+    Raises:
+        ConversionInputError: The model lacks a component or a module of theirs.
+    """
+    merged: dict[str, Merged] = {}
+    for name in sorted({name for adapter, _ in adapters for name in adapter.layers}):
+        ours = [(one.layers[name], weight) for one, weight in adapters if name in one.layers]
+        made = merge_adapters(open_component(name), ours, in_float32=in_float32)
+        place = os.path.join(root, name) if name else root
+        _refuse(place, made.unused, "are in an adapter and not in the model")
+        merged[name] = made
+    return merged
+
+
+def _checkpoint(root: str, name: str) -> Checkpoint:
     place = os.path.join(root, name) if name else root
     if not os.path.isdir(place):
-        raise ConversionInputError(
-            f"{root!r} has no component {name!r}, which an adapter changes: check that they are "
-            "of one family",
-            file=root,
-        )
-    ours = [
-        (adapter.layers[name], weight) for adapter, weight in adapters if name in adapter.layers
-    ]
-    merged = merge_adapters(open_checkpoint(place), ours)
-    _refuse(place, merged.unused, "are in an adapter and not in the model")
-    return merged.tensors
+        raise no_component(root, name)
+    return open_checkpoint(place)
+
+
+def no_component(root: str, name: str) -> ConversionInputError:
+    """Return why an adapter does not fit a model."""
+    return ConversionInputError(
+        f"{root!r} has no component {name!r}, which an adapter changes: check that they are "
+        "of one family",
+        file=root,
+    )
 
 
 def _name_in(checkpoint: Checkpoint, module: str) -> str | None:

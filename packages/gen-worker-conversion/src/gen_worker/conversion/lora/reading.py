@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.lazy import Checkpoint, LazyTensor
 
 __all__ = [
+    "CONFIG",
     "METADATA",
     "Alphas",
     "home_of",
@@ -34,9 +35,9 @@ __all__ = [
     "text_module",
 ]
 
+CONFIG = "adapter_config.json"
 METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the ranks and alphas of an adapter, in the header of its file."""
-_CONFIG = "adapter_config.json"
 _PEFT = "base_model.model."
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 _KOHYA = {
@@ -132,13 +133,13 @@ def open_adapter(path: str | os.PathLike[str], *, component: str = "") -> Adapte
 
 def peft_parts(place: str) -> dict[str, str]:
     """Return the folders with an adapter of peft in a folder that has none itself, by name."""
-    others = (_CONFIG, "model_index.json")
+    others = (CONFIG, "model_index.json")
     if not os.path.isdir(place) or any(os.path.isfile(os.path.join(place, n)) for n in others):
         return {}
     return {
         entry.name: entry.path
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name)
-        if entry.is_dir() and os.path.isfile(os.path.join(entry.path, _CONFIG))
+        if entry.is_dir() and os.path.isfile(os.path.join(entry.path, CONFIG))
     }
 
 
@@ -303,7 +304,7 @@ class Alphas:
 def peft_config(place: str) -> Mapping[str, Any]:
     """Return the `adapter_config.json` of a folder, or beside a file; empty without one."""
     folder = place if os.path.isdir(place) else os.path.dirname(place)
-    path = os.path.join(folder, _CONFIG)
+    path = os.path.join(folder, CONFIG)
     config = read_config(path) if os.path.isfile(path) else None
     return config if isinstance(config, dict) else {}
 

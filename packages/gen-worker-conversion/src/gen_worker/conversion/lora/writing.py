@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import computed, reshape
+from gen_worker.conversion.lora.families import family_of_modules
 from gen_worker.conversion.lora.kohya_names import dotted, flat
 from gen_worker.conversion.lora.originals import with_original_names
-from gen_worker.conversion.lora.reading import METADATA, open_adapter
+from gen_worker.conversion.lora.reading import CONFIG, METADATA, open_adapter
 from gen_worker.conversion.writer import write_safetensors
 
 if TYPE_CHECKING:
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from gen_worker.conversion.lazy import LazyTensor
     from gen_worker.conversion.lora.adapter import Adapter, LowRank
 
-__all__ = ["AdapterFormat", "WrittenAdapter", "convert_lora", "write_adapter"]
+__all__ = [
+    "AdapterFile",
+    "AdapterFormat",
+    "WrittenAdapter",
+    "adapter_files",
+    "convert_lora",
+    "write_adapter",
+]
 
 AdapterFormat = Literal["diffusers", "kohya", "peft"]
 _FILES = {"diffusers": "pytorch_lora_weights", "kohya": "lora", "peft": "adapter_model"}
@@ -70,20 +78,52 @@ def write_adapter(
 ) -> WrittenAdapter:
     """Write an adapter; blocks. Arguments and errors are those of `convert_lora`."""
     root = os.fspath(directory)
+    paths: list[str] = []
+    for file in adapter_files(adapter, to=to, family=family):
+        place = os.path.join(root, file.folder)
+        written = write_safetensors(file.tensors, place, prefix=file.prefix, metadata=file.metadata)
+        paths.append(written.path)
+        if file.config:
+            with open(os.path.join(place, CONFIG), "w", encoding="utf-8") as config:
+                config.write(json.dumps(file.config, indent=2) + "\n")
+    return WrittenAdapter(tuple(paths), adapter.unknown)
+
+
+class AdapterFile(NamedTuple):
+    """One file of an adapter in some format, before it is written."""
+
+    folder: str
+    """Below that of the adapter: the component, where a format has a file for each."""
+    prefix: str
+    """Of the file's name."""
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+    """Of its header."""
+    config: Mapping[str, Any]
+    """What `adapter_config.json` beside it says; empty without one."""
+
+
+def adapter_files(adapter: Adapter, *, to: AdapterFormat, family: str = "") -> list[AdapterFile]:
+    """Return the files of an adapter; nothing is read. Errors are those of `convert_lora`."""
     if to == "peft":
-        paths = [
-            _write_peft(os.path.join(root, name) if len(adapter.layers) > 1 else root, layers)
+        has_parts = len(adapter.layers) > 1
+        return [
+            AdapterFile(
+                name if has_parts else "",
+                _FILES["peft"],
+                _sides("base_model.model.", layers),
+                {},
+                {"peft_type": "LORA", "task_type": None, "bias": "none", **_config(layers)},
+            )
             for name, layers in adapter.layers.items()
         ]
-        return WrittenAdapter(tuple(paths), adapter.unknown)
     if "" in adapter.layers:
         raise ConversionInputError(
             f"the format {to!r} names the component that an adapter changes, and the source does "
             "not: give component, such as 'unet'"
         )
     tensors, metadata = _diffusers(adapter) if to == "diffusers" else _kohya(adapter, family)
-    written = write_safetensors(tensors, root, prefix=_FILES[to], metadata=metadata)
-    return WrittenAdapter((written.path,), adapter.unknown)
+    return [AdapterFile("", _FILES[to], tensors, metadata, {})]
 
 
 def _diffusers(adapter: Adapter) -> tuple[dict[str, LazyTensor], dict[str, str]]:
@@ -96,14 +136,6 @@ def _diffusers(adapter: Adapter) -> tuple[dict[str, LazyTensor], dict[str, str]]
             config = _config({name.removeprefix(_TEXT): one for name, one in layers.items()})
             metadata |= {f"{component}.{key}": value for key, value in config.items()}
     return tensors, {METADATA: json.dumps(metadata, sort_keys=True)} if metadata else {}
-
-
-def _write_peft(folder: str, layers: Mapping[str, LowRank]) -> str:
-    written = write_safetensors(_sides("base_model.model.", layers), folder, prefix=_FILES["peft"])
-    config = {"peft_type": "LORA", "task_type": None, "bias": "none", **_config(layers)}
-    with open(os.path.join(folder, "adapter_config.json"), "w", encoding="utf-8") as file:
-        file.write(json.dumps(config, indent=2) + "\n")
-    return written.path
 
 
 def _sides(prefix: str, layers: Mapping[str, LowRank]) -> dict[str, LazyTensor]:
@@ -148,7 +180,7 @@ def _kohya(adapter: Adapter, family: str) -> tuple[dict[str, LazyTensor], dict[s
     for component, layers in adapter.layers.items():
         prefix = _kohya_prefix(component, adapter)
         if component == "transformer":
-            layers = with_original_names(layers, family)
+            layers = with_original_names(layers, family or _family(layers))
         for module, layer in layers.items():
             name = flat(module)
             if dotted(name) != module:
@@ -172,6 +204,11 @@ def _kohya(adapter: Adapter, family: str) -> tuple[dict[str, LazyTensor], dict[s
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alpha),
     }
+
+
+def _family(layers: Mapping[str, LowRank]) -> str:
+    widths = ((name, layer.down.row_elements) for name, layer in layers.items())
+    return family_of_modules(("transformer", name, width) for name, width in widths)
 
 
 def _kohya_prefix(component: str, adapter: Adapter) -> str:
