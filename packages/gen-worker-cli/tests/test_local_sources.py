@@ -36,12 +36,23 @@ def test_a_ref_that_was_fetched_is_a_source(cli: Cli, start_hub: Callable[..., H
     environment = {"TENSORHUB_CAS_DIR": str(cli.folder / "cas"), "TENSORHUB_URL": hub.url}
     (cli.folder / "one").mkdir()
     (cli.folder / "one" / "weights").write_text("weights")
-    assert cli("hub", "push", "one", "acme/one", **environment).code == 0
+    pushed = cli("hub", "push", "one", "acme/one", **environment)
+    checkpoint = json.loads(pushed.stdout)["checkpoint_ids"][0]
     project = cli.write_project(PROJECT)
     assert cli("prefetch", project=project, **environment).code == 0
 
-    for ref, told in (("acme/one", "weights"), ("acme/two", "nothing")):
-        words = ("run", "look", "--payload", json.dumps({"source": {"ref": ref}}), "--raw")
+    for source, told in (
+        ({"ref": "acme/one"}, "weights"),
+        ({"ref": "acme/two"}, "nothing"),
+        ({"ref": "acme/one", "checkpoint_id": checkpoint}, "weights"),
+        ({"ref": "acme/one", "checkpoint_id": "blake3:" + "0" * 64}, "nothing"),
+        ({"ref": "acme/one", "attributes": {"dtype": "nf4"}}, "nothing"),
+    ):
+        words = ("run", "look", "--payload", json.dumps({"source": source}), "--raw")
         done = cli(*words, project=project, **environment)
         assert done.code == 0, done.stderr
         assert json.loads(done.stdout) == {"text": told}
+    payload = json.dumps({"source": {"ref": "./one", "checkpoint_id": checkpoint}})
+    refused = cli("run", "look", "--payload", payload, project=project, **environment)
+    assert refused.code == 2
+    assert "is a directory and no checkpoint" in refused.stderr

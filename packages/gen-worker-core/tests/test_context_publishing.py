@@ -198,6 +198,25 @@ def test_an_unfinished_revision_is_dropped_when_the_call_ends() -> None:
     assert not ctx.has_open_revisions
 
 
+@pytest.mark.parametrize(
+    ("destination", "fields", "tags"),
+    [
+        ("a/b", {}, ["prod"]),
+        ("a/b", {"destination_repo_tags": []}, []),
+        ("a/b", {"destination_repo_tags": ["v1"]}, ["v1"]),
+        ("c/d", {}, []),
+    ],
+)
+def test_the_jobs_tags_are_those_of_its_destination(
+    destination: str, fields: Any, tags: list[str]
+) -> None:
+    hub = Hub()
+    job = {"ref": "a/b", "tags": ["prod"]}
+    ctx = RequestContext("t", ports=host(hub), destination=job)
+    ctx.publish_repo_revision(destination_repo=destination, **fields)
+    assert hub.calls[1][1][1]["destination_repo_tags"] == tags
+
+
 def test_checkpoints_say_what_their_revision_is_opened_with(tmp_path: Path) -> None:
     kept: list[Any] = []
 

@@ -85,7 +85,7 @@ class RequestContext(OutputContext):
 
         Args:
             destination_repo: `owner/repo`.
-            **fields: See `RevisionFields`.
+            **fields: See `RevisionFields`; the job's destination gets the job's tags by default.
 
         Returns:
             The hub's answer. Where there is no hub to publish to:
@@ -117,8 +117,11 @@ class RequestContext(OutputContext):
 
         refuse_unknown(fields, _REVISION_DEFAULTS, "publish_repo_revision")
         manifest = {**_REVISION_DEFAULTS, **fields}
-        manifest["destination_repo_tags"] = checked_tags(fields.get("destination_repo_tags"))
         destination = checked_destination(destination_repo, "destination_repo")
+        tags = fields.get("destination_repo_tags")
+        if tags is None and destination == self.destination.get("ref"):
+            tags = self.destination.get("tags")  # the job's own, moved with its revision
+        manifest["destination_repo_tags"] = checked_tags(tags)
         self.raise_if_canceled()
         revisions = self._revisions
         if revisions is None:

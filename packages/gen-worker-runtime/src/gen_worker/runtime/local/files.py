@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.context.local_stream import LocalStream
+    from gen_worker.models.refs import Ref, TensorhubRef
     from gen_worker.ports import FileLimits, SaveOptions
     from gen_worker.types import Asset, Tensors
 
@@ -23,6 +24,7 @@ __all__ = ["LocalFiles"]
 
 # Compiled at their first use, as most calls name no file.
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]+)://"
+_BARE_ID_CHARS = 64
 _SUFFIX = r"\.[A-Za-z0-9]{1,12}\Z"
 
 
@@ -63,13 +65,24 @@ class LocalFiles(LocalOutputs):
         attributes: Mapping[str, Any] | None = None,
         is_dataset: bool = False,
     ) -> str | None:
-        """Return a directory that `ref` names: as a path, or as a model that is here already."""
+        """Return a directory that `ref` names: as a path, or as a model that is here already.
+
+        Raises:
+            ValidationError: A checkpoint is asked for of what has none.
+        """
         if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
         path = os.path.abspath(os.path.expanduser(ref))
         if os.path.isdir(path):
+            if checkpoint_id and os.path.basename(path) != checkpoint_id:
+                raise ValidationError(
+                    f"{ref!r} is a directory and no checkpoint {checkpoint_id!r:.80}: leave "
+                    "checkpoint_id out"
+                )
             return path
-        return None if is_dataset else await off_loop(self._stored_model, ref)
+        if is_dataset:
+            return None
+        return await off_loop(self._stored_model, ref, checkpoint_id, attributes or {})
 
     async def open_output(self, ref: str, options: SaveOptions, *, request_id: str) -> LocalStream:
         stream = await super().open_output(ref, options, request_id=request_id)
@@ -91,7 +104,9 @@ class LocalFiles(LocalOutputs):
 
             await off_loop(shutil.rmtree, directory, True)
 
-    def _stored_model(self, ref: str) -> str | None:
+    def _stored_model(
+        self, ref: str, checkpoint_id: str, attributes: Mapping[str, Any]
+    ) -> str | None:
         """Return where a model of the local store is; nothing is fetched."""
         from gen_worker.models.assembly import open_store
         from gen_worker.models.choice import ModelChoice
@@ -99,9 +114,13 @@ class LocalFiles(LocalOutputs):
         from gen_worker.models.sources import open_sources
 
         try:
-            choice = ModelChoice.of(parse_prefixed_ref(ref))
+            parsed = parse_prefixed_ref(ref)
         except ValidationError:
             return None
+        if checkpoint_id:
+            parsed = _pinned(parsed, checkpoint_id)
+        wanted = {name: (str(value),) for name, value in attributes.items()}
+        choice = ModelChoice.of(parsed, attributes=wanted)
         with open_sources(open_store(self._cas_dir), is_offline=True) as sources:
             model = sources.find(choice)
         return model.path if model is not None else None
@@ -159,6 +178,16 @@ class LocalFiles(LocalOutputs):
             if request_id not in self._scratch:
                 self._scratch[request_id] = tempfile.mkdtemp(prefix="gen-worker-inputs-")
             return self._scratch[request_id]
+
+
+def _pinned(ref: Ref, checkpoint_id: str) -> TensorhubRef:
+    from gen_worker.models.refs import TensorhubRef
+
+    if not isinstance(ref, TensorhubRef):
+        raise ValidationError(f"{str(ref)!r} is of no hub, and has no checkpoint_id: leave it out")
+    is_bare = len(checkpoint_id) == _BARE_ID_CHARS
+    digest = f"blake3:{checkpoint_id}" if is_bare else checkpoint_id
+    return TensorhubRef(owner=ref.owner, repo=ref.repo, flavor=ref.flavor, digest=digest)
 
 
 def _path_of(ref: str) -> str:
