@@ -52,6 +52,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="tensors that stay in their precision, such as '*norm*'; may be repeated",
     )
+    parser.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="text for GPTQ and for scales of activations: a dataset's folder, or a file of lines",
+    )
+    parser.add_argument(
+        "--calibration-samples",
+        type=int,
+        default=128,
+        metavar="N",
+        help="how many rows of it are read (default: 128)",
+    )
+    parser.add_argument(
+        "--skip-calibration",
+        action="store_true",
+        help="calibrate only what cannot be made without",
+    )
     parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument(
         "--verify", action="store_true", help="read every output again and compare it"

@@ -73,4 +73,6 @@ class ConversionBar:
         left = f", {time_text(left_s)} left" if left_s is not None else ""
         share = progress.done_bytes / max(progress.total_bytes, 1)
         stage = f"{where} {size}, {size_text(rate)}/s{left}"
+        if progress.calibrated is not None:
+            stage = f"{where} {size}, calibration {progress.calibrated:.0%}"
         self._reports.emit(Report(request_id="", progress=share, at=time.time(), stage=stage))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.convert import ConversionPlan, FlavorPlan, ProvenFlavor
     from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.hub import Flavor
+    from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.refs import TensorhubRef
 
 __all__ = ["run"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.cast import cast_checkpoint, cast_code
 from gen_worker.conversion.classify import parse_weight_file
+from gen_worker.conversion.convert.calibrated import calibration_of, takes_data
 from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
@@ -20,6 +21,7 @@ from gen_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gen_worker.conversion.convert.calibrated import Calibration
     from gen_worker.conversion.convert.cells import Library
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
@@ -64,6 +66,8 @@ class Output(NamedTuple):
     """Why tensors stay in a higher precision, by name."""
     attributes: Mapping[str, Any] = {}
     """Of the flavor."""
+    calibration: Calibration | None = None
+    """What must be done before it is written."""
     read_back: Callable[[Checkpoint], Checkpoint] | None = None
     """Makes tensors like those of `source` of what was written; None where names are the same."""
 
@@ -194,13 +198,16 @@ def _quantized(
     if not layouts:
         reason = not_for(method, f"{library} for {name or 'a model'!r}")
         raise ConversionInputError(reason, step="quantize")
+    is_calibrated = takes_data(request, method, target.token)
+    is_static = is_calibrated and not method.is_gptq
     exclude = tuple(one for one in request.keep if any(fnmatchcase(n, one) for n in checkpoint))
     made = quantize_checkpoint(
         checkpoint,
         target.token,
         Policy(recipe=recipe_for(name), exclude=exclude),
-        QuantizeOptions(layout=layouts[0]),
+        QuantizeOptions(layout=layouts[0], activations="static" if is_static else "none"),
     )
+    work = calibration_of(request, name, checkpoint, made) if is_calibrated else None
     report = made.report
 
     def read_back(stored: Checkpoint) -> Checkpoint:
@@ -226,7 +233,9 @@ def _quantized(
             "quantization_method": report.method,
             "quantization_library": report.layout,
             "quantization_recipe": report.recipe,
+            **(work.attributes if work else {}),
         },
+        calibration=work,
         read_back=read_back,
     )
 

@@ -105,4 +105,6 @@ def _gated(
 def _recipe(plan: ConversionPlan, flavor: FlavorPlan) -> dict[str, Any]:
     asked = msgspec.to_builtins(plan.request)
     recipe = {name: value for name, value in asked.items() if name not in _PLACES and value}
+    if "calibration" in recipe:
+        recipe["calibration"] = {k: v for k, v in recipe["calibration"].items() if k != "path"}
     return {"target": flavor.token, **recipe}

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from gen_worker.conversion.quantize.calibration_text import CalibrationData
     from gen_worker.conversion.quantize.checkpoint import QuantizedCheckpoint
 
-__all__ = ["calibrate_checkpoint", "calibration_memory_bytes", "is_awaiting"]
+__all__ = [
+    "calibrate_checkpoint",
+    "calibration_memory_bytes",
+    "calibration_operations",
+    "tokenizer_in",
+]
 
 _KEY = "calibration"
 """File that names the pass which a folder is of."""
@@ -50,11 +55,6 @@ class _Layer(NamedTuple):
     source: LazyTensor
     names: Mapping[str, str]
     """Of the parts, in the file."""
-
-
-def is_awaiting(quantized: QuantizedCheckpoint) -> bool:
-    """Tell whether a checkpoint needs calibration before it can be written."""
-    return any(isinstance(tensor, Awaited) for tensor in quantized.tensors.values())
 
 
 def calibrate_checkpoint(
@@ -92,7 +92,7 @@ def calibrate_checkpoint(
     _claim(place, _fingerprint(quantized, source, data))
     windows = token_windows(
         data,
-        _tokenizer(os.fspath(model)) if tokenizer is None else tokenizer,
+        tokenizer_in(os.fspath(model)) if tokenizer is None else tokenizer,
         max_length=run.model.max_length,
     )
     run.all(windows, progress, token)
@@ -115,6 +115,22 @@ def calibration_memory_bytes(quantized: QuantizedCheckpoint, source: Checkpoint)
             blocks[index or 0] += 4 * columns * columns
             widest = max(widest, fit_memory_bytes(columns))
     return max(blocks.values()) + widest if layers else 0
+
+
+def calibration_operations(
+    quantized: QuantizedCheckpoint, source: Checkpoint, data: CalibrationData
+) -> float:
+    """Return how many multiplications and additions calibration takes, about: at most those."""
+    stack, layers = stack_of(source), _layers(quantized)
+    tokens = data.samples * data.length
+    runs = 2 if any(layer.scheme.changes_weights for layer in layers.values()) else 1
+    blocks = sum(one.elements for name, one in source.items() if name.startswith(stack))
+    total = 2.0 * runs * tokens * blocks
+    for layer in layers.values():
+        if layer.scheme.needs_products:
+            rows, columns = layer.source.shape
+            total += 2.0 * columns * columns * (tokens + rows + columns)
+    return total
 
 
 class _Pass:
@@ -323,9 +339,10 @@ def _watched(value: Any, watch: Watch) -> Any:
     return value
 
 
-def _tokenizer(model: str) -> Any:
+def tokenizer_in(folder: str) -> Any:
+    """Load the tokenizer that is in a folder."""
     from gen_worker.conversion.hf_classes import libraries_view
     from gen_worker.models.loading.libraries import library
 
-    with libraries_view(model) as place:
+    with libraries_view(folder) as place:
         return library("transformers").AutoTokenizer.from_pretrained(place, local_files_only=True)

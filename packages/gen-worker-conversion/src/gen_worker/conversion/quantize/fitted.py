@@ -23,12 +23,14 @@ _NONE = NonFinite(0, 0)
 
 
 class LayerInputs(NamedTuple):
-    """What calibration has seen go into a layer."""
+    """What calibration has seen go into a layer, or into several that are given the same."""
 
     largest: float
     """Magnitude."""
     products_CC: Any = None
     """Sum of `x^T x` over all tokens, float32; None where nobody asked for it."""
+    derived: dict[Any, Any] | None = None
+    """What a scheme has made of the products, for the next layer that is given the same."""
 
 
 class FittedScheme(Scheme):

@@ -76,7 +76,9 @@ class Gptq(PackedIntegers, FittedScheme):
     def fit(self, weight: LazyTensor, inputs: LayerInputs) -> dict[str, Any]:
         import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-        plan = self._plan(inputs.products_CC)
+        derived = {} if inputs.derived is None else inputs.derived
+        settings = (self.damping, self.by_activation)
+        plan = derived.get(settings) or derived.setdefault(settings, self._plan(inputs.products_CC))
         rows, columns = weight.shape
         step = max(4 * SLAB_BYTES // (4 * columns), 1)  # rows do not depend on each other
         made = []
@@ -113,28 +115,27 @@ class Gptq(PackedIntegers, FittedScheme):
         import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         grid = self._grid(values_RC)
-        size = values_RC.shape[1] // grid.scale_RG1.shape[1]
-        groups_C = plan.order_C // size
-        scale_RC = grid.scale_RG1.squeeze(-1)[:, groups_C]
-        zero_RC = grid.zero_RG1.expand_as(grid.scale_RG1).squeeze(-1)[:, groups_C]
-        rest_RC = values_RC[:, plan.order_C].contiguous()
-        integers_RC = torch.empty_like(rest_RC)
-        columns = rest_RC.shape[1]
+        groups_C = plan.order_C // (values_RC.shape[1] // grid.scale_RG1.shape[1])
+        scale_CR = grid.scale_RG1.squeeze(-1).T[groups_C]
+        zero_CR = grid.zero_RG1.expand_as(grid.scale_RG1).squeeze(-1).T[groups_C]
+        rest_CR = values_RC.T[plan.order_C]  # columns are worked on: each in one piece of memory
+        integers_CR = torch.empty_like(rest_CR)
+        columns = len(rest_CR)
         for start in range(0, columns, _COLUMNS):
             stop = min(start + _COLUMNS, columns)
-            errors_RB = torch.empty_like(rest_RC[:, start:stop])
+            errors_BR = torch.empty_like(rest_CR[start:stop])
             factor_BB = plan.factor_CC[start:stop, start:stop]
             for at in range(start, stop):
-                column_R, scale_R, zero_R = rest_RC[:, at], scale_RC[:, at], zero_RC[:, at]
-                integer_R = (column_R / scale_R + zero_R).clamp_(self.low, self.high).round_()
-                integers_RC[:, at] = integer_R
+                column_R, scale_R, zero_R = rest_CR[at], scale_CR[at], zero_CR[at]
+                integer_R = (column_R / scale_R).add_(zero_R).clamp_(self.low, self.high).round_()
+                integers_CR[at] = integer_R
                 steps_B = factor_BB[at - start, at - start :]
                 error_R = (column_R - (integer_R - zero_R) * scale_R) / steps_B[0]
-                rest_RC[:, at:stop] -= error_R[:, None] * steps_B
-                errors_RB[:, at - start] = error_R
-            rest_RC[:, stop:] -= errors_RB @ plan.factor_CC[start:stop, stop:]
-        found_RC = torch.empty_like(integers_RC)
-        found_RC[:, plan.order_C] = integers_RC
+                rest_CR[at:stop].addr_(steps_B, error_R, alpha=-1)
+                errors_BR[at - start] = error_R
+            rest_CR[stop:].addmm_(plan.factor_CC[start:stop, stop:].T, errors_BR, alpha=-1)
+        found_RC = torch.empty_like(values_RC)
+        found_RC[:, plan.order_C] = integers_CR.T
         return found_RC
 
 

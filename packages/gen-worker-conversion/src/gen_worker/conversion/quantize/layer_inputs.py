@@ -30,6 +30,7 @@ class Watch:
         self._seen: dict[str, Any] = {}
         self._largest: dict[str, float] = {}
         self._products_CC: dict[str, Any] = {}
+        self._derived: dict[str, dict[Any, Any]] = {}
         self._handles = [
             layer.register_forward_pre_hook(lambda _, args, name=name: self._look(name, args[0]))
             for name, layer in layers.items()
@@ -48,7 +49,8 @@ class Watch:
         leader = self._leaders.get(name)
         if leader is None:
             return None
-        return LayerInputs(self._largest[leader], self._products_CC.get(leader))
+        derived = self._derived.setdefault(leader, {})
+        return LayerInputs(self._largest[leader], self._products_CC.get(leader), derived)
 
     def _look(self, name: str, value: Any) -> None:
         if name not in self._leaders:
