@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gen_worker.conversion.dataset import Dataset, DatasetError, DatasetWriter
+from gen_worker.errors import ValidationError
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -187,6 +188,86 @@ def test_older_datasets_are_read(tmp_path: Path) -> None:
         list(dataset.iter_prompts())
     with pytest.raises(DatasetError, match="line 3 of"):
         list(dataset.iter_rows())
+
+
+def saved(root: Path, *batches: list[dict[str, Any]]) -> None:
+    """Write what `datasets` saves of one split."""
+    root.mkdir(parents=True)
+    names = [f"data-{number:05d}-of-{len(batches):05d}.arrow" for number in range(len(batches))]
+    for name, batch in zip(names, batches, strict=True):
+        table = pyarrow.Table.from_pylist(batch)
+        with pyarrow.OSFile(str(root / name), "wb") as file:
+            with pyarrow.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (root / "state.json").write_text(json.dumps(state))
+
+
+def test_saved_datasets_are_read_without_the_library_that_saved_them(tmp_path: Path) -> None:
+    two = [{"prompt": "a", "x": 1}, {"prompt": "b", "x": 2}]
+    saved(tmp_path / "both" / "train", two, [{"prompt": "c", "x": 3}])
+    saved(tmp_path / "both" / "eval", [{"prompt": "held out", "x": 4}])
+    (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train", "eval"]}')
+    train = Dataset("", "train", tmp_path / "both")
+    assert list(train.iter_examples()) == [*two, {"prompt": "c", "x": 3}]
+    assert (train.verify(), next(train.iter_rows(["x"]))) == (3, {"x": 1})
+    held_out = Dataset("", "eval", tmp_path / "both")
+    assert list(held_out.iter_prompts()) == [{"prompt": "held out"}]
+    with pytest.raises(DatasetError, match="no split 'test': it has 'train', 'eval'"):
+        list(Dataset("", "test", tmp_path / "both").iter_rows())
+    # There is no choice where there is one: it is called as it may be.
+    assert list(Dataset("", "x", tmp_path / "both" / "train").iter_rows(["x"]))[2] == {"x": 3}
+
+
+def test_damaged_and_lying_saves_are_named(tmp_path: Path) -> None:
+    saved(tmp_path / "d", [{"prompt": "a"}])
+    dataset = Dataset("", "train", tmp_path / "d")
+    with pytest.raises(DatasetError, match="no column 'y'") as caught:
+        list(dataset.iter_rows(["y"]))
+    assert caught.value.column == "y"
+    [file] = (tmp_path / "d").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DatasetError, match="no whole Arrow stream") as caught:
+        list(dataset.iter_rows())
+    assert caught.value.file == str(file)
+    file.unlink()
+    with pytest.raises(DatasetError, match="no whole Arrow stream"):
+        list(dataset.iter_rows())
+    state = tmp_path / "d" / "state.json"
+    for text, message in (("{}", "lists no files"), ("[", "no JSON object")):
+        state.write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            list(dataset.iter_rows())
+    state.write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
+    with pytest.raises(ValidationError, match="leaves its directory"):
+        list(dataset.iter_rows())
+
+
+def test_the_datasets_library_and_we_read_each_other(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    from gen_worker.models.tiny.tokens import text_tokenizer
+
+    with DatasetWriter(tmp_path / "ours", {"text": "string"}) as out:
+        out.write_all([{"text": "a horse on mars"}, {"text": "a"}])
+    ours = Dataset("", "train", tmp_path / "ours")
+    whole = ours.as_hf_dataset()
+    splits = {"train": whole, "eval": whole.select([1])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "theirs")
+    held_out = Dataset("", "eval", tmp_path / "theirs")
+    assert list(held_out.iter_examples()) == list(held_out.as_hf_dataset()) == [{"text": "a"}]
+    tokens = ours.as_hf_dataset(tokenizer=text_tokenizer(), max_seq_length=3)["input_ids"]
+    assert [len(ids) for ids in tokens] == [3, 1]
+
+
+def test_texts_are_those_of_the_column_for_text(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "d", {"id": "string", "prompt": "string"}) as out:
+        out.write_all([{"id": "1", "prompt": None}, {"id": "2", "prompt": "a cat"}])
+    dataset = Dataset("", "train", tmp_path / "d")
+    assert sorted(dataset.sample_texts(9, 0)) == ["", "a cat"]
+    with DatasetWriter(tmp_path / "n", {"id": "int64"}) as out:
+        out.write({"id": 1})
+    with pytest.raises(DatasetError, match="has no text: its columns are id"):
+        Dataset("", "train", tmp_path / "n").sample_texts(1, 0)
 
 
 class Tokenizer:

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.dataset.documents import read_json
+from gen_worker.conversion.dataset.saved import is_saved, saved_files, saved_rows
 from gen_worker.conversion.dataset.schema import DatasetError, require_pyarrow
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ __all__ = ["Dataset"]
 _TEXT_COLUMNS = ("text", "content", "prompt", "input", "sentence", "article")
 _PROMPT_COLUMNS = ("prompt", "category", "length_bucket", "seed")
 _INFO_FILES = ("dataset_info.json", "manifest.json")
-_SAVED_FILES = ("dataset_dict.json", "state.json")
 _OLDER_KINDS = {"calibration_dataset": "prompt_corpus"}
 _BATCH_ROWS = 256
 
@@ -55,7 +56,7 @@ class Dataset:
         for name in _INFO_FILES:
             path = self.path / name
             if path.is_file():
-                return _json(path)
+                return read_json(path)
         return {}
 
     def dataset_info(self) -> dict[str, Any]:
@@ -107,7 +108,9 @@ class Dataset:
         shards = self.parquet_shards()
         if shards:
             return _parquet_rows(shards, columns)
-        return _selected(self._other_rows(), columns)
+        if is_saved(self.path):
+            return saved_rows(saved_files(self.path, self.split), columns)
+        return _selected(self._lines(), columns)
 
     def iter_examples(self) -> Iterator[dict[str, Any]]:
         """Yield the rows, also those of a dataset that the `datasets` library saved."""
@@ -154,7 +157,7 @@ class Dataset:
             max_length=seq_length,
             return_tensors="pt",
         )
-        rows = [{name: values[i] for name, values in made.items()} for i in range(len(texts))]
+        rows: Any = [{name: values[i] for name, values in made.items()} for i in range(len(texts))]
         return DataLoader(rows, batch_size=batch_size)
 
     def as_hf_dataset(self, *, tokenizer: Any = None, max_seq_length: int | None = None) -> Any:
@@ -165,7 +168,12 @@ class Dataset:
         """
         datasets = _datasets_library()
         shards = [os.fspath(path) for path in self.parquet_shards()]
-        found = datasets.Dataset.from_parquet(shards) if shards else self._saved()
+        if shards:
+            found = datasets.Dataset.from_parquet(shards)
+        elif is_saved(self.path):
+            found = self._saved()
+        else:
+            found = datasets.Dataset.from_list(list(self.iter_rows()))
         if tokenizer is None:
             return found
         column = self._text_column(found[0])
@@ -179,14 +187,17 @@ class Dataset:
     def verify(self) -> int:
         """Check that the files of the split are whole and as `dataset_info.json` says.
 
+        Of Parquet files the ends are read; of older forms everything.
+
         Returns:
             The number of rows.
 
         Raises:
             DatasetError: They are not.
         """
-        rows = 0
-        for path in self.parquet_shards():
+        shards = self.parquet_shards()
+        rows = 0 if shards else sum(1 for _ in self.iter_rows())
+        for path in shards:
             facts = _opened(path)
             rows += facts.metadata.num_rows
             missing = sorted(set(self._features()) - set(facts.schema_arrow.names))
@@ -217,40 +228,41 @@ class Dataset:
         Raises:
             DatasetError: There is no column of text; see `iter_rows`, too.
         """
-        total = sum(1 for _ in self.iter_rows())
-        order = list(range(total))
-        random.Random(seed).shuffle(order)
-        places = {row: place for place, row in enumerate(order[:count])}
+        column = self._text_column(next(self.iter_rows(), {}))
+        total = sum(1 for _ in self.iter_rows([column]))
+        chosen = random.Random(seed).sample(range(total), min(count, total))
+        places = {row: place for place, row in enumerate(chosen)}
         texts = [""] * len(places)
-        column = ""
-        for number, row in enumerate(self.iter_rows()):
-            column = column or self._text_column(row)
+        for number, row in enumerate(self.iter_rows([column])):
             if number in places:
-                texts[places[number]] = str(row[column])
+                texts[places[number]] = str(row[column] or "")
         return texts
 
     def _text_column(self, row: Mapping[str, Any]) -> str:
-        texts = [name for name, value in row.items() if isinstance(value, str)]
+        types = self._features()
+        texts = [
+            name
+            for name, value in row.items()
+            if isinstance(value, str) or (value is None and types.get(name) == "string")
+        ]
         for name in (*_TEXT_COLUMNS, *texts):
             if name in texts:
                 return name
         raise DatasetError(
-            f"{self!r} has no text: its columns are {', '.join(row)}", file=os.fspath(self.path)
+            f"{self!r} has no text: its columns are {', '.join(row) or 'none, as it has no rows'}",
+            file=os.fspath(self.path),
         )
 
-    def _other_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield rows of the older forms: lines of JSON, or what the `datasets` library saved."""
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the oldest form: lines of JSON."""
         lines = self.path / "prompts.jsonl"
-        if lines.is_file():
-            with open(lines, encoding="utf-8") as file:
-                yield from (_row(text, number, lines) for number, text in enumerate(file, 1))
-        elif any((self.path / name).is_file() for name in _SAVED_FILES):
-            yield from self._saved()
-        else:
+        if not lines.is_file():
             raise DatasetError(
                 f"{os.fspath(self.path)!r} has no rows: it needs data/<split>-00000.parquet",
                 file=os.fspath(self.path),
             )
+        with open(lines, encoding="utf-8") as file:
+            yield from (_row(text, number, lines) for number, text in enumerate(file, 1))
 
     def _saved(self) -> Any:
         found = _datasets_library().load_from_disk(os.fspath(self.path))
@@ -321,16 +333,6 @@ def _row(text: str, number: int, path: Path) -> dict[str, Any]:
             f"line {number} of {os.fspath(path)!r} is no JSON object", file=str(path)
         )
     return row
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        found = error
-    if not isinstance(found, dict):
-        raise DatasetError(f"{os.fspath(path)!r} is no JSON object", file=os.fspath(path))
-    return found
 
 
 def _datasets_library() -> Any:
