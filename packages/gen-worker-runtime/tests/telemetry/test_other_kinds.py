@@ -26,13 +26,13 @@ class Plain(JobKind):
         return {"result": result}
 
 
-def job_of(kind: Any, function: Any) -> Any:
+def job_of(kind: Any, function: Any, decorator: str = "@conversion.function") -> Any:
     spec = FunctionSpec(
         name="job",
         registered_name="job",
         python_name="job",
         kind=kind,
-        decorator="training_function",
+        decorator=decorator,
         module=__name__,
         qualname="job",
         function=function,
@@ -45,20 +45,26 @@ def job_of(kind: Any, function: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stem"), [("training", "request.training"), ("conversion", "request.inference")]
+    ("kind", "decorator", "phase"),
+    [
+        ("training", "@training.function", "training"),
+        ("conversion", "@conversion.function", "conversion"),
+        ("dataset", "@dataset.function", "dataset"),
+        ("conversion", "training_function", "training"),
+    ],
 )
-async def test_the_phase_is_the_kind(
-    watched: Any, monkeypatch: pytest.MonkeyPatch, kind: Any, stem: str
+async def test_the_phase_is_the_kind_of_a_class_and_training_of_a_function(
+    watched: Any, monkeypatch: pytest.MonkeyPatch, kind: Any, decorator: str, phase: str
 ) -> None:
     monkeypatch.setitem(kinds._kinds, kind, Plain(kind, ConversionContext))
 
     def job(ctx: Any) -> int:
         return 1
 
-    async with watched(job_of(kind, job), policy=EVERYTHING) as room:
+    async with watched(job_of(kind, job, decorator), policy=EVERYTHING) as room:
         await room.run("job")
-        assert room.heard.payload(f"{stem}.started")["phase"] == kind
-        assert room.heard.payload(f"{stem}.completed")["phase"] == kind
+        assert room.heard.payload("request.training.started")["phase"] == phase
+        assert room.heard.payload("request.training.completed")["phase"] == phase
         assert room.heard.names()[-1] == "request.completed"
 
 

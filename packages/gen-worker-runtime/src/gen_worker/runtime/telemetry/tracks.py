@@ -121,13 +121,14 @@ class Track:
 
     @property
     def phase(self) -> str:
-        """The kind of its function, which is what its call is called."""
-        return self.job.served.spec.kind
+        """What its call is called: the kind of its function; of a `training_function` training."""
+        spec = self.job.served.spec
+        return "training" if spec.decorator == "training_function" else spec.kind
 
     @property
     def event(self) -> str:
-        """What the events of its call begin with."""
-        return "request.training" if self.phase == "training" else "request.inference"
+        """What the events of its call begin with: all that produce weights and datasets train."""
+        return "request.inference" if self.phase == "inference" else "request.training"
 
     def note_upload(self, since: float, until: float) -> None:
         """Book the time of an output that was stored, in seconds of `time.perf_counter`."""
