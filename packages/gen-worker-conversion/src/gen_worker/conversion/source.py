@@ -160,6 +160,8 @@ class Source:
     def checkpoints(self, components: Iterable[str] | None = None) -> dict[str, OpenCheckpoint]:
         """Return the recipes of each component with weights; under `""` those of a single one.
 
+        A folder with adapters of peft has one for each of them.
+
         Args:
             components: By default all.
 
@@ -168,7 +170,11 @@ class Source:
             Exception: What `open_checkpoint` raises.
         """
         if self.file_layout != "diffusers":
-            return {"": _opened(self.path, self.variant)}
+            from gen_worker.conversion.lora.reading import peft_parts
+
+            parts = peft_parts(os.fspath(self.path))
+            opened = {name: _opened(Path(part), self.variant) for name, part in parts.items()}
+            return opened or {"": _opened(self.path, self.variant)}
         wanted = self._wanted(components)
         return {c.name: c.checkpoint(self._variant_in(c)) for c in wanted if c.holds_weights}
 

@@ -10,6 +10,12 @@ from gen_worker.conversion.cast import cast_checkpoint, cast_code
 from gen_worker.conversion.classify import parse_weight_file
 from gen_worker.conversion.convert.calibrated import calibration_of, takes_data
 from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
+from gen_worker.conversion.convert.merged_sources import (
+    in_own_precision,
+    lora_attributes,
+    merged_source,
+    refuse_loras,
+)
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.convert.cells import Library
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
-    from gen_worker.conversion.lazy import Checkpoint
+    from gen_worker.conversion.lazy import Checkpoint, OpenCheckpoint
 
 __all__ = ["Output", "open_source", "outputs_of"]
 
@@ -70,6 +76,8 @@ class Output(NamedTuple):
     """What must be done before it is written."""
     read_back: Callable[[Checkpoint], Checkpoint] | None = None
     """Makes tensors like those of `source` of what was written; None where names are the same."""
+    stored: Checkpoint | None = None
+    """What the files of the source hold, where LoRAs are merged into it; else `source` is that."""
 
 
 def open_source(request: ConversionRequest) -> Source:
@@ -100,10 +108,17 @@ def outputs_of(request: ConversionRequest, target: Target) -> tuple[Output, ...]
 
 def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     source = open_source(request)
+    refuse_loras(request, target)
+    if not target.is_gguf and _is_adapter(source):
+        from gen_worker.conversion.convert.adapter_outputs import adapter_outputs
+
+        return tuple(adapter_outputs(request, source, target))
     form = form_of(source, request.layout)
     reason = refusal_of(target, form)
     if not reason and form == "folder" and request.layout == "diffusers":
         reason = "it is the folder of one model: give one file with all of a pipeline"
+    if not reason and request.layout in ("peft", "kohya"):
+        reason = f"it is no LoRA, and {request.layout!r} is a layout of those"
     if reason:
         raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
     if target.is_gguf:
@@ -114,8 +129,12 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         return (_packed(request, target),)
     if form == "file to pipeline":
         return _unpacked(request, target)
+    checkpoints = source.checkpoints()
+    merged = merged_source(request, checkpoints)
     return tuple(
-        _component(
+        _with_loras(request, target, name, merged[name], checkpoint)
+        if name in merged
+        else _component(
             request,
             target,
             name,
@@ -123,8 +142,33 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
             _prefix(checkpoint.files, request.source),
             os.path.join(request.source, name),
         )
-        for name, checkpoint in source.checkpoints().items()
+        for name, checkpoint in checkpoints.items()
     )
+
+
+def _is_adapter(source: Source) -> bool:
+    from gen_worker.conversion.convert.adapter_outputs import is_adapter
+
+    return is_adapter(source)
+
+
+def _with_loras(
+    request: ConversionRequest,
+    target: Target,
+    name: str,
+    merged: OpenCheckpoint,
+    stored: OpenCheckpoint,
+) -> Output:
+    """Return what becomes of a component that LoRAs change."""
+    # A cast rounds once; what stays in a higher precision stays in its own.
+    merged = in_own_precision(merged, stored, request.keep if is_cast(target) else ("*",))
+    prefix = _prefix(stored.files, request.source)
+    made = _component(request, target, name, merged, prefix, "")
+    if made.action == "copy":
+        same = in_own_precision(merged, stored)
+        made = Output(name, "merge", same, same, "", prefix, stored.metadata)
+    attributes = {**made.attributes, **lora_attributes(request)}
+    return made._replace(stored=stored, attributes=attributes)
 
 
 def _component(
