@@ -121,6 +121,18 @@ def writing_places() -> Any:
     return _beside("writing_places")
 
 
+@pytest.fixture(scope="session")
+def killed_conversions() -> Any:
+    """Give processes that are killed at any call of the system: see `killed_conversions`."""
+    return _beside("killed_conversions")
+
+
+@pytest.fixture(scope="session")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give the sources of tests that make every cell of the tables: see `matrix_sources`."""
+    return _beside("matrix_sources").Sources(tmp_path_factory.mktemp("matrix"))
+
+
 def _beside(name: str) -> Any:
     """Return a module of this directory, which is on no path."""
     path = os.path.join(os.path.dirname(__file__), f"{name}.py")

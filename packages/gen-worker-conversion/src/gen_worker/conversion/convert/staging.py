@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Staging",
     "discard_outputs",
+    "finish_publishing",
     "finished_bytes",
     "is_half_published",
     "recipe_of",
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 _OUTPUT, _LOCK, _RECIPE = "output", "lock", "recipe"
-_MOVED = "moved"
-"""Which directory was on its way to its place: it is the same one there."""
 
 
 def _beside(out: str) -> str:
@@ -82,18 +81,28 @@ def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def is_half_published(request: ConversionRequest) -> bool:
-    """Tell whether a run of this request was killed after its outputs were put in their place."""
-    recipe = _text_in(_beside(request.out), _RECIPE)
-    return _is_moved(request.out) and recipe == recipe_of(request)
+    """Tell whether a run of this request was killed after its outputs came to their place."""
+    out = request.out
+    if os.path.lexists(os.path.join(_beside(out), _OUTPUT)) or not os.path.isdir(out):
+        return False
+    return _text_in(_mark_of(out)) == f"{_identity(out)} {recipe_of(request)}"
 
 
-def _is_moved(out: str) -> bool:
-    root = _beside(out)
-    is_gone = not os.path.lexists(os.path.join(root, _OUTPUT))
-    return is_gone and os.path.isdir(out) and _text_in(root, _MOVED) == _identity(out)
+def finish_publishing(out: str) -> None:
+    """Remove what a run leaves beside outputs that are in their place."""
+    shutil.rmtree(_beside(out), ignore_errors=True)
+    with suppress(OSError):
+        os.unlink(_mark_of(out))  # last: a kill before it is told by it
+
+
+def _mark_of(out: str) -> str:
+    """Return the file that says which directory is on its way to its place, and what it is."""
+    parent, name = os.path.split(out)
+    return os.path.join(parent, f".{name}.converted")
 
 
 def _identity(directory: str) -> str:
+    """Return what a directory keeps under another name."""
     facts = os.stat(directory)
     return f"{facts.st_dev}:{facts.st_ino}"
 
@@ -109,13 +118,13 @@ def discard_outputs(out: str) -> None:
         os.makedirs(_beside(out), exist_ok=True)
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(out, hidden)
-        shutil.rmtree(_beside(out))
     except OSError as error:
         raise write_failure(out, error) from error
+    finish_publishing(out)
 
 
-def _text_in(root: str, name: str) -> str:
-    with suppress(OSError), open(os.path.join(root, name), encoding="utf-8") as file:
+def _text_in(path: str) -> str:
+    with suppress(OSError), open(path, encoding="utf-8") as file:
         return file.read()
     return ""
 
@@ -161,10 +170,9 @@ class Staging:
         return self
 
     def _begin(self) -> None:
-        if not self._may_resume or _text_in(self.root, _RECIPE) != self._recipe:
+        known = _text_in(os.path.join(self.root, _RECIPE))
+        if not self._may_resume or known != self._recipe:
             self._clear()
-        elif _is_moved(self.out):
-            os.replace(self.out, self.output)
         os.makedirs(self.output, exist_ok=True)
 
     def __exit__(
@@ -179,7 +187,7 @@ class Staging:
         self._release()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+        finish_publishing(self.out)
         remove_empty(self._made)
 
     def journal(self, name: str) -> Journal:
@@ -188,13 +196,14 @@ class Staging:
 
     def publish(self) -> None:
         """Put the outputs in their place, all at once."""
-        write_small_file(os.path.join(self.root, _MOVED), _identity(self.output).encode())
+        mark = f"{_identity(self.output)} {self._recipe}"
+        write_small_file(_mark_of(self.out), mark.encode())
         try:
             os.replace(self.output, self.out)
             fsync_directory(os.path.dirname(self.out))
         except OSError as error:
             raise write_failure(self.out, error) from error
-        shutil.rmtree(self.root, ignore_errors=True)
+        finish_publishing(self.out)
 
     def _clear(self) -> None:
         for entry in os.scandir(self.root):

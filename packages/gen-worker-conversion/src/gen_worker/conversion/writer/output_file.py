@@ -200,10 +200,15 @@ def output_directory(path: str) -> Iterator[None]:
 def write_small_file(path: str, content: bytes) -> None:
     """Write a file in one piece: under its name is the old content, or all of the new.
 
+    Nobody else may be writing it: what a killed process left of it is removed.
+
     Raises:
         ConversionError: It cannot be written.
         OutputSpaceError: The disk is full.
     """
+    directory, name = os.path.split(os.path.abspath(path))
+    if os.path.isdir(directory):
+        remove_parts(directory, name)
     with OutputFile(path) as file:
         file.write(content)
         file.finish()
