@@ -147,7 +147,7 @@ def test_a_dataset_is_published_twice_and_keeps_both(jobs: Jobs) -> None:
 
 @pytest.mark.claims("run.publish")
 def test_without_the_flag_nothing_reaches_a_hub(jobs: Jobs) -> None:
-    done = jobs("rows", destination={"ref": "acme/none"})
+    done = jobs("rows", "destination.ref=acme/none", "text=b")
 
     assert done.code == 0, done.stderr
     assert kinds(done) == ["publish_dataset_revision.stubbed"]

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gen_worker.cli.terminal import TerminalReports
+from gen_worker.events import Emitted
+
 if TYPE_CHECKING:
     from conftest import Cli, Terminal
 
 ESCAPE = "\x1b["
+UPLOAD = "request.upload_progress"
 
 
 @pytest.mark.claims("output.terminal")
@@ -69,3 +73,19 @@ def test_rich_is_not_imported_for_a_pipe(cli: Cli) -> None:
         "    return Out(loaded='rich' in sys.modules)\n"
     )
     assert cli("run", "--raw", project=folder).values == [{"loaded": False}]
+
+
+@pytest.mark.claims("output.progress-bar")
+def test_uploads_move_the_bar_and_print_no_lines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gen_worker.cli.terminal._BAR_AFTER_S", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    facts = {"ref": "jobs/j/outputs/part/model.safetensors", "bytes_written": 4_000_000}
+    reports = TerminalReports()
+    with reports.showing("convert"):
+        for stage, done in (("stream_upload", 1_000_000), ("stream_finalized", 4_000_000)):
+            payload = {**facts, "stage": stage, "bytes_uploaded": done}
+            reports.emit(Emitted(request_id="r", type=UPLOAD, payload=payload, at=0.0))
+            assert reports._stage.startswith("part/model.safetensors") == (done < 4_000_000)
+    assert UPLOAD not in capfd.readouterr().err

@@ -77,6 +77,8 @@ class TerminalReports:
                 case Log():
                     style = _LEVEL_STYLES.get(event.level.lower(), "")
                     self._say(f"{event.level}: {event.message}", style)
+                case Emitted(type="request.upload_progress"):
+                    self._follow_upload(event.payload)
                 case Emitted() if _DOWNLOAD in event.type:
                     self._follow(event.type.rpartition(".")[2], event.payload)
                 case Emitted():
@@ -93,6 +95,16 @@ class TerminalReports:
             self._stage = f"{facts['model_id']} {size_text(done)} of {size_text(total)}"
         elif what == "started":
             self._stage = f"{facts['model_id']} {size_text(facts['estimated_total_bytes'])}"
+        self._draw()
+
+    def _follow_upload(self, facts: dict[str, Any]) -> None:
+        """Let the bar be an upload's while there is one."""
+        done, total, ref = facts["bytes_uploaded"], facts["bytes_written"], facts["ref"]
+        is_under_way = facts["stage"] == "stream_upload" and total > 0
+        self._progress = min(done / total, 1.0) if is_under_way else None
+        name = ref.rpartition("/outputs/")[2]
+        sizes = f"{size_text(done)} of {size_text(total)}"
+        self._stage = f"{name} {sizes}" if is_under_way else ""
         self._draw()
 
     @contextlib.contextmanager
