@@ -112,6 +112,25 @@ def test_another_alignment_is_read_and_not_promised(alignment: int, tmp_path: Pa
     assert read_gguf_header(str(again)).alignment == 32
 
 
+def test_metadata_are_copied_with_their_types(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    kinds = gguf.GGUFValueType
+    lists = {"BOOL": [True, False], "STRING": ["a", "ä"], "FLOAT64": [0.5], "UINT16": [3]}
+    for kind, values in {"UINT8": [1, 255], "UINT32": [7], "INT64": [-1 << 40], **lists}.items():
+        writer.add_key_value(f"a.{kind}", values, kinds.ARRAY, sub_type=kinds[kind])
+    writer.add_uint64("a.large", 1 << 40)
+    writer.add_tensor("x", torch.ones(2, 2).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    [made] = copied(tmp_path / "a.gguf", tmp_path / "b.gguf")
+    before, after = (gguf.GGUFReader(path).fields for path in (tmp_path / "a.gguf", made))
+    assert {key: (field.types, field.contents()) for key, field in after.items()} == {
+        key: (field.types, field.contents()) for key, field in before.items()
+    }
+
+
 def test_version_2_is_read(tmp_path: Path) -> None:
     values = written(tmp_path / "a.gguf")
     content = bytearray((tmp_path / "a.gguf").read_bytes())

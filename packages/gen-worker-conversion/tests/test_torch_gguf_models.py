@@ -218,8 +218,8 @@ def broken_tokenizer(place: Path) -> None:
     (place / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 7}}')
 
 
-def unigram(place: Path) -> None:
-    (place / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}')
+def whole_words(place: Path) -> None:
+    (place / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": []}}')
 
 
 def broken_pieces(place: Path) -> None:
@@ -256,7 +256,7 @@ def change(place: Path, **values: Any) -> None:
         (broken_positions, "gguf_invalid_config_json"),
         (without_tokenizer, "gguf_missing_tokenizer_assets"),
         (broken_tokenizer, "gguf_invalid_tokenizer"),
-        (unigram, "gguf_unsupported_tokenizer"),
+        (whole_words, "gguf_unsupported_tokenizer"),
         (broken_pieces, "gguf_invalid_tokenizer"),
         (more_layers, "gguf_missing_tensor"),
         (fewer_layers, "gguf_unknown_tensor"),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.conversion.gguf.container import Numbers, gguf_header
 from gen_worker.conversion.gguf.errors import GgufSourceError
-from gen_worker.conversion.gguf.sentencepiece_file import Piece, read_pieces
+from gen_worker.conversion.gguf.sentencepiece_file import Piece, read_sentencepiece
 from gen_worker.conversion.gguf.tokenizers import tokenizer_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("gguf")
+gguf: Any = pytest.importorskip("gguf")
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 PIECES = [
@@ -45,7 +47,8 @@ def fast(place: Path, **content: Any) -> None:
 
 
 def test_pieces_are_read_and_added_to(tmp_path: Path) -> None:
-    assert read_pieces(str(pieces_file(tmp_path / "tokenizer.model"))) == PIECES
+    read = read_sentencepiece(str(pieces_file(tmp_path / "tokenizer.model")))
+    assert list(read.pieces) == PIECES
     fast(tmp_path, added_tokens=ADDED)
     config = {"chat_template": "{{ x }}", "bos_token": "<s>", "add_bos_token": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -61,8 +64,96 @@ def test_pieces_are_read_and_added_to(tmp_path: Path) -> None:
     assert made["tokenizer.chat_template"] == "{{ x }}"
 
 
-def test_models_that_do_not_join_pairs_are_refused(tmp_path: Path) -> None:
-    pieces_file(tmp_path / "tokenizer.model", kind=1)
+@pytest.mark.parametrize(
+    ("normalizer", "config", "expected"),
+    [
+        (b"", {}, True),
+        (b"\x18\x00", {}, False),  # add_dummy_prefix of Gemma
+        (b"\x18\x01", {"add_prefix_space": False}, False),
+    ],
+)
+def test_a_space_before_a_text_is_told(
+    normalizer: bytes, config: dict[str, Any], expected: bool, tmp_path: Path
+) -> None:
+    path = pieces_file(tmp_path / "tokenizer.model")
+    path.write_bytes(path.read_bytes() + field(3, normalizer))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    made = tokenizer_metadata(str(tmp_path), {})
+    assert made["tokenizer.ggml.add_space_prefix"] is expected
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"normalizer": {"type": "Prepend", "prepend": SPACE}}, True),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": " "}}}, False),
+        ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "first"}}, True),
+        ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "never"}}, False),
+        ({"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}}, False),
+    ],
+)
+def test_a_space_of_pairs_over_characters_is_told(
+    parts: dict[str, Any], expected: bool, tmp_path: Path
+) -> None:
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], "byte_fallback": True}
+    fast(tmp_path, model=model, added_tokens=[], **parts)
+    made = tokenizer_metadata(str(tmp_path), {})
+    assert made["tokenizer.ggml.add_space_prefix"] is expected
+
+
+def test_likely_pieces_keep_scores_and_how_characters_are_replaced(tmp_path: Path) -> None:
+    pieces = [["<s>", 0.0], ["<unk>", 0.0], ["<0x41>", -2.0], [f"{SPACE}a", -1.5]]
+    charsmap = bytes(range(256))
+    normalizers = [
+        {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+    ]
+    fast(
+        tmp_path,
+        model={"type": "Unigram", "vocab": pieces, "unk_id": 1, "byte_fallback": True},
+        normalizer={"type": "Sequence", "normalizers": normalizers},
+        pre_tokenizer={"type": "Metaspace", "prepend_scheme": "always"},
+        added_tokens=[{"id": 0, "content": "<s>", "special": True}],
+    )
+    made = tokenizer_metadata(str(tmp_path), {"vocab_size": 5, "type_vocab_size": 1})
+    assert made["tokenizer.ggml.model"] == "t5"
+    assert made["tokenizer.ggml.scores"] == [0.0, 0.0, -2.0, -1.5, -10000.0]
+    assert made["tokenizer.ggml.token_type"] == [3, 2, 6, 1, 5]
+    assert made["tokenizer.ggml.precompiled_charsmap"] == Numbers(0, charsmap)
+    assert made["tokenizer.ggml.token_type_count"] == 1
+    for key in ("add_space_prefix", "remove_extra_whitespaces"):
+        assert made[f"tokenizer.ggml.{key}"] is True
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_header(made, {}).content)
+    said = gguf.GGUFReader(path).get_field("tokenizer.ggml.precompiled_charsmap")
+    assert bytes(said.contents()) == charsmap
+    assert [one.name for one in said.types] == ["ARRAY", "UINT8"]
+
+
+def test_likely_pieces_of_a_model_alone_are_written(tmp_path: Path) -> None:
+    path = pieces_file(tmp_path / "tokenizer.model", kind=1)
+    path.write_bytes(path.read_bytes() + field(3, field(2, b"map") + b"\x20\x00"))
+    made = tokenizer_metadata(str(tmp_path), {})
+    assert made["tokenizer.ggml.model"] == "t5"
+    assert made["tokenizer.ggml.precompiled_charsmap"] == Numbers(0, b"map")
+    assert made["tokenizer.ggml.remove_extra_whitespaces"] is False
+
+
+@pytest.mark.parametrize("is_cased", [True, False])
+def test_word_pieces_say_whether_letters_become_small(is_cased: bool, tmp_path: Path) -> None:
+    fast(
+        tmp_path,
+        model={"type": "WordPiece", "vocab": {"[CLS]": 0, "a": 1, "##b": 2}},
+        normalizer={"type": "BertNormalizer", "lowercase": not is_cased},
+        added_tokens=[{"id": 0, "content": "[CLS]", "special": True}],
+    )
+    made = tokenizer_metadata(str(tmp_path), {})
+    assert made["tokenizer.ggml.normalizer.lowercase"] is not is_cased
+    assert made["tokenizer.ggml.tokens"] == ["[CLS]", f"{SPACE}a", "b"]
+
+
+def test_models_of_whole_words_are_refused(tmp_path: Path) -> None:
+    pieces_file(tmp_path / "tokenizer.model", kind=3)
     with pytest.raises(GgufSourceError) as caught:
         tokenizer_metadata(str(tmp_path), {})
     assert caught.value.code == "gguf_unsupported_tokenizer"
@@ -119,5 +210,5 @@ def test_how_texts_are_cut_has_a_name(pattern: str, name: str, tmp_path: Path) -
 def test_damaged_models_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(GgufSourceError) as caught:
-        read_pieces(str(tmp_path / "tokenizer.model"))
+        read_sentencepiece(str(tmp_path / "tokenizer.model"))
     assert caught.value.code == "gguf_invalid_tokenizer"

@@ -10,7 +10,7 @@ from gen_worker.conversion.gguf.errors import GgufSourceError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of"]
+__all__ = ["ARCHITECTURES", "WITH_OFFSET", "Architecture", "architecture_of"]
 
 
 class Architecture(NamedTuple):
@@ -35,6 +35,8 @@ class Architecture(NamedTuple):
     """What llama.cpp computes whatever the configuration says: its values, by name."""
 
 
+WITH_OFFSET = ("roberta", "xlm-roberta", "camembert")
+"""Types of encoders that count positions from behind that of the padding."""
 _LARGEST_LAYERS = {"gemma2": 46, "gemma3": 62}
 """Of models whose attention is scaled by the width, which llama.cpp knows by their layers."""
 _NO_WINDOW: Mapping[str, tuple[Any, ...]] = MappingProxyType({"use_sliding_window": (False, None)})
@@ -61,7 +63,7 @@ ARCHITECTURES = (
         assumes={**_ALL_SPARSE, "norm_topk_prob": (True,)},
     ),
     Architecture("phi3", ("phi3",), is_fused=True),
-    Architecture("bert", ("bert",), is_encoder=True),
+    Architecture("bert", ("bert", *WITH_OFFSET), is_encoder=True),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.models.formats.gguf_types import ARRAY, BLOCKS, SCALARS, STRING
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_NAME_BYTES",
     "Header",
     "Number",
+    "Numbers",
     "TensorEntry",
     "Value",
     "gguf_header",
@@ -43,7 +44,16 @@ class Number(NamedTuple):
     value: float
 
 
-Value: TypeAlias = "bool | int | float | str | Number | Sequence[bool | int | float | str]"
+class Numbers(NamedTuple):
+    """An array of numbers of a certain type, where the usual one will not do."""
+
+    type_id: int
+    values: Sequence[float]
+
+
+Value: TypeAlias = (
+    "bool | int | float | str | Number | Numbers | Sequence[bool | int | float | str]"
+)
 """What may be said of a model; whole numbers take 32 bits if they can."""
 
 
@@ -167,6 +177,8 @@ def _text(value: str) -> bytes:
 def _typed(value: Value) -> bytes:
     if isinstance(value, Number):
         return struct.pack("<I", value.type_id) + SCALARS[value.type_id].pack(value.value)
+    if isinstance(value, Numbers):
+        return struct.pack("<I", ARRAY) + _numbers(value)
     if isinstance(value, str):
         return struct.pack("<I", STRING) + _text(value)
     if isinstance(value, (bool, int, float)):
@@ -195,5 +207,9 @@ def _array(values: Sequence[bool | float | str]) -> bytes:
         type_id = _BOOL
     elif values and isinstance(values[0], float):
         type_id = _FLOAT32
-    letter = SCALARS[type_id].format[-1]
-    return struct.pack("<I", type_id) + head + struct.pack(f"<{len(values)}{letter}", *values)
+    return _numbers(Numbers(type_id, cast("Sequence[float]", values)))
+
+
+def _numbers(array: Numbers) -> bytes:
+    letter, count = SCALARS[array.type_id].format[-1], len(array.values)
+    return struct.pack(f"<IQ{count}{letter}", array.type_id, count, *array.values)

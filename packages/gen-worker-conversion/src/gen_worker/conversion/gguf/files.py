@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.gguf.container import Number
+from gen_worker.conversion.gguf.container import Number, Numbers
 from gen_worker.conversion.gguf.importance import check_names
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.models import GgufPlan, not_weighted, packed_all
@@ -18,6 +18,7 @@ from gen_worker.conversion.lazy import cast, open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.lazy.gguf_file import gguf_parts, raw_gguf_tensors
 from gen_worker.models.formats import read_gguf_header
+from gen_worker.models.formats.gguf_types import ARRAY, SCALARS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ __all__ = ["plan_gguf_copy", "plan_gguf_file", "transformers_weights", "unpacked
 
 _OURS = ("GGUF.", "split.", "general.alignment")
 """Keys that the writer decides about."""
-_USUAL = (4, 5, 6, 7, 8, 9)
+_USUAL = (4, 5, 6, 7, 8)
 """Types of values that are written as they are without saying so."""
 
 
@@ -179,6 +180,16 @@ def _metadata(path: str) -> dict[str, Value]:
         if key.startswith(_OURS):
             continue
         value = field.contents()
-        type_id = int(field.types[0])
-        made[key] = value if type_id in _USUAL else Number(type_id, value)
+        made[key] = _as_it_was(value, [int(one) for one in field.types])
     return made
+
+
+def _as_it_was(value: Any, types: Sequence[int]) -> Value:
+    """Return a value that is written with the types that it had: of an array, also its items'."""
+    if types[0] != ARRAY:
+        plain: Value = value if types[0] in _USUAL else Number(types[0], value)
+        return plain
+    if types[-1] in SCALARS and len(types) == 2:
+        return Numbers(types[1], value)
+    texts: Value = value
+    return texts

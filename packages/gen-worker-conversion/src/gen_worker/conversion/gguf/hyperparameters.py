@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.conversion.gguf.architectures import WITH_OFFSET
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.experts import expert_count
 from gen_worker.conversion.gguf.rotations import rope_of, rotation_metadata
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.architectures import Architecture
     from gen_worker.conversion.gguf.container import Value
 
-__all__ = ["head_size", "hyperparameters", "key_heads", "number_of"]
+__all__ = ["first_position", "head_size", "hyperparameters", "key_heads", "number_of"]
 
 _SIZES = {
     "context_length": "max_position_embeddings",
@@ -78,6 +79,14 @@ def key_heads(config: Mapping[str, Any], file: str) -> int:
     return number_of(config, name if config.get(name) else "num_attention_heads", file)
 
 
+def first_position(config: Mapping[str, Any]) -> int:
+    """Return the row of position embeddings that the first token of a text has."""
+    if config.get("model_type") not in WITH_OFFSET:
+        return 0
+    padding = config.get("pad_token_id")
+    return 1 + padding if isinstance(padding, int) else 0
+
+
 def head_size(config: Mapping[str, Any], file: str) -> int:
     """Return how many values a head has."""
     if config.get("head_dim"):
@@ -99,6 +108,8 @@ def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> di
         made["attention.sliding_window"] = config.get("sliding_window") or 0
     if architecture.is_encoder:
         made["attention.causal"] = False
+        positions = number_of(config, _SIZES["context_length"], file)
+        made["context_length"] = positions - first_position(config)
     if expert_count(config):
         made["expert_count"] = expert_count(config)
         made |= {

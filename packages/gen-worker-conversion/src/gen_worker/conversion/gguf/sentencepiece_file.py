@@ -1,4 +1,4 @@
-"""The pieces of a SentencePiece model, read by hand: sentencepiece_model.proto has the fields."""
+"""What a SentencePiece model says, read by hand: sentencepiece_model.proto has the fields."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from gen_worker.conversion.gguf.errors import GgufSourceError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Piece", "read_pieces"]
+__all__ = ["Piece", "Sentencepiece", "read_sentencepiece"]
 
 _MAX_BYTES = 64 << 20
-_PIECES, _TRAINER = 1, 2
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _TEXT, _SCORE, _TYPE = 1, 2, 3
-_MODEL_TYPE, _BPE = 3, 2
+_MODEL_TYPE, _UNIGRAM, _BPE = 3, 1, 2
+_CHARSMAP, _ADDS_SPACE, _MERGES_SPACES = 2, 3, 4
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -28,8 +29,22 @@ class Piece(NamedTuple):
     """1 normal, 2 unknown, 3 control, 4 defined by the user, 5 unused, 6 a byte; as in GGUF."""
 
 
-def read_pieces(path: str) -> list[Piece]:
-    """Return the vocabulary of a model that joins pairs, in the order of its ids.
+class Sentencepiece(NamedTuple):
+    """A model that joins pairs, or one of likely pieces."""
+
+    pieces: tuple[Piece, ...]
+    """In the order of their ids."""
+    is_unigram: bool
+    adds_space: bool
+    """Whether a text begins with a space, always."""
+    merges_spaces: bool
+    """Whether several spaces are one."""
+    charsmap: bytes
+    """How characters are replaced; empty where they are not."""
+
+
+def read_sentencepiece(path: str) -> Sentencepiece:
+    """Read a model.
 
     Raises:
         OSError: It cannot be read.
@@ -42,30 +57,40 @@ def read_pieces(path: str) -> list[Piece]:
             raise ValueError("it is too large")
         made: list[Piece] = []
         trainer: dict[int, int | bytes] = {}
+        normalizer: dict[int, int | bytes] = {}
         for number, value in _fields(content):
             if number == _PIECES and isinstance(value, bytes):
                 made.append(_piece(value))
             if number == _TRAINER and isinstance(value, bytes):
                 trainer = dict(_fields(value))
+            if number == _NORMALIZER and isinstance(value, bytes):
+                normalizer = dict(_fields(value))
     except (ValueError, IndexError, struct.error) as error:
         raise GgufSourceError(
             f"{path!r} is no sound SentencePiece model: {error}; fetch it again",
             code="gguf_invalid_tokenizer",
             file=path,
         ) from error
-    _check_kind(trainer, path)
-    return made
+    charsmap = normalizer.get(_CHARSMAP, b"")
+    return Sentencepiece(
+        tuple(made),
+        _kind(trainer, path) == _UNIGRAM,
+        bool(normalizer.get(_ADDS_SPACE, 1)),
+        bool(normalizer.get(_MERGES_SPACES, 1)),
+        charsmap if isinstance(charsmap, bytes) else b"",
+    )
 
 
-def _check_kind(trainer: Mapping[int, int | bytes], path: str) -> None:
-    kind = trainer.get(_MODEL_TYPE, 1)
-    if kind != _BPE:
+def _kind(trainer: Mapping[int, int | bytes], path: str) -> int:
+    kind = trainer.get(_MODEL_TYPE, _UNIGRAM)
+    if kind not in (_UNIGRAM, _BPE):
         raise GgufSourceError(
-            f"{path!r} is a SentencePiece model of kind {kind!r}, only those that join pairs (2) "
-            "are written: choose another format for this model",
+            f"{path!r} is a SentencePiece model of kind {kind!r}, those of likely pieces (1) and "
+            "those that join pairs (2) are written: choose another format for this model",
             code="gguf_unsupported_tokenizer",
             file=path,
         )
+    return int(kind)
 
 
 def _piece(content: bytes) -> Piece:

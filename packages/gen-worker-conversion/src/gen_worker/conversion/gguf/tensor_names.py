@@ -9,10 +9,15 @@ from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.architectures import ARCHITECTURES
 from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.experts import one_by_one, stacked_experts
-from gen_worker.conversion.gguf.hyperparameters import head_size, key_heads, number_of
+from gen_worker.conversion.gguf.hyperparameters import (
+    first_position,
+    head_size,
+    key_heads,
+    number_of,
+)
 from gen_worker.conversion.gguf.mixes import by_layer, layer_of
 from gen_worker.conversion.gguf.rotations import rotation_tensors
-from gen_worker.conversion.lazy import LazyTensor, computed, reshape
+from gen_worker.conversion.lazy import LazyTensor, computed, narrow, reshape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +36,11 @@ __all__ = [
 ]
 
 _UNUSED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias", ".position_ids")
-_ENCODER_PREFIX = re.compile(r"^(bert|model)\.(?=embeddings|encoder|pooler)")
-_ENCODER_UNUSED = ("pooler.", "cls.", "classifier.")
+_ENCODER_PREFIX = re.compile(r"^(bert|roberta|model)\.(?=embeddings|encoder|pooler)")
+_ENCODER_UNUSED = ("pooler.", "cls.", "classifier.", "lm_head.")
+_POSITIONS = "position_embd.weight"
 _HEAD = "lm_head.weight"
+_TOKENIZER = "tokenizer.ggml.model"
 _HEADS = "attention.head_count"
 _COMPUTED = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 """Not of the source: made of its configuration."""
@@ -162,6 +169,13 @@ def renamed_back(
             code="unsupported_gguf_architecture_from_config",
             file=file,
         )
+    if architecture.is_encoder and metadata.get(_TOKENIZER, "bert") != "bert":
+        raise GgufSourceError(
+            f"{file!r} lacks the positions that its model has before the first: start from the "
+            "model that it was made of",
+            code="unsupported_gguf_architecture_from_config",
+            file=file,
+        )
     if layers > len(tensors):
         raise GgufSourceError(
             f"{file!r} speaks of {layers} layers and has {len(tensors)} tensors: fetch it again",
@@ -271,6 +285,9 @@ def laid_out(
         return interleaved(tensor, key_heads(config, file))
     if architecture.norm_offset and name.endswith("norm.weight"):
         return _raised(tensor, architecture.norm_offset)
+    if name == _POSITIONS and first_position(config):
+        first = first_position(config)
+        return narrow(tensor, 0, first, tensor.row_count - first)
     return reshape(tensor, (-1,)) if f"{_ONE_ROW}." in name else tensor
 
 

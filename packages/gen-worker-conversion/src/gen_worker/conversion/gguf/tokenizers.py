@@ -7,13 +7,22 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.gguf.errors import GgufSourceError
-from gen_worker.conversion.gguf.sentencepiece_file import read_pieces
+from gen_worker.conversion.gguf.normalizers import (
+    adds_space,
+    charsmap_of,
+    lowers_case,
+    merges_spaces,
+    types_in,
+    unigram_options,
+)
+from gen_worker.conversion.gguf.sentencepiece_file import read_sentencepiece
 from gen_worker.conversion.gguf.tensor_names import gguf_package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gen_worker.conversion.gguf.container import Value
+    from gen_worker.conversion.gguf.sentencepiece_file import Sentencepiece
 
 __all__ = ["read_json", "tokenizer_metadata"]
 
@@ -24,6 +33,8 @@ _MAX_TOKENS = 1 << 22
 _LOOK_SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
 """Parts of keys, spelled as llama.cpp reads them."""
+_PRE_OF = {"roberta": "roberta-bpe"}
+"""Of models whose tokenizer is cut as another one's, and puts other tokens around a text."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -35,6 +46,8 @@ class _Vocabulary(NamedTuple):
     kinds: dict[int, int]
     scores: dict[int, float]
     """Empty where there are merges instead."""
+    options: dict[str, Value]
+    """Other keys that begin with `tokenizer.ggml.`."""
 
 
 def tokenizer_metadata(
@@ -51,6 +64,8 @@ def tokenizer_metadata(
     Raises:
         GgufSourceError: There is no tokenizer, or one that GGUF files cannot describe.
     """
+    if pre_tokenizer is None and config.get("model_type") in _PRE_OF:
+        pre_tokenizer = _PRE_OF[config["model_type"]]
     vocabulary = _vocabulary(directory, pre_tokenizer)
     count = max(vocabulary.tokens, default=-1) + 1
     size = config.get("vocab_size") or count
@@ -77,8 +92,9 @@ def tokenizer_metadata(
     }
     if vocabulary.scores:
         made["scores"] = [vocabulary.scores.get(index, -10000.0) for index in ids]
-    if vocabulary.model == "bert":
+    if vocabulary.model == "bert" or config.get("type_vocab_size"):
         made["token_type_count"] = config.get("type_vocab_size") or 1
+    made |= vocabulary.options | _own_options(directory, vocabulary)
     special, templates = _special(directory, size, with_merges=vocabulary.model == "gpt2")
     return {f"tokenizer.ggml.{key}": value for key, value in (made | special).items()} | templates
 
@@ -116,8 +132,9 @@ def _vocabulary(directory: str, pre_tokenizer: str | None) -> _Vocabulary:
         )
     content = read_json(fast, "gguf_invalid_tokenizer") if has_fast else {}
     try:
-        if os.path.isfile(model):
-            found = _of_pieces(model)
+        pieces = read_sentencepiece(model) if os.path.isfile(model) else None
+        if pieces is not None and not (pieces.is_unigram and has_fast):
+            found = _of_pieces(pieces)
         else:
             found = _of_fast(fast, content, pre_tokenizer)
         _add(found, content.get("added_tokens") or [])
@@ -128,24 +145,39 @@ def _vocabulary(directory: str, pre_tokenizer: str | None) -> _Vocabulary:
     return found
 
 
-def _of_pieces(path: str) -> _Vocabulary:
-    pieces = list(enumerate(read_pieces(path)))
+def _of_pieces(model: Sentencepiece) -> _Vocabulary:
+    pieces = list(enumerate(model.pieces))
+    options: dict[str, Value] = {"add_space_prefix": model.adds_space}
+    if model.is_unigram:
+        options |= unigram_options(model.charsmap, merges_spaces=model.merges_spaces)
     return _Vocabulary(
-        "llama",
+        "t5" if model.is_unigram else "llama",
         "default",
         {index: piece.text for index, piece in pieces},
         {index: piece.kind for index, piece in pieces},
         {index: piece.score for index, piece in pieces},
+        options,
     )
+
+
+def _own_options(directory: str, vocabulary: _Vocabulary) -> dict[str, Value]:
+    """Return what the configuration of a tokenizer decides against its model."""
+    path = os.path.join(directory, "tokenizer_config.json")
+    if "add_space_prefix" not in vocabulary.options or not os.path.isfile(path):
+        return {}
+    wanted = read_json(path, "gguf_invalid_tokenizer").get("add_prefix_space")
+    return {"add_space_prefix": wanted} if isinstance(wanted, bool) else {}
 
 
 def _of_fast(path: str, content: Mapping[str, Any], pre_tokenizer: str | None) -> _Vocabulary:
     model = content["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else "")
+    if kind == "Unigram":
+        return _unigram(content, model)
     if kind not in ("BPE", "WordPiece"):
         raise GgufSourceError(
-            f"{path!r} is a tokenizer of type {kind!r}, those of BPE and WordPiece are written: "
-            "choose another format for this model",
+            f"{path!r} is a tokenizer of type {kind!r}, those of BPE, WordPiece and Unigram are "
+            "written: choose another format for this model",
             code="gguf_unsupported_tokenizer",
             file=path,
         )
@@ -153,11 +185,27 @@ def _of_fast(path: str, content: Mapping[str, Any], pre_tokenizer: str | None) -
     if kind == "WordPiece":
         return _word_pieces(content, tokens, model.get("continuing_subword_prefix", "##"))
     kinds = dict.fromkeys(tokens, _NORMAL)
-    if "ByteLevel" in _types(content.get("pre_tokenizer")):
-        return _Vocabulary("gpt2", pre_tokenizer or _pre_of(path, content), tokens, kinds, {})
+    if "ByteLevel" in types_in(content.get("pre_tokenizer")):
+        return _Vocabulary("gpt2", pre_tokenizer or _pre_of(path, content), tokens, kinds, {}, {})
     kinds |= {index: _BYTE for index, token in tokens.items() if _is_byte(token)}
     kinds |= {index: _UNKNOWN for index, token in tokens.items() if token == model.get("unk_token")}
-    return _Vocabulary("llama", "default", tokens, kinds, _scores(model["merges"], tokens))
+    scores, options = _scores(model["merges"], tokens), {"add_space_prefix": adds_space(content)}
+    return _Vocabulary("llama", "default", tokens, kinds, scores, {**options})
+
+
+def _unigram(content: Mapping[str, Any], model: Mapping[str, Any]) -> _Vocabulary:
+    """Return pieces with how likely they are, as those of T5 and XLM-R have them."""
+    pieces = [(str(text), float(score)) for text, score in model["vocab"]]
+    tokens = {index: text for index, (text, _) in enumerate(pieces)}
+    kinds = dict.fromkeys(tokens, _NORMAL)
+    if model.get("byte_fallback"):
+        kinds |= {index: _BYTE for index, token in tokens.items() if _is_byte(token)}
+    if model.get("unk_id") is not None:
+        kinds[int(model["unk_id"])] = _UNKNOWN
+    options: dict[str, Value] = {"add_space_prefix": adds_space(content)}
+    options |= unigram_options(charsmap_of(content), merges_spaces=merges_spaces(content))
+    scores = {index: score for index, (_, score) in enumerate(pieces)}
+    return _Vocabulary("t5", "default", tokens, kinds, scores, options)
 
 
 def _word_pieces(content: Mapping[str, Any], tokens: dict[int, str], prefix: str) -> _Vocabulary:
@@ -171,7 +219,8 @@ def _word_pieces(content: Mapping[str, Any], tokens: dict[int, str], prefix: str
         else _SPACE + token
         for index, token in tokens.items()
     }
-    return _Vocabulary("bert", "bert-bge", marked, dict.fromkeys(tokens, _NORMAL), {})
+    options: dict[str, Value] = {"normalizer.lowercase": lowers_case(content)}
+    return _Vocabulary("bert", "bert-bge", marked, dict.fromkeys(tokens, _NORMAL), {}, options)
 
 
 def _scores(merges: list[Any], tokens: Mapping[int, str]) -> dict[int, float]:
@@ -187,14 +236,6 @@ def _is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def _types(part: Any) -> set[str]:
-    """Return the types of a part of a tokenizer and of those in it."""
-    if not isinstance(part, dict):
-        return set()
-    inner = part.get("pretokenizers") or []
-    return {str(part.get("type"))}.union(*map(_types, inner))
-
-
 _PATTERNS = (
     (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*", "tekken"),
     (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|", "llama-bpe"),
@@ -208,7 +249,7 @@ def _pre_of(path: str, content: Mapping[str, Any]) -> str:
     for pattern, name in _PATTERNS:
         if json.dumps(pattern)[1:-1] in text:
             return name
-    if "Split" not in _types(content["pre_tokenizer"]):
+    if "Split" not in types_in(content["pre_tokenizer"]):
         return "gpt-2"
     raise GgufSourceError(
         f"{path!r} cuts texts in a way that is not recognised: give the name that llama.cpp has "
@@ -226,7 +267,7 @@ def _add(vocabulary: _Vocabulary, added: list[Any]) -> None:
         vocabulary.tokens[index] = token if is_special else token.replace(_SPACE, " ")
         if vocabulary.kinds.get(index) != _UNKNOWN:
             vocabulary.kinds[index] = _CONTROL if is_special else _OWN
-        if vocabulary.scores:
+        if vocabulary.scores and vocabulary.model == "llama":
             vocabulary.scores[index] = -1000.0
 
 
