@@ -87,3 +87,18 @@ def test_a_person_reads_the_plan_and_is_asked(terminal: Terminal) -> None:
     terminal.expect("nothing was done")
     assert terminal.wait() == 2
     assert not (terminal.folder / "out").exists()
+
+
+@pytest.mark.claims("convert.calibrate")
+def test_what_needs_data_and_has_none_and_what_cannot_take_them_are_refused(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+    (cli.folder / "rows.txt").write_text("one row\nand another\n")
+
+    without = cli("convert", "model", "--to", "int4:gptq", "--out", "out")
+    with_data = cli("convert", "model", "--to", "nf4", "--calibrate", "rows.txt", "--out", "out")
+    absent = cli("convert", "model", "--to", "fp8", "--calibrate", "gone.txt", "--out", "out")
+
+    assert (without.code, with_data.code, absent.code) == (2, 2, 2)
+    assert "--calibrate" in without.stderr
+    assert "'nf4' cannot be calibrated" in with_data.stderr
+    assert "gone.txt" in absent.stderr

@@ -158,3 +158,23 @@ def test_an_output_must_behave_as_its_source(cli: Cli) -> None:
     assert far.code == 1
     assert "90 dB are needed" in far.stderr
     assert not (cli.folder / "b" / "verification.json").exists()
+
+
+@pytest.mark.claims("convert.calibrate")
+def test_data_make_gptq_and_scales_of_activations(cli: Cli) -> None:
+    pytest.importorskip("transformers")
+    from gen_worker.models.tiny import tiny_llama
+
+    tiny_llama(cli.folder / "model")
+    (cli.folder / "rows.txt").write_text("\n".join(f"{n} lazy dogs" for n in range(40)))
+    asked = ("--to", "int4:gptq:g32,fp8", "--calibrate", "rows.txt", "--calibration-samples", "9")
+
+    done = cli(*("convert", "model", *asked, "--out", "out", "--verify"), **ENVIRONMENT)
+
+    assert done.code == 0, done.stderr
+    told = events(done.stdout)
+    assert told["convert.plan"]["request"]["calibration"]["samples"] == 9
+    assert told["convert.verified"]["loaded"] == {"": "LlamaForCausalLM"}
+    config = json.loads((cli.folder / "out" / "fp8" / "config.json").read_text())
+    group = config["quantization_config"]["config_groups"]["group_0"]
+    assert group["input_activations"]["dynamic"] is False

@@ -169,8 +169,9 @@ class _Pass:
                 for index in range(self.last + 2)
             ]
             at = self._finished(states)
-            self.done = len(windows) * at
-            if at == 0 and not states[0].is_there:
+            is_begun = at > 0 or states[0].is_there
+            self.done = len(windows) * (at + is_begun)
+            if not is_begun:
                 states[0].write(self._told(value) for value in _joined(first, begun))
             begun.close()
             for index in range(at, self.last + 1):
