@@ -21,6 +21,20 @@ JOB = """
 def {function}(ctx: ConversionContext, source: Source{more}) -> list[ProducedFlavor]: return []
 """
 
+CLASSES = """
+import msgspec
+from gen_worker import dataset
+
+class In(msgspec.Struct): ...
+
+@dataset
+class Rows:
+    def setup(self): ...
+
+    @dataset.function
+    def rows(self, ctx: DatasetContext, payload: In) -> list[ProducedFlavor]: return []
+"""
+
 
 def job(function: str, name: str | None = None, kind: str = "quantization", more: str = "") -> str:
     return JOB.format(function=function, name=name, kind=kind, more=more)
@@ -37,6 +51,10 @@ def job(function: str, name: str | None = None, kind: str = "quantization", more
         (job("a", "same") + job("b", "same"), None, ["duplicate_function_name"], False),
         (job("a", kind="pruning"), "quantization", ["endpoint_kind_mismatch"], False),
         (job("a", kind="shrinking"), None, ["kind_label_suspect"], True),
+        (job("a") + job("b", kind="pruning"), "conversion", [], True),
+        (CLASSES, "dataset-generation:captions", [], True),
+        (CLASSES, "dataset", [], True),
+        (CLASSES, "conversion", ["endpoint_kind_mismatch"], False),
     ],
 )
 def test_each_mistake_has_its_kind(

@@ -67,8 +67,8 @@ def validate_transform_module(
 
     Args:
         module_name: As in an import.
-        expected_kind: What every job in it should do, such as `quantization`; a detail after a
-            colon is free.
+        expected_kind: What every job in it should do, such as `quantization`, where a detail after
+            a colon is free; or its endpoint kind, such as `dataset`.
     """
     try:
         with warnings.catch_warnings():
@@ -135,10 +135,11 @@ def _duplicates(specs: list[FunctionSpec]) -> list[ValidationViolation]:
 
 
 def _of_kind(spec: FunctionSpec, expected: str | None) -> list[ValidationViolation]:
-    label = spec.job_kind or spec.sub_kind or ""
+    usual = "dataset-generation" if spec.kind == "dataset" else spec.kind
+    label = spec.job_kind or spec.sub_kind or usual
     coarse = label.partition(":")[0]
     found = []
-    if expected is not None and coarse != expected.partition(":")[0]:
+    if expected is not None and expected.partition(":")[0] not in (coarse, spec.kind):
         found.append(
             ValidationViolation(
                 kind="endpoint_kind_mismatch",
