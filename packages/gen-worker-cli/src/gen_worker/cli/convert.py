@@ -69,6 +69,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="calibrate only what cannot be made without",
     )
+    parser.add_argument(
+        "--max-shard-bytes",
+        type=int,
+        metavar="BYTES",
+        help="of tensors in one file; a GGUF file is split only with this",
+    )
+    parser.add_argument(
+        "--imatrix", metavar="FILE", help="importance matrix of llama.cpp, for types of GGUF"
+    )
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a GGUF file says of itself; may be repeated",
+    )
+    parser.add_argument("--base", metavar="DIR", help="model that a LoRA is for, to make it GGUF")
     parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument(
         "--verify", action="store_true", help="read every output again and compare it"
