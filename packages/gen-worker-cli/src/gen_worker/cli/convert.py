@@ -7,6 +7,8 @@ precision. A run that was broken off is gone on with by the same command.
   gen-worker convert ./model --to bf16 --out ./model-bf16
   gen-worker convert hf:owner/repo --to bf16,fp8,gguf:q4_k_m --out ./outputs --verify
   gen-worker convert ./model --to fp8 --out acme/model:prod
+  gen-worker convert ./model --to bf16 --lora style.safetensors:0.8 --out ./styled
+  gen-worker convert style.safetensors --to bf16 --layout kohya --out ./style-kohya
 
 Several precisions have a folder each. `--out owner/repo:tag` publishes to the hub, each precision
 as a flavor, once it is verified. Exit codes: 0 done, 1 it failed, 2 it cannot be done as asked, 130
@@ -36,9 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layout",
-        choices=("diffusers", "singlefile"),
+        choices=("diffusers", "singlefile", "kohya", "peft"),
         default=None,
-        help="make a pipeline one file, or one file a pipeline",
+        help="make a pipeline one file, or one file a pipeline; of a LoRA: its format",
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="LoRA to merge into the model, such as style.safetensors:0.8; may be repeated",
     )
     parser.add_argument(
         "--components",

@@ -12,6 +12,7 @@ import msgspec
 
 from gen_worker.cancel import CancelToken
 from gen_worker.cli.converting.gguf_options import file_options
+from gen_worker.cli.converting.loras import held_loras
 from gen_worker.cli.converting.places import destination_of, held_source
 from gen_worker.cli.converting.progress import ConversionBar
 from gen_worker.cli.converting.telling import plan_lines, verified_text
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gen_worker.cli.converting.places import HeldSource
-    from gen_worker.conversion.convert import ConversionPlan, FlavorPlan, ProvenFlavor
+    from gen_worker.conversion.convert import (
+        ConversionPlan,
+        FlavorPlan,
+        MergedLora,
+        ProvenFlavor,
+    )
     from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.hub import Flavor
     from gen_worker.conversion.quantize import CalibrationData
@@ -61,8 +67,9 @@ class _Conversion:
         held = held_source(
             self.args.source, is_offline=self.args.offline, bar=bar, token=self.cancel
         )
-        with held as source:
-            plan = self._plan(source.path)
+        loras = held_loras(self.args.lora, is_offline=self.args.offline, bar=bar, token=self.cancel)
+        with held as source, loras as merged:
+            plan = self._plan(source.path, merged)
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
@@ -74,7 +81,7 @@ class _Conversion:
                 self._prove(plan, source)
         return 0
 
-    def _plan(self, source: str) -> ConversionPlan:
+    def _plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
         from gen_worker.conversion.convert import plan_conversion
 
         args = self.args
@@ -82,6 +89,7 @@ class _Conversion:
             "layout": args.layout,
             "components": args.components.split(",") if args.components else None,
             "keep": args.keep,
+            "loras": loras,
             "calibration": self._calibration(),
             "skip_calibration": args.skip_calibration,
             **file_options(args),

@@ -31,8 +31,11 @@ def plan_lines(plan: ConversionPlan) -> Iterator[str]:
             (
                 f"  {part.name or 'model'}",
                 part.action,
-                f"{part.source_dtype} -> {part.dtype}" if part.action != "copy" else part.dtype,
-                f"{part.changed} of {part.tensors} tensors",
+                f"{part.source_dtype} -> {part.dtype}"
+                if part.action not in ("copy", "merge")
+                else part.dtype,
+                f"{part.changed} of {part.tensors} tensors"
+                + (f", {part.merged} merged" if part.merged else ""),
                 f"{size_text(part.source_bytes)} -> {size_text(part.size_bytes)}",
             )
             for part in flavor.components

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gen_worker.conversion.convert.gguf_facts import GgufFacts
     from gen_worker.conversion.convert.inspecting import (
         ComponentFacts,
         ModelFacts,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         FlavorPlan,
         GgufOptions,
         Kept,
+        MergedLora,
         Progress,
         Refusal,
     )
@@ -38,8 +40,10 @@ __all__ = [
     "ConversionResult",
     "ConvertedFile",
     "FlavorPlan",
+    "GgufFacts",
     "GgufOptions",
     "Kept",
+    "MergedLora",
     "ModelFacts",
     "Progress",
     "ProvenFlavor",
@@ -55,6 +59,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "gguf_facts": ("GgufFacts",),
     "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
     "jobs": ("produce_flavors",),
     "planning": ("plan_conversion",),
@@ -70,6 +75,7 @@ _MODULES = {
         "FlavorPlan",
         "GgufOptions",
         "Kept",
+        "MergedLora",
         "Progress",
         "Refusal",
     ),
