@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     )
     from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.hub import Flavor
-    from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.models.refs import TensorhubRef
 
 __all__ = ["run"]
