@@ -1,6 +1,5 @@
 """Casts a model: a plain request handler, a function, and a class. Take the one that fits."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,12 @@ from gen_worker import (
     inference_function,
 )
 from gen_worker.conversion import ProducedFlavor, Source, training_function
-from gen_worker.conversion.convert import Progress, plan_conversion, run_conversion
+from gen_worker.conversion.convert import (
+    plan_conversion,
+    produce_flavors,
+    prove_outputs,
+    run_conversion,
+)
 
 
 class CastIn(msgspec.Struct):
@@ -30,27 +34,15 @@ class Published(msgspec.Struct):
     files: list[str]
 
 
-def cast(ctx: RequestContext, source: str, to: list[str], out: Path) -> list[ProducedFlavor]:
-    """Plan, log what stays in high precision, and convert in the memory of a few slabs."""
-    plan = plan_conversion(source, to, out=out)
-    for flavor in plan.flavors:
-        for part in flavor.components:
-            for kept in part.kept:
-                ctx.log(f"{flavor.flavor}: {kept.tensors} tensors stay: {kept.reason}")
-
-    def report(one: Progress) -> None:
-        ctx.progress(one.done_bytes / one.total_bytes, one.flavor)
-
-    return list(run_conversion(plan, progress=report, token=ctx.cancel_token).flavors)
-
-
 @inference_function
 def cast_handler(ctx: RequestContext, payload: CastIn) -> Published:
     """Shape A: an ordinary handler, which stores and publishes by itself."""
     assert ctx.source_path is not None, "the source was fetched before"
     with tempfile.TemporaryDirectory() as folder:
-        [flavor] = cast(ctx, ctx.source_path, payload.to[:1], Path(folder, "out"))
-        root = Path(flavor.path)
+        plan = plan_conversion(ctx.source_path, payload.to[:1], out=Path(folder, "out"))
+        run_conversion(plan, token=ctx.cancel_token)
+        [proven] = prove_outputs(plan, token=ctx.cancel_token)
+        root = Path(proven.produced.path)
         files = sorted(path for path in root.rglob("*") if path.is_file())
         for path in files:
             ctx.save_checkpoint(str(path.relative_to(root)), path)
@@ -67,7 +59,7 @@ def cast_function(
 ) -> list[ProducedFlavor]:
     """Shape B: reserved parameters; what is returned is published."""
     ctx.log(f"for {destination.ref}")
-    return cast(ctx, os.fspath(source.path), to, ctx.mktemp() / "out")
+    return produce_flavors(ctx, source, to)
 
 
 @conversion(sub_kind="format-conversion")
@@ -80,4 +72,4 @@ class Cast:
     @conversion.function(name="cast-class")
     def cast_class(self, ctx: ConversionContext, payload: CastIn) -> Iterator[ProducedFlavor]:
         assert ctx.source_path is not None, "the source was fetched before"
-        yield from cast(ctx, ctx.source_path, payload.to, ctx.mktemp() / "out")
+        yield from produce_flavors(ctx, ctx.source_path, payload.to)

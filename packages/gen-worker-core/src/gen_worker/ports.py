@@ -236,7 +236,8 @@ class Models(Protocol):
 class Publisher(Protocol):
     """How a job's files become a new revision of a repository.
 
-    A failure raises; each method may be called again for another session meanwhile.
+    A failure raises; each method may be called again for another session meanwhile. One that keeps
+    files on this machine says so by `keeps_files_here = True`: nothing is sent to it early.
     """
 
     async def open(self, destination: str, *, request_id: str, **spec: Any) -> object:

@@ -202,7 +202,8 @@ class ProducerContext(RequestContext):
             ArtifactTransferError: An earlier file could not be sent.
         """
         destination = str(self.destination.get("ref") or "")
-        if not destination or self._revisions is None:
+        publisher = self._ports.publisher if self._ports is not None else None
+        if not destination or publisher is None or getattr(publisher, "keeps_files_here", False):
             return
         early = self._extra.get("early")
         if early is None:

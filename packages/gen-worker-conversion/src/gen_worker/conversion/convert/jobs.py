@@ -57,8 +57,8 @@ def produce_flavors(
         Exception: What `run_conversion` raises.
     """
     parent = parent_of(ctx.source, ctx.source_path)
-    path = _kept(ctx, os.fspath(source.path if isinstance(source, Source) else source), parent)
-    plan = _plan(ctx, path, targets, options)
+    path = os.fspath(source.path if isinstance(source, Source) else source)
+    plan = _plan(ctx, _kept(ctx, path, parent), targets, options)
     _log_kept(ctx, plan)
 
     def report(one: Progress) -> None:
@@ -67,13 +67,19 @@ def produce_flavors(
     run_conversion(plan, progress=report, on_file=ctx.publish_early, token=ctx.cancel_token)
     proven = prove_outputs(
         plan,
-        source_ref=str(ctx.source.get("ref") or ""),
+        source_ref=_ref_of(ctx, path),
         source_revision=parent.checkpoint_id or "",
         limits=limits,
         gate=gate,
         token=ctx.cancel_token,
     )
     return [one.produced for one in proven]
+
+
+def _ref_of(ctx: ConversionContext, path: str) -> str:
+    """Return what others know the source by; of a folder of somebody's own, its name."""
+    ref = str(ctx.source.get("ref") or "")
+    return os.path.basename(path) if not ref or os.path.exists(ref) else ref
 
 
 def _kept(ctx: ConversionContext, path: str, parent: Parent) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from gen_worker.conversion.verify.values import VerificationError, VerificationR
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from gen_worker.cancel import CancelToken
     from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
@@ -24,6 +25,8 @@ __all__ = ["ProvenFlavor", "prove_outputs", "relation_of"]
 
 _PLACES = ("source", "out", "targets")
 """Of a request: where things were, and the other outputs, decide nothing about the bytes of one."""
+_PATHS = ("path", "importance", "base")
+"""Of a request and its parts: files and folders that were read beside the source."""
 
 
 class ProvenFlavor(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +106,22 @@ def _gated(
 
 
 def _recipe(plan: ConversionPlan, flavor: FlavorPlan) -> dict[str, Any]:
+    """Return what was asked for, without what nobody asked for and without places."""
     asked = msgspec.to_builtins(plan.request)
-    recipe = {name: value for name, value in asked.items() if name not in _PLACES and value}
-    if "calibration" in recipe:
-        recipe["calibration"] = {k: v for k, v in recipe["calibration"].items() if k != "path"}
-    return {"target": flavor.token, **recipe}
+    told = {name: _plain(name, value) for name, value in asked.items() if name not in _PLACES}
+    return {"target": flavor.token, **{name: value for name, value in told.items() if value}}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        inner = {key: _plain(key, one) for key, one in value.items()}
+        return {key: one for key, one in inner.items() if one}
+    if isinstance(value, (list, tuple)):
+        return [_plain("", one) for one in value]
+    return _named(value) if name in _PATHS and value else value
+
+
+def _named(path: str) -> str:
+    """Return what was read from a path, by its content; of a folder the name."""
+    name = os.path.basename(os.path.normpath(path))
+    return f"{name} {hashes_of(path)[name]}" if os.path.isfile(path) else name

@@ -54,6 +54,8 @@ class Publication:
 class StubPublisher:
     """The `Publisher` port without `--allow-publish`."""
 
+    keeps_files_here = True
+
     def __init__(self, files: Files, events: Events) -> None:
         self._files = files
         self._events = events
