@@ -121,6 +121,22 @@ def test_a_hub_that_gives_no_tokens_leaves_the_job_without(hub_url: str) -> None
     assert token("", packed(destination="acme/x")) == ""
 
 
+def test_models_besides_the_source_are_read() -> None:
+    payload = packed(
+        source={"ref": "acme/student"},
+        teacher="acme/teacher:prod",
+        judge={"ref": "globex/judge"},
+        note="acme/secret",
+    )
+    models = ("source", "teacher", "judge", "absent")
+    own = permissions_of(payload, "acme", is_own=False, models=models)
+    everybodys = permissions_of(payload, OWN, is_own=True, models=models)
+    assert own is not None
+    assert own.read == ("acme/student", "acme/teacher")
+    assert everybodys is not None
+    assert everybodys.read == ("acme/student", "acme/teacher", "globex/judge")
+
+
 @pytest.mark.parametrize(
     ("owner", "is_given"), [("", True), (OWN, True), ("acme", True), ("bob", False)]
 )

@@ -13,6 +13,8 @@ from gen_worker.errors import ArtifactTransferError, WorkerError
 from gen_worker.models.refs import RefError, TensorhubRef, parse_prefixed_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gen_worker.models.hub import HubClient
     from gen_worker.models.hub.capability import Permissions
     from gen_worker.models.settings import ModelSettings
@@ -29,15 +31,6 @@ _NOBODY = "local"
 """Whose files a hub takes those for that are sent without an owner."""
 
 _log = logging.getLogger("gen_worker.scheduler")
-
-
-class _Reserved(msgspec.Struct, frozen=True):
-    """The fields of a payload that say what a job reads and where it publishes."""
-
-    source: Any = None
-    destination: Any = None
-    destination_repo: Any = None
-    datasets: Any = None
 
 
 class HubRights:
@@ -65,8 +58,13 @@ class HubRights:
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
 
-    async def token(self, record: RequestRecord, payload: bytes) -> str:
+    async def token(self, record: RequestRecord, payload: bytes, models: Iterable[str] = ()) -> str:
         """Return a job's token; empty when it has no use for one, or there is none.
+
+        Args:
+            record: The request.
+            payload: MessagePack.
+            models: Fields besides `source` that name what its function reads.
 
         Raises:
             ArtifactTransferError: The hub cannot be reached now; it is worth another try.
@@ -74,7 +72,7 @@ class HubRights:
         if not self._settings.hub_url:
             return ""
         is_own = record.owner in ("", self._own)
-        wanted = permissions_of(payload, record.owner, is_own=is_own)
+        wanted = permissions_of(payload, record.owner, is_own=is_own, models=models)
         if wanted is None:
             return ""
         subject = f"job {record.request_id}"
@@ -103,18 +101,21 @@ def lifetime_s(record: RequestRecord) -> float:
     return min(limit_s, _LONGEST_S)
 
 
-def permissions_of(payload: bytes, owner: str, *, is_own: bool) -> Permissions | None:
+def permissions_of(
+    payload: bytes, owner: str, *, is_own: bool, models: Iterable[str] = ()
+) -> Permissions | None:
     """Return what a job may do with what its payload names; None when it may do nothing.
 
     Args:
         payload: MessagePack.
         owner: Of the request, empty when it is nobody's; for others' repositories nothing is given.
         is_own: Whether it is the platform's own, which may publish for everybody.
+        models: Fields besides `source` that name what its function reads.
     """
     from gen_worker.models.hub.capability import Permissions
 
     try:
-        reserved = msgspec.msgpack.decode(payload, type=_Reserved)
+        fields = msgspec.msgpack.decode(payload, type=dict[str, Any])
     except msgspec.MsgspecError:  # the worker says what is wrong with it
         return None
 
@@ -123,9 +124,12 @@ def permissions_of(payload: bytes, owner: str, *, is_own: bool) -> Permissions |
         owner_of = owner.lower()
         return tuple(one for one in found if one and (is_own or one.owner.lower() == owner_of))
 
-    destinations = allowed(reserved.destination or reserved.destination_repo)
-    datasets = reserved.datasets if isinstance(reserved.datasets, list) else []
-    reads = allowed(reserved.source, *datasets)
+    destinations = allowed(fields.get("destination") or fields.get("destination_repo"))
+    datasets = fields.get("datasets")
+    sources = dict.fromkeys(("source", *models))
+    reads = allowed(
+        *(fields.get(name) for name in sources), *(datasets if isinstance(datasets, list) else ())
+    )
     if not destinations and not reads:
         return None
     return Permissions(

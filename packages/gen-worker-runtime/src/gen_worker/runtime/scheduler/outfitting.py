@@ -66,7 +66,9 @@ class Outfitter(Outfit):
         name = options.endpoint_owner, record.endpoint, record.release_id, record.function
         facts = self._catalog.known(*name) or await self._catalog.facts(*name)
         if facts.kind != "inference":
-            token = "" if self._rights is None else await self._rights.token(record, payload)
+            token = ""
+            if self._rights is not None:
+                token = await self._rights.token(record, payload, facts.locked.payload_refs)
             return Equipment(job_id=record.request_id, repos=repos, capability_token=token)
         return Equipment(
             file_base_url=self._base_url(state.worker_id),
