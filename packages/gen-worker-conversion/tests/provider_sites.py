@@ -250,7 +250,7 @@ class World:
             await self._serving
 
         for context in self._contexts:
-            run_blocking(context.release())
+            run_blocking(context.release(is_over=True))
         self._files.close()
         self._loop.wait(stop())
         self._loop.close()

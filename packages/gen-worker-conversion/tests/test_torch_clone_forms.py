@@ -57,6 +57,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files_of(root / "whole")
 
 
+def stored(tensors: dict[str, Any]) -> bytes:
+    data: bytes = safetensors_torch.save(tensors, metadata={"format": "pt"})
+    return data
+
+
 def ask(**fields: Any) -> dict[str, Any]:
     return {"huggingface_repo": "some/model", "destination_repo": "acme/model", **fields}
 
@@ -231,6 +236,44 @@ def test_an_output_that_is_not_right_is_not_published(here: World) -> None:
         here.context(), ask(outputs=["fp16", "bf16"]), providers=here.providers
     )
     assert "is_deduplicated" not in again.metadata
+
+
+def test_adapters_and_models_in_modules_are_cast_whole(here: World, tmp_path: Path) -> None:
+    """With everything beside the weights that are converted: modules of a sentence encoder, too."""
+    names = {"lora_unet_a.lora_down.weight": (2, 8), "lora_unet_a.lora_up.weight": (8, 2)}
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
+    sources: dict[str, dict[str, bytes]] = {
+        "some/lora": {"style.safetensors": stored({k: torch.ones(v) for k, v in names.items()})},
+        "some/encoder": {
+            "modules.json": json.dumps(modules).encode(),
+            "config.json": b"{}",
+            "model.safetensors": stored({"a": torch.ones(8, 8)}),
+            "1_Pooling/config.json": b"{}",
+            "2_Dense/config.json": b"{}",
+            "2_Dense/model.safetensors": stored({"linear.weight": torch.ones(8, 8)}),
+        },
+    }
+    for repo, files in sources.items():
+        here.sites.repos[repo] = files
+        output = clone.from_huggingface(
+            here.context(),
+            ask(huggingface_repo=repo, outputs=["fp16"], overwrite_repo=True),
+            providers=here.providers,
+        )
+        assert output.metadata["failed_flavors"] == []
+        made = here.published("acme/model:latest#fp16", tmp_path / repo)
+        assert set(made) == {*files, "README.md", "provenance.json", "verification.json"}
+
+
+def test_what_cannot_be_made_is_told_without_folders_of_this_machine(here: World) -> None:
+    lora = {"lora_unet_a.lora_down.weight": torch.ones(2, 8)}
+    here.sites.repos["some/model"] = {f"{name}.safetensors": stored(lora) for name in "ab"}
+    output = clone.from_huggingface(here.context(), ask(outputs=["fp16"]), providers=here.providers)
+    (failed,) = output.metadata["failed_flavors"]
+    assert "'b.safetensors'" in failed["reason"]
+    told = repr((failed, here.told.every))
+    assert tempfile.gettempdir() not in told
+    assert failed["reason"].count("is damaged") == 1
 
 
 def test_a_source_that_nothing_loads_is_converted_all_the_same(here: World) -> None:

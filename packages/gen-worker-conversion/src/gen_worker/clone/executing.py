@@ -57,7 +57,7 @@ def make_flavors(
     progress: CloneProgress,
     token: CancelToken,
     digests: Mapping[str, str] | None = None,
-    on_made: Callable[[MadeFlavor], None] | None = None,
+    on_file: Callable[[str], None] | None = None,
     max_file_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
 ) -> tuple[list[MadeFlavor], list[FailedFlavor]]:
     """Make and verify the flavors of a plan; blocks. What an earlier run made is not repeated.
@@ -69,7 +69,7 @@ def make_flavors(
         progress: Told of stages.
         token: Ends the work.
         digests: Of the source's files, `<algorithm>:<hex>` by path.
-        on_made: Called with each flavor when all of it is there, in this thread.
+        on_file: Called with each finished file, in this thread, while others are still made.
         max_file_bytes: Files of weights above it are split.
 
     Returns:
@@ -80,11 +80,12 @@ def make_flavors(
         DamagedFileError: The source is no sound model.
         CanceledError: The token was canceled.
     """
-    run = _Run(plan, source, work, progress, token, digests or {}, max_file_bytes)
+    run = _Run(plan, source, work, progress, token, digests or {}, on_file, max_file_bytes)
     for made in run.all():
         run.made.append(made)
-        if on_made is not None:
-            on_made(made)
+        if on_file is not None:
+            for real, _ in files_below(made.directory):
+                on_file(real)
     return run.made, run.failed
 
 
@@ -99,6 +100,7 @@ class _Run:
         progress: CloneProgress,
         token: CancelToken,
         digests: Mapping[str, str],
+        on_file: Callable[[str], None] | None,
         max_file_bytes: int,
     ) -> None:
         self.plan = plan
@@ -107,6 +109,7 @@ class _Run:
         self.progress = progress
         self.token = token
         self.digests = digests
+        self.on_file = on_file
         self.max_file_bytes = max_file_bytes
         self.made: list[MadeFlavor] = []
         self.failed = list(plan.failed)
@@ -197,7 +200,7 @@ class _Run:
             components=flavor.components,
             may_be_finished=True,
         )
-        reasons = [one.reason for one in conversion.refusals]
+        reasons = list(dict.fromkeys(one.reason for one in conversion.refusals))
         has_folders = any(part.name for one in conversion.flavors for part in one.components)
         if layout and not reasons and has_folders != (layout == "diffusers"):
             reasons = [f"{conversion.layout} is not turned into {layout} here: keep its layout"]
@@ -222,6 +225,7 @@ class _Run:
                 run_conversion(
                     one.conversion,
                     progress=lambda state: watch(state.done_bytes, state.total_bytes),
+                    on_file=self.on_file,
                     token=self.token,
                 )
                 self._add_notices(one.conversion, place)
@@ -255,6 +259,8 @@ class _Run:
         return dict(proven.produced.attributes)
 
     def _fail(self, flavor: CloneFlavor, reason: str, progress: float) -> None:
+        for place in (self.source, self.work):  # nobody elsewhere knows the folders of this machine
+            reason = reason.replace(place + os.sep, "").replace(place, self.plan.identity.ref)
         parts = (flavor.dtype.replace(":", "-"), flavor.file_layout, flavor.file_type)
         self.failed.append(
             FailedFlavor(

@@ -20,11 +20,11 @@ from gen_worker.conversion.artifacts import ConversionOutput
 from gen_worker.conversion.convert.planning import available_tokens
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.ingest import Providers
-from gen_worker.errors import ValidationError
+from gen_worker.models.formats.plain_files import files_below
 from gen_worker.types import Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from gen_worker.clone.payload import CloneRequest
     from gen_worker.clone.planning import FailedFlavor, SourceIdentity
@@ -125,6 +125,7 @@ def _made(
     directory = os.path.join(work, "source", identity.name)
     with progress.downloading() as watch:
         fetched = source.fetch(directory, watch)
+    _keep_only(directory, fetched.facts.sizes)
     progress.stage("clone.layout.detected", 0.58, **fetched.layout)
     progress.stage("clone.ingest.completed", 0.60, files=len(fetched.facts.sizes))
     plan = plan_clone(
@@ -141,7 +142,7 @@ def _made(
         progress=progress,
         token=ctx.cancel_token,
         digests=fetched.digests,
-        on_made=sends_early(ctx, request, fetched.spec),
+        on_file=sends_early(ctx, request, fetched.spec),
     )
     if not made:
         reasons = "; ".join(f"{one.spec_label}: {one.reason}" for one in failed)
@@ -165,6 +166,13 @@ def _made(
     return output
 
 
+def _keep_only(directory: str, paths: Collection[str]) -> None:
+    """Remove what an earlier attempt fetched and this one did not choose."""
+    for real, path in list(files_below(directory)):
+        if path not in paths:
+            os.unlink(real)
+
+
 def _report(metadata: dict[str, Any], failed: Sequence[FailedFlavor]) -> dict[str, Any]:
     return {
         **metadata,
@@ -175,17 +183,13 @@ def _report(metadata: dict[str, Any], failed: Sequence[FailedFlavor]) -> dict[st
 
 @contextmanager
 def _workplace(ctx: ConversionContext, key: str) -> Iterator[str]:
-    """Give a directory that a restarted job finds again, and that is not left behind."""
+    """Give a directory that a restarted job finds again."""
     if not ctx.job_id:
         yield os.fspath(ctx.mktemp())
         return
     place = os.fspath(ctx.checkpoint_dir(key=f"clone {key}"))
-    try:
-        yield place
-    except ValidationError:  # the same job fails in the same way again
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    shutil.rmtree(place, ignore_errors=True)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)  # whoever asks again finds the import where it went
 
 
 def _nothing_new(

@@ -13,7 +13,6 @@ from gen_worker.context.produced import store_flavor
 from gen_worker.context.request import RepoSpec
 from gen_worker.conversion.artifacts import ConversionArtifact, ConversionOutput
 from gen_worker.errors import ArtifactTransferError
-from gen_worker.models.formats.plain_files import files_below
 from gen_worker.types import ProducedFlavor, Tensors
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ def earlier_import(
 
 def sends_early(
     ctx: ConversionContext, request: CloneRequest, spec: Mapping[str, str]
-) -> Callable[[MadeFlavor], None] | None:
-    """Return what begins to send a flavor that is made, while others still are being made.
+) -> Callable[[str], None] | None:
+    """Return what begins to send a finished file, while others still are being made.
 
     None where the call itself has another destination: its revision would be opened.
     """
@@ -67,12 +66,7 @@ def sends_early(
         return None
     if not ctx.has_open_revisions:
         ctx.set_repo_spec(**_repo_spec(spec))
-
-    def send(made: MadeFlavor) -> None:
-        for real, _ in files_below(made.directory):
-            ctx.publish_early(real)
-
-    return send
+    return ctx.publish_early
 
 
 def publish(
