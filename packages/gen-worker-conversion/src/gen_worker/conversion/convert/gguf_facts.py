@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.gguf.types import file_type_label
 from gen_worker.models.formats import read_gguf_header
 
 if TYPE_CHECKING:
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufFacts", "gguf_facts", "gguf_files"]
 
-_FILE_TYPES = {
-    **{0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k"},
-    **{11: "q3_k_s", 12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s"},
-    **{17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs", 20: "iq2_xs", 21: "q2_k_s", 22: "iq3_xs"},
-    **{23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s"},
-    **{29: "iq2_m", 30: "iq4_xs", 31: "iq1_m", 32: "bf16", 36: "tq1_0", 37: "tq2_0"},
-    38: "mxfp4_moe",
-}
-"""Values of `general.file_type`: `llama_ftype` of llama.h."""
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _MOST_PARTS = 10_000
 
@@ -93,12 +85,13 @@ def gguf_facts(files: Sequence[str]) -> GgufFacts | None:
     headers = [read_gguf_header(path) for path in files]
     metadata = headers[0].metadata
     missing = _missing_parts(files, metadata)
+    number = metadata.get("general.file_type")
     types = Counter(tensor.type_name for one in headers for tensor in one.tensors.values())
     return GgufFacts(
         name=_text(metadata.get("general.name")),
         kind=_text(metadata.get("general.type")) or "model",
         architecture=_text(metadata.get("general.architecture")) or "unknown",
-        file_type=_file_type(metadata.get("general.file_type")),
+        file_type=file_type_label(number) if isinstance(number, int) else "",
         types=dict(types.most_common()),
         parts=_parts(files, metadata),
         missing_parts=missing,
@@ -141,12 +134,6 @@ def _missing_tensors(headers: Sequence[GgufHeader]) -> int:
     told = headers[0].metadata.get("split.tensors.count")
     here = sum(len(header.tensors) for header in headers)
     return max(told - here, 0) if isinstance(told, int) else 0
-
-
-def _file_type(number: Any) -> str:
-    if not isinstance(number, int):
-        return ""
-    return _FILE_TYPES.get(number, f"type {number}")
 
 
 def _text(value: Any) -> str:

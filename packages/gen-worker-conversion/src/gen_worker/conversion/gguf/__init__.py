@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         transformers_weights,
         unpacked,
     )
+    from gen_worker.conversion.gguf.headers import GgufHeaderFacts, parse_gguf_header
     from gen_worker.conversion.gguf.importance import Importance, read_importance
     from gen_worker.conversion.gguf.mixes import Fallback
     from gen_worker.conversion.gguf.models import GgufPlan, plan_language_model
@@ -34,6 +35,7 @@ __all__ = [
     "WRITTEN",
     "Fallback",
     "FileType",
+    "GgufHeaderFacts",
     "GgufPlan",
     "GgufSourceError",
     "Importance",
@@ -42,6 +44,7 @@ __all__ = [
     "WrittenGguf",
     "file_type",
     "packed",
+    "parse_gguf_header",
     "plan_diffusion_model",
     "plan_gguf_copy",
     "plan_gguf_file",
@@ -59,6 +62,7 @@ _MODULES = {
     "diffusion": ("DIFFUSION_ARCHITECTURES", "plan_diffusion_model"),
     "errors": ("GgufSourceError",),
     "files": ("plan_gguf_copy", "plan_gguf_file", "transformers_weights", "unpacked"),
+    "headers": ("GgufHeaderFacts", "parse_gguf_header"),
     "importance": ("Importance", "read_importance"),
     "mixes": ("Fallback",),
     "models": ("GgufPlan", "plan_language_model"),
