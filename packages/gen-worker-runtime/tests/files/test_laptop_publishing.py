@@ -16,8 +16,13 @@ from gen_worker.context.local import run_blocking
 from gen_worker.events import Failed
 from gen_worker.models.hub import HubClient
 from gen_worker.runtime import Engine, Invocation
+from gen_worker.runtime.files import HubPublisher
 from gen_worker.runtime.local import JsonLineEvents, local_ports
-from gen_worker.runtime.local.publishing import PublishedFiles, publishing_ports
+from gen_worker.runtime.local.publishing import (
+    AnnouncedPublisher,
+    PublishedFiles,
+    publishing_ports,
+)
 from gen_worker.spec import specs_of
 
 if TYPE_CHECKING:
@@ -121,6 +126,8 @@ def test_what_a_function_stores_for_its_destination_is_here_and_there(
 
     monkeypatch.setattr(HubClient, "open_revision", open_revision)
     laptop = make_laptop()
+    files = laptop.ports.files
+    assert isinstance(files, PublishedFiles)
 
     made = laptop.run("acme/here-and-there")
 
@@ -131,6 +138,10 @@ def test_what_a_function_stores_for_its_destination_is_here_and_there(
     assert sorted(laptop.tree("here-and-there")) == ["model.safetensors", "more.safetensors"]
     assert laptop.kinds() == ["publish_repo_revision.plan", "publish_repo_revision.published"]
     assert [facts["library_name"] for facts in opened] == ["ours"]  # one revision, described
+    told = AnnouncedPublisher(
+        HubPublisher(files._hub), laptop.ports.events, "http://me:hush@127.0.0.1"
+    )
+    assert "hush" not in told._url
 
 
 def test_a_wrong_token_fails_the_call(make_laptop: Callable[..., Laptop]) -> None:

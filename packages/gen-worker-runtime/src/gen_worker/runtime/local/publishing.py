@@ -10,6 +10,7 @@ import msgspec
 
 from gen_worker.context.local import off_loop
 from gen_worker.events import Emitted
+from gen_worker.masking import without_credentials
 from gen_worker.runtime.files import (
     FilePolicy,
     FileSettings,
@@ -177,7 +178,7 @@ class AnnouncedPublisher:
     def __init__(self, publisher: HubPublisher, events: Events, url: str) -> None:
         self._publisher = publisher
         self._events = events
-        self._url = url
+        self._url = without_credentials(url)
 
     async def open(self, destination: str, *, request_id: str, **spec: Any) -> _Announced:
         publication = Publication(destination, request_id, spec)
