@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -72,7 +71,7 @@ class _Conversion:
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
-            if not plan.is_finished:
+            if not plan.is_finished or self.ref is None:
                 self._convert(plan)
             if self.ref is not None:
                 self._publish(plan, self.ref, source, self._prove(plan, source))
@@ -81,7 +80,7 @@ class _Conversion:
         return 0
 
     def _plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
-        from gen_worker.conversion.convert import plan_conversion
+        from gen_worker.conversion.convert import plan_conversion, source_fingerprint
 
         args = self.args
         options: dict[str, Any] = {
@@ -96,7 +95,9 @@ class _Conversion:
         tokens = [word for word in args.to.split(",") if word.strip()]
         place = os.path.expanduser(args.out)
         if self.ref is not None:
-            named = msgspec.json.encode([source, tokens, options, str(self.ref)])
+            # Else what was made of an older source would be published.
+            content = source_fingerprint(source, *(one.path for one in loras))
+            named = msgspec.json.encode([source, content, tokens, options, str(self.ref)])
             place = os.path.join(_WORK, hashlib.sha256(named).hexdigest()[:16])
         # An earlier run may have converted everything, and not got to publish it.
         return plan_conversion(
@@ -181,6 +182,7 @@ class _Conversion:
         proven: Sequence[ProvenFlavor],
     ) -> None:
         from gen_worker.cli.hub import users_hub
+        from gen_worker.conversion.convert import discard_outputs
         from gen_worker.models.hub import HubClient, publish_flavors
 
         bar = TransferBar("publish")
@@ -193,7 +195,7 @@ class _Conversion:
                 tell=bar.sent,
                 cancel=self.cancel,
             )
-        shutil.rmtree(plan.request.out)
+        discard_outputs(plan.request.out)
         if self._is_for_people:
             sizes = f"{size_text(done.size_bytes)}, {size_text(done.sent_bytes)} sent"
             self._write(f"{ref}: {', '.join(done.flavors)}; {done.files} files, {sizes}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.convert.proof import ProvenFlavor, prove_outputs, relation_of
     from gen_worker.conversion.convert.proving import verify_flavor
     from gen_worker.conversion.convert.running import RefusedPlanError, run_conversion
+    from gen_worker.conversion.convert.staging import discard_outputs, source_fingerprint
     from gen_worker.conversion.convert.values import (
         ComponentPlan,
         ConversionPlan,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         GgufOptions,
         Kept,
         MergedLora,
+        ModelMerge,
         Progress,
         Refusal,
     )
@@ -45,16 +47,19 @@ __all__ = [
     "Kept",
     "MergedLora",
     "ModelFacts",
+    "ModelMerge",
     "Progress",
     "ProvenFlavor",
     "Refusal",
     "RefusedPlanError",
+    "discard_outputs",
     "inspect_model",
     "plan_conversion",
     "produce_flavors",
     "prove_outputs",
     "relation_of",
     "run_conversion",
+    "source_fingerprint",
     "verify_flavor",
 ]
 
@@ -66,6 +71,7 @@ _MODULES = {
     "proof": ("ProvenFlavor", "prove_outputs", "relation_of"),
     "proving": ("verify_flavor",),
     "running": ("RefusedPlanError", "run_conversion"),
+    "staging": ("discard_outputs", "source_fingerprint"),
     "values": (
         "ComponentPlan",
         "ConversionPlan",
@@ -76,6 +82,7 @@ _MODULES = {
         "GgufOptions",
         "Kept",
         "MergedLora",
+        "ModelMerge",
         "Progress",
         "Refusal",
     ),

@@ -58,15 +58,16 @@ def recipe_of(request: ConversionRequest) -> str:
     from gen_worker.version import sdk_version
 
     asked = msgspec.json.encode(request).decode()
-    return f"{sdk_version()} {source_fingerprint(request.source)} {asked}"
+    content = source_fingerprint(request.source, *(one.path for one in request.loras))
+    return f"{sdk_version()} {content} {asked}"
 
 
-def source_fingerprint(path: str) -> str:
-    """Return what tells a model from the one that was there before: names, sizes, times."""
+def source_fingerprint(*paths: str) -> str:
+    """Return what tells files from those that were there before: names, sizes, times."""
     import hashlib
 
     digest = hashlib.sha256()
-    for name, facts in sorted(_files(path)):
+    for name, facts in (item for path in paths for item in sorted(_files(path))):
         digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
