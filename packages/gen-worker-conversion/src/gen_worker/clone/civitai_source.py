@@ -21,6 +21,7 @@ from gen_worker.conversion.classify.lineage import adapter_facts
 from gen_worker.conversion.ingest.civitai import fetch_identity, identify
 from gen_worker.conversion.ingest.huggingface import precision_here
 from gen_worker.models.formats import read_header
+from gen_worker.models.sources import CivitaiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,9 @@ _COMPONENTS = {
 }
 """Without which a pipeline of a variant does not load."""
 _AIR = re.compile(r"urn:air:([^:]+):")
+_PERMISSIONS = (
+    *("allowNoCredit", "allowCommercialUse", "allowDerivatives", "allowDifferentLicense"),
+)
 _LIBRARIES = {"native_lora": "diffusers-lora", "aio_singlefile": "diffusers-single-file"}
 
 
@@ -99,6 +103,7 @@ class CivitaiSource:
         layout = _layout(found, directory, sizes)
         hint = pipeline_hint(found)
         spec = {"library_name": library, "model_family": found.family, "class_name": hint}
+        spec |= {"adapter_for_family": found.family} if strategy == "native_lora" else {}
         return Fetched(
             facts=SourceFacts(
                 strategy=strategy,
@@ -110,11 +115,33 @@ class CivitaiSource:
             spec={name: value for name, value in spec.items() if value and value != "unknown"},
             metadata={
                 **_metadata(found, inputs, library, hint),
+                **self._said(found),
                 **_missing(strategy, layout.model_family_variant, sizes),
             },
             layout=layout._asdict(),
             digests={path: f"sha256:{told}" for path, told in found.fingerprints.items()},
         )
+
+    def _said(self, found: CivitaiIdentity) -> dict[str, Any]:
+        """Return what the site says besides: names, words that call a style, what is permitted."""
+        catalog, ref = self._site.catalog, f"civitai:{found.model_version_id}"
+        version = catalog.record(found.model_version_id, ref, self._token)
+        try:
+            model = catalog.model(found.model_id, ref, self._token) if found.model_id else {}
+        except CivitaiError as error:  # of a version that is left of a model
+            if error.code != "civitai_not_found":
+                raise
+            model = {}
+        words = version.get("trainedWords")
+        told = {
+            "model_name": model.get("name"),
+            "model_version_name": version.get("name"),
+            "model_type": model.get("type"),
+            "trained_words": words if isinstance(words, list) else [],
+            "permissions": {name: model[name] for name in _PERMISSIONS if name in model},
+            "license_link": f"https://civitai.com/models/license/{found.model_version_id}",
+        }
+        return {name: value for name, value in told.items() if value}
 
     @cached_property
     def _identified(self) -> CivitaiIdentity:

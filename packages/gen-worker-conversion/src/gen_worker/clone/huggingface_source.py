@@ -118,6 +118,8 @@ def _spec(found: Inspected) -> dict[str, str]:
         "model_family": _family(found),
         "class_name": attributes.get("pipeline_class") or attributes.get("architecture", ""),
     }
+    if found.classification.strategy in ("peft_canonical", "native_lora"):
+        spec["adapter_for_family"] = attributes.get("base_model_family", "")
     return {name: value for name, value in spec.items() if value and value != "unknown"}
 
 

@@ -81,7 +81,7 @@ class Catalog:
         """
         if ref.version_id:
             return ref.version_id
-        record = self._json(f"/api/v1/models/{ref.model_id}", str(ref), token)
+        record = self.model(ref.model_id, str(ref), token)
         versions = record.get("modelVersions")
         found = []
         for place, version in enumerate(versions if isinstance(versions, list) else ()):
@@ -117,6 +117,10 @@ class Catalog:
     def record(self, version_id: str, ref: str, token: CancelToken) -> dict[str, Any]:
         """Return all that Civitai says of one version."""
         return self._json(f"/api/v1/model-versions/{version_id}", ref, token)
+
+    def model(self, model_id: str, ref: str, token: CancelToken) -> dict[str, Any]:
+        """Return all that Civitai says of a model, such as what may be done with it."""
+        return self._json(f"/api/v1/models/{model_id}", ref, token)
 
     def measured(self, file: CivitaiFile, ref: str, token: CancelToken) -> CivitaiFile:
         """Return a file with its exact size, asked from its server if need be."""
