@@ -217,7 +217,7 @@ def test_a_lora_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     assert "no component 'transformer'" in refused(save(tmp_path / "b.safetensors", elsewhere))
     fits = lora(tmp_path / "c.safetensors", odd=torch.ones(2))
     assert "odd are no updates of low rank" in refused(fits)
-    assert "not merged on the way to the layout" in refused(
+    assert "nothing is merged on the way to the layout" in refused(
         lora(tmp_path / "d.safetensors"), layout="singlefile"
     )
     assert not out.exists()

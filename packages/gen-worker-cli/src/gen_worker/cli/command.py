@@ -56,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("prefetch", "download the declared models"),
     Command("models", "list, remove and verify the models on this machine"),
     Command("convert", "convert a model to other precisions, to GGUF, to or from one file"),
+    Command("merge", "merge models of one architecture into one"),
     Command("inspect", "say what a model is: layout, precisions, sizes by component"),
     Command("hub", "serve a model hub of your own; push, pull, list and tag models"),
     Command("build", "generate what an image build needs"),

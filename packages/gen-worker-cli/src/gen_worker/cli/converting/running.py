@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gen_worker.models.hub import Flavor
     from gen_worker.models.refs import TensorhubRef
 
-__all__ = ["run"]
+__all__ = ["Conversion", "run"]
 
 _WORK = ".gen-worker-convert"
 """Folder of outputs on their way to a hub, in the current one."""
@@ -46,11 +46,13 @@ _WORK = ".gen-worker-convert"
 def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     out, cancel = divert_stdout(), CancelToken()
-    return interruptible(lambda: _Conversion(args, out, cancel).run(), cancel)
+    return interruptible(lambda: Conversion(args, out, cancel).run(), cancel)
 
 
-class _Conversion:
+class Conversion:
     """One run of the command."""
+
+    command = "convert"
 
     def __init__(self, args: argparse.Namespace, out: BinaryIO, cancel: CancelToken) -> None:
         self.args = args
@@ -67,7 +69,7 @@ class _Conversion:
         )
         loras = held_loras(self.args.lora, is_offline=self.args.offline, bar=bar, token=self.cancel)
         with held as source, loras as merged:
-            plan = self._plan(source.path, merged)
+            plan = self.plan(source.path, merged)
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
@@ -79,7 +81,8 @@ class _Conversion:
                 self._prove(plan, source)
         return 0
 
-    def _plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
+    def plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
+        """Plan what the command asks for."""
         from gen_worker.conversion.convert import plan_conversion, source_fingerprint
 
         args = self.args
@@ -125,7 +128,7 @@ class _Conversion:
         if not self.args.plan:
             raise UsageError("; ".join(problems), problems=tuple(problems))
         for problem in problems:
-            print(f"gen-worker convert: {problem}", file=sys.stderr)
+            print(f"gen-worker {self.command}: {problem}", file=sys.stderr)
 
     def _convert(self, plan: ConversionPlan) -> None:
         from gen_worker.conversion.convert import run_conversion
@@ -136,7 +139,7 @@ class _Conversion:
             result = run_conversion(plan, progress=bar.follow, token=self.cancel)
         for name, (nan, inf) in result.nonfinite.items():
             text = f"{name} has {nan} NaN and {inf} infinite values"
-            print(f"gen-worker convert: {text}", file=sys.stderr)
+            print(f"gen-worker {self.command}: {text}", file=sys.stderr)
         if self._is_for_people:
             self._write(
                 *(f"{one.flavor}: {one.path}" for one in plan.flavors if self.ref is None),

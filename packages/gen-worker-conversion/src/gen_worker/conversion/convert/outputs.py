@@ -12,9 +12,9 @@ from gen_worker.conversion.convert.calibrated import calibration_of, takes_data
 from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
 from gen_worker.conversion.convert.merged_sources import (
     in_own_precision,
-    lora_attributes,
+    merge_attributes,
     merged_source,
-    refuse_loras,
+    refuse_merging,
 )
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
@@ -77,7 +77,7 @@ class Output(NamedTuple):
     read_back: Callable[[Checkpoint], Checkpoint] | None = None
     """Makes tensors like those of `source` of what was written; None where names are the same."""
     stored: Checkpoint | None = None
-    """What the files of the source hold, where LoRAs are merged into it; else `source` is that."""
+    """What the files of the source hold, where `source` is merged; else `source` is that."""
 
 
 def open_source(request: ConversionRequest) -> Source:
@@ -108,7 +108,7 @@ def outputs_of(request: ConversionRequest, target: Target) -> tuple[Output, ...]
 
 def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     source = open_source(request)
-    refuse_loras(request, target)
+    refuse_merging(request, target)
     if not target.is_gguf and _is_adapter(source):
         from gen_worker.conversion.convert.adapter_outputs import adapter_outputs
 
@@ -132,7 +132,7 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     checkpoints = source.checkpoints()
     merged = merged_source(request, checkpoints)
     return tuple(
-        _with_loras(request, target, name, merged[name], checkpoint)
+        _merged(request, target, name, merged[name], checkpoint)
         if name in merged
         else _component(
             request,
@@ -152,14 +152,14 @@ def _is_adapter(source: Source) -> bool:
     return is_adapter(source)
 
 
-def _with_loras(
+def _merged(
     request: ConversionRequest,
     target: Target,
     name: str,
     merged: OpenCheckpoint,
     stored: OpenCheckpoint,
 ) -> Output:
-    """Return what becomes of a component that LoRAs change."""
+    """Return what becomes of a component that a merge or LoRAs change."""
     # A cast rounds once; what stays in a higher precision stays in its own.
     merged = in_own_precision(merged, stored, request.keep if is_cast(target) else ("*",))
     prefix = _prefix(stored.files, request.source)
@@ -167,7 +167,7 @@ def _with_loras(
     if made.action == "copy":
         same = in_own_precision(merged, stored)
         made = Output(name, "merge", same, same, "", prefix, stored.metadata)
-    attributes = {**made.attributes, **lora_attributes(request)}
+    attributes = {**made.attributes, **merge_attributes(request)}
     return made._replace(stored=stored, attributes=attributes)
 
 

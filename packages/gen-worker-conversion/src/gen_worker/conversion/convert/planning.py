@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.convert.outputs import Output
     from gen_worker.conversion.convert.targets import Target
-    from gen_worker.conversion.convert.values import MergedLora, OutputLayout
+    from gen_worker.conversion.convert.values import MergedLora, ModelMerge, OutputLayout
     from gen_worker.conversion.lazy import Checkpoint
     from gen_worker.conversion.quantize.calibration_text import CalibrationData
 
@@ -55,6 +55,7 @@ def plan_conversion(
     skip_calibration: bool = False,
     may_be_finished: bool = False,
     gguf: GgufOptions | None = None,
+    merge: ModelMerge | None = None,
     loras: Sequence[MergedLora] = (),
 ) -> ConversionPlan:
     """Say what a conversion will do, and in `refusals` all that it cannot; reads headers only.
@@ -75,7 +76,8 @@ def plan_conversion(
         may_be_finished: Whether outputs that are at their place count as made by an earlier run of
             this plan; then `out` must be a place that nothing else is put into.
         gguf: What GGUF files alone have; others pass over it.
-        loras: Merged into the source first.
+        merge: Models that the source is merged with first.
+        loras: Merged into the source, or into what the merge makes.
 
     Raises:
         ConversionInputError: There is no source, or no such text.
@@ -97,6 +99,7 @@ def plan_conversion(
         calibration=described(calibration),
         skip_calibration=skip_calibration,
         gguf=gguf or GgufOptions(),
+        merge=merge,
         loras=tuple(loras),
     )
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from gen_worker.conversion.merge.methods import MergeMethod
 from gen_worker.conversion.quantize.calibration_text import CalibrationData
 from gen_worker.types import ProducedFlavor
 
@@ -21,6 +22,7 @@ __all__ = [
     "GgufOptions",
     "Kept",
     "MergedLora",
+    "ModelMerge",
     "OutputLayout",
     "Progress",
     "Refusal",
@@ -51,6 +53,20 @@ class MergedLora(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
 
+class ModelMerge(msgspec.Struct, frozen=True, kw_only=True):
+    """Models of the source's architecture that are merged with it."""
+
+    method: MergeMethod
+    models: tuple[str, ...]
+    """Paths; of methods with a base, which the source is then, the models tuned from it."""
+    weights: tuple[float, ...]
+    """Of each of them; of `slerp` the position between the source and the other."""
+    source_weight: float = 1.0
+    """Of the source, in a linear merge."""
+    density: float | None = None
+    seed: int = 0
+
+
 class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides about the bytes of the outputs, besides the source."""
 
@@ -72,8 +88,10 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     skip_calibration: bool = False
     """Only what cannot be made without calibration is calibrated."""
     gguf: GgufOptions = GgufOptions()
+    merge: ModelMerge | None = None
+    """Done before anything else; it takes `components`, or all that every model has."""
     loras: tuple[MergedLora, ...] = ()
-    """Merged into the source, in this order, before anything else."""
+    """Merged into the source, in this order, before it is converted."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +114,7 @@ class ComponentPlan(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     changed: int
     merged: int = 0
-    """Tensors that LoRAs change."""
+    """Tensors that merges and LoRAs change."""
     source_bytes: int
     size_bytes: int
     memory_bytes: int

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
         merge_ties,
     )
     from gen_worker.conversion.merge.folders import merge_models
+    from gen_worker.conversion.merge.methods import METHODS, MergeMethod, merge_by_method
 
 __all__ = [
+    "METHODS",
+    "MergeMethod",
     "MergedModels",
     "Weights",
     "add_differences",
+    "merge_by_method",
     "merge_dare",
     "merge_linear",
     "merge_models",
@@ -43,5 +47,6 @@ _MODULES = {
         "merge_ties",
     ),
     "folders": ("merge_models",),
+    "methods": ("METHODS", "MergeMethod", "merge_by_method"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

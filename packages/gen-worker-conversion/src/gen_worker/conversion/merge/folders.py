@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.weight_sets import holds_weights
-from gen_worker.conversion.merge.checkpoints import merge_linear, merge_slerp
+from gen_worker.conversion.merge.methods import merge_by_method
 from gen_worker.conversion.new_folder import new_folder
 from gen_worker.conversion.side_files import copy_side_files
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gen_worker.cancel import CancelToken
-    from gen_worker.conversion.lazy import Checkpoint
     from gen_worker.conversion.merge.checkpoints import MergedModels, Weights
+    from gen_worker.conversion.merge.methods import MergeMethod
 
 __all__ = ["WrittenMerge", "merge_models"]
 
@@ -40,7 +39,9 @@ def merge_models(
     models: Sequence[tuple[str | os.PathLike[str], Weights]],
     output_dir: str | os.PathLike[str],
     *,
-    method: Literal["linear", "slerp"] = "linear",
+    method: MergeMethod = "linear",
+    density: float | None = None,
+    seed: int = 0,
     components: Sequence[str] = (),
     max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
     token: CancelToken | None = None,
@@ -49,10 +50,11 @@ def merge_models(
 
     Args:
         models: Folders or files, the first of which gives dtypes and all that is no weight, each
-            with its weight. For `slerp` two, of which the second one's is the position between
-            them.
+            with its weight; see `merge_by_method`.
         output_dir: Absent or empty.
         method: How tensors are joined.
+        density: See `merge_by_method`.
+        seed: Likewise.
         components: Of a pipeline: which to merge; by default all that every model has. The others
             are those of the first.
         max_shard_bytes: Of tensors in one file.
@@ -62,15 +64,15 @@ def merge_models(
         ConversionInputError: The models do not fit each other.
     """
     places = [os.fspath(path) for path, _ in models]
-    if len(places) < 2 or (method == "slerp" and len(places) != 2):
-        raise ConversionInputError(
-            f"{len(places)} models cannot be merged by {method!r}: give "
-            f"{'two' if method == 'slerp' else 'at least two'}"
-        )
     names = list(components) or _components(places)
-    weights = [weight for _, weight in models]
+    pairs = list(zip(places, models, strict=True))
     merged = {
-        name: _merge([open_checkpoint(_at(place, name)) for place in places], weights, method)
+        name: merge_by_method(
+            [(open_checkpoint(_at(place, name)), weight) for place, (_, weight) in pairs],
+            method,
+            density=density,
+            seed=seed,
+        )
         for name in names
     }
     with new_folder(output_dir) as target:
@@ -85,14 +87,6 @@ def merge_models(
         tuple(_named(name, one) for name, result in merged.items() for one in result.missing),
         tuple(_named(name, one) for name, result in merged.items() for one in result.extra),
     )
-
-
-def _merge(
-    checkpoints: Sequence[Checkpoint], weights: Sequence[Weights], method: str
-) -> MergedModels:
-    if method == "slerp":
-        return merge_slerp(checkpoints[0], checkpoints[1], weights[1])
-    return merge_linear(list(zip(checkpoints, weights, strict=True)))
 
 
 def _write(
