@@ -152,6 +152,12 @@ def test_gguf_is_not_made_of_gguf() -> None:
     assert [one.dtype for one in plan.failed] == ["q4_k_m", "bf16"]
 
 
+def test_components_without_configurations_stay_as_they_are() -> None:
+    plan = planned(facts("components", "fp16"), "fp16", "bf16")
+    assert labels(plan) == [("fp16", True)]
+    assert "no configurations" in plan.failed[0].reason
+
+
 @pytest.mark.parametrize(
     ("components", "wanted", "chosen"),
     [

@@ -300,10 +300,11 @@ def test_a_key_does_not_follow_a_redirect_to_another_host(
     assert {one.authorization for one in here.elsewhere.asked} == {""}
 
 
+@pytest.mark.parametrize("name", ["CIVITAI_API_KEY", "CIVITAI_TOKEN"])
 def test_the_key_of_the_environment_opens_metadata(
-    here: World, small_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: World, small_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("CIVITAI_API_KEY", "civitai_env")
+    monkeypatch.setenv(name, "civitai_env")
     monkeypatch.setenv("TENSORHUB_CAS_DIR", str(tmp_path / "cas"))
     add_weights(here, small_models)
     here.sites.token = "civitai_env"

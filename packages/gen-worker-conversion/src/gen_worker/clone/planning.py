@@ -220,6 +220,9 @@ def _flavor(
         return _failed(output, dtype, reason, requirement.as_dict())
     if facts.strategy == "gguf":
         return _failed(output, dtype, "the source is GGUF already: import its original")
+    if facts.strategy == "components":
+        reason = "its components have no configurations: import a repository that has them"
+        return _failed(output, dtype, reason)
     is_quantized = not is_gguf and dtype not in CAST_DTYPES
     return CloneFlavor(
         label=_gguf_label(dtype) if is_gguf else _label(dtype, layout, as_it_is.file_layout),
