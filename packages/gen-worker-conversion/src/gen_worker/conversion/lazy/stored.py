@@ -47,12 +47,18 @@ class WeightsFile(NamedTuple):
             raise unreadable(path, error) from error
         return cls(path, facts.st_size, facts.st_mtime_ns)
 
-    def read(self, start: int, size_bytes: int) -> Any:
+    def read(self, start: int, size_bytes: int, alignment: int = 1) -> Any:
         """Return bytes of the file as a tensor; blocks, without the interpreter's lock.
 
         The file is opened for each read: a checkpoint of a hundred files holds no descriptor, and
         one that is replaced meanwhile is noticed. What the page cache does not hold is read past
         it, for which memory and offsets are those of whole pages.
+
+        Args:
+            start: Offset in the file.
+            size_bytes: From there on.
+            alignment: Of the bytes in memory. Old files have tensors at any offset: those are read
+                through the page cache, as what is read in whole pages would have to be copied.
 
         Raises:
             DamagedFileError: The file is not the one whose header was read.
@@ -63,7 +69,7 @@ class WeightsFile(NamedTuple):
         if size_bytes == 0:
             return torch.empty(0, dtype=torch.uint8)
         with self._opened() as file:
-            if not file.is_cold(start, start + size_bytes):
+            if start % alignment or not file.is_cold(start, start + size_bytes):
                 made: Any = torch.empty(size_bytes, dtype=torch.uint8)  # whose pages are there
                 file.read(bytes_of(made), start)
                 return made
@@ -147,9 +153,7 @@ class StoredTensor(LazyTensor):
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         first = size_bytes_of(self.dtype, start * self.row_elements)
         last = size_bytes_of(self.dtype, stop * self.row_elements)
-        made = self.file.read(self.start + first, last - first)
-        if made.storage_offset() % dtype.itemsize:  # an old file, whose tensors are not aligned
-            made = made.clone()
+        made = self.file.read(self.start + first, last - first, dtype.itemsize)
         if self.dtype == "F4":
             shape = (*shape[:-1], shape[-1] // 2)
         return made.view(dtype).view(shape)
