@@ -77,6 +77,10 @@ def test_a_checkpoint_of_civitai_is_cast(here: World, tmp_path: Path) -> None:
     clone.from_civitai(here.context(), payload, providers=here.providers)
     files = here.published("acme/model:latest#bf16", tmp_path / "out")
     assert set(files) == {"model.safetensors", "README.md", *PROOF}
+    card = files["README.md"].decode()
+    assert "\nlicense_link: https://civitai.com/models/license/5\n" in card
+    assert "base_model" not in card
+    assert "`civitai:5`" in card
     loaded = safetensors_torch.load(files["model.safetensors"])
     assert torch.equal(loaded["a.weight"], tensor.to(torch.bfloat16))
 

@@ -70,6 +70,7 @@ _AIR = re.compile(r"urn:air:([^:]+):")
 _PERMISSIONS = (
     *("allowNoCredit", "allowCommercialUse", "allowDerivatives", "allowDifferentLicense"),
 )
+_CARD = "---\nlicense: other\nlicense_name: civitai\nlicense_link: {link}\n---\n"
 _LIBRARIES = {"native_lora": "diffusers-lora", "aio_singlefile": "diffusers-single-file"}
 
 
@@ -119,6 +120,7 @@ class CivitaiSource:
                 **_missing(strategy, layout.model_family_variant, sizes),
             },
             layout=layout._asdict(),
+            card=_CARD.format(link=_license_link(found)),
             digests={path: f"sha256:{told}" for path, told in found.fingerprints.items()},
         )
 
@@ -139,7 +141,7 @@ class CivitaiSource:
             "model_type": model.get("type"),
             "trained_words": words if isinstance(words, list) else [],
             "permissions": {name: model[name] for name in _PERMISSIONS if name in model},
-            "license_link": f"https://civitai.com/models/license/{found.model_version_id}",
+            "license_link": _license_link(found),
         }
         return {name: value for name, value in told.items() if value}
 
@@ -152,6 +154,10 @@ class CivitaiSource:
             civitai_file_id=request.civitai_file_id,
             token=self._token,
         )
+
+
+def _license_link(found: CivitaiIdentity) -> str:
+    return f"https://civitai.com/models/license/{found.model_version_id}"
 
 
 def pipeline_hint(found: CivitaiIdentity) -> str:

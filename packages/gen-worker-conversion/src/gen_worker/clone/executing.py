@@ -57,6 +57,7 @@ def make_flavors(
     progress: CloneProgress,
     token: CancelToken,
     digests: Mapping[str, str] | None = None,
+    card_from: str | None = None,
     on_file: Callable[[str], None] | None = None,
     max_file_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
 ) -> tuple[list[MadeFlavor], list[FailedFlavor]]:
@@ -69,6 +70,7 @@ def make_flavors(
         progress: Told of stages.
         token: Ends the work.
         digests: Of the source's files, `<algorithm>:<hex>` by path.
+        card_from: Directory with a model card of the source that is none of its files.
         on_file: Called with each finished file, in this thread, while others are still made.
         max_file_bytes: Files of weights above it are split.
 
@@ -80,7 +82,9 @@ def make_flavors(
         DamagedFileError: The source is no sound model.
         CanceledError: The token was canceled.
     """
-    run = _Run(plan, source, work, progress, token, digests or {}, on_file, max_file_bytes)
+    run = _Run(
+        plan, source, work, progress, token, digests or {}, card_from, on_file, max_file_bytes
+    )
     for made in run.all():
         run.made.append(made)
         if on_file is not None:
@@ -100,6 +104,7 @@ class _Run:
         progress: CloneProgress,
         token: CancelToken,
         digests: Mapping[str, str],
+        card_from: str | None,
         on_file: Callable[[str], None] | None,
         max_file_bytes: int,
     ) -> None:
@@ -109,6 +114,7 @@ class _Run:
         self.progress = progress
         self.token = token
         self.digests = digests
+        self.card_from = card_from
         self.on_file = on_file
         self.max_file_bytes = max_file_bytes
         self.made: list[MadeFlavor] = []
@@ -254,6 +260,7 @@ class _Run:
             source_ref=identity.ref,
             source_revision=identity.revision,
             source_files=self.digests or None,
+            card_from=self.card_from,
             token=self.token,
         )
         return dict(proven.produced.attributes)

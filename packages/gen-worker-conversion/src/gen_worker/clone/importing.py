@@ -142,6 +142,7 @@ def _made(
         progress=progress,
         token=ctx.cancel_token,
         digests=fetched.digests,
+        card_from=_card(fetched.card, os.path.join(work, "card")),
         on_file=sends_early(ctx, request, fetched.spec),
     )
     if not made:
@@ -164,6 +165,16 @@ def _made(
         verification={one.flavor.label: one.attributes["verification"] for one in made},
     )
     return output
+
+
+def _card(text: str, directory: str) -> str | None:
+    """Write the model card of a source that has none; return where, None where it has one."""
+    if not text:
+        return None
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
+        file.write(text)
+    return directory
 
 
 def _keep_only(directory: str, paths: Collection[str]) -> None:

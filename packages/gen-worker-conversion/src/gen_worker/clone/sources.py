@@ -28,6 +28,8 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
     layout: dict[str, str]
     digests: Mapping[str, str] = {}
     """Of its files, as the site names them: `<algorithm>:<hex>` by path."""
+    card: str = ""
+    """Model card in place of the one that it lacks."""
     report: dict[str, Any] = {}
     """For the caller alone."""
 

@@ -43,6 +43,7 @@ def prove_outputs(
     source_ref: str = "",
     source_revision: str = "",
     source_files: Mapping[str, str] | None = None,
+    card_from: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     gate: QualityGate | None = None,
     token: CancelToken | None = None,
@@ -58,6 +59,8 @@ def prove_outputs(
         source_revision: Checkpoint id or commit, where there is one.
         source_files: Digests of the source's files by path, where they are known: `blake3:<hex>`
             or another algorithm. None reads the files.
+        card_from: Directory with the model card whose licence is carried over; that of the source
+            by default.
         limits: What is not allowed.
         gate: Compares what the source and each output give for the same inputs.
         token: Ends the work between two slabs.
@@ -83,7 +86,7 @@ def prove_outputs(
                 files=hashes_of(flavor.path),
             ),
             report,
-            source=source,
+            source=source if card_from is None else card_from,
             relation="quantized" if relation_of(flavor) == "quantization" else "",
         )
         attributes = {**flavor.attributes, **facts}
