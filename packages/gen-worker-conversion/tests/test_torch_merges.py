@@ -10,7 +10,7 @@ import safetensors.torch  # type: ignore[import-not-found,import-untyped,unused-
 import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.lazy import open_checkpoint, slabs
 from gen_worker.conversion.merge import (
     add_differences,
     merge_dare,
@@ -19,6 +19,7 @@ from gen_worker.conversion.merge import (
     merge_slerp,
     merge_task_arithmetic,
     merge_ties,
+    task_vectors,
 )
 from gen_worker.conversion.merge.random_drop import drop_key, kept_elements
 
@@ -120,6 +121,28 @@ def test_ties_keeps_what_is_large_and_agreed_on(
         assert torch.equal(made.rows(1, 3), made.tensor()[1:3])
     with pytest.raises(ConversionInputError, match="no share"):
         merge_ties(base, [(tuned[0], 1.0)], density=0.0)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 500, 998, 999])
+def test_a_rank_is_found_without_the_whole_tensor(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(100, 10) * torch.logspace(-20, 20, 100).unsqueeze(1)
+    values[3], values[4] = 0.0, 1.0  # ties
+    pair = {"base": torch.zeros(100, 10), "tuned": values}
+    safetensors.torch.save_file(pair, tmp_path / "pair.safetensors")
+    opened = open_checkpoint(tmp_path / "pair.safetensors")
+    seen: list[int] = []
+
+    def small(tensor: Any) -> Any:
+        seen.append(tensor.row_count)
+        return slabs(tensor, slab_bytes=2000)
+
+    monkeypatch.setattr(task_vectors, "slabs", small)
+    found = task_vectors.size_at(opened["base"], opened["tuned"], rank)
+    assert found == values.abs().reshape(-1).sort().values[rank].item()
+    assert seen == [100, 100]
 
 
 def test_task_arithmetic_adds_and_takes_away(models: list[OpenCheckpoint]) -> None:

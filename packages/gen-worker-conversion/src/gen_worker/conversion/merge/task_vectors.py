@@ -11,14 +11,17 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from gen_worker.conversion.lazy import LazyTensor
+from gen_worker.conversion.lazy import LazyTensor, combine, slabs
 from gen_worker.conversion.lazy.dtypes import torch_dtype
 from gen_worker.conversion.merge.random_drop import drop_key, kept_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Sum", "sum_of_task_vectors"]
+__all__ = ["Sum", "size_at", "sum_of_task_vectors"]
+
+_HALF = 16
+"""Bits of half a float32."""
 
 
 class Sum(NamedTuple):
@@ -40,8 +43,8 @@ def sum_of_task_vectors(
 ) -> LazyTensor:
     """Return `base + sum of weight * (tuned - base)`, computed in float32, in the base's dtype.
 
-    With `largest`, how large an element has to be takes one difference as a whole in memory, at the
-    first read; after that, and otherwise, rows are independent.
+    With `largest`, how large an element has to be takes two passes over each difference, slab by
+    slab, at the first read; after that, and otherwise, rows are independent.
 
     Args:
         base: What all were tuned from.
@@ -119,9 +122,38 @@ class _TaskVectors(LazyTensor):
         dropped = round((1.0 - self.how.density) * self.elements)
         if dropped <= 0:
             return [0.0] * len(self.tuned)
-        found = []
-        for _, tensor in self.tuned:
-            sizes = (tensor.tensor().float() - self.base.tensor().float()).abs_().reshape(-1)
-            at = min(dropped, self.elements - 1)
-            found.append(float(sizes.kthvalue(at + 1).values))
-        return found
+        at = min(dropped, self.elements - 1)
+        return [size_at(self.base, tensor, at) for _, tensor in self.tuned]
+
+
+def size_at(base: LazyTensor, tensor: LazyTensor, rank: int) -> float:
+    """Return the size of the element of a difference that so many are smaller than.
+
+    Two passes, slab by slab: the bits of floats that are not negative are ordered as they are, so
+    the upper half of the wanted one's is found first, then the lower one among those that share it.
+    """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    upper, before = _counted(base, tensor, rank, lambda bits: bits >> _HALF)
+    lower, _ = _counted(
+        base, tensor, rank - before, lambda bits: bits[bits >> _HALF == upper] & ((1 << _HALF) - 1)
+    )
+    bits = torch.tensor([(upper << _HALF) | lower], dtype=torch.int32)
+    return float(bits.view(torch.float32)[0])
+
+
+def _counted(
+    base: LazyTensor, tensor: LazyTensor, rank: int, part: Callable[[Any], Any]
+) -> tuple[int, int]:
+    """Return the part that the element of a rank has, and how many elements have a smaller one."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    counts: Any = torch.zeros(1 << _HALF, dtype=torch.int64)
+    pair = combine([(1.0, base), (1.0, tensor)], "F32")  # slabs that hold both
+    for start, stop in slabs(pair):
+        change = tensor.rows(start, stop).float().sub_(base.rows(start, stop).float())
+        bits = part(change.abs_().reshape(-1).view(torch.int32))
+        counts += torch.bincount(bits, minlength=1 << _HALF)
+    sums = counts.cumsum(0)
+    found = int((sums <= rank).sum())
+    return found, int(sums[found]) - int(counts[found])
