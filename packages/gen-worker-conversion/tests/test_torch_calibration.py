@@ -6,6 +6,7 @@ Legend: T tokens of a window.
 from __future__ import annotations
 
 import gc
+import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gen_worker.conversion.errors import (  # noqa: E402
     ConversionImplementationError,
     ConversionInputError,
 )
+from gen_worker.conversion.lazy import combine, computed  # noqa: E402
 from gen_worker.conversion.quantize import (  # noqa: E402
     CalibrationData,
     Policy,
@@ -363,3 +365,57 @@ def test_a_folder_without_rows_is_refused(llama: Calibrated, tmp_path: Path) -> 
     os.makedirs(tmp_path / "empty")
     with pytest.raises(DatasetError, match="has no rows"):
         token_windows(calibration_data(tmp_path / "empty"), llama.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "has no tensor"),
+        ({"model_type": "nothing-here"}, "its class cannot be made"),
+        (
+            {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 3},
+            "has no blocks 'model.layers.'",
+        ),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(
+    config: dict[str, Any], words: str, llama: Calibrated, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"num_hidden_layers": 3, **config}))
+    source = {n: t for n, t in open_checkpoint(llama.model).items() if "self_attn.q_proj" not in n}
+    made = quantize_checkpoint(source, "fp8", None, STATIC)
+    with pytest.raises(ConversionInputError, match=words):
+        calibrate_checkpoint(
+            made, source, model, llama.data, tmp_path / "work", tokenizer=llama.tokenizer
+        )
+
+
+def test_layers_that_are_given_what_is_no_number_are_named(
+    llama: Calibrated, tmp_path: Path
+) -> None:
+    source = dict(open_checkpoint(llama.model))
+    name = "model.layers.1.input_layernorm.weight"
+    source[name] = combine([(1e38, source[name]), (1e38, source[name])], "F32")
+    made = quantize_checkpoint(source, "fp8", None, STATIC)
+    with pytest.raises(ConversionInputError, match=r"layers\.1\.self_attn.*infinite values"):
+        calibrate_checkpoint(made, source, llama.model, llama.data, tmp_path)
+
+
+def test_weights_in_memory_stay_as_they_are(llama: Calibrated, tmp_path: Path) -> None:
+    tensors = {name: one.tensor() for name, one in open_checkpoint(llama.model).items()}
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    source = {
+        name: computed(
+            lambda start, stop, tensor=tensor: tensor[start:stop],
+            shape=tensor.shape,
+            dtype="F32",
+            of=(),
+        )
+        for name, tensor in tensors.items()
+    }
+    made = quantize_checkpoint(source, "int4:gptq", None, GPTQ)
+    calibrate_checkpoint(made, source, llama.model, llama.data, tmp_path)
+    for name, tensor in before.items():
+        assert torch.equal(tensors[name], tensor), name

@@ -13,6 +13,7 @@ from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.hf_classes import class_of_config, libraries_view
 from gen_worker.conversion.lazy.dtypes import FLOATS
 from gen_worker.conversion.quantize.parts import finite_rows
+from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from gen_worker.conversion.lazy.tensor import Checkpoint
 
 __all__ = ["BlockModel"]
+
+
+_MISFITS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a class ends with whose configuration or inputs it was not made for."""
 
 
 class _Enough(Exception):
@@ -47,7 +52,12 @@ class BlockModel:
         self.directory = directory
         self.checkpoint = checkpoint
         self.stack = stack
-        self.model = _hollow(directory)
+        try:
+            self.model = _hollow(directory)
+        except WorkerError:
+            raise
+        except (*_MISFITS, OSError, ImportError) as error:
+            raise self._unfit(f"its class cannot be made, {error!r:.200}") from error
         self.place = self._place()
         self.blocks = list(self.model.get_submodule(self.place))
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -130,8 +140,10 @@ class BlockModel:
             self.model(input_ids=window_T[None])
         except _Enough:
             return
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise self._unfit(f"it does not run on tokens alone: {error!s:.200}") from error
+        except WorkerError:
+            raise
+        except _MISFITS as error:
+            raise self._unfit(f"it does not run on tokens alone, {error!r:.200}") from error
         finally:
             for block in self.blocks:
                 block.__dict__.pop("forward", None)

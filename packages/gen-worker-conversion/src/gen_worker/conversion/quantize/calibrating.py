@@ -6,6 +6,7 @@ A block that is finished lies in the folder of the pass, so a pass that was brok
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -213,12 +214,16 @@ class _Pass:
         self, index: int, layers: Mapping[str, _Layer], watch: Watch, modules: Mapping[str, Any]
     ) -> None:
         """Write the parts of a block's weights, and let the block compute with them."""
+        import torch  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
         made: dict[str, LazyTensor] = {}
         for name, layer in layers.items():
             self._check()
             inputs = watch.inputs_of(name)
             if inputs is None:
-                raise self._unseen(name)
+                raise _unusable(name, "nothing went into its layer")
+            if not math.isfinite(inputs.largest):
+                raise _unusable(name, "infinite values go into its layer")
             for part, value in layer.scheme.fit(layer.source, inputs).items():
                 made[layer.names[part]] = _constant(
                     value, self.quantized.tensors[layer.names[part]]
@@ -227,8 +232,8 @@ class _Pass:
             write_safetensors(made, self._path(f"{index:05d}"))
         for name, layer in layers.items():
             if layer.scheme.changes_weights:
-                weight = self._module(modules, name).weight
-                weight.copy_(self._decoded(layer, made).tensor())
+                values = torch.nn.Parameter(self._decoded(layer, made).tensor(), False)
+                self._module(modules, name).weight = values
 
     def _decoded(self, layer: _Layer, made: Mapping[str, LazyTensor]) -> LazyTensor:
         parts = {
@@ -257,13 +262,6 @@ class _Pass:
             )
         return module
 
-    def _unseen(self, name: str) -> ConversionInputError:
-        return ConversionInputError(
-            f"nothing went into the layer of {name!r}: calibrate with other text, or keep it",
-            tensor=name,
-            step="calibrate",
-        )
-
     def _told(self, value: Any) -> Any:
         self._check()
         self.done += 1
@@ -280,6 +278,14 @@ class _Pass:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+
+def _unusable(name: str, why: str) -> ConversionInputError:
+    return ConversionInputError(
+        f"tensor {name!r} cannot be calibrated: {why}; use other text, or keep it",
+        tensor=name,
+        step="calibrate",
+    )
 
 
 def _layers(quantized: QuantizedCheckpoint) -> dict[str, _Layer]:

@@ -25,11 +25,11 @@ class CalibrationData(msgspec.Struct, frozen=True, kw_only=True):
     """Of a dataset's directory, of which the split `train` is read, or of a file of text, a row in
     each line."""
     samples: int = 128
-    """Rows, the first of a shuffle."""
+    """Rows that are read."""
     length: int = 512
     """Tokens of a window at most; a longer row is cut."""
     seed: int = 0
-    """Of the shuffle."""
+    """Which rows these are, and in which order."""
     digest: str = ""
     """`blake3:<hex>` of the files."""
 
@@ -101,9 +101,9 @@ def _texts(data: CalibrationData) -> list[str]:
         from gen_worker.conversion.dataset.reading import Dataset
 
         return Dataset("", "train", data.path).sample_texts(data.samples, data.seed)
-    order = list(range(sum(1 for _ in _lines(data.path))))
-    random.Random(data.seed).shuffle(order)
-    places = {line: place for place, line in enumerate(order[: data.samples])}
+    total = sum(1 for _ in _lines(data.path))
+    chosen = random.Random(data.seed).sample(range(total), min(data.samples, total))
+    places = {line: place for place, line in enumerate(chosen)}
     texts = [""] * len(places)
     for number, line in enumerate(_lines(data.path)):
         if number in places:
