@@ -29,15 +29,7 @@ __all__ = [
     "refused_names",
 ]
 
-Form = Literal[
-    "pipeline",
-    "folder",
-    "file",
-    "gguf file",
-    "pipeline to file",
-    "file to pipeline",
-    "folder to file",
-]
+Form = Literal["pipeline", "folder", "file", "gguf file", "pipeline to file", "file to pipeline"]
 """What a source is, and what it becomes where `--layout` says so."""
 Library = Literal["diffusers", "transformers", "file"]
 """What reads a component; `file` where no configuration lies beside the weights."""
@@ -46,7 +38,7 @@ Extent = Literal["whole", "text encoders", "none"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CASTS = ("fp32", "fp16", "bf16")
 _PIPELINES = ("pipeline", "file to pipeline")
-_GGUF_FORMS = ("pipeline", "pipeline to file", "folder", "folder to file", "gguf file")
+_GGUF_FORMS = ("pipeline", "folder", "gguf file")
 
 
 class Cell(NamedTuple):
@@ -58,6 +50,10 @@ class Cell(NamedTuple):
     """`text encoders` of a pipeline have to be named: its denoiser cannot have the method."""
     reason: str
     """Why it is not made; empty where it is."""
+    layouts: tuple[Layout, ...] = ()
+    """Of quantized weights, as they are written."""
+    is_calibrated: bool = False
+    """Whether it is made with data to calibrate with, and refused without."""
 
 
 def cells() -> Iterator[Cell]:
@@ -66,8 +62,19 @@ def cells() -> Iterator[Cell]:
     targets += [Target(token, True) for token in WRITTEN]
     for target in targets:
         for form in FORMS:
+            if target.is_gguf and " to " in form:
+                continue  # a GGUF file has a layout of its own
             reason = refusal_of(target, form)
-            yield Cell(target.name, form, "none" if reason else _extent(target, form), reason)
+            extent: Extent = "none" if reason else _extent(target, form)
+            method = None if target.is_gguf or is_cast(target) else lookup_method(target.token)
+            yield Cell(
+                target.name,
+                form,
+                extent,
+                reason,
+                () if reason or method is None else _layouts(method, form),
+                method is not None and method.calibration == "required",
+            )
 
 
 def refused_names() -> tuple[str, ...]:
@@ -75,12 +82,13 @@ def refused_names() -> tuple[str, ...]:
     return (*OTHERS_METHODS, *(f"gguf:{token}" for token in NOT_WRITTEN))
 
 
-def form_of(source: Source, layout: OutputLayout | None) -> Form:
+def form_of(source: Source, target: Target, layout: OutputLayout | None) -> Form:
     """Tell what a source is, and what it becomes."""
     if source.file_layout == "diffusers":
-        return "pipeline to file" if layout == "singlefile" else "pipeline"
+        is_packed = layout == "singlefile" and not target.is_gguf
+        return "pipeline to file" if is_packed else "pipeline"
     if os.path.isdir(source.path):
-        return "folder to file" if layout == "singlefile" else "folder"
+        return "folder"
     if source.path.suffix.lower() == ".gguf":
         return "gguf file"
     return "file to pipeline" if layout == "diffusers" else "file"
@@ -116,10 +124,19 @@ def not_for(method: Method, what: str) -> str:
 
 
 def _library(form: Form) -> Library:
-    return "transformers" if form.startswith("folder") else "file"
+    return "transformers" if form == "folder" else "file"
 
 
-def _extent(target: Target, form: Form) -> Extent:
+def _layouts(method: Method, form: Form) -> tuple[Layout, ...]:
+    """Return the first layout for each library that reads such an output."""
+    libraries: tuple[Library, ...] = (
+        ("diffusers", "transformers") if form in _PIPELINES else (_library(form),)
+    )
+    found = (layouts_for(method, library)[:1] for library in libraries)
+    return tuple(dict.fromkeys(one for layouts in found for one in layouts))
+
+
+def _extent(target: Target, form: Form) -> Literal["whole", "text encoders"]:
     if target.is_gguf or is_cast(target) or form not in _PIPELINES:
         return "whole"
     is_read = layouts_for(lookup_method(target.token), "diffusers")

@@ -113,7 +113,7 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         from gen_worker.conversion.convert.adapter_outputs import adapter_outputs
 
         return tuple(adapter_outputs(request, source, target))
-    form = form_of(source, request.layout)
+    form = form_of(source, target, request.layout)
     reason = refusal_of(target, form)
     if not reason and form == "folder" and request.layout == "diffusers":
         reason = "it is the folder of one model: give one file with all of a pipeline"

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gen_worker.conversion.convert.outputs import outputs_of
 from gen_worker.conversion.convert.running import target_of
-from gen_worker.conversion.lazy import reshape
+from gen_worker.conversion.convert.targets import KEEP, Target
 from gen_worker.conversion.verify import Limits, verify_output
 
 if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
-    from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
-    from gen_worker.conversion.lazy import Checkpoint, LazyTensor
+    from gen_worker.conversion.convert.values import (
+        ConversionPlan,
+        ConversionRequest,
+        FlavorPlan,
+    )
+    from gen_worker.conversion.lazy import Checkpoint
     from gen_worker.conversion.verify import VerificationReport
 
 __all__ = ["verify_flavor"]
@@ -45,7 +51,7 @@ def verify_flavor(
     }
     first = next(iter(outputs.values()))
     if first.action == "gguf":
-        expected = {"": _numbers(first.made)}
+        expected = {"": _numbers(plan.request, target_of(flavor.token), first.made)}
         path = _first_file(flavor.path, first.prefix)
         return verify_output(path, expected, limits=limits or Limits(), loads=False, token=token)
 
@@ -70,14 +76,15 @@ def _first_file(folder: str, stem: str) -> str:
     return os.path.join(folder, parts[0] if parts else f"{stem}.gguf")
 
 
-def _numbers(made: Checkpoint) -> Checkpoint:
-    """Return what tensors of blocks stand for."""
-    from gen_worker.conversion.gguf.packing import PackedTensor
+def _numbers(request: ConversionRequest, target: Target, made: Checkpoint) -> Checkpoint:
+    """Return what the tensors of a GGUF file stand for, as precise as the source has them."""
     from gen_worker.conversion.lazy.gguf_file import RawBlocks
 
-    def number(tensor: LazyTensor) -> LazyTensor:
-        if isinstance(tensor, PackedTensor):
-            return reshape(tensor.inner, tensor.entry.shape)
-        return tensor.unpacked if isinstance(tensor, RawBlocks) else tensor
-
-    return {name: number(tensor) for name, tensor in made.items()}
+    if target.token == KEEP:
+        return {
+            name: tensor.unpacked if isinstance(tensor, RawBlocks) else tensor
+            for name, tensor in made.items()
+        }
+    options = msgspec.structs.replace(request.gguf, importance="")
+    whole = msgspec.structs.replace(request, gguf=options)
+    return outputs_of(whole, Target("f32", True))[0].made
