@@ -81,6 +81,32 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     return open_adapter(path)
 
 
+def test_a_dora_of_a_fused_layer_is_split_and_joined(tmp_path: Path) -> None:
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {
+        f"{name}.lora_down.weight": torch.randn(2, 8),
+        f"{name}.lora_up.weight": torch.randn(24, 2),
+        f"{name}.alpha": torch.tensor(1.0),
+        f"{name}.dora_scale": torch.arange(24.0).reshape(24, 1),
+    }
+    safetensors_torch.save_file(tensors, tmp_path / "dora.safetensors")
+
+    adapter = open_adapter(tmp_path / "dora.safetensors")
+
+    layers = adapter.layers["transformer"]
+    magnitudes = {key.rpartition(".")[2]: layer.magnitude for key, layer in layers.items()}
+    for number, side in enumerate(("to_q", "to_k", "to_v")):
+        magnitude = magnitudes[side]
+        assert magnitude is not None
+        assert magnitude.tensor().tolist() == list(range(8 * number, 8 * number + 8))
+    again = write_adapter(adapter, tmp_path / "again", to="kohya", family="flux1").paths[0]
+    for key, tensor in open_checkpoint(again).items():
+        assert torch.equal(tensor.tensor(), tensors[key]), key
+    part = Adapter({"transformer": dict(list(layers.items())[:2])})
+    with pytest.raises(ConversionInputError, match="magnitudes for a part of its rows"):
+        write_adapter(part, tmp_path / "part", to="kohya", family="flux1")
+
+
 def test_the_same_rank_is_the_same_product(adapter: Adapter) -> None:
     resized = resize_adapter(adapter, rank=RANK)
     for name, layer in resized.layers["unet"].items():

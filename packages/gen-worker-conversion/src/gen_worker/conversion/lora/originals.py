@@ -142,7 +142,7 @@ def with_original_names(layers: Mapping[str, LowRank], family: str) -> dict[str,
             made[name.removesuffix(".weight")] = layer._replace(up=up)
         elif (name := move.original.removesuffix(".weight")) not in made:
             parts = [layers.get(part.removesuffix(".weight")) for part in move.diffusers]
-            made[name] = _joined(parts, move.sizes)
+            made[name] = _joined(name, parts, move.sizes)
     return made
 
 
@@ -162,14 +162,14 @@ def _moves_of_transformer(layers: Mapping[str, LowRank], family: str) -> list[Mo
     return _sd3(blocks)
 
 
-def _joined(parts: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
+def _joined(name: str, parts: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
     there = [part for part in parts if part is not None]
     first = there[0]
     magnitudes = [part.magnitude for part in there if part.magnitude is not None]
     if magnitudes:
         if len(magnitudes) != len(parts):
-            raise _no_magnitudes("one of several modules")
-        joined = _joined([part._replace(magnitude=None) for part in there], sizes)
+            raise _no_magnitudes(name)
+        joined = _joined(name, [part._replace(magnitude=None) for part in there], sizes)
         return joined._replace(magnitude=concat(magnitudes))
     rows = list(sizes) or [first.up.shape[0]] * len(parts)
     if len(there) == len(parts) and all(
@@ -189,8 +189,8 @@ def _joined(parts: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
 
 def _no_magnitudes(module: str) -> ConversionInputError:
     return ConversionInputError(
-        f"{module!r} is of a DoRA, whose magnitudes the original transformer has no place for: "
-        "choose diffusers or peft"
+        f"{module!r} would be of a DoRA with magnitudes for a part of its rows: choose diffusers "
+        "or peft"
     )
 
 
