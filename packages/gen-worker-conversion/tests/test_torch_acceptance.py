@@ -123,12 +123,13 @@ def hub(shared_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    hours = [0.0]
+    """Let every pause of a client be over at once, and a minute have passed with it."""
+    now_s = [0.0]
 
     def sleep(seconds: float, token: Any) -> None:
-        hours[0] += seconds
+        now_s[0] += 60 + seconds
 
-    clock = Clock(now=lambda: hours[0], sleep=sleep)
+    clock = Clock(now=lambda: now_s[0], sleep=sleep)
     monkeypatch.setitem(HubClient.__init__.__kwdefaults__ or {}, "clock", clock)
 
 
