@@ -49,9 +49,15 @@ class Hub:
         self.opened = 0
         """Revisions that were begun."""
         self.faults: dict[str, int] = {}
-        """Status by step, for as long as it is here."""
+        """Status by step, for as long as it is here; 0 breaks the connection."""
+        self.spared: dict[str, int] = {}
+        """How many requests of a step pass before its fault begins."""
+        self.delays_s: dict[str, float] = {}
+        """How long a step takes before it is done, by step."""
         self.unready_polls = 0
         """How often a publication under way is not done yet, whatever it is."""
+        self.done: list[str] = []
+        """Uploads that were completed."""
         self.finalized: list[Any] = []
         """What was sent to finalize revisions."""
         self._changed = threading.Condition()
@@ -60,9 +66,11 @@ class Hub:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
-        status = next(
-            (code for step, code in self.faults.items() if _is_step(step, method, path)), None
-        )
+        steps = [step for step in STEPS if _is_step(step, method, path)]
+        status = next((self.faults[step] for step in steps if step in self.faults), None)
+        await asyncio.sleep(sum(self.delays_s.get(step, 0.0) for step in steps))
+        if status is not None and self._is_spared(steps):
+            status = None
         if status is not None:
             self._note(method, path, 0, is_fault=True)
             await _answer(status, receive, send)
@@ -77,6 +85,13 @@ class Hub:
             receive = await self._overheard(receive)
         await self.local.app(scope, receive, send)
         self._note(method, path, sum(lengths) if method == "PUT" else 0)
+        if _is_step("complete", method, path):
+            self.done.append(path)
+
+    def _is_spared(self, steps: list[str]) -> bool:
+        left = max((self.spared.get(step, 0) for step in steps), default=0)
+        self.spared |= dict.fromkeys(steps, left - 1)
+        return left > 0
 
     async def _overheard(self, receive: Any) -> Any:
         """Keep the body of a request, and return what gives it once more."""
@@ -100,6 +115,11 @@ class Hub:
             self.sent_bytes += size_bytes
             self._changed.notify_all()
 
+    def count_done(self) -> int:
+        """Return how many files the hub has taken, of what it was asked since `forget`."""
+        with self._changed:
+            return len(self.done)
+
     def count(self, step: str) -> int:
         with self._changed:
             return sum(_is_step(step, *asked) for asked in self.asked)
@@ -115,7 +135,14 @@ class Hub:
         with self._changed:
             self.asked.clear()
             self.finalized.clear()
+            self.done.clear()
             self.sent_bytes = self.opened = 0
+
+    def heal(self) -> None:
+        """Have nothing fail any more."""
+        self.faults.clear()
+        self.spared.clear()
+        self.delays_s.clear()
 
     def scope(self) -> JobScope:
         token = self.local.issue_token("admin")
@@ -143,9 +170,10 @@ _SCRIPTED = b'{"error": "scripted", "message": "as the test says"}'
 async def _answer(status: int, receive: Any, send: Any, body: bytes = _SCRIPTED) -> None:
     while (await receive()).get("more_body"):
         pass
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    size = len(body) if status else 2 * len(body)  # the server gives up on what stays incomplete
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+    await send({"type": "http.response.start", "status": status or 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": not status})
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
