@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from gen_worker.clone.planning import FailedFlavor
@@ -83,7 +84,16 @@ def make_flavors(
         CanceledError: The token was canceled.
     """
     run = _Run(
-        plan, source, work, progress, token, digests or {}, card_from, on_file, max_file_bytes
+        plan=plan,
+        source=source,
+        work=work,
+        progress=progress,
+        token=token,
+        digests=digests or {},
+        card_from=card_from,
+        on_file=on_file,
+        max_file_bytes=max_file_bytes,
+        failed=list(plan.failed),
     )
     for made in run.all():
         run.made.append(made)
@@ -93,32 +103,21 @@ def make_flavors(
     return run.made, run.failed
 
 
+@dataclass(kw_only=True, slots=True)
 class _Run:
-    """The work of one call."""
+    """The work of one call, whose arguments it has."""
 
-    def __init__(
-        self,
-        plan: ClonePlan,
-        source: str,
-        work: str,
-        progress: CloneProgress,
-        token: CancelToken,
-        digests: Mapping[str, str],
-        card_from: str | None,
-        on_file: Callable[[str], None] | None,
-        max_file_bytes: int,
-    ) -> None:
-        self.plan = plan
-        self.source = source
-        self.work = work
-        self.progress = progress
-        self.token = token
-        self.digests = digests
-        self.card_from = card_from
-        self.on_file = on_file
-        self.max_file_bytes = max_file_bytes
-        self.made: list[MadeFlavor] = []
-        self.failed = list(plan.failed)
+    plan: ClonePlan
+    source: str
+    work: str
+    progress: CloneProgress
+    token: CancelToken
+    digests: Mapping[str, str]
+    card_from: str | None
+    on_file: Callable[[str], None] | None
+    max_file_bytes: int
+    made: list[MadeFlavor] = field(default_factory=list)
+    failed: list[FailedFlavor] = field(default_factory=list)
 
     def all(self) -> Iterator[MadeFlavor]:
         """Yield flavors as they are finished; those whose layout changes come last."""
