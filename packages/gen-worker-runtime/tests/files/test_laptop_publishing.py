@@ -185,8 +185,9 @@ def test_a_canceled_call_publishes_nothing(make_laptop: Callable[..., Laptop]) -
 
 
 def test_repositories_and_datasets_are_those_of_the_hub(
-    make_laptop: Callable[..., Laptop], tmp_path: Path
+    make_laptop: Callable[..., Laptop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TENSORHUB_CAS_DIR", str(tmp_path / "cas"))
     laptop = make_laptop()
     ctx = DatasetContext("d", ports=laptop.ports, job_id="d")
     rows = tmp_path / "rows.jsonl"
@@ -206,6 +207,9 @@ def test_repositories_and_datasets_are_those_of_the_hub(
             }
         ],
     )
+    found = ctx.resolve_dataset("acme/rows")
+    assert os.listdir(found) == ["rows.jsonl"]
+    assert ctx.resolve_dataset(str(tmp_path)) == str(tmp_path)
     run_blocking(ctx.release())
     run_blocking(laptop.ports.files.release("d"))
 

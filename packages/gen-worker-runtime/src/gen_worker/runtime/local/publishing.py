@@ -89,7 +89,10 @@ class PublishedFiles:
         return found
 
     async def find_directory(self, ref: str, *, request_id: str, **chosen: Any) -> str | None:
+        """Find a directory here; a dataset that is not, on the hub that it was published to."""
         found: str | None = await self._files.find_directory(ref, request_id=request_id, **chosen)
+        if found is None and chosen.get("is_dataset"):
+            return await self._hub.find_directory(ref, request_id=request_id, **chosen)
         return found
 
     async def save(
