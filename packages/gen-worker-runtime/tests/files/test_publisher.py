@@ -298,3 +298,14 @@ def test_a_dataset_stays_in_its_directory(files: WorkerFiles, web: WebServer, pa
     with pytest.raises(ValidationError, match="give a plain relative path"):
         run_blocking(files.find_directory("max/rows", request_id="r"))
     assert web.count() == 1
+
+
+@pytest.mark.parametrize("schema", [{}, {"__cozy_snapshot_manifest__": "rows"}, "rows"])
+def test_a_dataset_without_a_list_of_files_is_named(
+    files: WorkerFiles, web: WebServer, schema: Any
+) -> None:
+    items = [{"id": "1", "name": "rows", "schema": schema}]
+    web.page("/api/v1/datasets", msgspec.json.encode({"items": items}))
+    files.enter("r", JobScope(base_url=web.origin, capability_token="t"))
+    with pytest.raises(ArtifactTransferError, match="dataset 'max/rows' has no list of files"):
+        run_blocking(files.find_directory("max/rows", request_id="r", is_dataset=True))
