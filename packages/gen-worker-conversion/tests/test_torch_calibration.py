@@ -50,6 +50,7 @@ LLAMA: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
+LLAMA_CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 STATIC = QuantizeOptions(activations="static")
 GPTQ = QuantizeOptions(group_size=32)
 
@@ -370,7 +371,8 @@ def test_a_folder_without_rows_is_refused(llama: Calibrated, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "has no tensor"),
+        (LLAMA_CONFIG, "has no tensor"),
+        ({**LLAMA_CONFIG, "num_hidden_layers": 2}, "its class has 2 blocks"),
         ({"model_type": "nothing-here"}, "its class cannot be made"),
         (
             {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 3},
@@ -384,7 +386,8 @@ def test_a_configuration_of_another_model_is_refused(
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"num_hidden_layers": 3, **config}))
-    source = {n: t for n, t in open_checkpoint(llama.model).items() if "self_attn.q_proj" not in n}
+    lacking = "layers.2.self_attn.q_proj"
+    source = {n: t for n, t in open_checkpoint(llama.model).items() if lacking not in n}
     made = quantize_checkpoint(source, "fp8", None, STATIC)
     with pytest.raises(ConversionInputError, match=words):
         calibrate_checkpoint(

@@ -18,7 +18,7 @@ from gen_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
-    from gen_worker.conversion.lazy.tensor import Checkpoint
+    from gen_worker.conversion.lazy.tensor import Checkpoint, LazyTensor
 
 __all__ = ["BlockModel"]
 
@@ -46,7 +46,7 @@ class BlockModel:
             stack: How the names of its blocks begin, as `model.layers.`.
 
         Raises:
-            ConversionInputError: Its class has no such blocks, or nothing names one.
+            ConversionInputError: Its class has no such blocks, or other weights in them.
             MissingPackageError: transformers is not installed.
         """
         self.directory = directory
@@ -60,6 +60,9 @@ class BlockModel:
             raise self._unfit(f"its class cannot be made, {error!r:.200}") from error
         self.place = self._place()
         self.blocks = list(self.model.get_submodule(self.place))
+        for index, block in enumerate(self.blocks):
+            for name, _ in block.named_parameters():
+                self._found(f"{stack}{index}.{name}")
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     @property
@@ -91,7 +94,13 @@ class BlockModel:
             yield lambda hidden: _hidden_of(module(hidden, *args, **kwargs))
 
     def weights_of(self, index: int) -> Mapping[str, Any]:
-        """Return the modules of a block by their names in the checkpoint."""
+        """Return the modules of a block by their names in the checkpoint.
+
+        Raises:
+            ConversionInputError: Its class has no such block.
+        """
+        if index >= len(self.blocks):
+            raise self._unfit(f"its class has {len(self.blocks)} blocks")
         found = self.blocks[index].named_modules()
         return {f"{self.stack}{index}.{name}": module for name, module in found if name}
 
@@ -179,16 +188,19 @@ class BlockModel:
         return {name: names for names in by_parameter.values() for name in names}
 
     def _tensor(self, name: str) -> Any:
-        """Return a tensor of the checkpoint by the name that the model has for it."""
+        """Read a tensor by the name that the model has for it; floats in float32."""
+        found = self._found(name)
+        if found.dtype not in FLOATS:
+            return found.tensor()
+        return finite_rows(found, 0, found.row_count)[0]
+
+    def _found(self, name: str) -> LazyTensor:
         prefix = self.stack.removesuffix(f"{self.place}.")
         outer = f"{self.model.base_model_prefix or '?'}."
         for one in (name, *self._names.get(name, ())):
             for tried in (one, f"{prefix}{one}", f"{outer}{one}", one.removeprefix(outer)):
                 if tried in self.checkpoint:
-                    found = self.checkpoint[tried]
-                    if found.dtype not in FLOATS:
-                        return found.tensor()
-                    return finite_rows(found, 0, found.row_count)[0]
+                    return self.checkpoint[tried]
         raise self._unfit(f"it has no tensor {name!r}")
 
     def _place(self) -> str:

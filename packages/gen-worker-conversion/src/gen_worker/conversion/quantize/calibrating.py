@@ -46,6 +46,8 @@ __all__ = [
 
 _KEY = "calibration"
 """File that names the pass which a folder is of."""
+_FIT_COST = 5
+"""Rounding column by column waits for memory: so many products take its time; measured on a CPU."""
 _OURS = re.compile(r"\d{5}(\.hidden)?")
 
 
@@ -130,7 +132,7 @@ def calibration_operations(
     for layer in layers.values():
         if layer.scheme.needs_products:
             rows, columns = layer.source.shape
-            total += 2.0 * columns * columns * (tokens + rows + columns)
+            total += 2.0 * columns * columns * (tokens + _FIT_COST * rows + columns)
     return total
 
 
@@ -148,6 +150,7 @@ class _Pass:
         for name, layer in _layers(quantized).items():
             index = _block_of(stack, name)
             assert index is not None, name  # quantize_checkpoint keeps what is elsewhere
+            self._module(self.model.weights_of(index), name)  # before anything is read
             self.layers.setdefault(index, {})[name] = layer
         self.last = max(self.layers)
 
