@@ -105,6 +105,10 @@ def refusal_of(target: Target, form: Form) -> str:
     method = lookup_method(target.token)
     if form == "pipeline to file":
         return f"a single file of {target.name!r} has no loader: give bf16, fp16 or fp32"
+    if form == "file to pipeline" and method.calibration == "required":
+        return (
+            f"{target.name!r} reads text, and a file has no tokenizer: make a pipeline of it first"
+        )
     if form in _PIPELINES or layouts_for(method, _library(form)):
         return ""
     return not_for(method, "a single file")

@@ -269,6 +269,7 @@ def _quantized(
         "",
         prefix,
         {**getattr(checkpoint, "metadata", {}), **made.metadata},
+        torch_dtype=_TORCH_NAMES[cast_code(report.options.dtype)] if report.options.dtype else "",
         quantization=made.config,
         reasons={
             tensor: why for tensor, why in report.kept.items() if checkpoint[tensor].dtype in FLOATS

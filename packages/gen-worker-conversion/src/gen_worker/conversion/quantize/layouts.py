@@ -84,8 +84,18 @@ def header_metadata(
         name: _torchao_tensor(method, options, tensor) if name in quantized else {"_type": "Tensor"}
         for name, tensor in weights.items()
     }
-    texts = {name: json.dumps(facts) for name, facts in found.items()}
-    return {**texts, "tensor_names": json.dumps(list(weights))}
+    start = _start_unknown_to_classes(weights)
+    texts = {name.removeprefix(start): json.dumps(facts) for name, facts in found.items()}
+    return {**texts, "tensor_names": json.dumps(list(texts))}
+
+
+def _start_unknown_to_classes(weights: Checkpoint) -> str:
+    """Return what transformers drops from all names of a CLIP when it reads them, 5.6 and later.
+
+    It looks a weight up by the name that it has then.
+    """
+    starts = ("text_model.", "vision_model.")
+    return next((one for one in starts if all(name.startswith(one) for name in weights)), "")
 
 
 def _torchao_tensor(method: str, options: QuantizeOptions, tensor: LazyTensor) -> dict[str, Any]:

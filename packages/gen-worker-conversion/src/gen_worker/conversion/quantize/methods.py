@@ -61,6 +61,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """What data do: `beneficial` where they give activations a scale."""
     is_gptq: bool = False
     """Whether weights are fitted to inputs by GPTQ."""
+    dtype: str = ""
+    """What readers unpack weights to, where it is one for all: by default the rest becomes that."""
     library: str = "gen-worker"
     """What does the work; the layout says which library reads the result."""
     about: str
@@ -194,6 +196,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="mxfp8",
+                dtype="bf16",
                 bits=8,
                 layouts=("compressed-tensors",),
                 needs="rows",
@@ -202,6 +205,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="mxfp4",
+                dtype="bf16",
                 bits=4,
                 layouts=("compressed-tensors",),
                 needs="rows",
@@ -210,6 +214,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="nvfp4",
+                dtype="bf16",
                 bits=4,
                 layouts=("compressed-tensors",),
                 needs="two-passes",

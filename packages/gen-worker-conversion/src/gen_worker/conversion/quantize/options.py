@@ -46,7 +46,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """GPTQ: whether columns with the largest inputs are rounded first."""
     dtype: str = ""
     """Token of the precision of all that is not quantized, and that weights are computed with
-    (`bf16`, `fp16`, `fp32`); empty leaves each in its own."""
+    (`bf16`, `fp16`, `fp32`); by default the method's, and else each keeps its own."""
 
 
 def completed(method: Method, options: QuantizeOptions) -> QuantizeOptions:
@@ -67,7 +67,7 @@ def completed(method: Method, options: QuantizeOptions) -> QuantizeOptions:
         layout=layout,
         granularity=options.granularity or default,
         group_size=options.group_size or method.group_size,
-        dtype=normalize_dtype(options.dtype),
+        dtype=normalize_dtype(options.dtype or method.dtype),
     )
     problems = list(_problems(method, full, granularities))
     if problems:
