@@ -52,18 +52,24 @@ def sum_of_task_vectors(
         how: See `Sum`.
         name: Of the tensor: what is kept at random differs from one to the next.
     """
-    return _TaskVectors(base, tuple(tuned), how, name)
+    keys = [drop_key(how.seed, number, name) for number in range(len(tuned))]
+    return _TaskVectors(base, tuple(tuned), how, keys)
 
 
 class _TaskVectors(LazyTensor):
     def __init__(
-        self, base: LazyTensor, tuned: tuple[tuple[float, LazyTensor], ...], how: Sum, name: str
+        self,
+        base: LazyTensor,
+        tuned: tuple[tuple[float, LazyTensor], ...],
+        how: Sum,
+        keys: Sequence[int],
     ) -> None:
         super().__init__(base.shape, base.dtype)
         self.base = base
         self.tuned = tuned
         self.how = how
-        self.keys = [drop_key(how.seed, number, name) for number in range(len(tuned))]
+        self.keys = keys
+        self.is_elementwise = all(tensor.is_elementwise for tensor in self.inputs)
         self.is_whole = any(tensor.is_whole for tensor in self.inputs)
         self._lock = threading.Lock()
 
@@ -75,6 +81,12 @@ class _TaskVectors(LazyTensor):
     def row_cost_bytes(self) -> int:
         """Of a difference each, sums and masks beside what is read."""
         return super().row_cost_bytes + (32 + 4 * len(self.tuned)) * self.row_elements
+
+    def flat(self) -> LazyTensor:
+        if len(self.shape) == 1 or not self.is_elementwise:
+            return super().flat()
+        tuned = tuple((weight, tensor.flat()) for weight, tensor in self.tuned)
+        return _TaskVectors(self.base.flat(), tuned, self.how, self.keys)
 
     def rows(self, start: int, stop: int) -> Any:
         base = self.base.rows(start, stop).float()
@@ -150,6 +162,7 @@ def _counted(
 
     counts: Any = torch.zeros(1 << _HALF, dtype=torch.int64)
     pair = combine([(1.0, base), (1.0, tensor)], "F32")  # slabs that hold both
+    pair, base, tensor = pair.flat(), base.flat(), tensor.flat()
     for start, stop in slabs(pair):
         change = tensor.rows(start, stop).float().sub_(base.rows(start, stop).float())
         bits = part(change.abs_().reshape(-1).view(torch.int32))
