@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gen_worker.conversion import write_safetensors
+from gen_worker.conversion.convert import plan_conversion, run_conversion, verify_flavor
 from gen_worker.conversion.gguf import (
     GgufSourceError,
     file_type,
@@ -21,6 +22,8 @@ from gen_worker.conversion.gguf import (
 from gen_worker.conversion.gguf.experts import stacked_experts
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.lazy.gguf_file import BlockTensor
+from gen_worker.conversion.verify import comparing
 from gen_worker.models.formats import read_gguf_header
 from gen_worker.models.tiny import tiny_llama
 
@@ -98,6 +101,25 @@ def test_a_file_of_experts_is_made_one_of_another_type(mixtral: Path, tmp_path: 
     name = "blk.1.ffn_up_exps.weight"
     error = (unpacked(second)[name].tensor() - unpacked(first)[name].tensor()).abs()
     assert 0 < float(error.max()) < 1e-3
+
+
+def test_experts_are_proven_a_few_rows_at_a_time(
+    mixtral: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_conversion(mixtral, ["gguf:q8_0"], out=tmp_path / "out")
+    run_conversion(plan)
+    read: list[int] = []
+    unpack = BlockTensor.rows
+
+    def rows(self: BlockTensor, start: int, stop: int) -> Any:
+        read.append(stop - start)
+        return unpack(self, start, stop)
+
+    monkeypatch.setattr(BlockTensor, "rows", rows)
+    monkeypatch.setattr(comparing, "SLAB_BYTES", 32 << 10)
+    report = verify_flavor(plan, plan.flavors[0])
+    assert {one.name for one in report.tensors} > {"blk.0.ffn_down_exps.weight"}
+    assert 0 < max(read) < 64  # of the 64 or 96 of an expert
 
 
 def opened(path: Path, weights: Mapping[str, Any]) -> Any:
