@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from harness import BLOCKS, Row, paired, save
+from harness import BLOCKS, Row, paired, peak_mib, save
 
 from gen_worker.conversion.writer import IncrementalSafetensorsWriter
 from gen_worker.models.reader import HostMemory
@@ -170,11 +169,11 @@ def memory(side: str, path: str) -> float:
 
 
 def print_memory(side: str, path: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     {"ours": ours, "peer": peer}[side](path, f"{path}.out")
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = peak_mib() - before
     shutil.rmtree(f"{path}.out")
-    print(json.dumps(grown / 1024))
+    print(json.dumps(grown))
 
 
 def rows(path: str, blocks: int) -> list[Row]:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 
-from harness import Row, save
+from harness import Row, peak_mib, save
 
 try:
     import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
@@ -75,10 +74,9 @@ WORK = {"cast": cast, "blocks": blocks, "transposition": transposition}
 
 
 def print_memory(kind: str, path: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     WORK[kind](path, f"{path}.out")
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps(grown / 1024))
+    print(json.dumps(peak_mib() - before))
 
 
 def row(name: str, kind: str, path: str, peer_mib: float, most_mib: float) -> Row:

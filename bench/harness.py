@@ -133,6 +133,16 @@ def paired_latencies(
     return Row(name, "ms", a, b, ratio, low, high, BLOCKS, peer_source, goal, a <= most_ms)
 
 
+def peak_mib() -> float:
+    """Return the most memory that this process has had, in MiB.
+
+    `ru_maxrss` is not asked: what a process had before it became this program counts there, which
+    is what its parent had.
+    """
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
 def wait_until(
     is_there: Callable[[], bool], what: str, process: subprocess.Popen[Any] | None = None
 ) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from harness import Row, paired, save
+from harness import Row, paired, peak_mib, save
 
 from gen_worker.trainer.data import ArrowFeedConfig, ParquetArrowBatchFeeder
 
@@ -109,12 +109,6 @@ def rate_rows(folder: str) -> list[Row]:
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def resident_mib() -> float:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def consume(how: str, paths: list[str]) -> None:
     """In a process of its own: read everything once; print peaks of the process and of Arrow."""
     if how == "scan":
@@ -124,7 +118,7 @@ def consume(how: str, paths: list[str]) -> None:
         batches = ParquetArrowBatchFeeder(paths, config).iter_batches()
     for _ in batches:
         pass
-    print(resident_mib(), pa.default_memory_pool().max_memory() / MIB)
+    print(peak_mib(), pa.default_memory_pool().max_memory() / MIB)
 
 
 def peaks(how: str, paths: list[str]) -> tuple[float, float]:
