@@ -6,25 +6,33 @@ import json
 import os
 import shutil
 import struct
+import tempfile
+from collections.abc import Iterator  # noqa: TC003  # the decorators read it
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
+from gen_worker import RequestContext, inference_function
 from gen_worker.conversion import (
     ConversionContext,
+    DestinationRepo,
     ProducedFlavor,
     Provenance,
     Source,
+    SourceRepo,
+    StreamingWriter,
     cast_checkpoint,
     training_function,
     verify_output,
     write_proof,
     write_safetensors,
 )
+from gen_worker.endpoint.classes import conversion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from publishing_hub import Hub, Worker
 
@@ -50,6 +58,49 @@ def to_bf16(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
     return [ProducedFlavor(out, facts, flavor="bf16")]
 
 
+def looped(source: Source, out: Path) -> Path:
+    """Convert with a loop of the author's own."""
+    SCRATCH.append(out.parent.parent)
+    writer = StreamingWriter(source, out)
+    for component, name, tensor in source.iter_tensors():
+        writer.write(component, name, tensor)
+    return writer.finalize()
+
+
+class In(msgspec.Struct):
+    source: SourceRepo
+    destination: DestinationRepo
+
+
+class Out(msgspec.Struct):
+    ok: bool = True
+
+
+@inference_function
+def shape_a(ctx: RequestContext, payload: In) -> Out:
+    with tempfile.TemporaryDirectory() as scratch:
+        made = looped(Source(ctx.source_path or ""), Path(scratch, "job", "out"))
+        for path in [made] if made.is_file() else made.iterdir():
+            ctx.save_checkpoint(path.name, path, "unknown")
+    ctx.publish_repo_revision(destination_repo=payload.destination.ref)
+    return Out()
+
+
+@training_function(kind="format-conversion")
+def shape_b(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
+    return [ProducedFlavor(looped(source, ctx.mktemp() / "out"), flavor="loop")]
+
+
+@conversion(sub_kind="format-conversion")
+class ShapeC:
+    def setup(self) -> None: ...
+
+    @conversion.function(name="shape-c")
+    def convert(self, ctx: ConversionContext, payload: In) -> Iterator[ProducedFlavor]:
+        made = looped(Source(ctx.source_path or ""), ctx.mktemp() / "out")
+        yield ProducedFlavor(made, flavor="loop")
+
+
 @pytest.fixture(scope="module")
 def hub(publishing: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with publishing.running_hub(tmp_path_factory.mktemp("hub")) as hub:
@@ -58,7 +109,8 @@ def hub(publishing: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 @pytest.fixture
 def worker(publishing: Any, hub: Hub, tmp_path: Path) -> Iterator[Worker]:
-    worker = publishing.Worker(tmp_path / "worker", hub, to_bf16)
+    functions = (to_bf16, shape_a, shape_b, ShapeC)
+    worker = publishing.Worker(tmp_path / "worker", hub, *functions)
     hub.forget()
     yield worker
     worker.close()
@@ -91,14 +143,14 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def run(worker: Worker, hub: Hub, folder: Path, name: str) -> Any:
+def run(worker: Worker, hub: Hub, folder: Path, name: str, function: str = "to-bf16") -> Any:
     """Publish a folder as it is, as anybody may, and convert it."""
     from gen_worker.models.hub import publish_folder
 
     with hub.client() as client:
         publish_folder(client, folder, f"acme/{name}-source")
     return worker.run(
-        "to-bf16",
+        function,
         {"source": {"ref": f"acme/{name}-source"}, "destination": {"ref": f"acme/{name}"}},
     )
 
@@ -192,3 +244,22 @@ def test_a_bad_source_is_named_and_nothing_is_published(
     assert failure.error_type not in ("internal", "user_exception"), failure
     assert hub.tree(f"acme/{name}") == {}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("shape", ["shape-a", "shape-b", "shape-c"])
+def test_a_loop_of_any_shape_names_a_bad_source(
+    worker: Worker, hub: Hub, tmp_path: Path, shape: str
+) -> None:
+    for number, (spoil, named) in enumerate(
+        ((duplicate, "layer.0.weight"), (truncated, "model.safetensors"), (path_trick, "passwd"))
+    ):
+        folder = model(tmp_path / str(number))
+        spoil(folder)
+        name = f"{shape}-{number}"
+        failure = run(worker, hub, folder, name, shape)
+        assert named in failure.message, failure
+        assert failure.error_type == "artifact_transfer", failure
+        assert hub.tree(f"acme/{name}") == {}
+    answer = run(worker, hub, model(tmp_path / "sound"), f"{shape}-sound", shape)
+    assert not hasattr(answer, "error_type"), answer
+    assert "model.safetensors" in hub.tree(f"acme/{shape}-sound")
