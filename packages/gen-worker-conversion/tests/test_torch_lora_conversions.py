@@ -10,12 +10,15 @@ import pytest
 
 from gen_worker.conversion.convert import (
     ConversionPlan,
+    MergedLora,
+    ModelMerge,
     inspect_model,
     plan_conversion,
+    prove_outputs,
+    relation_of,
     run_conversion,
     verify_flavor,
 )
-from gen_worker.conversion.convert.values import MergedLora
 from gen_worker.conversion.lora import open_adapter
 
 if TYPE_CHECKING:
@@ -171,6 +174,34 @@ def test_loras_are_merged_into_what_is_converted(tmp_path: Path) -> None:
         assert made.dtype is torch.bfloat16  # rounded once, from float32
         torch.testing.assert_close(made.float(), expected, atol=1e-5, rtol=2**-8)
     assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == before
+
+
+def test_merges_are_named_in_the_proof_without_their_places(tmp_path: Path) -> None:
+    sources = [pipeline(tmp_path / name) for name in ("first", "second")]
+    path = lora(tmp_path / "style.safetensors")
+    plan = plan_conversion(
+        sources[0],
+        ["bf16"],
+        out=tmp_path / "out",
+        merge=ModelMerge(method="linear", models=(str(sources[1]),), weights=(3.0,)),
+        loras=[MergedLora(path=str(path), scale=0.5)],
+    )
+    run_conversion(plan)
+
+    [proven] = prove_outputs(plan)
+
+    assert relation_of(plan.flavors[0]) == "manual-fork"
+    assert proven.produced.attributes["merge_method"] == "linear"
+    recipe = json.loads((tmp_path / "out" / "provenance.json").read_text())["recipe"]
+    assert recipe["merge"] == {
+        "method": "linear",
+        "models": ["second"],
+        "weights": [3.0],
+        "source_weight": 1.0,
+    }
+    [merged] = recipe["loras"]
+    assert merged["path"].startswith("style.safetensors blake3:")
+    assert "base_model_relation: merge" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_component_that_is_not_converted_takes_its_lora_all_the_same(tmp_path: Path) -> None:

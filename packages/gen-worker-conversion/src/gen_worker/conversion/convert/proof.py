@@ -25,8 +25,10 @@ __all__ = ["ProvenFlavor", "prove_outputs", "relation_of"]
 
 _PLACES = ("source", "out", "targets")
 """Of a request: where things were, and the other outputs, decide nothing about the bytes of one."""
-_PATHS = ("path", "importance", "base")
+_PATHS = ("path", "importance", "base", "models")
 """Of a request and its parts: files and folders that were read beside the source."""
+_RELATIONS = {"quantization": "quantized", "manual-fork": "merge"}
+"""What model cards call those of lineages."""
 
 
 class ProvenFlavor(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +89,7 @@ def prove_outputs(
             ),
             report,
             source=source if card_from is None else card_from,
-            relation="quantized" if relation_of(flavor) == "quantization" else "",
+            relation=_RELATIONS.get(relation_of(flavor), ""),
         )
         attributes = {**flavor.attributes, **facts}
         made = ProducedFlavor(path=flavor.path, flavor=flavor.flavor, attributes=attributes)
@@ -96,7 +98,10 @@ def prove_outputs(
 
 def relation_of(flavor: FlavorPlan) -> str:
     """Return how an output is related to its source, as lineages name it."""
-    return "quantization" if "quantization_method" in flavor.attributes else "format-conversion"
+    if "quantization_method" in flavor.attributes:
+        return "quantization"
+    is_merged = not {"merge_method", "merged_loras"}.isdisjoint(flavor.attributes)
+    return "manual-fork" if is_merged else "format-conversion"
 
 
 def _gated(
@@ -120,7 +125,7 @@ def _plain(name: str, value: Any) -> Any:
         inner = {key: _plain(key, one) for key, one in value.items()}
         return {key: one for key, one in inner.items() if one}
     if isinstance(value, (list, tuple)):
-        return [_plain("", one) for one in value]
+        return [_plain(name, one) for one in value]
     return _named(value) if name in _PATHS and value else value
 
 
