@@ -130,8 +130,16 @@ def test_older_lists_of_formats_are_read() -> None:
     ]
 
 
-@pytest.mark.parametrize("dtype", ["int4:awq", "int4:gptq:g64", "int8:gptq", "nvfp4"])
-def test_what_needs_data_is_left_to_a_job_of_its_own(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "runtime"),
+    [
+        ("int4:awq", "modelopt"),
+        ("int4:gptq:g64", "gen-worker-conversion"),
+        ("int8:gptq", "gen-worker-conversion"),
+        ("nvfp4", "modelopt"),
+    ],
+)
+def test_what_needs_data_is_left_to_a_job_of_its_own(dtype: str, runtime: str) -> None:
     plan = planned(facts(), "bf16", dtype)
     (failed,) = plan.failed
     assert labels(plan) == [("bf16", False)]
@@ -140,8 +148,8 @@ def test_what_needs_data_is_left_to_a_job_of_its_own(dtype: str) -> None:
         "target_dtype": dtype,
         "scheme": dtype.replace(":", "_"),
         "requires_calibration": True,
-        "requires_gpu": True,
-        "runtime": "modelopt",
+        "requires_gpu": runtime == "modelopt",
+        "runtime": runtime,
     }
     assert failed.as_dict()["spec_label"] == f"{dtype.replace(':', '-')}-safetensors"
 

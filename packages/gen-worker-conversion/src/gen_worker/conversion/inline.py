@@ -109,13 +109,17 @@ def deferred_conversion_requirement(dtype: str) -> DeferredConversionRequirement
     token = normalize_dtype(dtype)
     if token not in _CALIBRATED:
         return None
+    from gen_worker.conversion.quantize.methods import METHODS
+
+    method = METHODS.get(token)
+    is_made_here = method is not None and method.calibration == "required"
     return DeferredConversionRequirement(
         kind="calibrated_quantization",
         target_dtype=token,
         scheme=token.replace(":", "_"),
         requires_calibration=True,
-        requires_gpu=True,
-        runtime="modelopt",
+        requires_gpu=not is_made_here,
+        runtime="gen-worker-conversion" if is_made_here else "modelopt",
     )
 
 
