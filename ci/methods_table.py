@@ -2,14 +2,28 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ci.workspace import ROOT, report
-from gen_worker.conversion.cast import CAST_DTYPES
+from gen_worker.conversion.convert.cells import CASTS, Form, cells
 from gen_worker.conversion.gguf.types import NOT_WRITTEN, WRITTEN
-from gen_worker.conversion.quantize.methods import LOADERS, METHODS, OTHERS_METHODS, Method
+from gen_worker.conversion.quantize.methods import METHODS, OTHERS_METHODS, Method
 
 DOCUMENT = "docs/conversion.md"
+HEADINGS: dict[Form, str] = {
+    "pipeline": "pipeline",
+    "folder": "folder of transformers",
+    "file": "one file",
+    "gguf file": "GGUF file",
+    "pipeline to file": "`--layout singlefile`",
+    "file to pipeline": "`--layout diffusers`",
+}
+OF_METHODS: tuple[Form, ...] = (
+    *("pipeline", "folder", "file"),
+    *("pipeline to file", "file to pipeline"),
+)
+OF_GGUF: tuple[Form, ...] = ("pipeline", "folder", "gguf file")
+WORDS = {"whole": "yes", "text encoders": "text encoders", "none": "no"}
 TABLE = r"(?m)(^### {heading}\n\n)(?:\|.*\n)*"
 
 
@@ -50,42 +64,35 @@ def tables() -> dict[str, str]:
 
 
 def _methods() -> str:
-    head = (
-        "`--to`",
-        "bits",
-        "pipeline",
-        "folder of transformers",
-        "one file",
-        "scales",
-        "written as",
-    )
+    head = ("`--to`", "bits", *(HEADINGS[form] for form in OF_METHODS), "scales", "written as")
     casts = [
-        (f"`{token}`", str(bits), *["yes"] * 3, "-", "safetensors")
-        for token, bits in (("fp32", 32), ("fp16", 16), ("bf16", 16))
-        if token in CAST_DTYPES
+        (f"`{token}`", token.lstrip("bfp"), *_made(token, OF_METHODS), "-", "safetensors")
+        for token in CASTS
     ]
     return _table(head, [*casts, *map(_row, METHODS.values())])
 
 
 def _row(method: Method) -> tuple[str, ...]:
     names = ", ".join(f"`{name}`" for name in (method.name, *method.aliases))
-    is_plain = "plain" in method.layouts
-    reads = {
-        library: is_plain or any(library in LOADERS[layout] for layout in method.layouts)
-        for library in ("diffusers", "transformers")
-    }
     scales = ", ".join(method.granularities)
     if method.group_size:
         scales = f"{scales or 'group'} of {method.group_size}"
     return (
         names,
         f"{method.bits:g}",
-        "yes" if reads["diffusers"] else "text encoders",
-        "yes" if reads["transformers"] else "no",
-        "yes" if is_plain else "no",
+        *_made(method.name, OF_METHODS),
         scales or "-",
         ", ".join("safetensors" if one == "plain" else one for one in method.layouts),
     )
+
+
+def _made(token: str, forms: Sequence[Form]) -> Iterator[str]:
+    """Yield whether a target is made of each kind of source."""
+    found = {cell.form: cell for cell in cells() if cell.token == token}
+    for form in forms:
+        cell = found[form]
+        with_data = ", with data" if cell.is_calibrated and cell.extent != "none" else ""
+        yield f"{WORDS[cell.extent]}{with_data}"
 
 
 def _elsewhere() -> str:
@@ -98,11 +105,18 @@ def _elsewhere() -> str:
 
 def _gguf() -> str:
     rows = [
-        (f"`gguf:{one.token}`", f"`{one.base}`", f"`{one.mix}`" if one.mix else "-")
+        (
+            f"`gguf:{one.token}`",
+            f"`{one.base}`",
+            f"`{one.mix}`" if one.mix else "-",
+            *_made(f"gguf:{one.token}", OF_GGUF),
+        )
         for one in WRITTEN.values()
     ]
-    rows.append((", ".join(f"`{name}`" for name in sorted(NOT_WRITTEN)), "refused by name", "-"))
-    return _table(("`--to`", "most weights", "rules for the others"), rows)
+    refused = ", ".join(f"`{name}`" for name in sorted(NOT_WRITTEN))
+    rows.append((refused, "refused by name", "-", *["no"] * len(OF_GGUF)))
+    forms = [HEADINGS[form] for form in OF_GGUF]
+    return _table(("`--to`", "most weights", "rules for the others", *forms), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

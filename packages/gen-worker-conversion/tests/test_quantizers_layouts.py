@@ -19,9 +19,11 @@ torchao: Any = pytest.importorskip("torchao.quantization")
 from gen_worker.conversion import open_checkpoint, write_safetensors  # noqa: E402
 from gen_worker.conversion.lazy import LazyTensor, computed  # noqa: E402
 from gen_worker.conversion.quantize import (  # noqa: E402
+    METHODS,
     Policy,
     QuantizedCheckpoint,
     QuantizeOptions,
+    lookup_method,
     quantize_checkpoint,
     recipe_for,
 )
@@ -53,6 +55,19 @@ ROUNDED: list[tuple[str, dict[str, Any]]] = [
     ("fp8", {"activations": "dynamic", "granularity": "block"}),
 ]
 """These also round what goes into a layer."""
+
+
+def test_every_layout_of_every_method_is_loaded_here() -> None:
+    found = set()
+    for name, options in (*LAYOUTS, *ROUNDED):
+        method = lookup_method(name)
+        found.add((method.name, options.get("layout", method.layouts[0])))
+    assert found >= {
+        (method.name, layout)
+        for method in METHODS.values()
+        for layout in method.layouts
+        if layout != "plain" and method.calibration != "required"
+    }
 
 
 def weights(*shape: int) -> Any:
