@@ -36,82 +36,98 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder, or owner/repo:tag to publish to"
     )
-    parser.add_argument(
-        "--layout",
-        choices=("diffusers", "singlefile", "kohya", "peft"),
-        default=None,
-        help="make a pipeline one file, or one file a pipeline; of a LoRA: its format",
-    )
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="LoRA to merge into the model, such as style.safetensors:0.8; may be repeated",
-    )
-    parser.add_argument(
-        "--components",
-        metavar="NAMES",
-        help="convert only these, separated by commas; the others are copied",
-    )
-    parser.add_argument(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="tensors that stay in their precision, such as '*norm*'; may be repeated",
-    )
-    parser.add_argument(
-        "--calibrate",
-        metavar="DATA",
-        help="text for GPTQ and for scales of activations: a dataset's folder, or a file of lines",
-    )
-    parser.add_argument(
-        "--calibration-samples",
-        type=int,
-        default=128,
-        metavar="N",
-        help="how many rows of it are read (default: 128)",
-    )
-    parser.add_argument(
-        "--skip-calibration",
-        action="store_true",
-        help="calibrate only what cannot be made without",
-    )
-    parser.add_argument(
-        "--max-shard-bytes",
-        type=int,
-        metavar="BYTES",
-        help="of tensors in one file; a GGUF file is split only with this",
-    )
-    parser.add_argument(
-        "--imatrix", metavar="FILE", help="importance matrix of llama.cpp, for types of GGUF"
-    )
-    parser.add_argument(
-        "--metadata",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="what a GGUF file says of itself; may be repeated",
-    )
-    parser.add_argument("--base", metavar="DIR", help="model that a LoRA is for, to make it GGUF")
     parser.add_argument("--plan", action="store_true", help="only print the plan")
-    parser.add_argument(
-        "--verify", action="store_true", help="read every output again and compare it"
-    )
-    parser.add_argument(
-        "--gate",
-        type=float,
-        default=None,
-        metavar="DB",
-        help="run both models on the same inputs; what they give must be as close as so many dB",
-    )
     parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
     parser.add_argument("--offline", action="store_true", help="never fetch a source")
     parser.add_argument(
         "--json",
         action="store_true",
         help="print events as JSON lines, as is done wherever stdout is no terminal",
+    )
+    _add_shape(parser.add_argument_group("what is converted, and into which files"))
+    _add_calibration(parser.add_argument_group("calibration"))
+    _add_gguf(parser.add_argument_group("GGUF files"))
+    _add_proof(parser.add_argument_group("proof"))
+
+
+def _add_shape(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--layout",
+        choices=("diffusers", "singlefile", "kohya", "peft"),
+        default=None,
+        help="make a pipeline one file, or one file a pipeline; of a LoRA: its format",
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="LoRA to merge into the model, such as style.safetensors:0.8; may be repeated",
+    )
+    group.add_argument(
+        "--components",
+        metavar="NAMES",
+        help="convert only these, separated by commas; the others are copied",
+    )
+    group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that stay in their precision, such as '*norm*'; may be repeated",
+    )
+    group.add_argument(
+        "--max-shard-bytes",
+        type=int,
+        metavar="BYTES",
+        help="of tensors in one file; a GGUF file is split only with this",
+    )
+
+
+def _add_calibration(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="text for GPTQ and for scales of activations: a dataset's folder, or a file of lines",
+    )
+    group.add_argument(
+        "--calibration-samples",
+        type=int,
+        default=128,
+        metavar="N",
+        help="how many rows of it are read (default: 128)",
+    )
+    group.add_argument(
+        "--skip-calibration",
+        action="store_true",
+        help="calibrate only what cannot be made without",
+    )
+
+
+def _add_gguf(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--imatrix", metavar="FILE", help="importance matrix of llama.cpp, for types of GGUF"
+    )
+    group.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a GGUF file says of itself; may be repeated",
+    )
+    group.add_argument("--base", metavar="DIR", help="model that a LoRA is for, to make it GGUF")
+
+
+def _add_proof(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--verify", action="store_true", help="read every output again and compare it"
+    )
+    group.add_argument(
+        "--gate",
+        type=float,
+        default=None,
+        metavar="DB",
+        help="run both models on the same inputs; what they give must be as close as so many dB",
     )
 
 
