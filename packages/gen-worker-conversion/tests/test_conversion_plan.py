@@ -45,6 +45,19 @@ def test_a_plan_says_what_each_component_becomes(tmp_path: Path, small_models: A
     assert plan.seconds > 0
 
 
+def test_a_plan_takes_longer_where_methods_are_slower(tmp_path: Path, small_models: Any) -> None:
+    source = tmp_path / "m"
+    source.mkdir()
+    (source / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    tensors = {"model.layers.0.q.weight": ("F32", [64, 64])}
+    (source / "model.safetensors").write_bytes(small_models.file(tensors))
+
+    plan = plan_conversion(source, ["bf16", "fp8", "int4"], out=tmp_path / "out")
+
+    cast, eight, four = (flavor.seconds for flavor in plan.flavors)
+    assert cast < eight < four
+
+
 def test_several_outputs_have_a_folder_each(tmp_path: Path, small_models: Any) -> None:
     source = small_models.folder(tmp_path / "model")
 
