@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from gen_worker.conversion.layout.moves import Moved, to_diffusers, to_original
 from gen_worker.conversion.layout.repack import moves_of
 from gen_worker.conversion.layout.shapes import flux_config, sd3_config, unet_config
 from gen_worker.conversion.lazy import open_checkpoint
+from gen_worker.conversion.side_files import write_json
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES, write_safetensors
 from gen_worker.models.formats import TensorInfo
 
@@ -115,8 +115,7 @@ def convert_denoiser(
     target = os.fspath(output)
     if to == "diffusers":
         write_safetensors(tensors, target, prefix="diffusion_pytorch_model", token=token)
-        with open(os.path.join(target, "config.json"), "w", encoding="utf-8") as file:
-            file.write(json.dumps(known, indent=2) + "\n")
+        write_json(os.path.join(target, "config.json"), known)
     else:
         directory, name = os.path.split(os.path.abspath(target))
         stem = name.removesuffix(".safetensors")

@@ -13,6 +13,7 @@ from gen_worker.conversion.lora.families import family_of_modules
 from gen_worker.conversion.lora.kohya_names import dotted, flat
 from gen_worker.conversion.lora.originals import with_original_names
 from gen_worker.conversion.lora.reading import CONFIG, METADATA, open_adapter
+from gen_worker.conversion.side_files import write_json
 from gen_worker.conversion.writer import write_safetensors
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ def write_adapter(
         written = write_safetensors(file.tensors, place, prefix=file.prefix, metadata=file.metadata)
         paths.append(written.path)
         if file.config:
-            with open(os.path.join(place, CONFIG), "w", encoding="utf-8") as config:
-                config.write(json.dumps(file.config, indent=2) + "\n")
+            write_json(os.path.join(place, CONFIG), file.config)
     return WrittenAdapter(tuple(paths), adapter.unknown)
 
 
