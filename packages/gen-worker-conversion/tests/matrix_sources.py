@@ -21,6 +21,7 @@ class Sources:
     """Each is made once, when it is first asked for."""
 
     computed = staticmethod(lambda parts: computed(parts))
+    finished = staticmethod(lambda plan: finished(plan))
     logits = staticmethod(lambda model: logits(model))
     snr_db = staticmethod(lambda made, expected: snr_db(made, expected))
 

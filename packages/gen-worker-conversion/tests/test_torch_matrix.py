@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gen_worker.conversion.convert import plan_conversion
 from gen_worker.conversion.convert.cells import Cell, cells
 
 if TYPE_CHECKING:
@@ -79,3 +80,17 @@ def test_what_is_not_made_is_refused_by_name_and_reason(
 
     assert refusal.target == cell.token
     assert "needs data" in refusal.reason if cell.is_calibrated else cell.reason in refusal.reason
+
+
+@pytest.mark.parametrize("token", ["f32", "f16", "bf16"])
+def test_a_sentence_encoder_keeps_its_numbers(token: str, matrix: Any, tmp_path: Path) -> None:
+    report = matrix.finished(
+        plan_conversion(matrix.encoder, [f"gguf:{token}"], out=tmp_path / "out")
+    )
+
+    least = LEAST_GGUF_DB[token[-2:]]
+    assert (report.worst.snr_db if report.worst else math.inf) >= least
+    [file] = (tmp_path / "out").glob("*.gguf")
+    reader = gguf.GGUFReader(file)
+    assert reader.get_field("general.architecture").contents() == "bert"
+    assert len(reader.tensors) == len(report.tensors)
