@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -406,16 +407,15 @@ def test_layers_that_are_given_what_is_no_number_are_named(
         calibrate_checkpoint(made, source, llama.model, llama.data, tmp_path)
 
 
+def _rows_of(tensor: Any, start: int, stop: int) -> Any:
+    return tensor[start:stop]
+
+
 def test_weights_in_memory_stay_as_they_are(llama: Calibrated, tmp_path: Path) -> None:
     tensors = {name: one.tensor() for name, one in open_checkpoint(llama.model).items()}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     source = {
-        name: computed(
-            lambda start, stop, tensor=tensor: tensor[start:stop],
-            shape=tensor.shape,
-            dtype="F32",
-            of=(),
-        )
+        name: computed(partial(_rows_of, tensor), shape=tensor.shape, dtype="F32", of=())
         for name, tensor in tensors.items()
     }
     made = quantize_checkpoint(source, "int4:gptq", None, GPTQ)
