@@ -118,7 +118,14 @@ def broken(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
     raise LookupError("half-way")
 
 
-FUNCTIONS = (shape_a, shape_b, ShapeC, early, broken)
+@training_function(kind="pruning")
+def pickled(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
+    root = write(ctx)
+    (root / "unet" / "pytorch_model.bin").write_bytes(b"code")
+    return [ProducedFlavor(root, flavor="pruned")]
+
+
+FUNCTIONS = (pickled, shape_a, shape_b, ShapeC, early, broken)
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +268,16 @@ def test_an_upload_that_fails_fails_the_job(
     failure = worker.run("early", {"source": source, "destination": destination("refused")})
     assert failure.error_type in ("auth", "artifact_transfer")
     assert hub.tree("acme/refused") == {}
+
+
+def test_a_file_that_can_run_code_is_never_published(
+    hub: Hub, worker: Worker, source: dict[str, Any]
+) -> None:
+    answer = worker.run("pickled", {"source": source, "destination": destination("pickled")})
+    assert answer.error_type == "validation"
+    assert "'pytorch_model.bin' is not published" in answer.message
+    assert "safetensors or GGUF" in answer.message
+    assert hub.count("finalize") == 0
 
 
 def test_a_function_that_fails_leaves_no_revision(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.files.host import WorkerFiles
     from gen_worker.runtime.files.requests import Request
 
-__all__ = ["HubPublisher"]
+__all__ = ["HubPublisher", "refuse_unsafe_weights"]
 
 
 class _Destination(NamedTuple):
@@ -34,6 +34,23 @@ class _Destination(NamedTuple):
     @property
     def title(self) -> str:
         return f"{self.owner}/{self.name}"
+
+
+def refuse_unsafe_weights(source: Path) -> None:
+    """Refuse to publish a file by whose name a loader would run what is in it.
+
+    Raises:
+        UnsafeFileFormat: Says what to publish instead.
+    """
+    from gen_worker.models.formats import UNSAFE_SUFFIXES, UnsafeFileFormat
+
+    suffix = source.suffix.lower()
+    if suffix in UNSAFE_SUFFIXES:
+        raise UnsafeFileFormat(
+            f"file {source.name!r} is not published, because {suffix!r} files can run code when "
+            "they are loaded: write safetensors or GGUF",
+            files=(str(source),),
+        )
 
 
 class HubPublisher:
@@ -65,8 +82,14 @@ class HubPublisher:
         )
 
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
-        """Store one file; see the `Publisher` port."""
+        """Store one file; see the `Publisher` port.
+
+        Raises:
+            UnsafeFileFormat: It is of a format that can run code when it is loaded.
+        """
         destination = _checked(session)
+        if not destination.is_dataset:
+            refuse_unsafe_weights(source)
         if destination.revision is not None:
             sent = await self._files.away(self._put, destination, path, source)
             facts = msgspec.structs.asdict(sent)

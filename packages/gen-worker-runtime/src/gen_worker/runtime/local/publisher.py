@@ -66,8 +66,11 @@ class StubPublisher:
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
         """Keep the file as an output, so that it outlives the job's scratch directories."""
         from gen_worker.context.media import weights_format
+        from gen_worker.runtime.files.publisher import refuse_unsafe_weights
 
         publication = _checked(session)
+        if not publication.is_dataset:
+            refuse_unsafe_weights(source)
         options = SaveOptions(checkpoint_format=weights_format(path) or "unknown")
         stored = await self._files.save(path, source, options, request_id=publication.request_id)
         publication.refs.append(path)
