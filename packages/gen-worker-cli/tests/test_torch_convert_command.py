@@ -157,7 +157,39 @@ def test_an_output_must_behave_as_its_source(cli: Cli) -> None:
     assert events(near.stdout)["convert.verified"]["quality"]["snr_db"] > 30
     assert far.code == 1
     assert "90 dB are needed" in far.stderr
-    assert not (cli.folder / "b" / "verification.json").exists()
+    assert sorted(os.listdir(cli.folder)) == ["a", "model"]
+
+
+@pytest.mark.claims("convert.publish")
+def test_what_is_quantised_says_how_on_the_hub(cli: Cli, start_hub: Callable[..., Hub]) -> None:
+    pytest.importorskip("transformers")
+    from gen_worker.models.tiny import tiny_llama
+
+    tiny_llama(cli.folder / "model")
+    hub = start_hub()
+    pushed = cli("hub", "push", "model", "acme/source:prod", TENSORHUB_URL=hub.url)
+    assert pushed.code == 0, pushed.stderr
+
+    done = cli(
+        *("convert", "acme/source:prod", "--to", "fp8,gguf:q8_0", "--out", "acme/made:prod"),
+        **ENVIRONMENT,
+        TENSORHUB_URL=hub.url,
+    )
+
+    assert done.code == 0, done.stderr
+    assert events(done.stdout)["convert.published"]["flavors"] == ["fp8", "q8_0"]
+
+
+def test_a_hub_that_does_not_answer_is_noticed_before_anything_is_made(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+    done = cli(
+        *("convert", "model", "--to", "bf16", "--out", "acme/made:prod"),
+        **ENVIRONMENT,
+        TENSORHUB_URL="http://127.0.0.1:9",
+    )
+    assert done.code == 1, done.stderr
+    assert set(events(done.stdout)) == {"convert.plan"}
+    assert os.listdir(cli.folder) == ["model"]
 
 
 @pytest.mark.claims("convert.calibrate")

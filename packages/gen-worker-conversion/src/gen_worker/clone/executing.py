@@ -195,15 +195,13 @@ class _Run:
         """Plan a conversion, which reads headers only; one that cannot be is told at once."""
         from gen_worker.conversion.convert import plan_conversion
 
-        place = os.path.join(self.work, flavor.label)
         layout = flavor.file_layout if flavor.changes_layout else None
         conversion = plan_conversion(
             self._input(layout),
             [f"gguf:{flavor.dtype}" if flavor.file_type == "gguf" else flavor.dtype],
-            out=place,
+            keep_in=self.work,
             layout="singlefile" if layout == "singlefile" else "diffusers" if layout else None,
             components=flavor.components,
-            may_be_finished=True,
         )
         reasons = list(dict.fromkeys(one.reason for one in conversion.refusals))
         has_folders = any(part.name for one in conversion.flavors for part in one.components)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         ProvenFlavor,
     )
     from gen_worker.conversion.quantize import CalibrationData
+    from gen_worker.conversion.verify import QualityGate
     from gen_worker.models.hub import Flavor
     from gen_worker.models.refs import TensorhubRef
 
@@ -73,17 +73,20 @@ class Conversion:
             self._show(plan)
             if self.args.plan:
                 return 2 if plan.refusals else 0
+            gate = self._gate(plan)
+            if self.ref is not None:
+                self._check_destination(self.ref)
             if not plan.is_finished or self.ref is None:
                 self._convert(plan)
             if self.ref is not None:
-                self._publish(plan, self.ref, source, self._prove(plan, source))
-            elif self.args.verify or self.args.gate is not None:
-                self._prove(plan, source)
+                self._publish(plan, self.ref, source, self._prove(plan, source, gate))
+            elif self.args.verify or gate is not None:
+                self._prove(plan, source, gate)
         return 0
 
     def plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
         """Plan what the command asks for."""
-        from gen_worker.conversion.convert import plan_conversion, source_fingerprint
+        from gen_worker.conversion.convert import plan_conversion
 
         args = self.args
         options: dict[str, Any] = {
@@ -96,16 +99,9 @@ class Conversion:
             **file_options(args),
         }
         tokens = [word for word in args.to.split(",") if word.strip()]
-        place = os.path.expanduser(args.out)
         if self.ref is not None:
-            # Else what was made of an older source would be published.
-            content = source_fingerprint(source, *(one.path for one in loras))
-            named = msgspec.json.encode([source, content, tokens, options, str(self.ref)])
-            place = os.path.join(_WORK, hashlib.sha256(named).hexdigest()[:16])
-        # An earlier run may have converted everything, and not got to publish it.
-        return plan_conversion(
-            source, tokens, out=place, may_be_finished=self.ref is not None, **options
-        )
+            return plan_conversion(source, tokens, keep_in=_WORK, **options)
+        return plan_conversion(source, tokens, out=os.path.expanduser(args.out), **options)
 
     def _calibration(self) -> CalibrationData | None:
         from gen_worker.conversion.quantize import calibration_data
@@ -155,12 +151,37 @@ class Conversion:
         if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
             raise UsageError("nothing was done")
 
-    def _prove(self, plan: ConversionPlan, source: HeldSource) -> list[ProvenFlavor]:
-        from gen_worker.conversion.convert import prove_outputs
-        from gen_worker.conversion.verify import usual_gate
+    def _gate(self, plan: ConversionPlan) -> QualityGate | None:
+        from gen_worker.conversion.convert import gate_of
 
-        decibels = self.args.gate
-        gate = None if decibels is None else usual_gate(source.path, min_snr_db=decibels)
+        return None if self.args.gate is None else gate_of(plan, min_snr_db=self.args.gate)
+
+    def _check_destination(self, ref: TensorhubRef) -> None:
+        """Ask the hub before anything is made for it: it may not be there, or refuse the token."""
+        from gen_worker.cli.hub import users_hub
+        from gen_worker.models.hub import HubClient
+
+        with HubClient(*users_hub()) as client:
+            client.repo_exists(ref.owner, ref.repo)
+
+    def _prove(
+        self, plan: ConversionPlan, source: HeldSource, gate: QualityGate | None
+    ) -> list[ProvenFlavor]:
+        """Verify the outputs; those that are not right do not stay."""
+        from gen_worker.conversion.convert import discard_outputs
+        from gen_worker.conversion.verify import VerificationError
+
+        try:
+            return self._proven(plan, source, gate)
+        except VerificationError:
+            discard_outputs(plan.request.out)
+            raise
+
+    def _proven(
+        self, plan: ConversionPlan, source: HeldSource, gate: QualityGate | None
+    ) -> list[ProvenFlavor]:
+        from gen_worker.conversion.convert import prove_outputs
+
         proven = []
         for one in prove_outputs(
             plan,
@@ -214,15 +235,18 @@ class Conversion:
 
 def _flavor(proven: ProvenFlavor, plan: FlavorPlan, source: HeldSource) -> Flavor:
     """Return an output as the hub is told of it."""
+    from gen_worker.context.lineage import quantization_facts
     from gen_worker.conversion.convert import relation_of
     from gen_worker.models.hub import Flavor, Lineage
 
+    made, relation = proven.produced, relation_of(plan)
+    facts = quantization_facts(made.flavor, made.attributes)
     parent = Lineage(
         parent_repo=source.repo,
         parent_checkpoint_id=source.revision,
-        relationship_kind=relation_of(plan),
+        relationship_kind=relation,
+        metadata=facts if relation == "quantization" else {},
     )
-    made = proven.produced
     return Flavor(
         folder=os.fspath(made.path),
         name=made.flavor,

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     )
     from gen_worker.conversion.convert.jobs import produce_flavors
     from gen_worker.conversion.convert.planning import plan_conversion
-    from gen_worker.conversion.convert.proof import ProvenFlavor, prove_outputs, relation_of
+    from gen_worker.conversion.convert.proof import (
+        ProvenFlavor,
+        gate_of,
+        prove_outputs,
+        relation_of,
+    )
     from gen_worker.conversion.convert.proving import verify_flavor
     from gen_worker.conversion.convert.running import RefusedPlanError, run_conversion
-    from gen_worker.conversion.convert.staging import discard_outputs, source_fingerprint
+    from gen_worker.conversion.convert.staging import discard_outputs
     from gen_worker.conversion.convert.values import (
         ComponentPlan,
         ConversionPlan,
@@ -53,13 +58,13 @@ __all__ = [
     "Refusal",
     "RefusedPlanError",
     "discard_outputs",
+    "gate_of",
     "inspect_model",
     "plan_conversion",
     "produce_flavors",
     "prove_outputs",
     "relation_of",
     "run_conversion",
-    "source_fingerprint",
     "verify_flavor",
 ]
 
@@ -68,10 +73,10 @@ _MODULES = {
     "inspecting": ("ComponentFacts", "ModelFacts", "inspect_model"),
     "jobs": ("produce_flavors",),
     "planning": ("plan_conversion",),
-    "proof": ("ProvenFlavor", "prove_outputs", "relation_of"),
+    "proof": ("ProvenFlavor", "gate_of", "prove_outputs", "relation_of"),
     "proving": ("verify_flavor",),
     "running": ("RefusedPlanError", "run_conversion"),
-    "staging": ("discard_outputs", "source_fingerprint"),
+    "staging": ("discard_outputs",),
     "values": (
         "ComponentPlan",
         "ConversionPlan",

@@ -54,7 +54,7 @@ def gguf_output(request: ConversionRequest, source: Source, target: Target) -> O
         max_name_bytes=plan.max_name_bytes,
         is_whole_model=True,
         reasons={} if is_kept else _reasons(plan, target.token),
-        attributes={} if plan.wanted.is_plain else {"quantization_method": target.token},
+        attributes={} if plan.wanted.is_plain else _told(target),
     )
 
 
@@ -144,3 +144,7 @@ def _denoiser(request: ConversionRequest, source: Source) -> str:
             step="gguf",
         )
     return wanted[0]
+
+
+def _told(target: Target) -> dict[str, str]:
+    return {"quantization_method": target.token, "quantization_library": "llama-cpp"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ def produce_flavors(
         targets: As of `plan_conversion`.
         limits: What is not allowed of an output.
         gate: Compares what the source and each output give for the same inputs.
-        **options: Others of `plan_conversion`.
+        **options: Others of `plan_conversion`, without a place.
 
     Raises:
         RefusedPlanError: It cannot be made; names everything that is in the way.
@@ -58,7 +57,8 @@ def produce_flavors(
     """
     parent = parent_of(ctx.source, ctx.source_path)
     path = os.fspath(source.path if isinstance(source, Source) else source)
-    plan = _plan(ctx, _kept(ctx, path, parent), targets, options)
+    place = ctx.checkpoint_dir(key="convert")
+    plan = plan_conversion(_kept(ctx, path, parent), targets, keep_in=place, **options)
     _log_kept(ctx, plan)
 
     def report(one: Progress) -> None:
@@ -96,18 +96,6 @@ def _kept(ctx: ConversionContext, path: str, parent: Parent) -> str:
         place_files({name: real for real, name in files_below(path)}, draft)
         os.replace(draft, kept)
     return kept
-
-
-def _plan(
-    ctx: ConversionContext, path: str, targets: Sequence[str], options: dict[str, Any]
-) -> ConversionPlan:
-    """Plan for a place that the same job finds again, for the same conversion."""
-    from blake3 import blake3
-
-    named = json.dumps([path, list(targets), options], sort_keys=True, default=os.fspath)
-    key = f"convert-{blake3(named.encode()).hexdigest(8)}"
-    out = ctx.checkpoint_dir(key=key) / "out"
-    return plan_conversion(path, targets, out=out, may_be_finished=True, **options)
 
 
 def _log_kept(ctx: ConversionContext, plan: ConversionPlan) -> None:

@@ -7,13 +7,15 @@ import shutil
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.calibrated import described, unused_data
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import outputs_of
-from gen_worker.conversion.convert.staging import finished_bytes, is_half_published
+from gen_worker.conversion.convert.staging import finished_bytes, is_half_published, name_of
 from gen_worker.conversion.convert.targets import SOURCE_KINDS, resolved_targets
 from gen_worker.conversion.convert.values import (
     ComponentPlan,
@@ -45,7 +47,8 @@ def plan_conversion(
     source: str | os.PathLike[str],
     targets: Sequence[str],
     *,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    keep_in: str | os.PathLike[str] | None = None,
     layout: OutputLayout | None = None,
     components: Sequence[str] | None = None,
     keep: Sequence[str] = (),
@@ -53,7 +56,6 @@ def plan_conversion(
     max_shard_bytes: int = MAX_SAFETENSORS_SHARD_BYTES,
     calibration: CalibrationData | str | os.PathLike[str] | None = None,
     skip_calibration: bool = False,
-    may_be_finished: bool = False,
     gguf: GgufOptions | None = None,
     merge: ModelMerge | None = None,
     loras: Sequence[MergedLora] = (),
@@ -64,6 +66,9 @@ def plan_conversion(
         source: A directory, or a file of weights.
         targets: Such as `bf16`, `fp8`, `gguf:q4_k_m` or `4bit`.
         out: Directory that will hold the output, or one folder for each of several.
+        keep_in: Instead of `out`, a directory for outputs on their way elsewhere. In it they have a
+            folder that is named by everything that decides about their bytes, and what an earlier
+            run finished there counts.
         layout: None keeps the source's.
         components: Those to convert; by default all that the method is meant for. The others are
             copied as they are.
@@ -73,8 +78,6 @@ def plan_conversion(
         calibration: Text for the methods that take it: `calibration_data(...)`, or what that is
             given. With it `fp8` and `int8` round activations, too, by the scales that it shows.
         skip_calibration: Calibrate only what cannot be made without.
-        may_be_finished: Whether outputs that are at their place count as made by an earlier run of
-            this plan; then `out` must be a place that nothing else is put into.
         gguf: What GGUF files alone have; others pass over it.
         merge: Models that the source is merged with first.
         loras: Merged into the source, or into what the merge makes.
@@ -82,15 +85,16 @@ def plan_conversion(
     Raises:
         ConversionInputError: There is no source, or no such text.
     """
+    if (out is None) == (keep_in is None):
+        raise TypeError("give either out or keep_in")
     facts = inspect_model(source, variant=variant)
     available = available_tokens(is_calibrated=calibration is not None)
     kind = SOURCE_KINDS.get(facts.layout, "transformers")
     wanted, unknown = resolved_targets(targets, source_kind=kind, available=available)
-    place = os.path.abspath(os.fspath(out))
     request = ConversionRequest(
         source=facts.path,
         targets=tuple(target.name for target in wanted),
-        out=place,
+        out="" if out is None else os.path.abspath(out),
         layout=layout,
         components=tuple(components) if components is not None else None,
         keep=tuple(keep),
@@ -102,10 +106,15 @@ def plan_conversion(
         merge=merge,
         loras=tuple(loras),
     )
+    if keep_in is not None:
+        first = wanted[0].flavor if wanted else "nothing"
+        place = os.path.join(os.path.abspath(keep_in), f"{first}-{name_of(request)}")
+        request = msgspec.structs.replace(request, out=place)
     refusals = [Refusal(target=text, reason=why) for text, why in unknown]
     refusals += [Refusal(target="", reason=why) for why in facts.refusals]
     refusals += unused_data(request, wanted)
-    is_finished = _is_taken(place) and (may_be_finished or is_half_published(request))
+    place = request.out
+    is_finished = _is_taken(place) and (keep_in is not None or is_half_published(request))
     refusals += _asked(request, targets, is_finished)
     flavors, impossible = _flavors(request, wanted)
     size = sum(flavor.size_bytes for flavor in flavors)

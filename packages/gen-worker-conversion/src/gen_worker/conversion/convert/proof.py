@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gen_worker.conversion.convert.proving import verify_flavor
+from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.provenance import Provenance, hashes_of, write_proof
 from gen_worker.conversion.verify.gate import behaviour
 from gen_worker.conversion.verify.values import VerificationError, VerificationReport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
     from gen_worker.conversion.verify import Limits, QualityGate
 
-__all__ = ["ProvenFlavor", "prove_outputs", "relation_of"]
+__all__ = ["ProvenFlavor", "gate_of", "prove_outputs", "relation_of"]
 
 _PLACES = ("source", "out", "targets")
 """Of a request: where things were, and the other outputs, decide nothing about the bytes of one."""
@@ -94,6 +95,32 @@ def prove_outputs(
         attributes = {**flavor.attributes, **facts}
         made = ProducedFlavor(path=flavor.path, flavor=flavor.flavor, attributes=attributes)
         yield ProvenFlavor(produced=made, report=report)
+
+
+def gate_of(plan: ConversionPlan, *, min_snr_db: float) -> QualityGate:
+    """Return the gate that every output of a plan can be judged by; see `usual_gate`.
+
+    Raises:
+        ConversionInputError: Nobody knows how to run the source, or an output; or the source is
+            not what the outputs should behave as.
+    """
+    from gen_worker.conversion.verify.usual_outputs import usual_gate
+
+    request = plan.request
+    if request.merge is not None or request.loras:
+        raise ConversionInputError(
+            "a quality gate compares with the source, and something is merged into it here: "
+            "convert without the gate, or merge first and convert what came of it",
+            step="verify",
+        )
+    has_gguf = any(part.action == "gguf" for one in plan.flavors for part in one.components)
+    if has_gguf and os.path.isfile(os.path.join(request.source, "model_index.json")):
+        raise ConversionInputError(
+            "a GGUF file of a denoiser is no pipeline, so a quality gate cannot run it: convert "
+            "it without the gate",
+            step="verify",
+        )
+    return usual_gate(request.source, min_snr_db=min_snr_db)
 
 
 def relation_of(flavor: FlavorPlan) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.side_files import is_weights
 from gen_worker.conversion.writer import Journal
 from gen_worker.conversion.writer.output_file import (
     make_directories,
@@ -32,11 +33,12 @@ __all__ = [
     "finish_publishing",
     "finished_bytes",
     "is_half_published",
+    "name_of",
     "recipe_of",
-    "source_fingerprint",
 ]
 
 _OUTPUT, _LOCK, _RECIPE = "output", "lock", "recipe"
+_SMALL_BYTES = 1 << 20
 
 
 def _beside(out: str) -> str:
@@ -58,27 +60,54 @@ def recipe_of(request: ConversionRequest) -> str:
     from gen_worker.version import sdk_version
 
     asked = msgspec.json.encode(request).decode()
-    content = source_fingerprint(request.source, *(one.path for one in request.loras))
-    return f"{sdk_version()} {content} {asked}"
+    return f"{sdk_version()} {_fingerprint(request.source, *_read_beside(request))} {asked}"
 
 
-def source_fingerprint(*paths: str) -> str:
-    """Return what tells files from those that were there before: names, sizes, times."""
+def name_of(request: ConversionRequest) -> str:
+    """Return the name of a conversion whose place follows from what it makes."""
+    from blake3 import blake3
+
+    recipe = recipe_of(msgspec.structs.replace(request, out=""))
+    return str(blake3(recipe.encode()).hexdigest(length=8))
+
+
+def _read_beside(request: ConversionRequest) -> Iterator[str]:
+    """Yield the paths that are read besides the source."""
+    yield from (one.path for one in request.loras)
+    yield from request.merge.models if request.merge is not None else ()
+    yield from filter(None, (request.gguf.importance, request.gguf.base))
+    if request.calibration is not None:
+        yield request.calibration.path
+
+
+def _fingerprint(*paths: str) -> str:
+    """Return what tells files from those that were there before: names and contents.
+
+    Of weights, and of whatever is large, size and time stand for the content.
+    """
     import hashlib
 
     digest = hashlib.sha256()
-    for name, facts in (item for path in paths for item in sorted(_files(path))):
-        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode("utf-8", "replace"))
+    for name, place in (item for path in paths for item in sorted(_files(path))):
+        with suppress(OSError):  # a link to nowhere is refused where it is read
+            facts = os.stat(place)
+            digest.update(f"{name}\0{facts.st_size}\0".encode("utf-8", "replace"))
+            if is_weights(name) or facts.st_size > _SMALL_BYTES:
+                digest.update(f"{facts.st_mtime_ns}\n".encode())
+            else:
+                with open(place, "rb") as file:
+                    digest.update(file.read(_SMALL_BYTES))
     return digest.hexdigest()
 
 
-def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    places = [path] if os.path.isfile(path) else []
+def _files(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the files of a path by their names in it."""
+    if os.path.isfile(path):
+        yield os.path.basename(path), path
     for parent, _, names in os.walk(path):
-        places += (os.path.join(parent, name) for name in names)
-    for place in places:
-        with suppress(OSError):  # a link to nowhere is refused where it is read
-            yield os.path.relpath(place, path), os.stat(place)
+        for name in names:
+            place = os.path.join(parent, name)
+            yield os.path.relpath(place, path), place
 
 
 def is_half_published(request: ConversionRequest) -> bool:
