@@ -208,3 +208,42 @@ def test_inspection_tells_quantisation_and_foreign_code(tmp_path: Path, small_mo
     (source / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
 
     assert inspect_model(source).components[0].quantization == "fp8"
+
+
+def test_bits_come_to_a_precision_that_a_whole_pipeline_can_have(
+    tmp_path: Path, small_models: Any
+) -> None:
+    pipeline = small_models.pipeline(tmp_path / "pipeline")
+    folder = small_models.folder(tmp_path / "folder")
+
+    def tokens(source: Path, *asked: str) -> tuple[str, ...]:
+        return plan_conversion(source, asked, out=tmp_path / "out").request.targets
+
+    assert tokens(pipeline, "4bit", "8bit", "16bit") == ("int4", "fp8:e4m3", "bf16")
+    assert tokens(pipeline, "nvfp4") == ("nvfp4",)
+    assert tokens(folder, "4bit") == ("nvfp4",)
+
+
+def test_what_is_wrong_with_a_source_is_told_once(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+    (source / "model.safetensors").write_bytes(b"short")
+
+    plan = plan_conversion(source, ["bf16", "fp16"], out=tmp_path / "out")
+
+    [refusal] = plan.refusals
+    assert refusal.target == ""
+    assert "model.safetensors" in refusal.reason
+
+
+def test_an_index_that_leads_outside_is_what_is_wrong(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "model")
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a.weight": "../secret/x.safetensors"}}'
+    )
+
+    plan = plan_conversion(source, ["bf16"], out=tmp_path / "out")
+
+    [refusal] = plan.refusals
+    assert "../secret/x.safetensors" in refusal.reason
+    assert "has no weights" not in refusal.reason

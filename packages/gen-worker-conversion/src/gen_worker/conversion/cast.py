@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.lazy import Checkpoint, LazyTensor
 
-__all__ = ["CAST_DTYPES", "cast_checkpoint", "cast_code", "quantized_modules"]
+__all__ = ["CAST_DTYPES", "EIGHT_BIT_FLOATS", "cast_checkpoint", "cast_code", "quantized_modules"]
 
 CAST_DTYPES = {"fp32": "F32", "f32": "F32", "fp16": "F16", "f16": "F16", "bf16": "BF16"}
 """Safetensors codes by token."""
@@ -23,6 +23,8 @@ _PACKED = frozenset(
     {"I8", "U8", "I32", "F4", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0"}
 )
 """Of quantised weights; of plain ones only counters and masks have these."""
+EIGHT_BIT_FLOATS = frozenset({"F8_E4M3", "F8_E5M2"})
+"""Quantised with scales beside them; plain numbers without."""
 _COMPANIONS = (
     *("weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale"),
     *("input_scale", "input_global_scale", "output_scale", "k_scale", "v_scale", "scale_weight"),
@@ -52,6 +54,8 @@ def cast_checkpoint(
 ) -> dict[str, LazyTensor]:
     """Cast every plain floating-point tensor; quantised ones and their scales stay as they are.
 
+    Floats of eight bits without scales, as storage, are plain.
+
     Args:
         checkpoint: What to cast.
         dtype: Token such as `bf16`.
@@ -65,7 +69,11 @@ def cast_checkpoint(
     packed = quantized_modules(checkpoint)
 
     def one(name: str, tensor: LazyTensor) -> LazyTensor:
-        if tensor.dtype not in FLOATS or _matches(name, skip) or _is_companion(name, packed):
+        if tensor.dtype in EIGHT_BIT_FLOATS:
+            is_plain = name.rpartition(".")[0] not in packed
+        else:
+            is_plain = tensor.dtype in FLOATS and not _is_companion(name, packed)
+        if not is_plain or _matches(name, skip):
             return tensor
         return cast(tensor, "F32" if _matches(name, keep_fp32) else code)
 
@@ -77,8 +85,16 @@ def quantized_modules(checkpoint: Checkpoint) -> frozenset[str]:
     return frozenset(
         name.rpartition(".")[0]
         for name, tensor in checkpoint.items()
-        if tensor.dtype in _PACKED and "weight" in name.rpartition(".")[2]
+        if _is_packed(name, tensor.dtype, checkpoint)
     )
+
+
+def _is_packed(name: str, dtype: str, checkpoint: Checkpoint) -> bool:
+    module, dot, last = name.rpartition(".")
+    if dtype not in EIGHT_BIT_FLOATS:
+        return dtype in _PACKED and "weight" in last
+    beside = (f"{module}{dot}{part}" for part in _COMPANIONS)
+    return any(one in checkpoint for one in (*beside, f"{name}_scale", f"{name}_scale_inv"))
 
 
 def _is_companion(name: str, modules: frozenset[str]) -> bool:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
     from gen_worker.conversion.verify import VerificationReport
 
-__all__ = ["PROVENANCE_FILE", "VERIFICATION_FILE", "Provenance", "hashes_of", "write_proof"]
+__all__ = [
+    "PROVENANCE_FILE",
+    "VERIFICATION_FILE",
+    "Provenance",
+    "hashes_of",
+    "proof_files",
+    "write_proof",
+]
 
 PROVENANCE_FILE = "provenance.json"
 VERIFICATION_FILE = "verification.json"
@@ -96,6 +103,19 @@ def hashes_of(path: str | os.PathLike[str]) -> dict[str, str]:
         for file in sorted(_files_below(place))
         if os.path.relpath(file, place) not in _OURS
     }
+
+
+def proof_files(directory: str | os.PathLike[str]) -> frozenset[str]:
+    """Return the names of what `write_proof` writes, if that is what a directory has.
+
+    They are about this output, and never about one that is made of it.
+    """
+    try:
+        with open(os.path.join(directory, PROVENANCE_FILE), "rb") as file:
+            msgspec.json.decode(file.read(), type=Provenance)
+    except (OSError, msgspec.DecodeError):
+        return frozenset()
+    return _OURS
 
 
 def write_proof(

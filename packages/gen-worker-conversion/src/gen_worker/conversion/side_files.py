@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.lazy.stored import unreadable
+from gen_worker.conversion.provenance import proof_files
 from gen_worker.conversion.writer.output_file import (
     PART_SUFFIX,
     output_directory,
@@ -49,10 +50,15 @@ def is_weights(name: str) -> bool:
 
 
 def side_files(directory: str) -> Iterator[str]:
-    """Yield the plain files of a directory itself that are no weights, by name."""
+    """Yield the plain files of a directory itself that are no weights, by name.
+
+    Provenance, report and card that an earlier conversion wrote are none either.
+    """
+    ours = proof_files(directory)
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_file() and not entry.name.startswith(".") and not is_weights(entry.name):
-            yield entry.name
+            if entry.name not in ours:
+                yield entry.name
 
 
 def copy_side_files(source: str, target: str, *, skip: Collection[str] = ()) -> int:

@@ -11,6 +11,7 @@ from gen_worker.conversion.quantize.methods import LOADERS, METHODS, OTHERS_METH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gen_worker.conversion.convert.values import OutputLayout
     from gen_worker.conversion.quantize.methods import Layout, Method
@@ -24,6 +25,7 @@ __all__ = [
     "Library",
     "cells",
     "form_of",
+    "is_made_whole",
     "layouts_for",
     "refusal_of",
     "refused_names",
@@ -88,10 +90,24 @@ def form_of(source: Source, target: Target, layout: OutputLayout | None) -> Form
         is_packed = layout == "singlefile" and not target.is_gguf
         return "pipeline to file" if is_packed else "pipeline"
     if os.path.isdir(source.path):
-        return "folder"
+        return "gguf file" if _has_gguf_alone(source.path) else "folder"
     if source.path.suffix.lower() == ".gguf":
         return "gguf file"
     return "file to pipeline" if layout == "diffusers" else "file"
+
+
+def _has_gguf_alone(folder: Path) -> bool:
+    """Tell whether the weights of a folder are GGUF files: safetensors beside them count first."""
+    suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(folder)}
+    return ".gguf" in suffixes and ".safetensors" not in suffixes
+
+
+def is_made_whole(token: str, form: Form) -> bool:
+    """Tell whether a number of bits may come to a precision: of pipelines, all must have it."""
+    target = Target(token, token in WRITTEN)
+    if form not in _PIPELINES or target.is_gguf:
+        return True
+    return not refusal_of(target, form) and _extent(target, form) == "whole"
 
 
 def refusal_of(target: Target, form: Form) -> str:

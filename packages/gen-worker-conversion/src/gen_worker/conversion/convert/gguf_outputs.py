@@ -66,12 +66,12 @@ def _kind(request: ConversionRequest, source: Source) -> tuple[str, str, str]:
         return "denoiser", f"{name}-{component}", os.path.join(path, component)
     if os.path.isfile(os.path.join(path, "adapter_config.json")):
         return "LoRA", name, path
-    if os.path.isfile(os.path.join(path, "config.json")):
-        return "language model", name, path
     files = gguf_files(path)
     if files:
         first = path if os.path.isfile(path) else files[0]
         return "GGUF file", _PART.sub("", os.path.splitext(os.path.basename(first))[0]), first
+    if os.path.isfile(os.path.join(path, "config.json")):
+        return "language model", name, path
     raise ConversionInputError(
         f"{request.source!r} is no folder of a language model, a sentence encoder, a LoRA of peft "
         "or a pipeline: GGUF files are made of those",

@@ -12,8 +12,9 @@ import msgspec
 
 from gen_worker.conversion.classify import RepoRefusal, detect_huggingface_source_layout
 from gen_worker.conversion.convert.gguf_facts import GgufFacts, gguf_facts, gguf_files
+from gen_worker.conversion.convert.quantized_sources import quantization_of
 from gen_worker.conversion.errors import ConversionInputError
-from gen_worker.conversion.lazy.weight_sets import holds_weights, weight_set_of
+from gen_worker.conversion.lazy.weight_sets import weight_set_of
 from gen_worker.conversion.lora.facts import AdapterFacts, adapter_facts
 from gen_worker.conversion.lora.reading import peft_parts
 from gen_worker.conversion.source import Component, Source
@@ -202,8 +203,6 @@ def _facts(component: Component, variant: str | None) -> ComponentFacts:
         pass
     elif os.path.isfile(path):
         files = (path,)
-    elif not holds_weights(path):
-        raise ConversionInputError(f"{path!r} has no weights", file=path)
     else:
         found = weight_set_of(path, variant)
         files = tuple(read_index(found.index_path).shards) if found.index_path else found.files
@@ -222,7 +221,7 @@ def _facts(component: Component, variant: str | None) -> ComponentFacts:
         parameters=parameters,
         size_bytes=sum(sizes.values()),
         dtypes=sizes,
-        quantization=_quantization(component.config),
+        quantization=quantization_of(component.config),
     )
 
 
@@ -250,11 +249,3 @@ def _class_of(config: Mapping[str, Any]) -> str:
         return name
     names = config.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-
-
-def _quantization(config: Mapping[str, Any]) -> str:
-    told = config.get("quantization_config")
-    if not isinstance(told, dict):
-        return ""
-    name = told.get("quant_method") or told.get("quant_algo")
-    return name if isinstance(name, str) else "unknown"

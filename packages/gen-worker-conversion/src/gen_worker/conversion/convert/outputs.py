@@ -6,7 +6,7 @@ import os
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen_worker.conversion.cast import cast_checkpoint, cast_code
+from gen_worker.conversion.cast import EIGHT_BIT_FLOATS, cast_checkpoint, cast_code
 from gen_worker.conversion.classify import parse_weight_file
 from gen_worker.conversion.convert.calibrated import calibration_of, takes_data
 from gen_worker.conversion.convert.cells import form_of, layouts_for, not_for, refusal_of
@@ -16,6 +16,7 @@ from gen_worker.conversion.convert.merged_sources import (
     merged_source,
     refuse_merging,
 )
+from gen_worker.conversion.convert.quantized_sources import refuse_quantized
 from gen_worker.conversion.convert.targets import is_cast
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.gguf.container import MAX_NAME_BYTES
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from gen_worker.conversion.convert.calibrated import Calibration
-    from gen_worker.conversion.convert.cells import Library
+    from gen_worker.conversion.convert.cells import Form, Library
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
     from gen_worker.conversion.lazy import Checkpoint, OpenCheckpoint
@@ -121,6 +122,8 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         reason = f"it is no LoRA, and {request.layout!r} is a layout of those"
     if reason:
         raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
+    if form != "gguf file":
+        refuse_quantized(source, _converted(request, source, target, form))
     if target.is_gguf:
         from gen_worker.conversion.convert.gguf_outputs import gguf_output
 
@@ -144,6 +147,26 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         )
         for name, checkpoint in checkpoints.items()
     )
+
+
+def _converted(
+    request: ConversionRequest, source: Source, target: Target, form: Form
+) -> tuple[str, ...]:
+    """Return the names of the components that do not stay as they are."""
+    if source.file_layout != "diffusers":
+        return ("",)
+    if target.is_gguf:
+        named = request.components or ("transformer", "unet")
+        return tuple(name for name in named if name in source.components)
+    is_one = form == "pipeline to file"
+    return tuple(n for n in source.components if is_one or _is_converted(request, target, n))
+
+
+def _is_converted(request: ConversionRequest, target: Target, name: str) -> bool:
+    if not name:
+        return True
+    usual = is_cast(target) or name in QUANTIZABLE
+    return usual if request.components is None else name in request.components
 
 
 def _is_adapter(source: Source) -> bool:
@@ -189,8 +212,7 @@ def _component(
         prefix: Of the names of new files.
         folder: Whose files are copied where the component stays as it is; empty writes them anew.
     """
-    usual = is_cast(target) or name in QUANTIZABLE
-    if name and not (usual if request.components is None else name in request.components):
+    if not _is_converted(request, target, name):
         return Output(name, "copy", checkpoint, checkpoint, folder, "" if folder else prefix)
     if is_cast(target):
         return _cast(request, target, name, checkpoint, prefix)
@@ -219,9 +241,9 @@ def _left_alone(made: Checkpoint, code: str, keep: Sequence[str]) -> dict[str, s
     """Return why tensors of floats have another precision than they could."""
     reasons: dict[str, str] = {}
     for name, tensor in made.items():
-        if tensor.dtype in FLOATS and tensor.dtype != code:
-            asked = any(fnmatchcase(name, pattern) for pattern in keep)
-            reasons[name] = "asked for" if asked else "belongs to weights that are quantised"
+        is_float = tensor.dtype in (*FLOATS, *EIGHT_BIT_FLOATS)
+        if is_float and tensor.dtype != code and any(fnmatchcase(name, one) for one in keep):
+            reasons[name] = "asked for"
     return reasons
 
 

@@ -11,12 +11,13 @@ import msgspec
 
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.calibrated import described, unused_data
+from gen_worker.conversion.convert.cells import form_of, is_made_whole
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import outputs_of
 from gen_worker.conversion.convert.staging import finished_bytes, is_half_published, name_of
-from gen_worker.conversion.convert.targets import SOURCE_KINDS, resolved_targets
+from gen_worker.conversion.convert.targets import SOURCE_KINDS, Target, resolved_targets
 from gen_worker.conversion.convert.values import (
     ComponentPlan,
     ConversionPlan,
@@ -27,7 +28,9 @@ from gen_worker.conversion.convert.values import (
     Refusal,
 )
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.provenance import proof_files
 from gen_worker.conversion.side_files import is_weights, json_bytes
+from gen_worker.conversion.source import Source
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.errors import WorkerError
 
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gen_worker.conversion.convert.outputs import Output
-    from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import MergedLora, ModelMerge, OutputLayout
     from gen_worker.conversion.lazy import Checkpoint
     from gen_worker.conversion.quantize.calibration_text import CalibrationData
@@ -90,7 +92,13 @@ def plan_conversion(
     facts = inspect_model(source, variant=variant)
     available = available_tokens(is_calibrated=calibration is not None)
     kind = SOURCE_KINDS.get(facts.layout, "transformers")
-    wanted, unknown = resolved_targets(targets, source_kind=kind, available=available)
+    form = form_of(Source(facts.path), Target("bf16", False), layout)
+    wanted, unknown = resolved_targets(
+        targets,
+        source_kind=kind,
+        available=available,
+        by_bits={token for token in available if is_made_whole(token, form)},
+    )
     request = ConversionRequest(
         source=facts.path,
         targets=tuple(target.name for target in wanted),
@@ -117,6 +125,7 @@ def plan_conversion(
     is_finished = _is_taken(place) and (keep_in is not None or is_half_published(request))
     refusals += _asked(request, targets, is_finished)
     flavors, impossible = _flavors(request, wanted)
+    impossible = [one for one in impossible if one.reason not in facts.refusals]
     size = sum(flavor.size_bytes for flavor in flavors)
     free = shutil.disk_usage(_existing(place)).free
     refusals += [*impossible, *([] if is_finished else _no_room(place, size, free))]
@@ -274,10 +283,12 @@ def _other_bytes(source: str, first: Output) -> int:
     if first.is_whole_model:
         notices = notices_in(source)
         return total + sum(os.path.getsize(os.path.join(source, name)) for name in notices)
+    ours = {os.path.join(source, name) for name in proof_files(source)}
     for parent, directories, names in os.walk(source):
         directories[:] = [name for name in directories if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and not is_weights(name):
+            is_side_file = not name.startswith(".") and not is_weights(name)
+            if is_side_file and os.path.join(parent, name) not in ours:
                 total += os.path.getsize(os.path.join(parent, name))
     return total
 

@@ -54,26 +54,33 @@ class Target(NamedTuple):
 
 
 def resolved_targets(
-    tokens: Sequence[str], *, source_kind: str, available: Collection[str]
+    tokens: Sequence[str],
+    *,
+    source_kind: str,
+    available: Collection[str],
+    by_bits: Collection[str],
 ) -> tuple[tuple[Target, ...], tuple[tuple[str, str], ...]]:
     """Return the outputs that tokens ask for, each once, and the tokens that mean none, with why.
 
     Args:
         tokens: Such as `bf16`, `fp8`, `gguf:q4_k_m`, `q8_0` or `4bit`.
         source_kind: See `vocabulary.SourceKind`.
-        available: Precisions that can be made of such a source; GGUF levels among them.
+        available: Precisions that can be made; GGUF levels among them.
+        by_bits: Those of them that a number of bits may come to for this source.
     """
     found: dict[Target, None] = {}
     refused: list[tuple[str, str]] = []
     for text in tokens:
         try:
-            found[_target(text, source_kind, available)] = None
+            found[_target(text, source_kind, available, by_bits)] = None
         except ValidationError as error:
             refused.append((text, str(error)))
     return tuple(found), tuple(refused)
 
 
-def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
+def _target(
+    text: str, source_kind: str, available: Collection[str], by_bits: Collection[str]
+) -> Target:
     word = text.strip().lower()
     wants_gguf = word.startswith(_GGUF)
     token = normalize_dtype(word)
@@ -81,7 +88,7 @@ def _target(text: str, source_kind: str, available: Collection[str]) -> Target:
         return Target(token, True)
     if is_fuzzy_bitwidth(token):
         kind = "gguf" if wants_gguf else source_kind
-        token = resolve_fuzzy_to_concrete(token, source_kind=kind, available_dtypes=available)
+        token = resolve_fuzzy_to_concrete(token, source_kind=kind, available_dtypes=by_bits)
     if token not in available:
         _refuse_elsewhere(token)
         resolve_fuzzy_to_concrete(token, source_kind=source_kind, available_dtypes=())

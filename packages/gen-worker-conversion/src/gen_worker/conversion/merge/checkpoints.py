@@ -208,7 +208,8 @@ def _checked(name: str, tensors: Sequence[LazyTensor]) -> Sequence[LazyTensor]:
     for tensor in tensors:
         if tensor.shape != tensors[0].shape or tensor.dtype not in FLOATS:
             raise ConversionInputError(
-                f"{name!r} is {tensors[0]!r} in the first model and {tensor!r} in another: merge "
+                f"{name!r} is {_told(tensors[0])} in the first model and {_told(tensor)} in "
+                "another: merge "
                 "models of one architecture, before they are quantised",
                 tensor=name,
             )
@@ -221,11 +222,15 @@ def _same(name: str, tensors: Sequence[LazyTensor]) -> LazyTensor:
     is_plain = first.dtype in ("I64", "I32", "BOOL")
     if not is_plain or any((one.shape, one.dtype) != (first.shape, first.dtype) for one in tensors):
         raise ConversionInputError(
-            f"{name!r} is {first!r}, which cannot be merged: merge models before they are "
-            "quantised",
+            f"tensor {name!r} is {_told(first)}, which cannot be merged: merge what these "
+            "were made of, before it is quantised",
             tensor=name,
         )
     return first
+
+
+def _told(tensor: LazyTensor) -> str:
+    return f"{tensor.dtype} of shape {list(tensor.shape)}"
 
 
 def _weight(weights: Weights, name: str) -> float:
