@@ -118,7 +118,9 @@ def test_plain_files_become_others_and_packed_ones_only_if_that_is_wanted(
     assert unpacked_values(again) == unpacked_values(direct)
     before, after = (read_gguf_header(str(file)).metadata for file in (direct, again))
     assert dict(before) == dict(after)
-    with pytest.raises(ConversionInputError, match="start from the model in full precision") as caught:
+    with pytest.raises(
+        ConversionInputError, match="start from the model in full precision"
+    ) as caught:
         plan_gguf_file(direct, "q8_0")
     assert caught.value.tensor
     twice = written(plan_gguf_file(direct, "q8_0", allow_requantize=True), tmp_path / "twice.gguf")
