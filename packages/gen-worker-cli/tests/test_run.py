@@ -463,7 +463,3 @@ def test_publishing_only_says_what_it_would_do(cli: Cli) -> None:
     assert isinstance(payload, dict)
     assert (payload["stubbed"], payload["destination_repo"]) == (True, "acme/mine")
     assert payload["revision_id"].startswith("local-")
-    (answer,) = cli("run", "acme/mine", "--allow-publish", project=folder).reports
-    payload = answer["payload"]
-    assert isinstance(payload, dict)
-    assert payload["reason"] == "missing_worker_capability_channel"

@@ -234,6 +234,9 @@ def test_a_language_model_becomes_one_gguf_file(tmp_path: Path) -> None:
     [part] = plan.flavors[0].components
     assert (part.action, part.tensors) == ("gguf", len(header.tensors))
     assert sum(one.end - one.start for one in header.tensors.values()) == part.size_bytes
-    assert result.flavors[0].attributes == {"quantization_method": "q8_0"}
+    assert result.flavors[0].attributes == {
+        "quantization_method": "q8_0",
+        "quantization_library": "llama-cpp",
+    }
     again = plan_conversion(tmp_path / "out" / "tiny-Q8_0.gguf", ["bf16"], out=tmp_path / "other")
     assert "names of llama.cpp" in again.refusals[0].reason
