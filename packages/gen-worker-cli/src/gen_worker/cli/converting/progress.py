@@ -35,6 +35,7 @@ class ConversionBar:
         self._next_at = 0.0
         self._first_bytes: int | None = None
         self._reports: Any = None
+        self._is_over = False
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
@@ -52,9 +53,10 @@ class ConversionBar:
         now = time.monotonic()
         if self._first_bytes is None:  # what an earlier run had done is no work of this one
             self._first_bytes = progress.done_bytes
-        is_last = progress.done_bytes >= progress.total_bytes
+        is_last = progress.done_bytes >= progress.total_bytes and not self._is_over
         if now < self._next_at and not is_last:
             return
+        self._is_over |= is_last
         self._next_at = now + _EVERY_S
         done = progress.done_bytes - self._first_bytes
         rate = done / max(now - self._started_at, 1e-3)
