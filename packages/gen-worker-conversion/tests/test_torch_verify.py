@@ -19,7 +19,7 @@ from gen_worker.conversion.verify import (
     QualityGate,
     VerificationError,
     read_quantized,
-    token_logits,
+    usual_gate,
     verify_output,
 )
 from gen_worker.errors import CanceledError
@@ -222,13 +222,12 @@ def test_recipes_may_say_what_is_expected(cast_llama: Path, llama: Path) -> None
 
 
 def test_a_quality_gate_compares_what_the_models_give(cast_llama: Path, llama: Path) -> None:
-    outputs = token_logits([[1, 2, 3, 4], [7, 5, 3, 1]])
-    report = verify_output(cast_llama, llama, gate=QualityGate(outputs=outputs, min_snr_db=20))
+    report = verify_output(cast_llama, llama, gate=usual_gate(llama, min_snr_db=20))
     assert report.quality is not None
     assert report.quality.snr_db is not None
     assert report.quality.snr_db > 20
     with pytest.raises(VerificationError, match="90 dB are needed"):
-        verify_output(cast_llama, llama, gate=QualityGate(outputs=outputs, min_snr_db=90))
+        verify_output(cast_llama, llama, gate=usual_gate(llama, min_snr_db=90))
 
 
 def test_models_of_a_gate_see_the_same_random_numbers(cast_llama: Path, llama: Path) -> None:

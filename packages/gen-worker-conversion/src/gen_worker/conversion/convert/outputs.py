@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.cast import EIGHT_BIT_FLOATS, cast_checkpoint, cast_code
@@ -259,6 +260,8 @@ def _quantized(
     library: Library = "diffusers" if prefix == "diffusion_pytorch_model" else "transformers"
     if not name and os.path.isfile(request.source):
         library = "file"
+    from gen_worker.conversion.verify.reading import read_quantized
+
     method = lookup_method(target.token)
     layouts = layouts_for(method, library)
     if not layouts:
@@ -275,13 +278,6 @@ def _quantized(
     )
     work = calibration_of(request, name, checkpoint, made) if is_calibrated else None
     report = made.report
-
-    def read_back(stored: Checkpoint) -> Checkpoint:
-        names = frozenset(report.quantized)
-        return {
-            name: made.dequantized(name, stored) if name in names else stored[name]
-            for name in checkpoint
-        }
 
     return Output(
         name,
@@ -303,7 +299,7 @@ def _quantized(
             **(work.attributes if work else {}),
         },
         calibration=work,
-        read_back=read_back,
+        read_back=partial(read_quantized({name: made}), name),
     )
 
 

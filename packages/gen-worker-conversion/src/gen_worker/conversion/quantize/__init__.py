@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         QuantizedCheckpoint,
         quantize_checkpoint,
     )
-    from gen_worker.conversion.quantize.measure import WeightError, measure_errors, weight_error
     from gen_worker.conversion.quantize.methods import (
         METHODS,
         OTHERS_METHODS,
@@ -38,21 +37,17 @@ __all__ = [
     "QuantizeOptions",
     "QuantizedCheckpoint",
     "Recipe",
-    "WeightError",
     "calibrate_checkpoint",
     "calibration_data",
     "lookup_method",
-    "measure_errors",
     "quantize_checkpoint",
     "recipe_for",
-    "weight_error",
 ]
 
 _MODULES = {
     "calibrating": ("calibrate_checkpoint",),
     "calibration_text": ("CalibrationData", "calibration_data"),
     "checkpoint": ("QuantizationReport", "QuantizedCheckpoint", "quantize_checkpoint"),
-    "measure": ("WeightError", "measure_errors", "weight_error"),
     "methods": ("METHODS", "OTHERS_METHODS", "Method", "MethodElsewhere", "lookup_method"),
     "options": ("QuantizeOptions",),
     "policy": ("Policy",),

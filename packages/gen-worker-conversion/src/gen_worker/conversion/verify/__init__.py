@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gen_worker.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gen_worker.conversion.verify.gate import QualityGate, token_logits
+    from gen_worker.conversion.verify.gate import QualityGate
     from gen_worker.conversion.verify.reading import read_quantized
     from gen_worker.conversion.verify.usual_outputs import usual_gate
     from gen_worker.conversion.verify.values import (
@@ -27,13 +27,12 @@ __all__ = [
     "VerificationError",
     "VerificationReport",
     "read_quantized",
-    "token_logits",
     "usual_gate",
     "verify_output",
 ]
 
 _MODULES = {
-    "gate": ("QualityGate", "token_logits"),
+    "gate": ("QualityGate",),
     "reading": ("read_quantized",),
     "usual_outputs": ("usual_gate",),
     "values": (

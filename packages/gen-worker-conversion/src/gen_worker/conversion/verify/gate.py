@@ -9,11 +9,9 @@ import msgspec
 from gen_worker.conversion.verify.comparing import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from gen_worker.conversion.verify.values import Difference
 
-__all__ = ["QualityGate", "behaviour", "token_logits"]
+__all__ = ["QualityGate", "behaviour"]
 
 
 class QualityGate(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,21 +43,6 @@ def behaviour(gate: QualityGate, source: str, result: str) -> tuple[Difference, 
             f"{gate.min_snr_db:g} dB are needed"
         ]
     return difference, []
-
-
-def token_logits(tokens: Sequence[Sequence[int]]) -> Callable[[str], list[Any]]:
-    """Return the `outputs` of a gate for causal language models: their logits for these tokens."""
-
-    def run(path: str) -> list[Any]:
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
-        from gen_worker.conversion.source import Source
-
-        model = Source(path).as_hf_model().eval()
-        with torch.inference_mode():
-            return [model(torch.tensor([row])).logits.float() for row in tokens]
-
-    return run
 
 
 def _seeded(gate: QualityGate, path: str) -> list[Any]:
