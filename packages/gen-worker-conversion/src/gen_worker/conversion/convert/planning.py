@@ -37,6 +37,7 @@ from gen_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gen_worker.conversion.convert.inspecting import ModelFacts
     from gen_worker.conversion.convert.outputs import Output
     from gen_worker.conversion.convert.values import MergedLora, ModelMerge, OutputLayout
     from gen_worker.conversion.lazy import Checkpoint
@@ -90,15 +91,7 @@ def plan_conversion(
     if (out is None) == (keep_in is None):
         raise TypeError("give either out or keep_in")
     facts = inspect_model(source, variant=variant)
-    available = available_tokens(is_calibrated=calibration is not None)
-    kind = SOURCE_KINDS.get(facts.layout, "transformers")
-    form = form_of(Source(facts.path), Target("bf16", False), layout)
-    wanted, unknown = resolved_targets(
-        targets,
-        source_kind=kind,
-        available=available,
-        by_bits={token for token in available if is_made_whole(token, form)},
-    )
+    wanted, unknown = _resolved(facts, targets, layout, is_calibrated=calibration is not None)
     request = ConversionRequest(
         source=facts.path,
         targets=tuple(target.name for target in wanted),
@@ -118,17 +111,43 @@ def plan_conversion(
         first = wanted[0].flavor if wanted else "nothing"
         place = os.path.join(os.path.abspath(keep_in), f"{first}-{name_of(request)}")
         request = msgspec.structs.replace(request, out=place)
-    refusals = [Refusal(target=text, reason=why) for text, why in unknown]
-    refusals += [Refusal(target="", reason=why) for why in facts.refusals]
-    refusals += unused_data(request, wanted)
-    place = request.out
-    is_finished = _is_taken(place) and (keep_in is not None or is_half_published(request))
-    refusals += _asked(request, targets, is_finished)
+    is_finished = _is_taken(request.out) and (keep_in is not None or is_half_published(request))
+    refusals = [
+        *(Refusal(target=text, reason=why) for text, why in unknown),
+        *(Refusal(target="", reason=why) for why in facts.refusals),
+        *unused_data(request, wanted),
+        *_asked(request, targets, is_finished),
+    ]
+    return _planned(request, facts, wanted, refusals, is_finished)
+
+
+def _resolved(
+    facts: ModelFacts, targets: Sequence[str], layout: OutputLayout | None, *, is_calibrated: bool
+) -> tuple[tuple[Target, ...], tuple[tuple[str, str], ...]]:
+    """Return the outputs that are asked for, and what means none, with the reason."""
+    available = available_tokens(is_calibrated=is_calibrated)
+    form = form_of(Source(facts.path), Target("bf16", False), layout)
+    return resolved_targets(
+        targets,
+        source_kind=SOURCE_KINDS.get(facts.layout, "transformers"),
+        available=available,
+        by_bits={token for token in available if is_made_whole(token, form)},
+    )
+
+
+def _planned(
+    request: ConversionRequest,
+    facts: ModelFacts,
+    wanted: Sequence[Target],
+    refusals: Sequence[Refusal],
+    is_finished: bool,
+) -> ConversionPlan:
+    """Return the plan; `refusals` are those that are known before any output is looked at."""
     flavors, impossible = _flavors(request, wanted)
-    impossible = [one for one in impossible if one.reason not in facts.refusals]
     size = sum(flavor.size_bytes for flavor in flavors)
-    free = shutil.disk_usage(_existing(place)).free
-    refusals += [*impossible, *([] if is_finished else _no_room(place, size, free))]
+    free = shutil.disk_usage(_existing(request.out)).free
+    every = [*refusals, *(one for one in impossible if one.reason not in facts.refusals)]
+    every += [] if is_finished else _no_room(request.out, size, free)
     return ConversionPlan(
         request=request,
         layout=facts.layout,
@@ -139,7 +158,7 @@ def plan_conversion(
         free_bytes=free,
         memory_bytes=memory_bytes(part for one in flavors for part in one.components),
         seconds=sum(flavor.seconds for flavor in flavors),
-        refusals=tuple(dict.fromkeys(refusals)),
+        refusals=tuple(dict.fromkeys(every)),
         is_finished=is_finished,
     )
 

@@ -21,6 +21,8 @@ from gen_worker.conversion.lora.reading import open_adapter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gen_worker.conversion.gguf.architectures import Architecture
+    from gen_worker.conversion.gguf.types import FileType
     from gen_worker.conversion.lazy import LazyTensor
     from gen_worker.conversion.lora.adapter import LowRank
 
@@ -68,7 +70,7 @@ def plan_lora(
     layers = _layers(place)
     alpha = Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
     names = name_map(architecture, number_of(config, "num_hidden_layers", file))
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes = {}
     if folder != place and holds_weights(folder):
         known, _ = named_tensors(open_checkpoint(folder), config, architecture, file)
         shapes = {one: tensor.shape for one, tensor in known.items()}
@@ -79,6 +81,17 @@ def plan_lora(
         up = layer.up if layer.alpha == alpha else scale(layer.up, layer.alpha / alpha)
         sides[f"{new}.lora_a"] = layer.down
         sides[f"{new}.lora_b"] = laid_out(new, up, config, architecture, file)
+    return _plan(sides, alpha, architecture, wanted, name)
+
+
+def _plan(
+    sides: Mapping[str, LazyTensor],
+    alpha: float,
+    architecture: Architecture,
+    wanted: FileType,
+    name: str,
+) -> GgufPlan:
+    """Return the file of both sides of every layer, all of them of one alpha."""
     types = {one: fallback_of(wanted.base, tensor.shape[-1]) for one, tensor in sides.items()}
     metadata = general(architecture.name, wanted, name) | {
         "general.type": "adapter",
