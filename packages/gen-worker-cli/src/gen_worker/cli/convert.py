@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.options import add_plan_options
+
 if TYPE_CHECKING:
     import argparse
 
@@ -36,14 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder, or owner/repo:tag to publish to"
     )
-    parser.add_argument("--plan", action="store_true", help="only print the plan")
-    parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
-    parser.add_argument("--offline", action="store_true", help="never fetch a source")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print events as JSON lines, as is done wherever stdout is no terminal",
-    )
+    add_plan_options(parser)
     _add_shape(parser.add_argument_group("what is converted, and into which files"))
     _add_calibration(parser.add_argument_group("calibration"))
     _add_gguf(parser.add_argument_group("GGUF files"))

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gen_worker.cli.options import add_plan_options
+
 if TYPE_CHECKING:
     import argparse
 
@@ -48,17 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="merge only these, separated by commas; the others are the first model's",
     )
-    parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument(
         "--verify", action="store_true", help="read the output again and compare it"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
-    parser.add_argument("--offline", action="store_true", help="never fetch a model")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print events as JSON lines, as is done wherever stdout is no terminal",
-    )
+    add_plan_options(parser)
 
 
 def main(args: argparse.Namespace) -> int:

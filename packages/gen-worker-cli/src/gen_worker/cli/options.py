@@ -8,7 +8,13 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-__all__ = ["add_host_options", "add_output_options", "add_project_options", "whole_number"]
+__all__ = [
+    "add_host_options",
+    "add_output_options",
+    "add_plan_options",
+    "add_project_options",
+    "whole_number",
+]
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -82,4 +88,16 @@ def add_output_options(parser: argparse.ArgumentParser, *, envelope: bool) -> No
         dest="envelope",
         action="store_false",
         help="print bare values" + ("" if envelope else " (default)"),
+    )
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--plan`, `--yes`, `--offline` and `--json`, which all conversions of models have."""
+    parser.add_argument("--plan", action="store_true", help="only print the plan")
+    parser.add_argument("--yes", action="store_true", help="do not ask at a terminal")
+    parser.add_argument("--offline", action="store_true", help="never fetch a model")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print events as JSON lines, as is done wherever stdout is no terminal",
     )
