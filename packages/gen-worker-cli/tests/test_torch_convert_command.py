@@ -41,6 +41,14 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
+def hub_with_source(cli: Cli, start_hub: Callable[..., Hub]) -> Hub:
+    """Start a hub that has the folder `model` as acme/source:prod."""
+    hub = start_hub()
+    pushed = cli("hub", "push", "model", "acme/source:prod", TENSORHUB_URL=hub.url)
+    assert pushed.code == 0, pushed.stderr
+    return hub
+
+
 def events(stdout: str) -> dict[str, Any]:
     """Return the last event of each kind."""
     return {event["kind"]: event for event in map(json.loads, stdout.splitlines())}
@@ -62,6 +70,15 @@ def test_each_precision_has_a_folder_and_is_proven(cli: Cli) -> None:
     assert sorted(os.listdir(cli.folder / "out")) == ["bf16", "fp16"]
     card = (cli.folder / "out" / "fp16" / "README.md").read_text()
     assert "| of these exact | 2 |" in card
+    from blake3 import blake3
+
+    for flavor in ("bf16", "fp16"):
+        folder = cli.folder / "out" / flavor
+        files = json.loads((folder / "provenance.json").read_text())["files"]
+        assert files == {
+            "model.safetensors": "blake3:"
+            + blake3((folder / "model.safetensors").read_bytes()).hexdigest()
+        }
     assert sorted(os.listdir(cli.folder)) == ["model", "out"]
 
 
@@ -123,9 +140,7 @@ def test_what_an_output_was_made_from_is_published_with_it(
     cli: Cli, start_hub: Callable[..., Hub]
 ) -> None:
     write_model(cli.folder / "model")
-    hub = start_hub()
-    pushed = cli("hub", "push", "model", "acme/source:prod", TENSORHUB_URL=hub.url)
-    assert pushed.code == 0, pushed.stderr
+    hub = hub_with_source(cli, start_hub)
 
     done = cli(
         *("convert", "acme/source:prod", "--to", "bf16", "--out", "acme/made:prod"),
@@ -166,9 +181,7 @@ def test_what_is_quantised_says_how_on_the_hub(cli: Cli, start_hub: Callable[...
     from gen_worker.models.tiny import tiny_llama
 
     tiny_llama(cli.folder / "model")
-    hub = start_hub()
-    pushed = cli("hub", "push", "model", "acme/source:prod", TENSORHUB_URL=hub.url)
-    assert pushed.code == 0, pushed.stderr
+    hub = hub_with_source(cli, start_hub)
 
     done = cli(
         *("convert", "acme/source:prod", "--to", "fp8,gguf:q8_0", "--out", "acme/made:prod"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gen_worker.cancel import CancelToken
     from gen_worker.clone.planning import CloneFlavor, ClonePlan
     from gen_worker.clone.progress import CloneProgress, Span
-    from gen_worker.conversion.convert import ConversionPlan
+    from gen_worker.conversion.convert import ConversionPlan, ConversionResult
 
 __all__ = ["MadeFlavor", "make_flavors"]
 
@@ -225,14 +225,14 @@ class _Run:
         flavor, place = one.flavor, one.conversion.flavors[0].path
         try:
             with self.progress.making(f"{stage}.converting", span) as watch:
-                run_conversion(
+                result = run_conversion(
                     one.conversion,
                     progress=lambda state: watch(state.done_bytes, state.total_bytes),
                     on_file=self.on_file,
                     token=self.token,
                 )
                 self._add_notices(one.conversion, place)
-                attributes = self._proven(one.conversion)
+                attributes = self._proven(one.conversion, result)
         except VerificationError as error:
             shutil.rmtree(place)
             self._fail(flavor, f"it is not right: {'; '.join(error.problems[:_SHOWN])}", span[1])
@@ -248,12 +248,13 @@ class _Run:
             names = notices_in(self.source)
             place_files({name: os.path.join(self.source, name) for name in names}, place)
 
-    def _proven(self, conversion: ConversionPlan) -> dict[str, Any]:
+    def _proven(self, conversion: ConversionPlan, result: ConversionResult) -> dict[str, Any]:
         from gen_worker.conversion.convert import prove_outputs
 
         identity = self.plan.identity
         (proven,) = prove_outputs(
             conversion,
+            result,
             source_ref=identity.ref,
             source_revision=identity.revision,
             source_files=self.digests or None,

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from importlib import metadata
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -88,20 +89,30 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def hashes_of(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the blake3 digests of a file, or of all files below a directory; reads them all.
+def hashes_of(
+    path: str | os.PathLike[str], known: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return the blake3 digests of a file, or of all files below a directory.
 
     What this module and the card write is left out.
+
+    Args:
+        path: What is read.
+        known: Digests of files below it, by path, which are not read.
     """
     from gen_worker.models.store.durable import hash_file
 
     place = os.fspath(path)
     if os.path.isfile(place):
         return {os.path.basename(place): f"blake3:{hash_file(place)}"}
-    return {
-        os.path.relpath(file, place).replace(os.sep, "/"): f"blake3:{hash_file(file)}"
+    names = {
+        os.path.relpath(file, place).replace(os.sep, "/"): file
         for file in sorted(_files_below(place))
         if os.path.relpath(file, place) not in _OURS
+    }
+    return {
+        name: known[name] if name in known else f"blake3:{hash_file(file)}"
+        for name, file in names.items()
     }
 
 

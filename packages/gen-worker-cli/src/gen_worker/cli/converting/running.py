@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gen_worker.cli.converting.places import HeldSource
     from gen_worker.conversion.convert import (
         ConversionPlan,
+        ConversionResult,
         FlavorPlan,
         MergedLora,
         ProvenFlavor,
@@ -61,6 +62,7 @@ class Conversion:
         self._out = out
         self._is_for_people = not args.json and os.isatty(out.fileno())
         self._printer = ResultPrinter(out, envelope=False)
+        self._result: ConversionResult | None = None
 
     def run(self) -> int:
         bar = TransferBar("fetch")
@@ -77,7 +79,7 @@ class Conversion:
             if self.ref is not None:
                 self._check_destination(self.ref)
             if not plan.is_finished or self.ref is None:
-                self._convert(plan)
+                self._result = self._convert(plan)
             if self.ref is not None:
                 self._publish(plan, self.ref, source, self._prove(plan, source, gate))
             elif self.args.verify or gate is not None:
@@ -126,7 +128,7 @@ class Conversion:
         for problem in problems:
             print(f"gen-worker {self.command}: {problem}", file=sys.stderr)
 
-    def _convert(self, plan: ConversionPlan) -> None:
+    def _convert(self, plan: ConversionPlan) -> ConversionResult:
         from gen_worker.conversion.convert import run_conversion
 
         self._ask()
@@ -143,6 +145,7 @@ class Conversion:
             )
         else:
             self._tell("convert.done", msgspec.to_builtins(result))
+        return result
 
     def _ask(self) -> None:
         if self.args.yes or not self._is_for_people or not sys.stdin.isatty():
@@ -185,6 +188,7 @@ class Conversion:
         proven = []
         for one in prove_outputs(
             plan,
+            self._result,
             source_ref=source.ref,
             source_revision=source.revision,
             gate=gate,

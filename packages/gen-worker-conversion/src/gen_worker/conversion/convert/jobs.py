@@ -64,9 +64,12 @@ def produce_flavors(
     def report(one: Progress) -> None:
         ctx.progress(one.done_bytes / max(one.total_bytes, 1), stage=one.flavor)
 
-    run_conversion(plan, progress=report, on_file=ctx.publish_early, token=ctx.cancel_token)
+    result = run_conversion(
+        plan, progress=report, on_file=ctx.publish_early, token=ctx.cancel_token
+    )
     proven = prove_outputs(
         plan,
+        result,
         source_ref=_ref_of(ctx, path),
         source_revision=parent.checkpoint_id or "",
         limits=limits,

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gen_worker.cancel import CancelToken
-    from gen_worker.conversion.convert.values import ConversionPlan, FlavorPlan
+    from gen_worker.conversion.convert.values import (
+        ConversionPlan,
+        ConversionResult,
+        FlavorPlan,
+    )
     from gen_worker.conversion.verify import Limits, QualityGate
 
 __all__ = ["ProvenFlavor", "gate_of", "prove_outputs", "relation_of"]
@@ -42,6 +46,7 @@ class ProvenFlavor(msgspec.Struct, frozen=True, kw_only=True):
 
 def prove_outputs(
     plan: ConversionPlan,
+    result: ConversionResult | None = None,
     *,
     source_ref: str = "",
     source_revision: str = "",
@@ -58,6 +63,8 @@ def prove_outputs(
 
     Args:
         plan: Of `plan_conversion`, carried out.
+        result: Of `run_conversion`, whose digests of what it wrote are taken; None reads the files
+            for them.
         source_ref: What the source is called; by default the name of its directory.
         source_revision: Checkpoint id or commit, where there is one.
         source_files: Digests of the source's files by path, where they are known: `blake3:<hex>`
@@ -86,7 +93,7 @@ def prove_outputs(
                 source_revision=source_revision,
                 source_files=known_files,
                 recipe=_recipe(plan, flavor),
-                files=hashes_of(flavor.path),
+                files=hashes_of(flavor.path, _written(result, flavor)),
             ),
             report,
             source=source if card_from is None else card_from,
@@ -95,6 +102,12 @@ def prove_outputs(
         attributes = {**flavor.attributes, **facts}
         made = ProducedFlavor(path=flavor.path, flavor=flavor.flavor, attributes=attributes)
         yield ProvenFlavor(produced=made, report=report)
+
+
+def _written(result: ConversionResult | None, flavor: FlavorPlan) -> dict[str, str]:
+    """Return the digests of what a run wrote for an output."""
+    files = result.files.get(flavor.flavor, ()) if result is not None else ()
+    return {file.path: f"blake3:{file.blake3}" for file in files}
 
 
 def gate_of(plan: ConversionPlan, *, min_snr_db: float) -> QualityGate:
