@@ -193,9 +193,9 @@ class ProducerContext(RequestContext):
     def publish_early(self, path: str | os.PathLike[str]) -> None:
         """Begin to send a finished file of an artifact, while the function goes on; never blocks.
 
-        The artifact that the function returns finds it there, if the file has not changed since.
-        Without a destination, or a hub to publish to, this does nothing. A writer's `on_file` may
-        call it.
+        The artifact that the function returns finds it there, if the file has not changed since; a
+        file that could not be sent is sent once more then. Without a destination, or a hub to
+        publish to, this does nothing. A writer's `on_file` may call it.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -207,10 +207,11 @@ class ProducerContext(RequestContext):
             return
         early = self._extra.get("early")
         if early is None:
-            from gen_worker.context.early import EarlyUploads
+            from gen_worker.context.early import uploads_of
 
-            early = EarlyUploads(self, destination, self._revision_spec)
+            early = uploads_of(self, destination, self._revision_spec)
             self._extra["early"] = early
+        early.raise_failure()
         early.add(path)
 
     @property
