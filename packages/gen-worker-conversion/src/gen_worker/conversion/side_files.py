@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.lazy.stored import unreadable
+from gen_worker.conversion.links import Home
 from gen_worker.conversion.provenance import proof_files
 from gen_worker.conversion.writer.output_file import (
     PART_SUFFIX,
@@ -19,6 +20,7 @@ from gen_worker.conversion.writer.output_file import (
 )
 from gen_worker.models.formats import SAFE_SUFFIXES, UNSAFE_SUFFIXES, weight_files
 from gen_worker.models.formats.configs import read_config
+from gen_worker.models.formats.plain_files import files_below
 from gen_worker.models.formats.unsafe import only_unsafe
 
 if TYPE_CHECKING:
@@ -53,11 +55,15 @@ def side_files(directory: str) -> Iterator[str]:
     """Yield the plain files of a directory itself that are no weights, by name.
 
     Provenance, report and card that an earlier conversion wrote are none either.
+
+    Raises:
+        OutsideLinkError: One is a link that leads out of the model's folder.
     """
-    ours = proof_files(directory)
+    home, ours = Home(directory), proof_files(directory)
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_file() and not entry.name.startswith(".") and not is_weights(entry.name):
             if entry.name not in ours:
+                home.refuse_outside(entry.path)
                 yield entry.name
 
 
@@ -77,14 +83,15 @@ def copy_side_files(source: str, target: str, *, skip: Collection[str] = ()) -> 
 
     Raises:
         OutputSpaceError: The disk is full.
+        OutsideLinkError: A file is a link that leads out of the model's folder.
     """
-    count = 0
+    home, count = Home(source), 0
     for name in side_files(source):
         count += _copy(os.path.join(source, name), os.path.join(target, name))
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         is_wanted = entry.name not in skip and entry.name not in _ALTERNATIVES
         if entry.is_dir() and is_wanted and not entry.name.startswith("."):
-            count += copy_whole(entry.path, os.path.join(target, entry.name))
+            count += _copy_tree(entry.path, os.path.join(target, entry.name), home)
     return count
 
 
@@ -93,20 +100,25 @@ def copy_whole(source: str, target: str) -> int:
 
     Raises:
         OutputSpaceError: The disk is full.
+        OutsideLinkError: A file of the tree is a link that leads out of the model's folder.
         UnsafeFileFormat: The tree has weights, and only in formats that can run code.
     """
     if os.path.isfile(source):
         return _copy(source, os.path.join(target, os.path.basename(source)))
+    return _copy_tree(source, target, Home(source))
+
+
+def _copy_tree(source: str, target: str, home: Home) -> int:
+    home.refuse_outside(source)
     weights = weight_files(source)
     if weights.unsafe and not weights.safe:
         raise only_unsafe(weights.unsafe, "", os.path.basename(source))
     count = 0
-    for parent, directories, names in os.walk(source):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and not _is_unsafe(name):
-                place = os.path.join(target, os.path.relpath(parent, source), name)
-                count += _copy(os.path.join(parent, name), os.path.normpath(place))
+    for path, relative in sorted(files_below(source)):
+        parts = relative.split("/")
+        if not any(part.startswith(".") for part in parts) and not _is_unsafe(parts[-1]):
+            home.refuse_outside(path)
+            count += _copy(path, os.path.join(target, *parts))
     return count
 
 

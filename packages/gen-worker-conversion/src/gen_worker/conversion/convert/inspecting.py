@@ -15,6 +15,7 @@ from gen_worker.conversion.convert.gguf_facts import GgufFacts, gguf_facts, gguf
 from gen_worker.conversion.convert.quantized_sources import quantization_of
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy.weight_sets import weight_set_of
+from gen_worker.conversion.links import refuse_links_below
 from gen_worker.conversion.lora.facts import AdapterFacts, adapter_facts
 from gen_worker.conversion.lora.reading import peft_parts
 from gen_worker.conversion.source import Component, Source
@@ -111,6 +112,7 @@ def inspect_model(path: str | os.PathLike[str], *, variant: str | None = None) -
             file=place,
         )
     told = _Told()
+    told.of(partial(refuse_links_below, place))
     source = Source(place, variant=variant)
     parts = [told.of(partial(_facts, one, variant)) for one in _components(source)]
     gguf = told.of(lambda: gguf_facts(gguf_files(place)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gen_worker.conversion.lazy.stored import StoredTensor, WeightsFile, unreadable
 from gen_worker.conversion.lazy.weight_sets import weight_set_of
+from gen_worker.conversion.links import Home
 from gen_worker.errors import WorkerError
 from gen_worker.models.formats import DamagedIndexError, assert_loadable, read_header, read_index
 
@@ -62,6 +63,7 @@ def open_checkpoint(
         DamagedFileError: A file is damaged, an index names a missing file or tensor, or two files
             have the same tensor.
         UnsafeFileFormat: There are weights, and only in formats that can run code.
+        OutsideLinkError: A file of a directory is a link that leads out of the model's folder.
         ConversionInputError: There are no weights of this variant.
     """
     try:
@@ -77,6 +79,9 @@ def open_checkpoint(
 def _opened(place: str, variant: str | None) -> OpenCheckpoint:
     if os.path.isdir(place):
         found = weight_set_of(place, variant)
+        folder = Home(place)
+        for file in filter(None, (found.index_path, *found.files)):
+            folder.refuse_outside(file)
         return _indexed(found.index_path) if found.index_path else _joined(found.files)
     if place.lower().endswith(".gguf"):
         from gen_worker.conversion.lazy.gguf_file import gguf_parts
@@ -87,7 +92,9 @@ def _opened(place: str, variant: str | None) -> OpenCheckpoint:
 
 def _indexed(path: str) -> OpenCheckpoint:
     """Return what an index names; each tensor from the file it names for it."""
-    index = read_index(path)
+    index, folder = read_index(path), Home(os.path.dirname(path))
+    for shard in index.shards:
+        folder.refuse_outside(shard)
     tensors: dict[str, LazyTensor] = {}
     metadata: dict[str, str] = {}
     for shard, header in index.shards.items():
