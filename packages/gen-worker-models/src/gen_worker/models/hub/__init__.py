@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from gen_worker.models.hub.local.hub import LocalHub
     from gen_worker.models.hub.local.ingest import Ingested, Ingester, IngestRequest
     from gen_worker.models.hub.local.rooms import HubOptions
-    from gen_worker.models.hub.publishing import Flavor, Published, publish_flavors, publish_folder
+    from gen_worker.models.hub.publication import Flavor, Publication, Published
+    from gen_worker.models.hub.publishing import publish_flavors, publish_folder
     from gen_worker.models.hub.pulling import Pulled, pull_folder
     from gen_worker.models.hub.revision import Revision
     from gen_worker.models.hub.wire import (
@@ -63,7 +64,8 @@ _MODULES = {
     "local.hub": ("LocalHub",),
     "local.ingest": ("IngestRequest", "Ingested", "Ingester"),
     "local.rooms": ("HubOptions",),
-    "publishing": ("Flavor", "Published", "publish_flavors", "publish_folder"),
+    "publication": ("Flavor", "Publication", "Published"),
+    "publishing": ("publish_flavors", "publish_folder"),
     "pulling": ("Pulled", "pull_folder"),
     "revision": ("Revision",),
     "wire": ("Artifact", "FileEntry", "Lineage", "Resolution", "TransferGrant", "Uploaded"),
@@ -93,6 +95,7 @@ __all__ = [  # noqa: RUF022  # in the order of the table
     "Ingester",
     "HubOptions",
     "Flavor",
+    "Publication",
     "Published",
     "publish_flavors",
     "publish_folder",
