@@ -7,6 +7,10 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    load_file,
+    save_file,
+)
 
 from gen_worker.conversion import Source
 from gen_worker.conversion.convert import (
@@ -115,6 +119,28 @@ def test_eight_bits_without_scales_are_plain_numbers(llama: Path, tmp_path: Path
     before = Source(small).checkpoints()[""][name].tensor()
     after = Source(out).checkpoints()[""][name].tensor()
     assert after.float().equal(before.float())
+
+
+@pytest.mark.parametrize("target", ["int8", "nf4", "fp8", "fp8:e4m3:storage", "fp8:e5m2:storage"])
+def test_numbers_of_eight_bits_are_not_quantised_again(
+    target: str, llama: Path, pipeline: Path, tmp_path: Path
+) -> None:
+    small = converted(llama, "fp8:e4m3:storage", tmp_path / "small")
+    weights = load_file(small / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    wide = {key: one.float() for key, one in weights.items() if key != name}
+    save_file({**wide, name: weights[name]}, small / "model.safetensors", {"format": "pt"})
+
+    [reason] = reasons(plan_conversion(small, [target], out=tmp_path / "out"))
+
+    assert reason.startswith(f"{str(small)!r} is quantised already ({name!r} is F8_E4M3)")
+    assert "convert the model that it was made of" in reason
+
+    part = converted(pipeline, "fp8:e5m2:storage", tmp_path / "part", components=["unet"])
+    [reason] = reasons(plan_conversion(part, [target], out=tmp_path / "out"))
+    assert f"{str(part / 'unet')!r} is quantised already" in reason
+    others = plan_conversion(part, [target], out=tmp_path / "out", components=["text_encoder"])
+    assert not others.refusals
 
 
 def test_numbers_of_eight_bits_may_be_kept(llama: Path, tmp_path: Path) -> None:

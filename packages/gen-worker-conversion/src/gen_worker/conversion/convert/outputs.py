@@ -124,7 +124,8 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     if reason:
         raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
     if form != "gguf file":
-        refuse_quantized(source, _converted(request, source, target, form))
+        is_plain = is_cast(target) or target.is_gguf
+        refuse_quantized(source, _converted(request, source, target, form), is_cast=is_plain)
     if target.is_gguf:
         from gen_worker.conversion.convert.gguf_outputs import gguf_output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.conversion.cast import quantized_modules
+from gen_worker.conversion.cast import EIGHT_BIT_FLOATS, quantized_modules
 from gen_worker.conversion.errors import ConversionInputError
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ def quantization_of(config: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) else "unknown"
 
 
-def refuse_quantized(source: Source, names: Iterable[str]) -> None:
-    """Refuse components whose weights are quantised; floats of 8 bits without scales are not.
+def refuse_quantized(source: Source, names: Iterable[str], *, is_cast: bool) -> None:
+    """Refuse components whose weights are quantised.
 
     Args:
         source: Of them.
         names: Of those to be converted; empty for a model in one folder or file.
+        is_cast: Whether every number becomes another float: then floats of 8 bits without scales
+            are numbers like others.
 
     Raises:
         ConversionInputError: One is.
@@ -42,7 +44,7 @@ def refuse_quantized(source: Source, names: Iterable[str]) -> None:
     checkpoints = source.checkpoints(wanted if is_pipeline else None)
     for name, checkpoint in checkpoints.items():
         config = source.components[name].config if is_pipeline else source.config()
-        what = _quantization(config, checkpoint)
+        what = _quantization(config, checkpoint) or ("" if is_cast else _stored(checkpoint))
         if what:
             place = os.path.join(source.path, name) if name else os.fspath(source.path)
             others = ", or name the other components, and it is copied" if is_pipeline else ""
@@ -63,3 +65,10 @@ def _quantization(config: Mapping[str, Any], checkpoint: OpenCheckpoint) -> str:
         return "GGUF"
     modules = quantized_modules(checkpoint)
     return f"weights of {min(modules)!r} are packed" if modules else ""
+
+
+def _stored(checkpoint: OpenCheckpoint) -> str:
+    """Return which weights are floats of 8 bits without scales; empty where none are."""
+    found = (name for name, one in checkpoint.items() if one.dtype in EIGHT_BIT_FLOATS)
+    name = min(found, default="")
+    return f"{name!r} is {checkpoint[name].dtype}" if name else ""
