@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gen_worker.trainer import StepContext, StepResult, TrainingCanceled, TrainingJobSpec
+from gen_worker.trainer.checkpoints import CheckpointStore, Keeping
 from gen_worker.trainer.data import MockBatches
-from gen_worker.trainer.job_file import SampleRequest
+from gen_worker.trainer.earlier import set_aside
+from gen_worker.trainer.job_file import SampleRequest, parse_job
 from gen_worker.trainer.job_options import EarlyStop
 from gen_worker.trainer.loop import TrainingLoop
 from gen_worker.trainer.loop.early_stop import Patience
 from gen_worker.trainer.loop.evaluation import Evaluation
+from gen_worker.trainer.resume import resume_point
 from gen_worker.trainer.writer import LocalArtifactWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL does: nothing is kept any more."""
 
 
 class Trainer:
     """Adds up; its evaluation is worse each time, and may tell the run to stop."""
 
-    def __init__(self, told: list[Any], *, stops_at: str = "") -> None:
+    def __init__(self, told: list[Any], *, stops_at: str = "", dies_at: str = "") -> None:
         self.told = told
         self.stops_at = stops_at
+        self.dies_at = dies_at
         self.is_asked = False
         self.cancel_reason = "canceled"
 
@@ -57,6 +66,8 @@ class Trainer:
         state["sum"] = payload["sum"]
 
     def _reached(self, place: str) -> None:
+        if place == self.dies_at:
+            raise Killed
         self.is_asked = self.is_asked or place == self.stops_at
 
     # As a reporter.
@@ -115,12 +126,13 @@ def run(
     job = TrainingJobSpec(
         "run", steps, metric_every=0, checkpoint_every=checkpoint_every, sample_every=2
     )
-    found = writer.store.newest() if resumed else None
+    wanted = parse_job({"request_id": "run", "resume_from_latest": resumed})
+    point = resume_point(wanted, writer.store)
     kept: dict[str, Any] = {}
-    if found is not None:
-        kept["start_step"] = found.checkpoint.step
-        kept["resume_state_payload"] = found.checkpoint.state
-        kept["resume_runtime"] = found.checkpoint.runtime
+    if point is not None:
+        kept["start_step"] = point.step
+        kept["resume_state_payload"] = point.state
+        kept["resume_runtime"] = point.runtime
     return TrainingLoop(
         job=job,
         ctx=StepContext(job, is_canceled=trainer.is_canceled),
@@ -219,3 +231,115 @@ def test_a_run_without_that_duty_goes_on(writer: LocalArtifactWriter) -> None:
 
     assert loop.run() == 3
     assert told == [("completed", 3)]
+
+
+@pytest.mark.parametrize("dies_at", ["sample a", "sample b"])
+def test_samples_that_a_kill_has_kept_from_being_made_are_made_once(
+    writer: LocalArtifactWriter, tmp_path: Path, dies_at: str
+) -> None:
+    """Its step has a checkpoint already, so that the run never comes to that step again."""
+    told: list[Any] = []
+    for _ in range(2):  # also when it is killed there once more
+        with pytest.raises(Killed):
+            run(writer, Trainer(told, dies_at=dies_at), resumed=True)
+        newest = writer.store.newest()
+        assert newest is not None
+        assert newest.checkpoint.step == 2
+
+    run(writer, Trainer(told), resumed=True)
+
+    assert told == UNINTERRUPTED
+    assert sorted(one.name for one in (tmp_path / "samples").iterdir()) == [
+        f"step-{step:08d}-{number:02d}.json" for step in (2, 4, 6) for number in range(2)
+    ]
+
+
+@pytest.mark.parametrize("dies_at", ["step 3", "step 5"])
+def test_samples_that_were_made_before_a_kill_are_not_made_again(
+    writer: LocalArtifactWriter, dies_at: str
+) -> None:
+    told: list[Any] = []
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(writer, Trainer(told, dies_at=dies_at), resumed=True)
+
+    run(writer, Trainer(told), resumed=True)
+
+    assert told == UNINTERRUPTED
+
+
+def test_samples_that_were_made_up_are_not_made_again(writer: LocalArtifactWriter) -> None:
+    """Although the checkpoint of their step still says that they were not made."""
+    told: list[Any] = []
+    for place in ("sample b", "step 3", "step 3"):
+        with pytest.raises(Killed):
+            run(writer, Trainer(told, dies_at=place), resumed=True)
+
+    run(writer, Trainer(told), resumed=True)
+
+    assert told == UNINTERRUPTED
+
+
+def test_a_checkpoint_is_not_kept_twice_for_samples_that_are_put_off(
+    writer: LocalArtifactWriter,
+) -> None:
+    told: list[Any] = []
+    with pytest.raises(TrainingCanceled):
+        run(writer, Trainer(told, stops_at="sample a"))
+    first = writer.store.checkpoints()[-1].created_at
+    for stops_at in ("sample a", "sample a"):
+        with pytest.raises(TrainingCanceled):
+            run(writer, Trainer(told, stops_at=stops_at), resumed=True)
+
+    assert writer.store.checkpoints()[-1].created_at == first
+
+
+def test_a_checkpoint_that_takes_the_place_of_another_has_its_samples_before_it(
+    writer: LocalArtifactWriter,
+) -> None:
+    """What was made of the step in an earlier run is nothing to this one."""
+    told: list[Any] = []
+    for dies_at in ("step 3", "sample a"):
+        with pytest.raises(Killed):
+            run(writer, Trainer([], dies_at=dies_at))
+
+    run(writer, Trainer(told), resumed=True)
+
+    assert told == [*whole(2)[1:], *UNINTERRUPTED[3:]]
+
+
+def test_what_another_run_has_not_made_is_not_made_up(writer: LocalArtifactWriter) -> None:
+    with pytest.raises(Killed):
+        run(writer, Trainer([], dies_at="sample a"))
+    path = f"{writer.store.root}/step-00000002.json"
+
+    own = resume_point(parse_job({"request_id": "run"}), writer.store, path)
+    other = resume_point(parse_job({"request_id": "other"}), writer.store, path)
+
+    assert own is not None
+    assert other is not None
+    assert own.runtime["owed"] == ["samples"]
+    assert "owed" not in other.runtime
+
+
+def test_marks_go_where_their_checkpoints_go(writer: LocalArtifactWriter) -> None:
+    run(writer, Trainer([]))
+    root = Path(writer.store.root)
+    marks = [f"step-{step:08d}.done" for step in (2, 4, 6)]
+    assert sorted(one.name for one in root.glob("*.done")) == marks
+
+    folder = set_aside(
+        writer.store,
+        resume_point(parse_job({"request_id": "run"}), writer.store, f"{root}/step-00000004.json"),
+    )
+
+    assert folder is not None
+    assert sorted(one.name for one in root.glob("*.done")) == marks[:2]
+    assert [one.name for one in Path(folder).glob("*.done")] == marks[2:]
+    with CheckpointStore(f"{root}/other", Keeping(last=1)) as store:
+        for step in (1, 2):
+            with store.building(step) as draft:
+                draft.commit("r", {})
+            store.note_done(step, ["samples"])
+        store.retire()
+        assert sorted(os.listdir(store.root))[1:] == ["step-00000002.done", "step-00000002.json"]

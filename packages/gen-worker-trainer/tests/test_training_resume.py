@@ -10,6 +10,7 @@ import pytest
 from gen_worker.errors import AuthError
 from gen_worker.trainer.categories import category_of, told
 from gen_worker.trainer.checkpoints import CheckpointStore
+from gen_worker.trainer.distributed.joining import point_of
 from gen_worker.trainer.errors import (
     ArtifactUploadError,
     CheckpointError,
@@ -49,6 +50,33 @@ def test_the_newest_that_is_whole(store: CheckpointStore) -> None:
     assert point is not None
     assert (point.step, point.state, point.runtime) == (3, {"step": 3}, {"cursor": 3})
     assert point.directory == f"{store.root}/step-00000003"
+
+
+class SecondProcess:
+    """Is told what the first one has found."""
+
+    rank, size, is_first = 1, 2, False
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def broadcast(self, value: object) -> Any:
+        return [self._told]
+
+
+@pytest.mark.parametrize("owed", [[], ["samples"]])
+def test_all_processes_make_up_what_the_first_one_says(tmp_path: Path, owed: list[str]) -> None:
+    """Only that one has looked at what is done since."""
+    said = {"owed": owed} if owed else {}
+    (tmp_path / "ranks").mkdir()
+    kept = {"size": 2, "runtime": {"owed": ["evaluation", "samples"], "cursor": 3}}
+    (tmp_path / "ranks" / "00001.json").write_text(json.dumps(kept))
+    world: Any = SecondProcess((4, {}, str(tmp_path), {"cursor": 1, **said}))
+
+    point = point_of(world, lambda: None)
+
+    assert point is not None
+    assert point.runtime == {"cursor": 3, **said}
 
 
 def test_only_if_it_is_wanted(store: CheckpointStore) -> None:

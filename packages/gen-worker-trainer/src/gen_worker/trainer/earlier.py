@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gen_worker.models.store.durable import fsync_directory
+from gen_worker.trainer.checkpoints.done import DONE
 from gen_worker.trainer.distributed.agreement import first_does
 from gen_worker.trainer.loop.parts import Part
 
@@ -56,7 +57,7 @@ def set_aside(store: CheckpointStore, point: ResumePoint | None) -> str | None:
     os.mkdir(folder)
     for name in names:
         # The directory first: of a checkpoint that is moved halfway none is whole.
-        for part in (name, f"{name}.json"):
+        for part in (name, f"{name}.json", name + DONE):
             if os.path.lexists(path := os.path.join(store.root, part)):
                 os.rename(path, os.path.join(folder, part))
     fsync_directory(folder)

@@ -6,8 +6,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gen_worker.trainer.checkpoints.done import done_since
 from gen_worker.trainer.checkpoints.store import read_checkpoint
 from gen_worker.trainer.errors import CheckpointError
+from gen_worker.trainer.loop.duties import OWED
 from gen_worker.trainer.state.held import HeldFiles, verify_and_hold
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def resume_point(
     missing: CheckpointError | None = None
     if explicit_path:
         try:
-            return _point(_whole(explicit_path))
+            return _point(job, _whole(explicit_path))
         except CheckpointError as error:
             missing = error
     found = store.newest(verify_and_hold) if job.resume_from_latest else None
@@ -70,7 +72,7 @@ def resume_point(
         if found is None:
             raise missing
         _log.warning("the newest checkpoint is used instead: %s", missing)
-    return None if found is None else _point(found)
+    return None if found is None else _point(job, found)
 
 
 def _whole(path: str) -> Found:
@@ -85,8 +87,10 @@ def _whole(path: str) -> Found:
     return found._replace(held=verify_and_hold(found.directory, found.checkpoint.files))
 
 
-def _point(found: Found) -> ResumePoint:
+def _point(job: JobFile, found: Found) -> ResumePoint:
     checkpoint = found.checkpoint
-    return ResumePoint(
-        checkpoint.step, checkpoint.state, found.directory, checkpoint.runtime, found.held
-    )
+    runtime = dict(checkpoint.runtime)
+    owed = frozenset(runtime.pop(OWED, ())) - done_since(found.json_path)
+    if owed and checkpoint.request_id == job.request_id:  # what another run has not done stays so
+        runtime[OWED] = sorted(owed)
+    return ResumePoint(checkpoint.step, checkpoint.state, found.directory, runtime, found.held)

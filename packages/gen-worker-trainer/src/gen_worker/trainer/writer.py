@@ -21,7 +21,7 @@ from gen_worker.trainer.state.saving import DIRECTORY
 from gen_worker.trainer.state.training_state import training_state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from gen_worker.trainer.checkpoints import Checkpoint, Draft
     from gen_worker.trainer.distributed.world import World
@@ -197,6 +197,11 @@ class LocalArtifactWriter:
         """Return the periodic ones that there are, by step, as they were told of."""
         kept = (one for one in self.store.checkpoints() if not one.final)
         return [SavedCheckpoint(self._main_file(one), one.step) for one in kept]
+
+    def note_done(self, *, step: int, done: Collection[str]) -> None:
+        """Note which duties of a step are done, by name, that its checkpoint says are not."""
+        if self._store is not None:
+            self._store.note_done(step, done)
 
     def write_samples(self, *, step: int, state: Any, ctx: StepContext) -> list[str]:
         """Make samples and return their paths; none in other processes than the first.

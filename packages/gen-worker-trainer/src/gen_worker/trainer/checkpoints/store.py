@@ -13,14 +13,15 @@ import msgspec
 
 from gen_worker.models.store.durable import fsync_directory, remove_tree
 from gen_worker.trainer.checkpoints.claim import Claim
+from gen_worker.trainer.checkpoints.done import forget_done, note_done
 from gen_worker.trainer.checkpoints.draft import BUILDING, MANIFEST, OLD, Draft
 from gen_worker.trainer.checkpoints.files import size_of, verify_files, write_file
 from gen_worker.trainer.checkpoints.retention import Keeping, superfluous
-from gen_worker.trainer.checkpoints.values import FINAL, Checkpoint
+from gen_worker.trainer.checkpoints.values import FINAL, Checkpoint, name_of
 from gen_worker.trainer.errors import CheckpointError, CheckpointSpaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from gen_worker.trainer.checkpoints.values import StoredFile
 
@@ -114,6 +115,7 @@ class CheckpointStore:
         self._require_room(max(need_bytes, self._last_bytes))
         draft = Draft(self.root, step, is_final=is_final)
         try:
+            forget_done(self.root, draft.name)
             yield draft
             directory = os.path.join(self.root, draft.name)
             self._last_bytes = size_of(directory) if os.path.isdir(directory) else 0
@@ -128,6 +130,10 @@ class CheckpointStore:
                 f"{self.root!r} has {free_bytes}: free space there, or keep fewer checkpoints",
                 path=self.root,
             )
+
+    def note_done(self, step: int, done: Collection[str]) -> None:
+        """Note which duties of a periodic checkpoint's step are done by now; see `done_since`."""
+        note_done(self.root, name_of(step), done)
 
     def retire(self) -> list[str]:
         """Remove what need not stay, once the newest was looked at; return their names.
@@ -152,6 +158,7 @@ class CheckpointStore:
         path = os.path.join(self.root, name)
         with suppress(FileNotFoundError):
             os.unlink(path + ".json")
+        forget_done(self.root, name)
         fsync_directory(self.root)
         remove_tree(path)
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gen_worker.trainer.distributed.agreement import first_does
 from gen_worker.trainer.inputs import Materialized
+from gen_worker.trainer.loop.duties import OWED
 from gen_worker.trainer.resume import ResumePoint
 from gen_worker.trainer.state.moment import moment_of_rank
 
@@ -75,4 +76,8 @@ def point_of(world: World, find: Callable[[], ResumePoint | None]) -> ResumePoin
     if found is None:
         return None
     point = here[0] if here else ResumePoint(*found)
-    return point._replace(runtime=moment_of_rank(point.directory, point.runtime, world))
+    runtime = moment_of_rank(point.directory, point.runtime, world)
+    runtime.pop(OWED, None)  # what is done since is known to the first process alone
+    if OWED in point.runtime:
+        runtime[OWED] = point.runtime[OWED]
+    return point._replace(runtime=runtime)

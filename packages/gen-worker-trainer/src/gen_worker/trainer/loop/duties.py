@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["OWED", "Duties", "Duty"]
 
 OWED = "owed"
-"""Under which a checkpoint's `runtime` names what was due at its step and was put off."""
+"""Under which a checkpoint's `runtime` names what was due at its step and was not done by then: it
+was put off, or comes after the checkpoint."""
 
 
 class Duty(NamedTuple):
@@ -43,18 +44,18 @@ class Duties:
         Raises:
             TrainingCanceled: Something was put off; `run.owed` names it.
         """
-        step = run.step
-        for every, do, name in self._duties:
-            if step % every == 0:
-                if name:
-                    _do_or_owe(run, do, name)
-                else:
-                    do(run)
+        due = [duty for duty in self._duties if run.step % duty.every == 0]
+        for place, (_, do, name) in enumerate(due, 1):
+            run.to_come = [later.name for later in due[place:] if later.name]
+            if name:
+                _do_or_owe(run, do, name)
+            else:
+                do(run)
         if run.owed:
             raise run.canceled()
 
     def make_up(self, run: Run, names: Iterable[str]) -> None:
-        """Do what was put off before the run was resumed, as far as it still is a duty.
+        """Do what was not done before the run was resumed, as far as it still is a duty.
 
         Raises:
             TrainingCanceled: It is put off once more.

@@ -70,6 +70,8 @@ class Run:
         """Why no further step is to be done; empty while there is no reason."""
         self.owed: list[str] = []
         """Duties of the step that were put off, since the run is to stop."""
+        self.to_come: list[str] = []
+        """Duties of the step that are next; a run that is killed now has not done them."""
         self._outcome: Outcome | None = None
         self._metrics: dict[str, float] | None = {}
 

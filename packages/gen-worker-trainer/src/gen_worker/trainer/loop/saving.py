@@ -14,7 +14,7 @@ from gen_worker.trainer.state.moment import moment_of
 from gen_worker.trainer.state.rng import untouched_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gen_worker.trainer.loop.parts import Part
     from gen_worker.trainer.loop.running import Run
@@ -31,28 +31,35 @@ _log = logging.getLogger("gen_worker.trainer")
 class Saving:
     """The checkpoints of one run. Each process calls all methods; the first one reports."""
 
-    def __init__(self, run: Run, writer: ArtifactWriter, parts: Sequence[Part], place: Any) -> None:
+    def __init__(
+        self, run: Run, writer: ArtifactWriter, parts: Sequence[Part], runtime: Mapping[str, Any]
+    ) -> None:
         """Prepare.
 
         Args:
             run: Whose checkpoints these are.
             writer: Keeps them.
             parts: Kept with them.
-            place: In the data, of the last completed step.
+            runtime: Of the checkpoint that the run goes on from; empty where it begins.
         """
-        self.place = place
+        self.place = runtime.get("cursor")
+        """In the data, of the last completed step."""
         self._run = run
         self._writer: Any = writer
         self._parts = [part for part in parts if part.name]
         self._checks = points(parts, "before_saving")
-        self._saved_at = run.step, self._owed
+        self._saved_step = run.step
+        self._saved_owed = frozenset(runtime.get(OWED, ()))
+        self._done: list[str] = []
         self._begin = getattr(writer, "begin_checkpoint", None)
         self._ended = getattr(writer, "ended_checkpoints", None)
+        self._note_done = getattr(writer, "note_done", None)
 
     def keep(self) -> None:
         """Have a checkpoint kept, now or while the run goes on."""
         run = self._run
         run.reporting.phase("checkpoint", run.step)
+        self._saved_owed, self._done = self._owed, []
         with self._whole() as whole:
             if callable(self._begin):
                 self._begin(**whole, metrics=run.metrics)
@@ -61,15 +68,27 @@ class Saving:
                 offered = {"metrics": run.metrics, "runtime": whole.pop("runtime")}
                 path = write(**whole, **accepted(write, offered))
                 run.reporting.checkpoint(path, run.step)
-        self._saved_at = run.step, self._owed
+        self._saved_step = run.step
         self.tell()
         run.reporting.phase("train", run.step)
 
     def keep_last(self) -> None:
         """Keep what the last checkpoint of a run that is canceled does not know."""
-        if self._saved_at != (self._run.step, self._owed):
+        if (self._saved_step, self._saved_owed) != (self._run.step, self._owed):
             self.keep()
         self.tell(wait=True)
+
+    def done(self, name: str) -> None:
+        """Note that a duty is done which the last checkpoint says is not, or does not say.
+
+        It must change nothing that checkpoints keep.
+        """
+        if self._saved_step != self._run.step or name not in self._saved_owed:
+            return
+        self._saved_owed -= {name}
+        self._done.append(name)
+        if callable(self._note_done):
+            self._note_done(step=self._saved_step, done=self._done)
 
     def finalize(self) -> str | None:
         """Keep the final checkpoint; return the path of its main file."""
@@ -120,15 +139,17 @@ class Saving:
             }
 
     @property
-    def _owed(self) -> tuple[str, ...]:
-        return tuple(self._run.owed)
+    def _owed(self) -> frozenset[str]:
+        run = self._run
+        # A writer that cannot note what is done would have it done twice.
+        return frozenset([*run.owed, *(run.to_come if callable(self._note_done) else ())])
 
     def _runtime(self, rng: Any, nonfinite: list[list[Any]]) -> dict[str, Any]:
         runtime = moment_of(self.place, rng)
         if nonfinite:
             runtime[NONFINITE] = nonfinite
-        if self._run.owed:
-            runtime[OWED] = list(self._owed)
+        if self._owed:
+            runtime[OWED] = sorted(self._owed)
         if self._parts:
             runtime[PARTS] = {part.name: part.kept() for part in self._parts}
         return runtime

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingLoop", "run_training_loop"]
 
 _LOOK_S = 0.05
+_SAMPLES = "samples"
 
 
 class TrainingLoop:
@@ -109,13 +110,13 @@ class TrainingLoop:
         self._reporter = reporting.reporter
         self._before = points(parts, "before_step")
         self._after = points(parts, "after_step")
-        self._saving = Saving(self._facts, artifact_writer, parts, self._runtime.get("cursor"))
+        self._saving = Saving(self._facts, artifact_writer, parts, self._runtime)
         self._duties = Duties(
             [
                 Duty(job.metric_every, reporting.step),
                 *(one for part in parts for one in part.duties()),
                 Duty(job.checkpoint_every, lambda _: self._saving.keep()),
-                Duty(job.sample_every, self._sample, "samples"),
+                Duty(job.sample_every, self._sample, _SAMPLES),
             ]
         )
 
@@ -295,6 +296,7 @@ class TrainingLoop:
             paths = self._writer.write_samples(step=run.step, state=run.state, ctx=run.ctx)
         for path in paths:
             run.reporting.sample(path, run.step)
+        self._saving.done(_SAMPLES)
 
     # -- the end -----------------------------------------------------------------------------------
 
