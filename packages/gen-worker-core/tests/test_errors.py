@@ -190,6 +190,13 @@ def test_data_of_our_own_errors_is_kept() -> None:
     assert classify(OverloadedError(retry_after_s=2.5)).retry_after_s == 2.5
 
 
+def test_the_path_of_a_file_is_not_the_place_of_a_mistake() -> None:
+    class DiskFullError(ResourceError):
+        path = "/srv/models/blobs"
+
+    assert classify(DiskFullError("the disk is full")).path == ""
+
+
 class Foreign(Exception):
     retryable = True
     retry_after_s = "soon"

@@ -334,6 +334,8 @@ def _failure_of(error: BaseException, origin: Origin, detail: str) -> Failure:
     # A foreign text may say anything: paths, prompts, how the GPU's memory is laid out.
     is_hidden = row is _INTERNAL or row is _OUT_OF_MEMORY
     code = _fact(error, "code", str, "") or _fact(error, "reason", str, "")
+    # Elsewhere it is a file of this machine, which is the operator's business.
+    place = _fact(error, "path", str, "") if isinstance(error, ValidationError) else ""
     return Failure(
         error_type=row.error_type,
         retryable=_fact(error, "retryable", bool, row.retryable),
@@ -344,7 +346,7 @@ def _failure_of(error: BaseException, origin: Origin, detail: str) -> Failure:
         exception=printable(type(error).__name__),
         detail=printable(detail),
         code=printable(code[:_MAX_CHARS]),
-        path=printable(_fact(error, "path", str, "")[:_MAX_CHARS]),
+        path=printable(place[:_MAX_CHARS]),
         retry_after_s=_fact(error, "retry_after_s", (int, float), None),
     )
 
