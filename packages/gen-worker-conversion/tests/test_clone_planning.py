@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,8 @@ from gen_worker.clone.planning import (
     recipe_of,
 )
 from gen_worker.conversion.cast import CAST_DTYPES
+from gen_worker.conversion.convert import plan_conversion
+from gen_worker.conversion.convert.planning import available_tokens
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.ingest.civitai import CivitaiIdentity
 from gen_worker.conversion.inline import (
@@ -25,6 +27,9 @@ from gen_worker.conversion.inline import (
     is_inline_supported,
     run_inline_conversion,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GIB = 1 << 30
 IDENTITY = SourceIdentity(provider="hf", ref="hf:a/b", revision="c" * 40)
@@ -111,8 +116,46 @@ def test_so_many_bits_are_none_that_need_data() -> None:
     made = MADE | {"nvfp4", "int4"}
     plan = planned(facts("diffusers"), "4bit", available=made)
     assert [one.dtype for one in plan.flavors] == ["int4"]
-    (failed,) = planned(facts("transformers"), "4bit", available=made).failed
+    (failed,) = planned(facts("transformers"), "4bit").failed
     assert failed.deferred_requirement is not None
+
+
+@pytest.mark.parametrize("bits", ["32bit", "16bit", "8bit", "4bit", "gguf:4bit"])
+@pytest.mark.parametrize("layout", ["", "singlefile", "diffusers"])
+@pytest.mark.parametrize("strategy", ["diffusers", "transformers", "aio_singlefile"])
+def test_bits_come_to_what_conversions_make_of_them(
+    strategy: str, layout: Any, bits: str, tmp_path: Path, small_models: Any
+) -> None:
+    if strategy == "aio_singlefile":
+        source = tmp_path / "model.safetensors"
+        source.write_bytes(small_models.file({"a.weight": ("F32", [8, 8])}))
+    else:
+        made = small_models.pipeline if strategy == "diffusers" else small_models.folder
+        source = made(tmp_path / "model")
+    conversion = plan_conversion(
+        source, [bits], out=tmp_path / "out", layout=None if strategy == "transformers" else layout
+    )
+    word, is_gguf = bits.removeprefix("gguf:"), bits.startswith("gguf:")
+    asked = {"dtype": word, "file_layout": layout, "file_type": "gguf" if is_gguf else ""}
+
+    plan = planned(facts(strategy, ""), asked, available=available_tokens())
+
+    tokens = [one.removeprefix("gguf:") for one in conversion.request.targets]
+    found = [one.dtype for one in plan.flavors if not one.is_passthrough]
+    failed = [one for one in plan.failed if one.deferred_requirement is None]
+    assert found == tokens or (not tokens and not found and len(failed) == 1)
+    assert tokens or (strategy, layout, bits) in NONE_OF_SO_MANY_BITS
+
+
+NONE_OF_SO_MANY_BITS = {
+    (strategy, layout, bits)
+    for strategy, layout in (
+        ("diffusers", "singlefile"),
+        ("aio_singlefile", ""),
+        ("aio_singlefile", "singlefile"),
+    )
+    for bits in ("8bit", "4bit")
+}
 
 
 def test_older_lists_of_formats_are_read() -> None:
@@ -136,7 +179,7 @@ def test_older_lists_of_formats_are_read() -> None:
         ("int4:awq", "modelopt"),
         ("int4:gptq:g64", "gen-worker-conversion"),
         ("int8:gptq", "gen-worker-conversion"),
-        ("nvfp4", "modelopt"),
+        ("int8:awq", "modelopt"),
     ],
 )
 def test_what_needs_data_is_left_to_a_job_of_its_own(dtype: str, runtime: str) -> None:
@@ -247,7 +290,9 @@ def test_what_is_made_on_the_way_is_told() -> None:
     assert is_inline_supported("bf16")
     assert not is_inline_supported("int4:awq")
     assert not is_inline_supported("bf16", target_file_type="flashpack")
-    assert is_calibration_required("nvfp4")
+    assert is_calibration_required("int4:gptq:g128")
+    assert is_inline_supported("nvfp4")
+    assert not is_calibration_required("nvfp4")
     assert not is_calibration_required("int8")
     assert deferred_conversion_requirement("bf16") is None
 

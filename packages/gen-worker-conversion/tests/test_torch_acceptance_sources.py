@@ -118,9 +118,8 @@ def test_11_bits_and_types_of_gguf_are_precisions_and_nothing_else_is(
     assert here.sites.asked == []
     outputs = ["q4_k_m", {"dtype": "4bit", "file_type": "gguf"}, "4bit"]
     output = clone.from_huggingface(here.context(), ask(outputs=outputs), providers=here.providers)
-    assert output.metadata["flavors"] == ["fp32", "q4_k_m", "q4_k_l"]
-    [failed] = output.metadata["failed_flavors"]  # resolved to what needs data of its own
-    assert failed["deferred_requirement"]["scheme"] == "int4_awq"
+    assert output.metadata["flavors"] == ["fp32", "q4_k_m", "q4_k_l", "nvfp4"]
+    assert output.metadata["failed_flavors"] == []
     here.published("acme/model:latest#q4_k_m", tmp_path / "out")
     [file] = (tmp_path / "out").glob("*.gguf")
     header = read_gguf_header(str(file))

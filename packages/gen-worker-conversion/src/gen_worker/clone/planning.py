@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from gen_worker.clone.payload import CloneOutput
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.classify import parse_weight_file
+from gen_worker.conversion.convert.cells import precision_of_bits
 from gen_worker.conversion.inline import deferred_conversion_requirement
 from gen_worker.conversion.vocabulary import (
     CONCRETE_DTYPES,
@@ -24,6 +26,8 @@ from gen_worker.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from gen_worker.conversion.convert.cells import Form
 
 __all__ = [
     "CloneFlavor",
@@ -237,17 +241,31 @@ def _flavor(
 
 def _resolved(facts: SourceFacts, output: CloneOutput, available: Collection[str]) -> str:
     """Return the precision that an output comes to: one that can be made, if there is a choice."""
-    kind = "gguf" if output.file_type == "gguf" else _KINDS.get(facts.strategy, "transformers")
-    here = {one for one in available if deferred_conversion_requirement(one) is None}
-    there = {*here, *filter(None, (facts.dtype,))}
-    if is_fuzzy_bitwidth(output.dtype):
-        try:
-            return resolve_fuzzy_to_concrete(output.dtype, source_kind=kind, available_dtypes=there)
-        except ValidationError:
+    is_gguf = output.file_type == "gguf"
+    if not is_fuzzy_bitwidth(output.dtype):
+        return output.dtype if is_gguf else _FLOATS.get(output.dtype, output.dtype)
+    kind = "gguf" if is_gguf else _KINDS.get(facts.strategy, "transformers")
+    form = _form(facts.strategy, output.file_layout)
+    try:
+        return precision_of_bits(
+            output.dtype, kind, form=form, available=available, own=facts.dtype
+        )
+    except ValidationError:
+        with_data = {one for one in CONCRETE_DTYPES if deferred_conversion_requirement(one)}
+        with suppress(ValidationError):  # a job of its own makes it
             return resolve_fuzzy_to_concrete(
-                output.dtype, source_kind=kind, available_dtypes=CONCRETE_DTYPES
+                output.dtype, source_kind=kind, available_dtypes=with_data
             )
-    return output.dtype if kind == "gguf" else _FLOATS.get(output.dtype, output.dtype)
+        raise
+
+
+def _form(strategy: str, layout: str) -> Form:
+    """Return what a source is for a conversion, and what it becomes."""
+    if strategy == "diffusers":
+        return "pipeline to file" if layout == "singlefile" else "pipeline"
+    if strategy == "aio_singlefile":
+        return "file to pipeline" if layout == "diffusers" else "file"
+    return "gguf file" if strategy == "gguf" else "folder"
 
 
 def _quantized(facts: SourceFacts, wanted: Sequence[str]) -> tuple[str, ...] | None:

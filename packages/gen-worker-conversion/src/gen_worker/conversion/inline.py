@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gen_worker.cancel import CancelToken
+    from gen_worker.conversion.quantize.methods import Method, MethodElsewhere
 
 __all__ = [
     "DeferredConversionRequirement",
@@ -27,10 +28,6 @@ __all__ = [
     "run_inline_conversion",
 ]
 
-_CALIBRATED = frozenset(
-    {"int4:awq", "int4:gptq", "int8:awq", "int8:gptq", "nvfp4"}
-    | {f"int4:gptq:g{size}" for size in (32, 64, 128)}
-)
 _FILE_TYPES = ("safetensors", "gguf")
 
 
@@ -89,7 +86,7 @@ class InlineConversionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_calibration_required(dtype: str) -> bool:
     """Tell whether a precision is only made with data."""
-    return normalize_dtype(dtype) in _CALIBRATED
+    return _method_with_data(normalize_dtype(dtype)) is not None
 
 
 def is_inline_supported(dtype: str, *, target_file_type: str = "safetensors") -> bool:
@@ -107,20 +104,26 @@ def is_inline_supported(dtype: str, *, target_file_type: str = "safetensors") ->
 def deferred_conversion_requirement(dtype: str) -> DeferredConversionRequirement | None:
     """Return what a job of its own needs for a precision; None when none is needed."""
     token = normalize_dtype(dtype)
-    if token not in _CALIBRATED:
+    method = _method_with_data(token)
+    if method is None:
         return None
-    from gen_worker.conversion.quantize.methods import METHODS
-
-    method = METHODS.get(token)
-    is_made_here = method is not None and method.calibration == "required"
     return DeferredConversionRequirement(
         kind="calibrated_quantization",
         target_dtype=token,
         scheme=token.replace(":", "_"),
         requires_calibration=True,
-        requires_gpu=not is_made_here,
-        runtime="gen-worker-conversion" if is_made_here else "modelopt",
+        requires_gpu=getattr(method, "requires_gpu", False),
+        runtime=getattr(method, "runtime", "gen-worker-conversion"),
     )
+
+
+def _method_with_data(token: str) -> Method | MethodElsewhere | None:
+    """Return the method of a name, here or elsewhere, that cannot do without data."""
+    from gen_worker.conversion.quantize.methods import METHODS, OTHERS_METHODS
+
+    every: tuple[Method | MethodElsewhere, ...] = (*METHODS.values(), *OTHERS_METHODS.values())
+    found = (one for one in every if token in (one.name, *getattr(one, "aliases", ())))
+    return next((one for one in found if one.calibration == "required"), None)
 
 
 def run_inline_conversion(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from gen_worker.conversion.convert.targets import Target, is_cast
 from gen_worker.conversion.gguf.types import NOT_WRITTEN, WRITTEN
 from gen_worker.conversion.quantize.methods import LOADERS, METHODS, OTHERS_METHODS, lookup_method
+from gen_worker.conversion.vocabulary import resolve_fuzzy_to_concrete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from gen_worker.conversion.convert.values import OutputLayout
@@ -25,8 +26,8 @@ __all__ = [
     "Library",
     "cells",
     "form_of",
-    "is_made_whole",
     "layouts_for",
+    "precision_of_bits",
     "refusal_of",
     "refused_names",
 ]
@@ -41,6 +42,8 @@ FORMS: tuple[Form, ...] = get_args(Form)
 CASTS = ("fp32", "fp16", "bf16")
 _PIPELINES = ("pipeline", "file to pipeline")
 _GGUF_FORMS = ("pipeline", "folder", "gguf file")
+_KINDS = {"pipeline to file": "aio_singlefile", "file to pipeline": "diffusers"}
+"""What an output is whose layout is another than the source's, as `vocabulary.SourceKind`."""
 
 
 class Cell(NamedTuple):
@@ -102,7 +105,29 @@ def _has_gguf_alone(folder: Path) -> bool:
     return ".gguf" in suffixes and ".safetensors" not in suffixes
 
 
-def is_made_whole(token: str, form: Form) -> bool:
+def precision_of_bits(
+    text: str, source_kind: str, *, form: Form, available: Collection[str], own: str = ""
+) -> str:
+    """Return what a number of bits comes to: the first precision that all of the output can have.
+
+    Args:
+        text: Such as `4bit`.
+        source_kind: See `vocabulary.SourceKind`; `gguf` where that is what is made.
+        form: What the source is, and what it becomes.
+        available: What can be made.
+        own: Precision that the source has already.
+
+    Raises:
+        ValidationError: There is none of so many bits.
+    """
+    kind = source_kind if source_kind == "gguf" else _KINDS.get(form, source_kind)
+    made = {token for token in available if _is_made_whole(token, form)}
+    return resolve_fuzzy_to_concrete(
+        text, source_kind=kind, available_dtypes={*made, *filter(None, (own,))}
+    )
+
+
+def _is_made_whole(token: str, form: Form) -> bool:
     """Tell whether a number of bits may come to a precision: of pipelines, all must have it."""
     target = Target(token, token in WRITTEN)
     if form not in _PIPELINES or target.is_gguf:

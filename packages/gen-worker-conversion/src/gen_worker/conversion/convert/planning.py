@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.calibrated import described, unused_data
-from gen_worker.conversion.convert.cells import form_of, is_made_whole
+from gen_worker.conversion.convert.cells import form_of, precision_of_bits
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
@@ -131,7 +132,7 @@ def _resolved(
         targets,
         source_kind=SOURCE_KINDS.get(facts.layout, "transformers"),
         available=available,
-        by_bits={token for token in available if is_made_whole(token, form)},
+        of_bits=partial(precision_of_bits, form=form, available=available),
     )
 
 

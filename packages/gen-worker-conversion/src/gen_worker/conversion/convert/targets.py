@@ -16,7 +16,7 @@ from gen_worker.conversion.vocabulary import (
 from gen_worker.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 __all__ = ["KEEP", "SOURCE_KINDS", "Target", "is_cast", "resolved_targets"]
 
@@ -58,7 +58,7 @@ def resolved_targets(
     *,
     source_kind: str,
     available: Collection[str],
-    by_bits: Collection[str],
+    of_bits: Callable[[str, str], str],
 ) -> tuple[tuple[Target, ...], tuple[tuple[str, str], ...]]:
     """Return the outputs that tokens ask for, each once, and the tokens that mean none, with why.
 
@@ -66,20 +66,20 @@ def resolved_targets(
         tokens: Such as `bf16`, `fp8`, `gguf:q4_k_m`, `q8_0` or `4bit`.
         source_kind: See `vocabulary.SourceKind`.
         available: Precisions that can be made; GGUF levels among them.
-        by_bits: Those of them that a number of bits may come to for this source.
+        of_bits: Gives the one that a number of bits comes to, of the token and a kind of source.
     """
     found: dict[Target, None] = {}
     refused: list[tuple[str, str]] = []
     for text in tokens:
         try:
-            found[_target(text, source_kind, available, by_bits)] = None
+            found[_target(text, source_kind, available, of_bits)] = None
         except ValidationError as error:
             refused.append((text, str(error)))
     return tuple(found), tuple(refused)
 
 
 def _target(
-    text: str, source_kind: str, available: Collection[str], by_bits: Collection[str]
+    text: str, source_kind: str, available: Collection[str], of_bits: Callable[[str, str], str]
 ) -> Target:
     word = text.strip().lower()
     wants_gguf = word.startswith(_GGUF)
@@ -87,8 +87,7 @@ def _target(
     if wants_gguf and token == KEEP:
         return Target(token, True)
     if is_fuzzy_bitwidth(token):
-        kind = "gguf" if wants_gguf else source_kind
-        token = resolve_fuzzy_to_concrete(token, source_kind=kind, available_dtypes=by_bits)
+        token = of_bits(token, "gguf" if wants_gguf else source_kind)
     if token not in available:
         _refuse_elsewhere(token)
         resolve_fuzzy_to_concrete(token, source_kind=source_kind, available_dtypes=())
