@@ -62,6 +62,14 @@ def test_mistakes_of_the_project(cli: Cli) -> None:
 
 
 @pytest.mark.claims("doctor.project")
+def test_a_type_that_cannot_be_described(cli: Cli) -> None:
+    cli.write_project(GOOD.replace("text: str", "text: object"))
+    found, code = findings(cli)
+    assert code == 1
+    assert "In.text is object [schema]" in found["project"]["message"]
+
+
+@pytest.mark.claims("doctor.project")
 def test_an_import_that_ends_the_process_is_told_like_any_other_mistake(cli: Cli) -> None:
     cli.write_project("import os\nos._exit(7)\n")
     found, code = findings(cli)

@@ -38,7 +38,7 @@ def with_broken(write_project: WriteProject, text: str) -> Path:
             "package_missing",
             2,
             "'painter.broken' needs package 'nonexistent_library', which is not installed: "
-            "add 'nonexistent_library' to dependencies",
+            "install it, and list 'nonexistent_library' in dependencies",
         ),
         ("import painter.gone", "module_missing", 1, "imports 'painter.gone'"),
         ("from painter.app import gone", "import_fails", 1, "cannot import name 'gone'"),
@@ -77,7 +77,7 @@ def test_the_package_to_install_is_named(write_project: WriteProject) -> None:
         "raise ModuleNotFoundError(\"No module named 'sklearn'\", name='sklearn')",
     )
     (problem,) = discover(root, "painter.app").problems
-    assert problem.hint == "add 'scikit-learn' to dependencies"
+    assert problem.hint == "install it, and list 'scikit-learn' in dependencies"
 
 
 def test_a_missing_part_of_the_sdk_is_named(write_project: WriteProject) -> None:
@@ -103,6 +103,52 @@ def test_mistakes_of_decorators_keep_their_codes_and_places(write_project: Write
     problems = discover(root, "painter.app").problems
     assert [problem.code for problem in problems] == ["payload_missing", "return_type"]
     assert all(problem.line == 2 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            "@inference_function\ndef f(ctx, a: dict) -> In: ...",
+            "no parameter is a payload: 'a' is none: annotate exactly one",
+        ),
+        (
+            "@inference_function\nclass F: ...",
+            "decorate the class with @inference and its methods with @invocable",
+        ),
+        (
+            "@inference\nclass F:\n    def f(self, ctx, a: In) -> In: ...",
+            "mark one with @invocable",
+        ),
+        (
+            "@inference\nclass F:\n    @invocable\n    def f(ctx, a: In) -> In: ...",
+            "F.f: has no self: write self before the context",
+        ),
+        (
+            "class Bad(msgspec.Struct):\n    x: set[int] | list[str]\n"
+            "@inference_function\ndef f(ctx, a: Bad) -> In: ...",
+            "f cannot be called, Bad has no JSON schema: Bad.x is set[int] | list[str]",
+        ),
+    ],
+)
+def test_mistakes_of_beginners_are_told_with_what_to_do(
+    write_project: WriteProject, code: str, words: str
+) -> None:
+    head = (
+        "import msgspec\n"
+        "from gen_worker import inference, inference_function, invocable\n"
+        "class In(msgspec.Struct):\n    text: str\n"
+    )
+    (problem, *_) = discover(with_broken(write_project, head + code), "painter.app").problems
+    assert words in f"{problem.message}: {problem.hint}"
+
+
+def test_a_class_whose_decorator_was_forgotten_is_named(write_project: WriteProject) -> None:
+    code = "from gen_worker import invocable\nclass M:\n    @invocable\n    def f(self): ...\n"
+    root = write_project({"painter/__init__.py": "", "painter/app.py": code})
+    (problem,) = discover(root, "painter.app").problems
+    assert problem.code == "nothing_found"
+    assert problem.hint == "M has marked methods: decorate the class with @inference"
 
 
 def test_one_broken_import_is_reported_once(write_project: WriteProject) -> None:

@@ -203,3 +203,20 @@ def test_an_invocation_needs_no_tester(tmp_path: Any) -> None:
     outcome = engine.run(Invocation(function="shout", payload=b'{"text":"q"}', request_id="1"))
     assert outcome.value == Answer("Q")  # type: ignore[union-attr]  # it succeeded
     engine.close_now()
+
+
+class Unreadable(msgspec.Struct):
+    either: set[int] | list[str]
+
+
+@inference_function
+def unreadable(ctx: RequestContext, payload: Unreadable) -> Answer:
+    return Answer("")
+
+
+def test_a_function_that_cannot_be_called_says_why_to_its_operator() -> None:
+    with EndpointTester(unreadable) as tester:
+        failure = tester.run("unreadable", {"either": []}).failure
+    assert failure is not None
+    assert failure.error_type == "internal"
+    assert "set[int] | list[str]" in failure.detail

@@ -86,6 +86,11 @@ def _open(args: argparse.Namespace) -> tuple[Endpoint | None, list[Finding]]:
         return None, [_from_problem(problem) for problem in error.problems]
     except UsageError as error:
         return None, [Finding(level="blocker", check="project", message=str(error))]
+    from gen_worker.discovery.lock import function_entries
+
+    _, problems = function_entries(endpoint.functions)
+    if problems:
+        return endpoint, [_from_problem(problem) for problem in problems]
     names = ", ".join(sorted(spec.registered_name for spec in endpoint.functions))
     return endpoint, [Finding(level="ok", check="project", message=f"functions: {names}")]
 

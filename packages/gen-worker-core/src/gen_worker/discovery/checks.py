@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gen_worker.problems import Problem
 
@@ -21,6 +23,7 @@ def function_problems(functions: Sequence[FunctionSpec]) -> list[Problem]:
     found = list(_duplicates(functions))
     for spec in functions:
         found += _return_annotation(spec)
+        found += _unreadable_payload(spec)
         # Without the module there cannot be a marker anywhere, and nothing has to be looked at.
         if "gen_worker.markers" in sys.modules:
             found += _markers(spec)
@@ -57,6 +60,21 @@ def _return_annotation(spec: FunctionSpec) -> Iterator[Problem]:
             f"{spec.qualname} does not say what it returns",
             "annotate it, like `-> Reply` or `-> Iterator[Piece]`",
         )
+
+
+def _unreadable_payload(spec: FunctionSpec) -> Iterator[Problem]:
+    """Refuse a payload that no call could be read into, such as for a union of two lists."""
+    try:
+        msgspec.json.Decoder(spec.payload_type or Any)
+    except (TypeError, ValueError, NameError, RecursionError) as error:
+        from gen_worker.schema import SchemaError, json_schema  # hardly ever needed
+
+        reason = str(error)
+        try:
+            json_schema(spec.payload_type)
+        except SchemaError as blame:
+            reason = f"{blame}; {error}"
+        yield _problem(spec, "schema", f"{spec.qualname} cannot be called, {reason}")
 
 
 def _markers(spec: FunctionSpec) -> Iterator[Problem]:

@@ -87,7 +87,7 @@ def _missing(missing: str, module: str, root: str) -> tuple[str, str, str]:
     package = _PACKAGES.get(missing, _PACKAGES.get(top, top))
     named = "" if package == top else f" ({package})"
     message = f"module {module!r} needs package {top!r}{named}, which is not installed"
-    return "package_missing", message, f"add {package!r} to dependencies"
+    return "package_missing", message, f"install it, and list {package!r} in dependencies"
 
 
 def _place(trace: TracebackType | None, module: str, root: str) -> tuple[str, str, int]:

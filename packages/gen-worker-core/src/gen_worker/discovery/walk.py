@@ -89,7 +89,7 @@ def discover(
     # Rows of one class share its mistakes.
     found = list(dict.fromkeys([*problems, *function_problems(functions)]))
     if not functions and not problems:
-        found.append(_nothing(mains))
+        found.append(_nothing(mains, modules))
     return Discovery(functions=functions, problems=tuple(found), warnings=tuple(warnings))
 
 
@@ -146,9 +146,16 @@ def _is_own(module: str, root: str) -> bool:
     return type(known) is ModuleType and is_inside(known.__dict__.get("__file__"), root)
 
 
-def _nothing(mains: list[str]) -> Problem:
+def _nothing(mains: list[str], modules: dict[str, ModuleType]) -> Problem:
+    from gen_worker.endpoint.methods import marked_methods
+
+    hint = "decorate one with @inference_function, or point `main` at the module that holds it"
+    for module in modules.values():
+        for name, value in vars(module).items():
+            if isinstance(value, type) and next(marked_methods(value), None):
+                hint = f"{name} has marked methods: decorate the class with @inference"
     return Problem(
         code="nothing_found",
         message=f"no endpoint function in {' or '.join(map(repr, mains))}",
-        hint="decorate one with @inference_function, or point `main` at the module that holds it",
+        hint=hint,
     )

@@ -70,7 +70,9 @@ def _read_class(facts: ClassFacts, parametrize: Any, place: tuple[Findings, int]
         findings.add(
             "no_functions",
             "has no method marked as a function",
-            f"mark one with @{facts.decorator}.function",
+            "mark one with @invocable"
+            if facts.kind == "inference"
+            else f"mark one with @{facts.decorator}.function",
         )
     hooks = read_hooks(
         facts.cls,

@@ -143,16 +143,18 @@ def open_function(function: Any, decorator: str) -> Findings:
         DefinitionTypeError: It is no function to begin with.
     """
     name = getattr(function, "__name__", repr(function))
-    wrong = ""
+    wrong, remedy = "", ""
     others = (type, staticmethod, classmethod, MethodType)
     if isinstance(function, others) or not callable(function):
         wrong = f"@{decorator} needs a function, not {function!r}"
+        if isinstance(function, type):
+            remedy = "decorate the class with @inference and its methods with @invocable"
     elif not hasattr(function, "__dict__"):
         wrong = f"@{decorator} needs a function written in Python, not {function!r}"
     file, line = place_of(function) if not wrong else ("", 0)
     findings = Findings(name, file=file, line=line)
     if wrong:
-        findings.add("not_a_function", wrong, wrong_type=True)
+        findings.add("not_a_function", wrong, remedy, wrong_type=True)
     elif DEFINITION_ATTRIBUTE in vars(function):
         findings.add("decorated_twice", "is an endpoint function already", "keep one decorator")
     elif _is_method(function):

@@ -124,7 +124,11 @@ def define_method(facts: ClassFacts, method: MarkedMethod, findings: Findings) -
     hints = hints_of(method.function, facts.scope, inside)
     if len(findings) > found:
         return MethodDefinition(facts, method, fields, None, None)
-    arguments = arguments_of(method.function)[1:]
+    arguments = arguments_of(method.function)
+    if arguments and arguments[0].name == "ctx":
+        inside.add("context_missing", "has no self", "write self before the context")
+        return MethodDefinition(facts, method, fields, None, None)
+    arguments = arguments[1:]
     models = {k: b for k, b in facts.models.items() if not is_binding(b) or b.is_per_call}
     signature = read_signature(arguments, hints, models, inside, kind=facts.kind)
     output = read_output(

@@ -185,7 +185,8 @@ def _report_payloads(
         findings.add("payload_ambiguous", f"only one payload is possible, found {shown}")
     if not payloads:
         # One of the unbound parameters is most likely the payload, so they are not reported too.
-        found = f"; without a meaning so far: {', '.join(unbound)}" if unbound else ""
+        names = " and ".join(map(repr, unbound))
+        found = f": {names} {'are' if len(unbound) > 1 else 'is'} none" if unbound else ""
         findings.add("payload_missing", f"no parameter is a payload{found}", _ONE_STRUCT)
         return
     for name in unbound:

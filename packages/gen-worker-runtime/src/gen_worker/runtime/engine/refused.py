@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gen_worker.cancel import CancelToken
-from gen_worker.errors import OverloadedError, classify
+from gen_worker.errors import OverloadedError, WorkerError, classify
 from gen_worker.events import Failed, Timings
 from gen_worker.runtime.engine.calls import RunningCall
+from gen_worker.runtime.engine.errors import traceback_of
 
 if TYPE_CHECKING:
     from gen_worker.runtime.engine.core import Core
@@ -27,4 +28,6 @@ class RefusedCall(RunningCall):
         if isinstance(error, OverloadedError):
             core.counters.refused.add()
         failure = classify(error, origin="input")
+        if failure.error_type == "internal" and not isinstance(error, WorkerError):
+            failure = classify(error, origin="input", detail=traceback_of(error))
         self.outcome = Failed(request_id=invocation.request_id, failure=failure, timings=Timings())
