@@ -342,6 +342,29 @@ def test_a_datasets_revisions_stay_as_they_were(module_hub: RunningHub, tmp_path
         assert client.find_dataset("acme", "other") is None
 
 
+def test_a_job_reads_the_files_of_the_datasets_that_it_was_given(
+    module_hub: RunningHub, tmp_path: Path
+) -> None:
+    data = os.urandom(64)
+    with module_hub.client() as client:
+        file = str(folder_of(tmp_path / "d", rows=data) / "rows")
+        sent = client.upload_media(file, "jobs/1/outputs/rows", owner="somebody")
+        entry = {"path": "rows", "digest": f"blake3:{sent.blake3}", "size_bytes": len(data)}
+        schema = {"features": {}, "__cozy_snapshot_manifest__": [entry]}
+        client.put_dataset("given", "rows", schema)
+    blob, issue = f"/api/v1/blobs/blake3:{sent.blake3}/content", module_hub.hub.issue_capability
+    given, other = issue(read=["given/rows"]), issue(read=["given/other"])
+    assert status(module_hub, "GET", blob, given) == 200
+    assert status(module_hub, "GET", blob, other) == 403
+    with HubClient(module_hub.url, other) as client:
+        with pytest.raises(HubRequestError) as refused:  # to read it as one of its own
+            client.put_dataset("given", "other", schema)
+        assert refused.value.code == "blob_missing"
+        client.upload_media(file, "jobs/2/outputs/rows", owner="given")  # it has the bytes
+        client.put_dataset("given", "other", schema)
+    assert status(module_hub, "GET", blob, other) == 200
+
+
 def test_tags_of_datasets_move_with_a_publication(module_hub: RunningHub) -> None:
     with module_hub.client() as client:
         for number, tags in enumerate((["prod", "V1"], [], ["prod"]), 1):

@@ -246,12 +246,15 @@ class Catalog:
         return self.members(tag["release"]).get(label) if tag else None
 
     def repos_with(self, digest: str) -> tuple[tuple[str, str], ...]:
-        """Return the repositories that have a blob, published or just uploaded."""
+        """Return the repositories and datasets that have a blob, published or just uploaded."""
         rows = self._database.rows(
             "SELECT owner, name FROM entries JOIN checkpoints c ON c.id = checkpoint "
             "JOIN repos r ON r.id = c.repo WHERE blake3 = ? UNION "
             "SELECT owner, name FROM uploads "
-            "WHERE blake3 = ? AND domain = 'repo' AND state = 'complete'",
+            "WHERE blake3 = ? AND domain = 'repo' AND state = 'complete' UNION "
+            "SELECT owner, name FROM dataset_blobs JOIN datasets d ON d.id = dataset "
+            "WHERE blake3 = ?",
+            digest,
             digest,
             digest,
         )

@@ -78,7 +78,7 @@ class DatasetRoutes:
                 name,
                 self._rooms.now(),
             )
-            self._add_revision(dataset, {"visibility": "private", "schema": {}}, body)
+            self._add_revision(call, dataset, {"visibility": "private", "schema": {}}, body)
             row = self._rooms.database.row("SELECT * FROM datasets WHERE id = ?", dataset)
             assert row is not None, "made just now"
         return Answer(self._described(row), status=201)
@@ -88,10 +88,12 @@ class DatasetRoutes:
         body = call.read(DatasetBody)
         with self._rooms.database.writing():
             row = self._need(call, "write")
-            self._add_revision(row["id"], self._newest(row["id"])[1], body)
+            self._add_revision(call, row["id"], self._newest(row["id"])[1], body)
         return Answer(self._described(row))
 
-    def _add_revision(self, dataset: str, before: dict[str, Any], body: DatasetBody) -> None:
+    def _add_revision(
+        self, call: Call, dataset: str, before: dict[str, Any], body: DatasetBody
+    ) -> None:
         after = {name: value for name, value in before.items() if name != "tags"}
         if body.visibility is not None:
             if body.visibility not in _VISIBILITIES:
@@ -101,7 +103,7 @@ class DatasetRoutes:
             after["visibility"] = body.visibility
         if body.schema is not None:
             after["schema"] = body.schema
-            self._keep_blobs(dataset, body.schema.get(DATASET_FILES))
+            self._keep_blobs(call, dataset, body.schema.get(DATASET_FILES))
         if body.row_artifacts is not None:
             after["row_artifacts"] = body.row_artifacts
         text = msgspec.json.encode(after, order="deterministic")
@@ -124,7 +126,7 @@ class DatasetRoutes:
             self._rooms.now(),
         )
 
-    def _keep_blobs(self, dataset: str, manifest: Any) -> None:
+    def _keep_blobs(self, call: Call, dataset: str, manifest: Any) -> None:
         """Check the list of a dataset's files, and keep their blobs from being collected."""
         if manifest is None:
             return
@@ -140,7 +142,7 @@ class DatasetRoutes:
             raise Refusal(
                 422, "invalid_manifest", f"{DATASET_FILES} is no list of path, digest, size_bytes"
             ) from error
-        missing = sorted(digest for digest in digests if self._rooms.blobs.size(digest) is None)
+        missing = sorted(digest for digest in digests if not self._is_here(call, digest))
         if missing:
             raise Refusal(
                 409,
@@ -152,6 +154,10 @@ class DatasetRoutes:
             "INSERT OR IGNORE INTO dataset_blobs (dataset, blake3) VALUES (?, ?)",
             [(dataset, digest) for digest in digests],
         )
+
+    def _is_here(self, call: Call, digest: str) -> bool:
+        rooms = self._rooms
+        return rooms.blobs.size(digest) is not None and rooms.may_list_blob(call.principal, digest)
 
     def _described(self, row: Row, seq: int | None = None) -> dict[str, Any]:
         revision, known = self._newest(row["id"], seq)

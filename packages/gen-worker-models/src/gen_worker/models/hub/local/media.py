@@ -36,6 +36,11 @@ class Media:
             owner,
         )
 
+    def owners_of(self, digest: str) -> frozenset[str]:
+        """Return whose files a blob is."""
+        rows = self._database.rows("SELECT owner FROM media WHERE blake3 = ?", digest)
+        return frozenset(row["owner"] for row in rows)
+
     def path(self, row: Row) -> str:
         """Return where the bytes are."""
         return self._blobs.path(row["blake3"])

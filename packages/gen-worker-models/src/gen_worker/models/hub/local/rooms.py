@@ -81,6 +81,16 @@ class Rooms(NamedTuple):
             return True
         return any(principal.may_read(*repo) for repo in self.catalog.repos_with(digest))
 
+    def may_list_blob(self, principal: Principal, digest: str) -> bool:
+        """Whether the caller may name the blob as a file of a dataset: it may read it, or sent it.
+
+        Whoever may read a dataset may read its files.
+        """
+        if self.may_read_blob(principal, digest):
+            return True
+        own = principal.capability
+        return own is not None and not own.owners.isdisjoint(self.media.owners_of(digest))
+
 
 def document(value: Any) -> Any:
     """Read what a JSON column holds."""
