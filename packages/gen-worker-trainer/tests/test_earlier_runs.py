@@ -62,14 +62,14 @@ def test_what_a_run_that_begins_anew_keeps_stays(store: CheckpointStore) -> None
 def test_one_that_was_moved_can_be_gone_on_with(store: CheckpointStore) -> None:
     folder = set_aside(store, None)
 
-    point = resume_point(job(), store, f"{folder}/step-00000015.json")
+    point = resume_point(job(resume_checkpoint_path=f"{folder}/step-00000015.json"), store)
 
     assert point is not None
     assert (point.step, point.directory) == (15, f"{folder}/step-00000015")
 
 
 def test_a_run_that_goes_on_has_what_is_behind_it(store: CheckpointStore) -> None:
-    point = resume_point(job(), store, f"{store.root}/step-00000015.json")
+    point = resume_point(job(resume_checkpoint_path=f"{store.root}/step-00000015.json"), store)
 
     assert set_aside(store, point) is not None
     assert [one.name for one in store.checkpoints()] == ["step-00000015"]
@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_at_its_end_moves_nothing(store: CheckpointStore) -> 
 def test_a_run_that_goes_on_from_elsewhere_has_none(store: CheckpointStore, tmp_path: Path) -> None:
     with CheckpointStore(str(tmp_path / "elsewhere")) as other:
         keep(other, 90)
-        point = resume_point(job(), store, f"{other.root}/step-00000090.json")
+        point = resume_point(job(resume_checkpoint_path=f"{other.root}/step-00000090.json"), store)
 
         assert set_aside(store, point) == f"{store.root}/earlier-1"
 

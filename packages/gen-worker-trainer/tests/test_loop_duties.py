@@ -24,6 +24,8 @@ from gen_worker.trainer.writer import LocalArtifactWriter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gen_worker.trainer.job_file import JobFile
+
 
 class Killed(BaseException):
     """Ends a run as SIGKILL does: nothing is kept any more."""
@@ -146,6 +148,11 @@ def run(
         ],
         **kept,
     ).run()
+
+
+def told_to(request_id: str, path: str) -> JobFile:
+    """Return a job that is to begin at a checkpoint."""
+    return parse_job({"request_id": request_id, "resume_checkpoint_path": path})
 
 
 def whole(step: int) -> list[tuple[Any, ...]]:
@@ -313,8 +320,8 @@ def test_what_another_run_has_not_made_is_not_made_up(writer: LocalArtifactWrite
         run(writer, Trainer([], dies_at="sample a"))
     path = f"{writer.store.root}/step-00000002.json"
 
-    own = resume_point(parse_job({"request_id": "run"}), writer.store, path)
-    other = resume_point(parse_job({"request_id": "other"}), writer.store, path)
+    own = resume_point(told_to("run", path), writer.store)
+    other = resume_point(told_to("other", path), writer.store)
 
     assert own is not None
     assert other is not None
@@ -330,7 +337,7 @@ def test_marks_go_where_their_checkpoints_go(writer: LocalArtifactWriter) -> Non
 
     folder = set_aside(
         writer.store,
-        resume_point(parse_job({"request_id": "run"}), writer.store, f"{root}/step-00000004.json"),
+        resume_point(told_to("run", f"{root}/step-00000004.json"), writer.store),
     )
 
     assert folder is not None

@@ -192,6 +192,38 @@ def test_an_explicit_checkpoint_needs_no_second_word(job: Job) -> None:
     assert job.weight() == 7.5
 
 
+def test_an_explicit_checkpoint_is_where_the_first_attempt_begins(job: Job) -> None:
+    """A later one goes on where the job has come to, and does not need it any more."""
+    job.run(checkpoint_every=2)
+    job.out.rename(job.folder / "before")
+    path = job.folder / "before" / "checkpoints" / "step-00000002.json"
+    wanted: dict[str, Any] = {
+        "checkpoint_every": 1,
+        "resume_from_latest": True,
+        "max_steps": 8,
+        "resume_checkpoint_path": str(path),
+    }
+    process = job.start(hyperparams={"slow": 0.05}, **wanted)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "STEP 6\n":
+            break
+    process.kill()
+    process.communicate(timeout=_PATIENCE_S)
+    path.unlink()
+
+    for _ in range(2):
+        code, log = job.run(**wanted)
+        assert code == 0, log
+
+    assert job.weight() == 18.0
+    resumed = [int(one[2]) for one in job.told("metric") if "resumed" in one[1]]
+    assert resumed[0] == 2
+    assert resumed[1] in (4, 5)
+    assert len(resumed) == 2, "the last attempt finds it finished"
+    assert not [*job.out.glob("checkpoints/earlier-*")]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )

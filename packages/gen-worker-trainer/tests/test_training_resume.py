@@ -19,7 +19,7 @@ from gen_worker.trainer.errors import (
     TrainingCanceled,
 )
 from gen_worker.trainer.job_file import JobFile, parse_job
-from gen_worker.trainer.resume import finished_at, resume_point
+from gen_worker.trainer.resume import Origin, finished_at, resume_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,15 @@ def store(tmp_path: Path) -> Iterator[CheckpointStore]:
         yield opened
 
 
-def job(*, resume: bool = True, max_steps: int = 9) -> JobFile:
-    return parse_job({"request_id": "r", "max_steps": max_steps, "resume_from_latest": resume})
+def job(*, resume: bool = True, max_steps: int = 9, path: str = "") -> JobFile:
+    return parse_job(
+        {
+            "request_id": "r",
+            "max_steps": max_steps,
+            "resume_from_latest": resume,
+            "resume_checkpoint_path": path,
+        }
+    )
 
 
 def test_the_newest_that_is_whole(store: CheckpointStore) -> None:
@@ -90,17 +97,92 @@ def test_an_explicit_path_comes_first(
 ) -> None:
     path = f"{store.root}/step-00000003" + ("" if as_directory else ".json")
 
-    point = resume_point(job(resume=resume), store, path)
+    point = resume_point(job(resume=resume, path=path), store)
 
     assert point is not None
     assert point.step == 3
+
+
+def keep_own(store: CheckpointStore, wanted: JobFile, step: int, *, is_final: bool = False) -> None:
+    """Keep a checkpoint as a run of this job does."""
+    origin = Origin(wanted)
+    parts = {origin.name: origin.kept()} if origin.name else {}
+    with store.building(step, is_final=is_final) as draft:
+        with open(f"{draft.directory}/w", "w") as file:
+            file.write(str(step))
+        draft.commit("r", {"step": step}, runtime={"parts": parts})
+
+
+def where(wanted: JobFile, store: CheckpointStore) -> int:
+    point = resume_point(wanted, store)
+    assert point is not None
+    return point.step
+
+
+def test_an_explicit_path_is_for_the_first_attempt(store: CheckpointStore) -> None:
+    wanted = job(path=f"{store.root}/step-00000003.json")
+    assert where(wanted, store) == 3
+
+    keep_own(store, wanted, 4)
+    keep_own(store, wanted, 6)
+
+    assert where(wanted, store) == 6
+    assert where(job(path=f"{store.root}/step-00000005.json"), store) == 5, "another one is named"
+    assert where(job(path=f"{store.root}/step-00000003.json", resume=False), store) == 3
+    assert where(job(), store) == 6
+
+
+def test_a_later_attempt_takes_the_newest_of_its_own_that_is_whole(store: CheckpointStore) -> None:
+    wanted = job(path=f"{store.root}/step-00000003.json")
+    for step in (4, 6):
+        keep_own(store, wanted, step)
+    for step, expected in ((6, 4), (4, 3)):
+        with open(f"{store.root}/step-{step:08d}/w", "w") as file:
+            file.write("damaged")
+
+        assert where(wanted, store) == expected, "never that of step 5, which is not its own"
+
+
+def test_a_later_attempt_does_not_ask_for_the_explicit_one(store: CheckpointStore) -> None:
+    """Its tag may have moved, its URL may be out of date."""
+    wanted = parse_job(
+        {
+            "request_id": "r",
+            "resume_from_latest": True,
+            "inputs": {"resume_checkpoint_ref": "acme/run"},
+        }
+    )
+    keep_own(store, wanted, 8)
+
+    def gone() -> str:
+        raise InputMaterializationError("no longer there")
+
+    point = resume_point(wanted, store, gone)
+    assert point is not None
+    assert point.step == 8
+    assert "acme/run" not in json.dumps(point.runtime)
+    with open(f"{store.root}/step-00000008/w", "w") as file:
+        file.write("damaged")
+    with pytest.raises(InputMaterializationError):
+        resume_point(wanted, store, gone)
+
+
+def test_a_later_attempt_of_a_finished_run_has_nothing_to_do(store: CheckpointStore) -> None:
+    wanted = job(path=f"{store.root}/step-00000003.json")
+    keep_own(store, job(), 9, is_final=True)
+    assert finished_at(wanted, store) is None, "the run that is finished began elsewhere"
+
+    keep_own(store, wanted, 9, is_final=True)
+
+    assert finished_at(wanted, store) == f"{store.root}/final.json"
+    assert finished_at(job(path="another"), store) is None
 
 
 def test_a_file_of_another_name_says_its_step(store: CheckpointStore, tmp_path: Path) -> None:
     path = tmp_path / "downloaded.json"
     path.write_text(json.dumps({"step": 40, "state": {"a": 1}}))
 
-    point = resume_point(job(), store, str(path))
+    point = resume_point(job(path=str(path)), store)
 
     assert point is not None
     assert (point.step, point.directory) == (40, str(tmp_path))
@@ -109,32 +191,32 @@ def test_a_file_of_another_name_says_its_step(store: CheckpointStore, tmp_path: 
 def test_an_explicit_path_that_is_none(store: CheckpointStore, tmp_path: Path) -> None:
     path = str(tmp_path / "none.json")
 
-    point = resume_point(job(), store, path)
+    point = resume_point(job(path=path), store)
 
     assert point is not None
     assert point.step == 5
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        resume_point(job(resume=False), store, path)
+        resume_point(job(resume=False, path=path), store)
 
 
 @pytest.mark.parametrize(
-    ("fields", "path", "is_finished"),
+    ("fields", "is_finished"),
     [
-        ({"max_steps": 7}, "", True),
-        ({"max_steps": 6}, "", True),
-        ({"max_steps": 8}, "", False),
-        ({"max_steps": 7}, "/some/step.json", False),
-        ({"max_steps": 7, "resume": False}, "", False),
+        ({"max_steps": 7}, True),
+        ({"max_steps": 6}, True),
+        ({"max_steps": 8}, False),
+        ({"max_steps": 7, "path": "/some/step.json"}, False),
+        ({"max_steps": 7, "resume": False}, False),
     ],
 )
 def test_a_run_that_is_finished(
-    store: CheckpointStore, fields: dict[str, Any], path: str, is_finished: bool
+    store: CheckpointStore, fields: dict[str, Any], is_finished: bool
 ) -> None:
-    assert finished_at(job(**fields), store, path) is None
+    assert finished_at(job(**fields), store) is None
     with store.building(7, is_final=True) as draft:
         draft.commit("r", {})
 
-    found = finished_at(job(**fields), store, path)
+    found = finished_at(job(**fields), store)
 
     assert found == (f"{store.root}/final.json" if is_finished else None)
 
@@ -144,7 +226,7 @@ def test_an_explicit_path_that_is_none_and_nothing_else(tmp_path: Path) -> None:
         CheckpointStore(str(tmp_path / "empty")) as empty,
         pytest.raises(CheckpointError, match=r"elsewhere\.json"),
     ):
-        resume_point(job(), empty, str(tmp_path / "elsewhere.json"))
+        resume_point(job(path=str(tmp_path / "elsewhere.json")), empty)
 
 
 def test_a_finished_run_can_be_longer(store: CheckpointStore) -> None:

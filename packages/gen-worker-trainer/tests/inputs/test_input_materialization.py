@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 NO_HUB = ModelSettings()
 
 
+def fetch(config: RunConfig, settings: ModelSettings, store: str | None = None) -> None:
+    """Have all inputs here, the checkpoint too."""
+    with materialize(config, settings=settings, store=store) as found:
+        _ = found.resume_path
+
+
 def kept_checkpoint(root: Path, step: int = 5) -> Path:
     """Keep a checkpoint as a run does; return the path of its JSON."""
     with CheckpointStore(str(root)) as store, store.building(step) as draft:
@@ -144,7 +150,7 @@ def test_what_cannot_be_had_says_which_and_why(
     inputs: dict[str, Any], reason: str, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     with pytest.raises(InputMaterializationError) as raised:
-        materialize(make_config(inputs=inputs), settings=NO_HUB, store=str(tmp_path / "store"))
+        fetch(make_config(inputs=inputs), NO_HUB, str(tmp_path / "store"))
     text = next(iter(inputs.values()))
     shown = text if isinstance(text, str) else text[0]
     assert shown.partition("#")[0] in str(raised.value)
@@ -257,13 +263,11 @@ def test_a_repository_without_the_right_files_says_so(
         ({"dataset_parquet_refs": ["acme/none"]}, "not on the hub"),
     ):
         with pytest.raises(InputMaterializationError, match=reason):
-            materialize(
-                make_config(inputs=inputs), settings=settings, store=str(tmp_path / "store")
-            )
+            fetch(make_config(inputs=inputs), settings, str(tmp_path / "store"))
     with pytest.raises(AuthError):
-        materialize(
+        fetch(
             make_config(inputs={"resume_checkpoint_ref": "acme/empty"}),
-            settings=hub.settings("wrong"),
+            hub.settings("wrong"),
         )
 
 
@@ -279,7 +283,7 @@ def test_a_whole_checkpoint_comes_from_the_hub(
         path = found.resume_path
     assert path is not None
     with CheckpointStore(config.places.checkpoints) as store:
-        point = resume_point(config.job, store, path)
+        point = resume_point(config.job, store, lambda: path)
     assert point is not None
     assert (point.step, point.state) == (5, {"a": 1})
     assert sorted(os.listdir(point.directory)) == ["checkpoint.json", "model.safetensors", "more"]
@@ -296,10 +300,11 @@ def test_a_whole_checkpoint_comes_from_a_url(
         if path.is_file():
             peer.files[f"/c/{path.relative_to(json_path.parent).as_posix()}"] = path.read_bytes()
     config = make_config(inputs={"resume_checkpoint_ref": f"{peer.url}{place}?sig=1"})
-    found = materialize(config, settings=NO_HUB)
-    assert found.resume_path is not None
-    with CheckpointStore(config.places.checkpoints) as store:
-        point = resume_point(config.job, store, found.resume_path)
+    with (
+        materialize(config, settings=NO_HUB) as found,
+        CheckpointStore(config.places.checkpoints) as store,
+    ):
+        point = resume_point(config.job, store, found.find_checkpoint)
     assert point is not None
     assert point.step == 5
     assert all(one.path.endswith("?sig=1") for one in peer.asked)
@@ -313,4 +318,4 @@ def test_a_checkpoint_that_lists_files_outside_is_refused(
     peer.files["/c.json"] = json.dumps(body).encode()
     config = make_config(inputs={"resume_checkpoint_ref": f"{peer.url}/c.json"})
     with pytest.raises(InputMaterializationError, match="evil"):
-        materialize(config, settings=NO_HUB)
+        fetch(config, NO_HUB)

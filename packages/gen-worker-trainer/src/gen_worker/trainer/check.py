@@ -160,7 +160,9 @@ class _Check:
             self._found("hyperparams", f"a {wanted}" if wanted else "handed over as they are")
         with self._trying("inputs", "change `inputs` in the job spec"):
             self._inputs = self._stack.enter_context(materialize(self._config))
-            self._found("inputs", ", ".join(self._inputs.model_handles) or "none are named")
+            path = self._inputs.resume_path
+            named = [*self._inputs.model_handles, *(["resume_checkpoint"] if path else [])]
+            self._found("inputs", ", ".join(named) or "none are named")
         ctx = self._data()
         self._steps(trainer, ctx)
         if job.eval_every:

@@ -35,7 +35,7 @@ from gen_worker.trainer.loop import TrainingLoop
 from gen_worker.trainer.metrics import RESUMED_FROM
 from gen_worker.trainer.plugin import load_trainer_plugin
 from gen_worker.trainer.reporter import LocalTrainingReporter
-from gen_worker.trainer.resume import ResumePoint, finished_at, resume_point
+from gen_worker.trainer.resume import Origin, ResumePoint, finished_at, resume_point
 from gen_worker.trainer.settings import TrainerSettings
 from gen_worker.trainer.state.rng import seed_everything
 from gen_worker.trainer.steps import StepContext
@@ -196,7 +196,6 @@ class TrainingRun:
         world = self._world
         self._phase = "input"
         inputs = stack.enter_context(fetched(world, lambda: materialize(config)))
-        resume_path = inputs.resume_path or ""
         self._phase = "startup"
         spec = job.spec
         self._phase = "model-load"
@@ -213,13 +212,13 @@ class TrainingRun:
         )
         stack.callback(writer.close)
         self._open_uploader(stack)
-        finished = first_does(world, lambda: finished_at(job, writer.store, resume_path))
+        finished = first_does(world, lambda: finished_at(job, writer.store))
         if finished is not None:
             self._reporter.started(request_id=job.request_id)
             self._send_finished(writer, finished)
             self._reporter.completed(step=job.max_steps, final_checkpoint=finished)
             return
-        point = point_of(world, lambda: resume_point(job, writer.store, resume_path))
+        point = point_of(world, lambda: resume_point(job, writer.store, inputs.find_checkpoint))
         if point is not None:
             self._send_kept(writer, point.step)
         if job.seed is not None:
@@ -285,6 +284,7 @@ class TrainingRun:
             parts=[
                 *parts_of(self._config, self._world, start_step),
                 EarlierRun(writer, point),
+                Origin(job),
             ],
         )
 

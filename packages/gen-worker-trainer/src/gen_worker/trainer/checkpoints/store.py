@@ -169,7 +169,9 @@ class CheckpointStore:
         return self._whole(os.path.join(self.root, FINAL + ".json"))
 
     def newest(
-        self, verify: Callable[[str, Mapping[str, StoredFile]], object] = verify_files
+        self,
+        verify: Callable[[str, Mapping[str, StoredFile]], object] = verify_files,
+        among: Callable[[Checkpoint], bool] = lambda _: True,
     ) -> Found | None:
         """Return the checkpoint of the most steps that is whole; damaged ones are passed over.
 
@@ -178,8 +180,9 @@ class CheckpointStore:
         Args:
             verify: Looks at every byte of the files below a directory, and raises CheckpointError;
                 what it returns is held along with what is found.
+            among: Tells which are looked at.
         """
-        listed = self._listed()
+        listed = [found for found in self._listed() if among(found.checkpoint)]
         listed.sort(key=lambda one: (one.checkpoint.step, one.checkpoint.final), reverse=True)
         for found in listed:
             whole = self._whole(found.json_path, verify)

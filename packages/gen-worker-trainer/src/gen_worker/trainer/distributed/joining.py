@@ -40,17 +40,17 @@ def fetched(world: World, fetch: Callable[[], Materialized]) -> Materialized:
         return fetch()
     inputs: list[Materialized] = []
 
-    def names() -> tuple[dict[str, str], tuple[str, ...], str | None]:
+    def names() -> tuple[dict[str, str], tuple[str, ...]]:
         inputs.append(fetch())
-        return inputs[0].model_handles, inputs[0].parquet_paths, inputs[0].resume_path
+        return inputs[0].model_handles, inputs[0].parquet_paths
 
-    handles, paths, resume_path = first_does(world, names)
+    handles, paths = first_does(world, names)
     if inputs:
         return inputs[0]
     return Materialized(
         model_handles=handles,
         parquet_paths=tuple(paths),
-        resume_path=resume_path,
+        find_checkpoint=lambda: None,  # the first process goes to its place with all
         kept=ExitStack(),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,22 @@ class Materialized(msgspec.Struct, frozen=True, kw_only=True):
     """For `StepContext`: `base_model_dir` and `base_model_ref`; empty without a base model."""
     parquet_paths: tuple[str, ...]
     """Of the refs, or what `dataset.parquet_paths` says where there are none."""
-    resume_path: str | None
-    """JSON of the checkpoint to go on from, its directory beside it; None without one."""
+    find_checkpoint: Callable[[], str | None]
+    """Fetches the checkpoint to go on from; see `resume_path`."""
     kept: ExitStack
+
+    @property
+    def resume_path(self) -> str | None:
+        """JSON of the checkpoint to go on from, its directory beside it; None without one.
+
+        It is fetched when it is asked for: a later attempt has checkpoints of its own.
+
+        Raises:
+            InputMaterializationError: It cannot be had.
+            AuthError: The hub refuses the token.
+            CanceledError: The fetching was to stop.
+        """
+        return self.find_checkpoint()
 
     def close(self) -> None:
         """Let the store remove what it has to; also done when the process ends."""
@@ -59,7 +73,7 @@ def materialize(
     settings: ModelSettings | None = None,
     store: str | None = None,
 ) -> Materialized:
-    """Have all inputs of a job here; what an earlier attempt has fetched is not fetched again.
+    """Have the inputs of a job here; what an earlier attempt has fetched is not fetched again.
 
     An input is a path or `file:` URL, used in place; an `http` or `https` URL, whose digest may
     follow as `#sha256=<hex>` or `#blake3=<hex>`; or a ref, `owner/repo[:tag][#flavor]` or
@@ -77,18 +91,23 @@ def materialize(
         AuthError: The hub refuses the token.
         CanceledError: `cancel` was tripped.
     """
-    with ExitStack() as stack:
-        inputs = _Inputs(config, settings or load_model_settings(), stack, store, cancel)
+    kept = ExitStack()
+    with ExitStack() as unless_whole:
+        unless_whole.callback(kept.close)
+        inputs = _Inputs(config, settings or load_model_settings(), kept, store, cancel)
         job = config.job
         found = Materialized(
             model_handles=inputs.model(job.inputs.base_model_ref),
             parquet_paths=inputs.datasets(job.inputs.dataset_parquet_refs)
             or job.dataset.parquet_paths,
-            resume_path=inputs.checkpoint(job.inputs.resume_checkpoint_ref)
-            or job.resume_checkpoint_path
-            or None,
-            kept=stack.pop_all(),
+            find_checkpoint=lambda: (
+                inputs.checkpoint(job.inputs.resume_checkpoint_ref)
+                or job.resume_checkpoint_path
+                or None
+            ),
+            kept=kept,
         )
+        unless_whole.pop_all()
     return found
 
 
