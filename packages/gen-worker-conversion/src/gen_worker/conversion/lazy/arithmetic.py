@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.errors import ConversionInputError
 from gen_worker.conversion.lazy.dtypes import FLOATS, torch_dtype
+from gen_worker.conversion.lazy.slab_memory import slab_memory
 from gen_worker.conversion.lazy.tensor import LazyTensor, slabs
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
             f"{tensor!r} cannot be cast to {dtype!r}: a cast leads to {', '.join(FLOATS)} from a "
             "float; choose a quantization method for fewer bits"
         )
-    return _Elementwise((tensor,), dtype, lambda made, wanted: made.to(wanted))
+    return _Elementwise((tensor,), dtype, _cast_rows)
 
 
 def scale(tensor: LazyTensor, factor: float) -> LazyTensor:
@@ -122,6 +123,11 @@ def computed(
         is_whole: Whether the function needs all of `of` for any row.
     """
     return _Computed(rows, shape, dtype, tuple(of), row_cost_bytes, is_whole)
+
+
+def _cast_rows(made: Any, wanted: Any) -> Any:
+    cast_bytes = slab_memory(made.numel() * wanted.itemsize)
+    return cast_bytes.view(wanted).view(made.shape).copy_(made)
 
 
 class _Elementwise(LazyTensor):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.errors import UnreadableSourceError
 from gen_worker.conversion.lazy.dtypes import size_bytes_of, torch_dtype
+from gen_worker.conversion.lazy.slab_memory import slab_memory
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
 from gen_worker.errors import ArtifactTransferError, WorkerError
 from gen_worker.models.formats import DamagedFileError, Header
 from gen_worker.models.formats.plain_files import open_plain
-from gen_worker.models.reader.memory import PAGE, HostMemory
+from gen_worker.models.reader.memory import PAGE
 from gen_worker.models.reader.page_cache import PageCache
 from gen_worker.models.reader.source_files import SourceFile, open_direct
 
@@ -64,20 +65,16 @@ class WeightsFile(NamedTuple):
             DamagedFileError: The file is not the one whose header was read.
             ArtifactTransferError: It cannot be read.
         """
-        import torch  # type: ignore[import-not-found,unused-ignore]
-
-        if size_bytes == 0:
-            return torch.empty(0, dtype=torch.uint8)
         with self._opened() as file:
             if start % alignment or not file.is_cold(start, start + size_bytes):
-                made: Any = torch.empty(size_bytes, dtype=torch.uint8)  # whose pages are there
+                made = slab_memory(size_bytes)
                 file.read(bytes_of(made), start)
                 return made
             first = start // PAGE * PAGE
-            memory = HostMemory(start + size_bytes - first)
-            file.read(memoryview(memory), first)
-            made = torch.frombuffer(memory, dtype=torch.uint8)
-            return made[start - first : start - first + size_bytes]
+            skipped = start - first
+            made = slab_memory(-(-(skipped + size_bytes) // PAGE) * PAGE)
+            file.read(bytes_of(made), first)
+            return made[skipped : skipped + size_bytes]
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[SourceFile]:

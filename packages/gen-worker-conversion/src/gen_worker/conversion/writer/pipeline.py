@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
+from gen_worker.conversion.lazy.slab_memory import release_idle
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
@@ -14,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["pump"]
 
 T = TypeVar("T")
-_THREADS = 3
-"""One waits for the disk, one computes, one is ahead."""
-_MAX_COST_BYTES = 64 << 20
+_THREADS = 6
+"""Most of them wait: a disk gives its best to several reads at once."""
+_MAX_COST_BYTES = 96 << 20
 
 
 def pump(
@@ -63,3 +65,4 @@ def pump(
             use_next()
     finally:
         pool.shutdown(cancel_futures=True)
+        release_idle()
