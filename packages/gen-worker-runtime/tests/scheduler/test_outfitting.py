@@ -31,17 +31,17 @@ DIGEST = "a" * 64
 
 
 class Catalog:
-    """Says of which kind all functions are."""
+    """Says whether all functions work with the hub."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, uses_hub: bool) -> None:
+        self.uses_hub = uses_hub
 
     def known(self, *_name: str) -> Any:
         return None
 
     async def facts(self, *name: str) -> Any:
         assert name == ("bob", "paint", "r-1", "draw")
-        return SimpleNamespace(kind=self.kind)
+        return SimpleNamespace(uses_hub=self.uses_hub)
 
 
 async def describe(refs: Iterable[str]) -> Mapping[str, ResolvedRepo]:
@@ -49,10 +49,10 @@ async def describe(refs: Iterable[str]) -> Mapping[str, ResolvedRepo]:
 
 
 def outfit(
-    open_ledger: OpenLedger, submission: MakeSubmission, clock: Clock, kind: str, **fields: Any
+    open_ledger: OpenLedger, submission: MakeSubmission, clock: Clock, uses_hub: bool, **fields: Any
 ) -> tuple[Equipment, Passes]:
     passes = Passes(b"k" * 32, now=clock)
-    outfitter = Outfitter(Catalog(kind), passes, lambda one: f"http://for-{one}", describe)  # type: ignore[arg-type]
+    outfitter = Outfitter(Catalog(uses_hub), passes, lambda one: f"http://for-{one}", describe)  # type: ignore[arg-type]
 
     async def scene() -> Equipment:
         async with open_ledger() as ledger:
@@ -68,7 +68,7 @@ def outfit(
 def test_a_job_gets_a_token_for_its_files_and_what_its_models_are(
     open_ledger: OpenLedger, submission: MakeSubmission, clock: Clock
 ) -> None:
-    equipment, passes = outfit(open_ledger, submission, clock, "inference", timeout_ms=1000)
+    equipment, passes = outfit(open_ledger, submission, clock, False, timeout_ms=1000)
     job = passes.read(equipment.capability_token)
     assert job is not None
     assert (job.request_id, job.worker_id, job.owner) == ("r1", "w1", "acme")
@@ -80,7 +80,7 @@ def test_a_job_gets_a_token_for_its_files_and_what_its_models_are(
 def test_a_job_that_publishes_works_with_the_hub_of_its_worker(
     open_ledger: OpenLedger, submission: MakeSubmission, clock: Clock
 ) -> None:
-    equipment, _ = outfit(open_ledger, submission, clock, "conversion")
+    equipment, _ = outfit(open_ledger, submission, clock, True)
     assert (equipment.file_base_url, equipment.capability_token) == ("", "")
     assert equipment.job_id == "r1"
     assert list(equipment.repos) == ["acme/model:prod"]

@@ -47,6 +47,8 @@ class FunctionFacts(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources = Resources()
     locked: LockedFunction
     """All that the lock says."""
+    uses_hub: bool = False
+    """It publishes, or reads what its payload names; an ordinary handler with those fields, too."""
     models: dict[str, LockedModel] = {}
     """Of `[models]` in the lock, by key."""
     own_models: dict[str, LockedModel] = {}
@@ -136,6 +138,7 @@ def _facts_of(release: Release, manifest: Manifest) -> Mapping[str, FunctionFact
             release_id=release_id,
             function=locked.name,
             kind=_kind_of(locked),
+            uses_hub=_kind_of(locked) != "inference" or _names_repository(locked.input_schema),
             output_mode=locked.output_mode,
             timeout_ms=locked.timeout_ms,
             max_batch=locked.max_batch,
@@ -151,6 +154,21 @@ def _facts_of(release: Release, manifest: Manifest) -> Mapping[str, FunctionFact
 def _kind_of(locked: LockedFunction) -> EndpointKind:
     named = locked.endpoint_kind or locked.kind
     return next((kind for kind in _KINDS if kind == named), "inference")
+
+
+def _names_repository(schema: Mapping[str, Any]) -> bool:
+    """Tell whether a payload has a `source` or a `destination` that is a record with a ref.
+
+    Files have refs, too, and know where they are on a disk.
+    """
+    fields, records = schema.get("properties", {}), schema.get("$defs", {})
+    if "destination_repo" in fields:
+        return True
+    wanted = [fields[name] for name in ("source", "destination") if name in fields]
+    forms = [form for one in wanted for form in (one, *one.get("anyOf", ()))]
+    names = [form["$ref"].rpartition("/")[2] for form in forms if "$ref" in form]
+    tables = [records.get(name, {}).get("properties", {}) for name in names]
+    return any("ref" in table and "local_path" not in table for table in tables)
 
 
 def _resources_of(locked: LockedFunction) -> Resources:

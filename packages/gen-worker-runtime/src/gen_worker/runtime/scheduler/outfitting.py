@@ -40,7 +40,7 @@ class Outfitter(Outfit):
         """Prepare.
 
         Args:
-            catalog: Knows of which kind functions are.
+            catalog: Knows which functions work with the hub.
             passes: Seals what a job may do with files.
             base_url: Returns where the files are, as a worker reaches them, by its id.
             describe: Returns the files of models by ref; what it leaves out a worker has to find
@@ -65,7 +65,7 @@ class Outfitter(Outfit):
             repos = await self._describe(options.refs)
         name = options.endpoint_owner, record.endpoint, record.release_id, record.function
         facts = self._catalog.known(*name) or await self._catalog.facts(*name)
-        if facts.kind != "inference":
+        if facts.uses_hub:
             token = ""
             if self._rights is not None:
                 token = await self._rights.token(record, payload, facts.locked.payload_refs)
