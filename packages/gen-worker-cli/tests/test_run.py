@@ -48,6 +48,24 @@ def test_a_coroutine_is_awaited(shapes: Callable[..., Finished]) -> None:
     assert shapes("run", "later", "soon").values == [result({"text": "soon"})]
 
 
+@pytest.mark.claims("exit.1")
+def test_a_forgotten_await_fails_here_as_it_would_on_a_server(cli: Cli) -> None:
+    cli.write_project(
+        "import msgspec\n"
+        "from gen_worker import inference_function\n"
+        "class Text(msgspec.Struct):\n    text: str\n"
+        "async def said() -> str:\n    return 'hi'\n"
+        "@inference_function\n"
+        "async def whole(ctx, payload: Text) -> Text:\n    return said()\n"
+        "@inference_function\n"
+        "async def inside(ctx, payload: Text) -> Text:\n    return Text(said())\n"
+    )
+    for function in ("whole", "inside"):
+        done = cli("run", function, "x", project=cli.folder)
+        assert (done.stdout, done.code) == ("", 1)
+        assert done.stderr.rstrip().endswith(": write `await` before its call")
+
+
 @pytest.mark.claims("run.class-life")
 def test_a_class_is_set_up_warmed_up_and_shut_down_once(shapes: Callable[..., Finished]) -> None:
     done = shapes("run", "paint-it", "fox")

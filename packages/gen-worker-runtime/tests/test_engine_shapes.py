@@ -205,6 +205,19 @@ def test_an_invocation_needs_no_tester(tmp_path: Any) -> None:
     engine.close_now()
 
 
+@inference_function
+def no_stream(ctx: RequestContext, ask: Ask) -> Iterator[Piece]:
+    return Piece(ask.text)  # type: ignore[return-value]  # the mistake
+
+
+def test_a_stream_that_is_none_is_told_with_its_place() -> None:
+    with EndpointTester(no_stream) as tester:
+        failure = tester.run("no_stream", {}).failure
+    assert failure is not None
+    assert "must yield its items, or return an iterator of them, not Piece" in failure.detail
+    assert f"no_stream ({__file__}:" in failure.detail
+
+
 class Unreadable(msgspec.Struct):
     either: set[int] | list[str]
 

@@ -171,6 +171,7 @@ def new_invocation(
 
     request_id = f"local-{os.urandom(4).hex()}"
     return Invocation(
+        result_format="json",  # what cannot be sent in production fails here, too
         function=spec.name,
         payload=msgspec.json.encode(payload),
         request_id=request_id,

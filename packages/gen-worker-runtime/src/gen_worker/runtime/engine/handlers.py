@@ -69,8 +69,9 @@ def call_blocking(call: RunningCall, region: Region) -> Any:
 
 
 def _consume(call: RunningCall, region: Region, produced: Any) -> Any:
-    items = iter(produced)
     plan, token = call.plan, call.token
+    plan.check_stream(produced)
+    items = iter(produced)
     plain, files = plan.item_type, plan.output_files
     kept: list[Any] | None = None if plan.is_streamed else []
     count, last = 0, call.core.limits.max_deltas if plan.is_streamed else 0
@@ -131,6 +132,7 @@ async def call_async(call: RunningCall, runner: Runner, slot: SlotQueue | None =
             return await produced
         if hasattr(produced, "__await__"):  # `async def` that returns an iterator made elsewhere
             produced = await produced
+        plan.check_stream(produced)
         return await _consume_async(call, runner, aiter(produced))
     finally:
         call.spend(COMPUTE)

@@ -141,8 +141,10 @@ def encode(value: Any, result_format: Format, max_bytes: int) -> bytes:
     """
     try:
         data = (_JSON_ENCODER if result_format == "json" else _MSGPACK_ENCODER).encode(value)
-    except ValueError as error:  # text that is no Unicode; it says nothing about the payload
-        raise TypeError(f"what the function produced cannot be sent: {error}") from error
+    except (TypeError, ValueError) as error:  # such as text that is no Unicode
+        # No ValueError, which would say something about the payload.
+        remedy = "write `await` before its call" if "coroutine" in str(error) else "convert it"
+        raise TypeError(f"what the function produced cannot be sent: {error}: {remedy}") from error
     if 0 < max_bytes < len(data):
         raise OutputTooLargeError(size_bytes=len(data), max_bytes=max_bytes)
     return data

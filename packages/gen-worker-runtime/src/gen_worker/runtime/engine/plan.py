@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -152,11 +153,25 @@ class Plan:
         if expected is None or isinstance(produced, expected):
             return
         verb = "yield" if self.is_generator else "return"
-        name = getattr(expected, "__name__", str(expected))
-        raise TypeError(
-            f"{self.spec.qualname} must {verb} {name}, not {type(produced).__name__}: "
-            "change the code or its annotation"
-        )
+        self._refuse(f"{verb} {getattr(expected, '__name__', expected)}", produced)
+
+    def check_stream(self, produced: Any) -> None:
+        """Check what a function whose output is a stream has returned.
+
+        Raises:
+            TypeError: Nothing comes of it, one by one.
+        """
+        if not hasattr(produced, "__aiter__" if self.is_async else "__iter__"):
+            self._refuse("yield its items, or return an iterator of them", produced)
+
+    def _refuse(self, duty: str, produced: Any) -> NoReturn:
+        spec, kind = self.spec, type(produced).__name__
+        remedy = "change the code or its annotation"
+        if isinstance(produced, Coroutine):
+            kind = f"the coroutine of {getattr(produced, '__qualname__', '?')!r}"
+            remedy = "write `await` before its call" + ("" if self.is_async else ", in `async def`")
+        place = f" ({spec.file}:{spec.line})" if spec.file else ""
+        raise TypeError(f"{spec.qualname}{place} must {duty}, not {kind}: {remedy}")
 
     def check_item(self, item: Any) -> None:
         """Check a yielded item; text signals are always allowed."""
