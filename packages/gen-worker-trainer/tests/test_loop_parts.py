@@ -163,7 +163,9 @@ def loop_of(
     trainer: Any, around: Around, batches: Sequence[Any], *parts: Part, **more: Any
 ) -> TrainingLoop:
     given = {name: more.pop(name) for name in list(more) if name in ("hyperparams", "max_steps")}
-    every = {name: more.pop(name, 0) for name in ("metric_every", "checkpoint_every")}
+    every = {
+        name: more.pop(name, 0) for name in ("metric_every", "checkpoint_every", "sample_every")
+    }
     job = TrainingJobSpec(
         "run", given.get("max_steps", 99), **every, hyperparams=given.get("hyperparams", {})
     )
@@ -504,6 +506,84 @@ def of_waiting(around: Around) -> list[dict[str, Any]]:
     """Return what was logged while a step waited for it, or was just about to."""
     here = ("threading.py", "test_loop_parts.py")
     return [one for one in around.logs if one["where"].partition(":")[0].endswith(here)]
+
+
+class Patient(Evaluated):
+    """Takes its time wherever a run does other things than steps; notes how long it is quiet."""
+
+    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+        super().__init__()
+        self.heartbeat = heartbeat
+        self.now_s = 0.0
+        self.quiet_s: dict[str, float] = {}
+        self.loop: TrainingLoop
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def take(self, what: str, seconds: float) -> None:
+        """Let time pass, and note for how long nothing has happened then."""
+        self.now_s += seconds
+        assert self.heartbeat is not None
+        quiet_s = self.now_s - self.heartbeat.moved_at(self.loop._facts)
+        self.quiet_s[what] = max(quiet_s, self.quiet_s.get(what, 0.0))
+
+    def train_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
+        self.take("step", 7.0)
+        return super().train_step(batch, state, ctx)
+
+    def eval_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
+        self.take("evaluation", 6.0)
+        return super().eval_step(batch, state, ctx)
+
+    def state_dict(self, state: Any) -> dict[str, Any]:
+        self.take("checkpoint", 500.0)
+        return super().state_dict(state)
+
+
+def test_what_is_long_without_a_step_is_no_stall(around: Around) -> None:
+    """Each batch of an evaluation counts for itself; samples, checkpoints and the end do not."""
+    trainer = Patient()
+    heartbeat = trainer.heartbeat = Heartbeat(0, 3600, clock=trainer.clock)
+
+    def sample(**_: Any) -> list[str]:
+        trainer.take("samples", 500.0)
+        return []
+
+    around.write_samples = sample  # type: ignore[method-assign]
+    batches = [(1.0, 1.0)] * 50
+    trainer.loop = loop_of(
+        trainer,
+        around,
+        [1.0] * 4,
+        Evaluation(1, lambda run: MockBatches(batches)),
+        heartbeat,
+        checkpoint_every=1,
+        sample_every=2,
+        finishing=lambda path: trainer.take("end", 500.0),
+    )
+    trainer.loop.run()
+
+    assert trainer.quiet_s == {
+        "step": 7.0,
+        "evaluation": 6.0,
+        "checkpoint": 0.0,
+        "samples": 0.0,
+        "end": 0.0,
+    }
+
+
+def test_a_long_sample_lets_nobody_say_that_the_run_hangs(around: Around) -> None:
+    def sample(**facts: Any) -> list[str]:
+        for _ in range(20):  # a second, twice as long as a step may take
+            assert around.beats.acquire(timeout=_PATIENCE_S)
+        return []
+
+    around.write_samples = sample  # type: ignore[method-assign]
+
+    loop_of(Trainer(), around, [1.0], Heartbeat(0.05, 0.5), sample_every=1).run()
+
+    assert of_waiting(around) == []
 
 
 def test_a_run_that_lives_says_so(around: Around) -> None:

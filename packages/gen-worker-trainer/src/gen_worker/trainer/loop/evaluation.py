@@ -87,6 +87,7 @@ def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
                 end(state, ctx)
         raise
     run.phase = "train-step"
+    run.reporting.moved(run)
     added = end(state, ctx) if callable(end) else None
     if not parts:
         return {}
@@ -108,5 +109,6 @@ def _parts(run: Run, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
             raise run.canceled()
         prepared = trainer.prepare_batch(raw, state, ctx)
         run.phase = "train-step"
+        run.reporting.moved(run)
         yield numbers(require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step"), {})
         run.phase = "input"

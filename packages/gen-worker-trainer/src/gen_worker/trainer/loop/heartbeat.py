@@ -23,7 +23,11 @@ _log = logging.getLogger("gen_worker.trainer")
 
 
 class Heartbeat(Part):
-    """A thread that writes `heartbeat` events, and one `log` event for each stall."""
+    """A thread that writes `heartbeat` events, and one `log` event for each stall.
+
+    Each step and each batch of an evaluation is to end in time. A sample, a checkpoint and the
+    publishing take as long as they take.
+    """
 
     def __init__(
         self,
@@ -36,8 +40,8 @@ class Heartbeat(Part):
 
         Args:
             every_s: Between two events; 0 writes none.
-            stall_s: After which a run that neither ends a step nor reports anything is said to be
-                stalled; 0 never does.
+            stall_s: After which a run that ends neither a step nor a batch of an evaluation, and
+                reports nothing, is said to be stalled; 0 never does.
             clock: Seconds that only ever grow.
         """
         self._every_s = every_s
@@ -82,6 +86,15 @@ class Heartbeat(Part):
         if self._thread is not None:
             self._thread.join()
 
+    def moved(self, run: Run) -> None:
+        self._moved()
+
+    def moved_at(self, run: Run) -> float:
+        """Return when the run went on for the last time, by the clock; now, where it may rest."""
+        if run.is_taking_time:
+            self._moved()
+        return self._moved_at
+
     def _moved(self) -> None:
         self._moved_at = self._clock()
 
@@ -97,10 +110,11 @@ class Heartbeat(Part):
                 stall_at = since + self._stall_s
             if self._is_over.wait(max(0.0, min(beat_at, stall_at) - self._clock())):
                 return
-            now, moved_at = self._clock(), self._moved_at
+            now = self._clock()
             if now >= beat_at:
                 beat(step=run.step)
                 beat_at = now + self._every_s
+            moved_at = self.moved_at(run)
             if 0 < self._stall_s <= now - moved_at and told_of != moved_at:
                 told_of = moved_at
                 self._say(run, trained_by, now - moved_at, log)

@@ -55,6 +55,9 @@ class Part:
     def sampled(self, path: str, step: int) -> None:
         """A file of a sample is on disk."""
 
+    def moved(self, run: Run) -> None:
+        """Between two steps something went on, such as a batch of an evaluation."""
+
     def kept(self) -> Any:
         """Return what a checkpoint keeps of this: JSON values."""
         return None

@@ -43,12 +43,18 @@ class Reporting:
         self._reported = points(parts, "reported")
         self._checkpointed = points(parts, "checkpointed")
         self._sampled = points(parts, "sampled")
+        self._moved = points(parts, "moved")
         self._phase = getattr(self.reporter, "phase", None)
 
     def phase(self, phase: str, step: int) -> None:
         """Say what is begun."""
         if callable(self._phase):
             self._phase(phase=phase, step=step)
+
+    def moved(self, run: Run) -> None:
+        """Say that the run goes on, where no step ends and nothing is reported."""
+        for moved in self._moved:
+            moved(run)
 
     def step(self, run: Run) -> None:
         """Report the metrics of the last step."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gen_worker.trainer.errors import TrainingCanceled
 from gen_worker.trainer.metrics import metrics_of_step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gen_worker.trainer.distributed.world import World
     from gen_worker.trainer.loop.reporting import Reporting
@@ -72,6 +73,8 @@ class Run:
         """Duties of the step that were put off, since the run is to stop."""
         self.to_come: list[str] = []
         """Duties of the step that are next; a run that is killed now has not done them."""
+        self.is_taking_time = False
+        """Whether it is at something that takes as long as it takes; see `taking_time`."""
         self._outcome: Outcome | None = None
         self._metrics: dict[str, float] | None = {}
 
@@ -97,6 +100,16 @@ class Run:
                 optimizer=self.ctx.optimizer,
             )
         return self._metrics
+
+    @contextmanager
+    def taking_time(self) -> Iterator[None]:
+        """Do what may be much longer than a step and is no stall for that, such as a sample."""
+        before, self.is_taking_time = self.is_taking_time, True
+        try:
+            yield
+        finally:
+            self.reporting.moved(self)
+            self.is_taking_time = before
 
     def is_canceled(self) -> bool:
         """Tell whether any process was told to stop; collective."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.trainer.calling import accepted
@@ -60,7 +60,7 @@ class Saving:
         run = self._run
         run.reporting.phase("checkpoint", run.step)
         self._saved_owed, self._done = self._owed, []
-        with self._whole() as whole:
+        with run.taking_time(), self._whole() as whole:
             if callable(self._begin):
                 self._begin(**whole, metrics=run.metrics)
             else:
@@ -96,7 +96,7 @@ class Saving:
         run = self._run
         run.reporting.phase("checkpoint", run.step)
         finalize = self._writer.finalize
-        with self._whole() as whole:
+        with run.taking_time(), self._whole() as whole:
             step, runtime = whole.pop("step"), whole.pop("runtime")
             offered = {"step": step, "metrics": run.metrics, "runtime": runtime}
             path: str | None = finalize(**whole, **accepted(finalize, offered))
@@ -104,7 +104,9 @@ class Saving:
 
     def tell(self, *, wait: bool = False) -> None:
         """Report those that have reached the disk since, and raise what kept one from it."""
-        if self._ended is not None:
+        if self._ended is None:
+            return
+        with self._run.taking_time() if wait else nullcontext():
             for path, step in self._ended(wait=wait):
                 self._run.reporting.checkpoint(path, step)
 

@@ -292,7 +292,10 @@ class TrainingLoop:
             left_s -= _LOOK_S
 
     def _sample(self, run: Run) -> None:
-        with untouched_rng():  # a run draws the same whether or not it makes samples
+        with (
+            run.taking_time(),
+            untouched_rng(),
+        ):  # a run draws the same whether or not it makes samples
             paths = self._writer.write_samples(step=run.step, state=run.state, ctx=run.ctx)
         for path in paths:
             run.reporting.sample(path, run.step)
@@ -306,7 +309,8 @@ class TrainingLoop:
         path = self._saving.finalize()
         self._facts.phase = "upload"
         if self._finishing is not None:
-            self._finishing(path)
+            with self._facts.taking_time():
+                self._finishing(path)
         self._reporter.completed(step=self.completed, final_checkpoint=path)
 
     def _end_parts(self, error: BaseException | None) -> None:
