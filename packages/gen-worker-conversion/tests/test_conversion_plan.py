@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,15 +10,21 @@ import pytest
 
 from gen_worker.conversion.convert import (
     ConversionPlan,
+    GgufOptions,
+    MergedLora,
+    ModelMerge,
     RefusedPlanError,
     inspect_model,
     plan_conversion,
     run_conversion,
 )
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.models.loading.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gen_worker.conversion.merge.methods import MergeMethod
 
 
 def reasons(plan: ConversionPlan) -> str:
@@ -108,12 +115,86 @@ def test_everything_that_cannot_be_done_is_told_at_once(tmp_path: Path, small_mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
-def test_outputs_never_go_into_the_source(tmp_path: Path, small_models: Any) -> None:
+@pytest.mark.parametrize("place", ["", "bf16"])
+def test_outputs_never_go_into_the_source(tmp_path: Path, small_models: Any, place: str) -> None:
     source = small_models.folder(tmp_path / "model")
 
-    plan = plan_conversion(source, ["bf16"], out=source / "bf16")
+    plan = plan_conversion(source, ["bf16"], out=source / place)
 
     assert "inside the source" in reasons(plan)
+    assert "remove it" not in reasons(plan), "nobody is told to remove the source"
+
+
+def test_a_plan_counts_the_tensors_of_the_source(tmp_path: Path, small_models: Any) -> None:
+    source = tmp_path / "m"
+    source.mkdir()
+    (source / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    tensors = {"a.q.weight": ("F32", [64, 64]), "norm.weight": ("F32", [64])}
+    (source / "model.safetensors").write_bytes(small_models.file(tensors))
+
+    plan = plan_conversion(source, ["fp8", "mxfp4"], out=tmp_path / "out")
+
+    assert [(one.components[0].changed, one.components[0].tensors) for one in plan.flavors] == [
+        (1, 2),
+        (2, 2),  # what stays becomes bf16
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (GgufOptions(importance="m.imat"), "an importance matrix"),
+        (GgufOptions(metadata={"a": "b"}, base="m"), "metadata and a base model"),
+    ],
+)
+def test_what_gguf_files_alone_have_is_refused_without_one(
+    options: GgufOptions, told: str, tmp_path: Path, small_models: Any
+) -> None:
+    source = small_models.folder(tmp_path / "m")
+
+    plan = plan_conversion(source, ["bf16"], out=tmp_path / "out", gguf=options)
+
+    assert f"{told}: only GGUF files have it" in reasons(plan)
+
+
+def test_a_lora_takes_no_lora(tmp_path: Path, small_models: Any) -> None:
+    lora = tmp_path / "lora.safetensors"
+    tensors = {f"unet.to_q.lora_{end}.weight": ("F32", [4, 4]) for end in "AB"}
+    lora.write_bytes(small_models.file(tensors))
+    merge = ModelMerge(method="linear", models=(str(lora),), weights=(1.0,))
+
+    for given in ({"loras": [MergedLora(path=str(lora))]}, {"merge": merge}):
+        plan = plan_conversion(lora, ["fp32"], out=tmp_path / "out", **given)
+        assert "nothing is merged into those" in reasons(plan)
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "told"),
+    [
+        ("linear", float("nan"), "is no number to merge by"),
+        ("linear", float("inf"), "is no number to merge by"),
+        ("slerp", 30.0, "30.0 is no place between two models"),
+        ("slerp", -0.1, "is no place between"),
+    ],
+)
+def test_weights_that_make_no_model_are_refused(
+    method: MergeMethod, weight: float, told: str, tmp_path: Path, small_models: Any
+) -> None:
+    first, second = (small_models.folder(tmp_path / name) for name in "ab")
+    merge = ModelMerge(method=method, models=(str(second),), weights=(weight,))
+
+    plan = plan_conversion(first, ["fp32"], out=tmp_path / "out", merge=merge)
+
+    assert told in reasons(plan)
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed here")
+def test_without_torch_there_are_plans_alone(tmp_path: Path, small_models: Any) -> None:
+    plan = plan_conversion(small_models.folder(tmp_path / "m"), ["bf16"], out=tmp_path / "out")
+
+    with pytest.raises(MissingPackageError, match=r"install 'gen-worker\[torch,conversion\]'"):
+        run_conversion(plan)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 @pytest.mark.parametrize(

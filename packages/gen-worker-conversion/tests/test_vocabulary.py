@@ -68,8 +68,13 @@ def test_bits_become_the_first_precision_there_is(
     [
         ("4bit", "gguf", ("q8_0",), "there is only q8_0"),
         ("4bit", "diffusers", (), "nothing"),
-        ("3bit", "transformers", ("bf16",), "no precision of 3 bits"),
+        ("3bit", "transformers", ("bf16",), "no precision of 3 bits.*: give one of .*4bit"),
         ("q9_9", "gguf", (), "no precision"),
+        ("q4km", "gguf", (), "did you mean 'q4_k_m'"),
+        ("awq", "transformers", (), "did you mean 'int4:awq' or 'int8:awq'"),
+        ("fp8_e4m3fn", "transformers", (), "did you mean 'fp8:e4m3'"),
+        ("gguf", "transformers", (), "give the type of the file, such as 'gguf:q4_k_m'"),
+        ("onnx", "transformers", (), "give one such as 'bf16'"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(

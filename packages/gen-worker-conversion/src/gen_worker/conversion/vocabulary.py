@@ -134,22 +134,38 @@ def resolve_fuzzy_to_concrete(
     bits = _bits_of(token)
     if bits is None:
         if token not in CONCRETE_DTYPES:
-            raise ValidationError(
-                f"{value!r} is no precision: give one such as 'bf16', 'fp8:e4m3', 'q4_k_m' "
-                "or '4bit'"
-            )
+            raise ValidationError(f"{value!r} is no precision: {_advice(token)}")
         return token
     wanted = _FUZZY.get(source_kind, {}).get(bits, ())
     there = {normalize_dtype(one) for one in available_dtypes}
     found = next((one for one in wanted if one in there), None)
     if found is None:
         if not wanted:
-            raise ValidationError(f"there is no precision of {bits} bits for {source_kind} models")
+            there_are = ", ".join(f"{one}bit" for one in _FUZZY.get(source_kind, {}))
+            raise ValidationError(
+                f"there is no precision of {bits} bits for {source_kind} models: "
+                + (f"give one of {there_are}, or name a precision" if there_are else "name one")
+            )
         raise ValidationError(
             f"{value!r} of a {source_kind} model is one of {', '.join(wanted)}, and there is only "
             f"{', '.join(sorted(there)) or 'nothing'}"
         )
     return found
+
+
+def _advice(token: str) -> str:
+    """Return what to give instead of a token that is no precision: what is written like it."""
+    from difflib import get_close_matches
+
+    if token == "gguf":
+        return "give the type of the file, such as 'gguf:q4_k_m' or 'gguf:q8_0'"
+    names = sorted(CONCRETE_DTYPES | _ALIASES.keys())
+    parts = [name for name in names if len(token) > 2 and token in name]
+    near = [*parts, *get_close_matches(token, names)]
+    told = [repr(name) for name in dict.fromkeys(_ALIASES.get(name, name) for name in near)]
+    if told:
+        return f"did you mean {' or '.join(told[:3])}?"
+    return "give one such as 'bf16', 'fp8:e4m3', 'q4_k_m' or '4bit'"
 
 
 def default_dtype_for_source(source_kind: str, available_dtypes: Collection[str]) -> str | None:

@@ -42,6 +42,12 @@ def adapter_outputs(request: ConversionRequest, source: Source, target: Target) 
     Raises:
         ConversionInputError: The precision or the format cannot be had.
     """
+    if request.loras or request.merge is not None:
+        raise ConversionInputError(
+            f"{request.source!r} is a LoRA, and nothing is merged into those: merge each of them "
+            "into the model, which takes several",
+            step="merge",
+        )
     if not is_cast(target):
         raise ConversionInputError(
             f"a LoRA of {target.name!r} has no loader: give bf16, fp16 or fp32, or merge it into a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -55,10 +56,7 @@ def _merged_models(
 ) -> dict[str, OpenCheckpoint]:
     merge = request.merge
     assert merge is not None, "its caller has looked"
-    if len(merge.weights) != len(merge.models):
-        raise ConversionInputError(
-            f"{len(merge.weights)} weights are given for {len(merge.models)} models: give one each"
-        )
+    _check_weights(merge)
     others = [(path, Source(path).checkpoints()) for path in merge.models]
     names = request.components or [
         name for name in checkpoints if all(name in there for _, there in others)
@@ -78,6 +76,23 @@ def _merged_models(
         )
         for name in names
     }
+
+
+def _check_weights(merge: ModelMerge) -> None:
+    if len(merge.weights) != len(merge.models):
+        raise ConversionInputError(
+            f"{len(merge.weights)} weights are given for {len(merge.models)} models: give one each"
+        )
+    for weight in (merge.source_weight, *merge.weights):
+        if not math.isfinite(weight):
+            raise ConversionInputError(
+                f"the weight {weight} is no number to merge by: give another"
+            )
+    if merge.method == "slerp" and not 0 <= merge.weights[0] <= 1:
+        raise ConversionInputError(
+            f"{merge.weights[0]} is no place between two models: give slerp a weight from 0, the "
+            "first, to 1, the second"
+        )
 
 
 def _merged_component(

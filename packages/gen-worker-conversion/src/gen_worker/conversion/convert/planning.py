@@ -117,6 +117,7 @@ def plan_conversion(
         *(Refusal(target=text, reason=why) for text, why in unknown),
         *(Refusal(target="", reason=why) for why in facts.refusals),
         *unused_data(request, wanted),
+        *_unused_gguf(request, wanted),
         *_asked(request, targets, is_finished),
     ]
     return _planned(request, facts, wanted, refusals, is_finished)
@@ -203,11 +204,29 @@ def _asked(
     if not targets:
         yield Refusal(target="", reason="nothing is asked for: give a precision such as bf16")
     out, source = request.out, request.source
-    if _is_taken(out) and not is_finished:
+    if out == source or out.startswith(source + os.sep):
+        reason = f"{out!r} is inside the source, which stays as it is: choose another place"
+        yield Refusal(target="", reason=reason)
+    elif _is_taken(out) and not is_finished:
         reason = f"{out!r} exists already: choose another place, or remove it"
         yield Refusal(target="", reason=reason)
-    if out == source or out.startswith(source + os.sep):
-        yield Refusal(target="", reason=f"{out!r} is inside the source, which stays as it is")
+
+
+def _unused_gguf(request: ConversionRequest, targets: Sequence[Target]) -> Iterator[Refusal]:
+    """Refuse what GGUF files alone have where none is asked for, such as an importance matrix."""
+    given = request.gguf
+    named = [
+        what
+        for what, value in (
+            ("an importance matrix", given.importance),
+            ("metadata", given.metadata),
+            ("a base model", given.base),
+        )
+        if value
+    ]
+    if named and targets and not any(target.is_gguf for target in targets):
+        reason = f"{' and '.join(named)}: only GGUF files have it, and none is asked for"
+        yield Refusal(target="", reason=f"{reason}: leave it out, or ask for one")
 
 
 def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan:
@@ -258,8 +277,8 @@ def _component(target: Target, output: Output) -> ComponentPlan:
         action=output.action,
         source_dtype=dominant_dtype(_sizes(stored)),
         dtype=dominant_dtype(_sizes(output.made)) if is_kept else target.token,
-        tensors=len(output.made),
-        changed=sum(stored.get(name) is not tensor for name, tensor in output.made.items()),
+        tensors=len(stored),
+        changed=sum(output.made.get(name) is not tensor for name, tensor in stored.items()),
         merged=sum(stored.get(name) is not tensor for name, tensor in output.source.items()),
         source_bytes=_size(stored),
         size_bytes=_size(output.made),

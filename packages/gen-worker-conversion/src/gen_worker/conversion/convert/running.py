@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.convert.notices import notices_in
@@ -22,6 +23,7 @@ from gen_worker.conversion.side_files import (
 )
 from gen_worker.conversion.writer import write_safetensors
 from gen_worker.conversion.writer.output_file import make_directories
+from gen_worker.models.loading.errors import MissingPackageError
 from gen_worker.types import ProducedFlavor
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def run_conversion(
 
     Raises:
         RefusedPlanError: The plan has refusals.
+        MissingPackageError: torch is not installed.
         OutputSpaceError: The disk has no room.
         ConversionError: An output cannot be written.
         DamagedFileError: The source changed meanwhile.
@@ -87,11 +90,21 @@ def run_conversion(
         finish_publishing(plan.request.out)
         flavors = tuple(_produced(flavor) for flavor in plan.flavors)
         return ConversionResult(flavors=flavors, files={}, nonfinite={}, resumed=0, seconds=0.0)
+    _need_torch()
     with Staging(plan.request.out, recipe_of(plan.request), may_resume=journal) as staging:
         run = _Run(plan, staging, progress, on_file, token)
         result = run.all()
         staging.publish()
     return result
+
+
+def _need_torch() -> None:
+    if find_spec("torch") is None:
+        raise MissingPackageError(
+            "a conversion needs 'torch', without which there are only plans: install "
+            "'gen-worker[torch,conversion]'",
+            package="torch",
+        )
 
 
 class _Run:

@@ -112,7 +112,9 @@ class ComponentPlan(msgspec.Struct, frozen=True, kw_only=True):
     source_dtype: str
     dtype: str
     tensors: int
+    """Of the source."""
     changed: int
+    """Those of them that are not what they were, or are called otherwise."""
     merged: int = 0
     """Tensors that merges and LoRAs change."""
     source_bytes: int
