@@ -320,7 +320,7 @@ def test_a_blocking_wait_stops_when_it_returns() -> None:
 class TestStuck:
     """A handler that ignores everything is reported, counted, and does not shrink the pool."""
 
-    def test_a_thread(self) -> None:
+    def test_a_thread(self, caplog: pytest.LogCaptureFixture) -> None:
         @inference_function
         def ignore(ctx: RequestContext, payload: In) -> Out:
             with shield():
@@ -347,6 +347,8 @@ class TestStuck:
             assert event.type == "request.inference.stuck"
             assert event.payload["function_name"] == "ignore"
             assert tester.statistics().stuck_threads == 1
+            assert "'ignore' (request 'test" in caplog.text
+            assert "goes on 5 s after its cancel and keeps what it holds" in caplog.text
             # The only thread is stuck, and a call is served all the same.
             assert tester.run(answer).value == Out(2)
             trail.may_end.set()

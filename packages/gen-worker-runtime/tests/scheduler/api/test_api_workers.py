@@ -121,6 +121,22 @@ async def test_figures(run_api: RunApi) -> None:
         assert (await host.http.post("/v1/warmup/draw")).status_code == 404
 
 
+async def test_a_full_disk_is_no_place_for_requests(run_api: RunApi) -> None:
+    async with run_api() as host:
+        writer = host.ledger._database.writer
+        (pages,) = writer.execute("PRAGMA page_count").fetchone()
+        writer.execute(f"PRAGMA max_page_count = {pages}")
+        body = {"function": "draw", "payload": {"text": "x" * 100_000}}
+        refused = await host.http.post("/v1/requests", json=body)
+        assert (refused.status_code, "path" in refused.json()) == (503, False)
+        ready = await host.http.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["reasons"] == ["the disk cannot be written: make room on it"]
+        writer.execute("PRAGMA max_page_count = 1000000000")
+        assert (await host.http.post("/v1/requests", json=body)).status_code == 202
+        assert (await host.http.get("/readyz")).status_code == 200
+
+
 # -- who may ask -----------------------------------------------------------------------------------
 
 ROUTES: list[tuple[str, str, set[str]]] = [

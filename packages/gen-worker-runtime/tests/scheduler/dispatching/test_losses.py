@@ -12,16 +12,22 @@ from gen_worker.runtime.scheduler.requests import RequestOptions, RetryPolicy
 from gen_worker.runtime.wire import Drain, DrainResult, EndpointConfig, InterruptJob
 
 if TYPE_CHECKING:
+    import pytest
+
     from conftest import Kit
 
 
-async def test_a_worker_that_comes_back_goes_on_with_what_it_names(kit: Kit) -> None:
+async def test_a_worker_that_comes_back_goes_on_with_what_it_names(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     async with kit.scheduling() as platform, kit.puppet(platform) as worker:
         for number in range(2):
             await platform.submit(f"r{number}")
         assert {(await worker.job()).request_id for _ in range(2)} == {"r0", "r1"}
         await worker.cut()
         await platform.seen(lambda: platform.dispatcher.workers()[0].state == "disconnected")
+        assert "is gone with 'r0' of echo, 'r1' of echo: " in caplog.text
         await worker.connect("r0")
         assert (await worker.job()).request_id == "r1"  # it had not arrived
         await worker.answer("r0")

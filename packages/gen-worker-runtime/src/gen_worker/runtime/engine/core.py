@@ -260,7 +260,16 @@ class Core:
 
     def mark_stuck(self, traveler: Traveler, call: RunningCall) -> None:
         """Count a handler as stuck, tell about it, and replace its thread."""
+        import logging
+
         phase = call.plan.spec.kind if call.phase == "handler" else call.phase
+        logging.getLogger("gen_worker.runtime").warning(
+            "%r (request %r) goes on %g s after its cancel and keeps what it holds: until it ends, "
+            "only a new process frees that; see that it stops when `ctx.is_canceled()`",
+            call.plan.spec.name,
+            call.request_id,
+            self.limits.grace_s,
+        )
         with self._lock:
             self._stuck.add(traveler)
         self.ports.events.emit(

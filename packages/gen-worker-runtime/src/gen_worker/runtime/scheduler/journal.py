@@ -29,6 +29,7 @@ __all__ = ["Journal"]
 _log = logging.getLogger("gen_worker.scheduler")
 
 _FORGET_EVERY_S = 10.0
+_REFUSED_S = 10.0
 _NAMED = f"""
 SELECT {COLUMNS} FROM requests WHERE seq IN (SELECT value FROM json_each(?))
 UNION ALL
@@ -63,9 +64,15 @@ class Journal:
         self._forget_at = 0.0
         self._is_moved = True
         """Whether all that was committed is in the database itself."""
-        self._is_writable = True
+        self._refused_at = 0.0
+        """When the disk last took nothing; 0 since it took something."""
         self.batches = 0
         self.failed_batches = 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the disk took nothing just now. After a while it may be tried again."""
+        return self._refused_at + _REFUSED_S > self._clock()
 
     def commit(self, operations: Sequence[Operation]) -> Sequence[object]:
         """Write a batch.
@@ -85,9 +92,10 @@ class Journal:
             is_disk = isinstance(error, (LedgerWriteError, DamagedLedgerError))
             if is_disk or len(operations) == 1:
                 self.failed_batches += 1
-                if is_disk and self._is_writable:
-                    self._is_writable = False
+                if is_disk and not self._refused_at:
                     _log.error("nothing is accepted, and nothing ends: %s", error)
+                if is_disk:
+                    self._refused_at = self._clock()
                 return [error] * len(operations)
         # One of them cannot be written, whatever is tried: the others are not to suffer for it.
         return [outcome for one in operations for outcome in self.commit((one,))]
@@ -138,8 +146,8 @@ class Journal:
         self._next_seq = draft.next_seq
         self._is_moved = False
         self.batches += 1
-        if not self._is_writable:
-            self._is_writable = True
+        if self._refused_at:
+            self._refused_at = 0.0
             _log.warning("the ledger can be written again")
         return outcomes
 

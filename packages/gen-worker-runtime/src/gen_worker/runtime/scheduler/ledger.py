@@ -82,6 +82,8 @@ class LedgerStatistics(NamedTuple):
     """Operations that wait to be written."""
     batches: int
     failed_batches: int
+    is_refused: bool
+    """Whether the disk has just refused to take one."""
 
 
 class Ledger:
@@ -287,6 +289,7 @@ class Ledger:
             pending=len(self._writing),
             batches=journal.batches,
             failed_batches=journal.failed_batches,
+            is_refused=journal.is_refused,
         )
 
     def ask(self, query: Callable[[sqlite3.Connection], T]) -> Future[T]:

@@ -277,7 +277,7 @@ class Worker:
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone; jobs go on."""
-        _log.info("connection lost: %s", reason)
+        _log.info("%s: %s", "left" if self.leaving.has_begun else "connection lost", reason)
 
     def receive(self, message: Message) -> None:
         """Take what the orchestrator says; nothing here waits."""

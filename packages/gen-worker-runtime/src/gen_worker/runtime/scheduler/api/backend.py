@@ -127,8 +127,11 @@ class SchedulerBackend:
         return await self._catalog.functions()
 
     def health(self) -> Health:
-        unready = ("the disk has to catch up",) if self._requests.is_behind else ()
-        return Health(unready=unready)
+        reasons = {
+            "the disk has to catch up": self._requests.is_behind,
+            "the disk cannot be written: make room on it": self._ledger.statistics().is_refused,
+        }
+        return Health(unready=tuple(reason for reason, holds in reasons.items() if holds))
 
     def status(self) -> dict[str, Any]:
         return {"scheduler": self._figures.status()}

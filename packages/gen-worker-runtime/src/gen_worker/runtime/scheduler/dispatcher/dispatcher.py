@@ -57,6 +57,7 @@ _SIGN_OF_LIFE_S = 20.0
 """After which a worker that was told nothing is sent an empty message: one that hears nothing for
 long takes its connection for half open, and connects anew."""
 _ENDED = ("drained", "deadline_exceeded")
+_MAX_NAMED = 3
 
 _log = logging.getLogger("gen_worker.scheduler.dispatcher")
 
@@ -252,7 +253,7 @@ class Dispatcher(GatewayHandler):
     def lost(self, session: Session, reason: str) -> None:
         member = self.fleet.find(session.worker_id)
         if member is not None and member.session is session and member.is_connected:
-            _log.info("worker %r is gone: %s", session.worker_id, reason)
+            _log.info("worker %r is gone%s: %s", session.worker_id, _with(member), reason)
             member.gone()
             self._losses.lost(member)
 
@@ -298,3 +299,13 @@ class Dispatcher(GatewayHandler):
     def _leaving(self, member: Member) -> None:
         member.is_leaving = True
         member.touch()
+
+
+def _with(member: Member) -> str:
+    """Return in words what a worker had: one of these may be what ended it."""
+    jobs = list(member.jobs.values())
+    if not jobs:
+        return ""
+    named = [f"{job.request_id!r} of {job.live.record.function}" for job in jobs[:_MAX_NAMED]]
+    more = [f"{len(jobs) - _MAX_NAMED} more"] if len(jobs) > _MAX_NAMED else []
+    return f" with {', '.join(named + more)}"
