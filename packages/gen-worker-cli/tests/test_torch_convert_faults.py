@@ -1,4 +1,4 @@
-"""`gen-worker convert --out REF`, killed or with a hub that fails: the same command ends it."""
+"""`gen-worker convert --out REF`: files go up early, and after a kill the same command ends it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import random
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -29,6 +31,32 @@ COMMAND = ("convert", "model", "--to", "bf16,fp16", "--out", "acme/made:prod")
 ROWS = 256
 
 
+GATED = """
+import os, signal, sys, time
+from gen_worker.cli import main
+from gen_worker.conversion.convert import running
+
+write = running.write_safetensors
+
+def gated(*args, on_file, **options):
+    def then(file):
+        on_file(file)
+        act(os.path.basename(file.path), file.path)
+    return write(*args, on_file=then, **options)
+
+def wait_for(answer):
+    deadline = time.monotonic() + 120
+    while not os.path.exists(os.path.join("answers", answer)):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.01)
+
+running.write_safetensors = gated
+%s
+sys.exit(main())
+"""
+"""The command, with something that it does after each file, before it writes the next one."""
+
+
 class FailingHub:
     """A real hub in this process; at a request of a test's choice something happens first."""
 
@@ -38,6 +66,10 @@ class FailingHub:
         self.url = url
         self.sent_bytes = 0
         self.asked: list[str] = []
+        self.answers = Counter[str]()
+        """How often what was asked was answered; each is a file `answers/<name>-<count>`, too."""
+        self.refuse_once = ""
+        """Last part of the path of a request that is refused when it comes first."""
         self.fault_at = 0
         """Of which changing request; 0 for none."""
         self.status = 500
@@ -49,6 +81,11 @@ class FailingHub:
             return
         is_change = scope["method"] in ("POST", "PUT")
         self.asked += [scope["path"]] if is_change else []
+        if self.refuse_once and scope["path"].endswith(self.refuse_once):
+            self.refuse_once = ""
+            await _refuse(409, receive, send)
+            self._note("refused")
+            return
         if is_change and 0 < self.fault_at <= len(self.asked):
             if self.victim is not None:
                 self.victim.send_signal(signal.SIGKILL)
@@ -57,6 +94,14 @@ class FailingHub:
         await self.local.app(scope, receive, send)
         sizes = [int(value) for name, value in scope["headers"] if name == b"content-length"]
         self.sent_bytes += sum(sizes) if scope["method"] == "PUT" else 0
+        is_file = scope["method"] in ("PUT", "DELETE")
+        self._note(scope["method"] if is_file else scope["path"].rpartition("/")[2])
+
+    def _note(self, answer: str) -> None:
+        self.answers[answer] += 1
+        folder = self.folder.parent / "answers"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{answer}-{self.answers[answer]}").touch()
 
     def heal(self) -> None:
         self.asked.clear()
@@ -68,12 +113,16 @@ class FailingHub:
         blobs = [path for path in self.folder.glob("**/blobs/**/*") if path.is_file()]
         return sum(blob.stat().st_size for blob in blobs)
 
-    def tree(self, tag: str) -> list[str]:
+    def tree(self, tag: str, flavor: str = "fp16") -> list[str]:
         from gen_worker.models.hub import HubClient
 
         with HubClient(self.url, self.local.issue_token("admin")) as client:
-            entries = client.tree("acme", "made", tag=tag, flavor="fp16")
+            entries = client.tree("acme", "made", tag=tag, flavor=flavor)
         return sorted(entry["path"] for entry in entries)
+
+    def environment(self) -> dict[str, str]:
+        token = self.local.issue_token("admin")
+        return {**ENVIRONMENT, "TENSORHUB_URL": self.url, "TENSORHUB_TOKEN": token}
 
 
 async def _refuse(status: int, receive: Any, send: Any) -> None:
@@ -124,8 +173,7 @@ def test_a_publication_that_broke_off_is_ended_by_the_same_command(
     chance = random.Random(seed)
     write_model(cli.folder / "model")
     before = (cli.folder / "model" / "model.safetensors").read_bytes()
-    environment = {**ENVIRONMENT, "TENSORHUB_URL": hub.url}
-    environment["TENSORHUB_TOKEN"] = hub.local.issue_token("admin")
+    environment = hub.environment()
     hub.fault_at = 12 - seed * 5 % 11  # 2 to 12: the first asks whether the hub is there
     hub.status = chance.choice((401, 403, 404, 409))
     is_killed = seed % 2 == 1
@@ -147,9 +195,115 @@ def test_a_publication_that_broke_off_is_ended_by_the_same_command(
 
     assert process.returncode == 0, stderr
     kinds = [json.loads(line)["kind"] for line in stdout.splitlines()]
-    assert "convert.done" not in kinds  # nothing was converted again
+    assert is_killed or "convert.done" not in kinds  # nothing was converted again
     assert "model.safetensors" in hub.tree("prod")
     published = json.loads(stdout.splitlines()[-1])
     assert hub.sent_bytes <= published["size_bytes"] - held_bytes
     assert os.listdir(cli.folder / ".gen-worker-convert") == []
     assert (cli.folder / "model" / "model.safetensors").read_bytes() == before
+
+
+SHARDED = ("convert", "model", "--to", "fp16", "--out", "acme/made:prod")
+FOUR = ("--max-shard-bytes", "20000")
+SHARDS = [f"model-{number:05d}-of-00004.safetensors" for number in range(1, 5)]
+
+
+def run_gated(cli: Cli, hub: FailingHub, act: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Convert to four shards and publish; `act` defines what is done after each file."""
+    done = subprocess.run(
+        [sys.executable, "-c", GATED % act, *SHARDED, *FOUR],
+        cwd=cli.folder,
+        env={**cli.environment, **hub.environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, told, done.stderr
+
+
+@pytest.mark.claims("convert.early")
+def test_a_file_is_sent_before_the_next_one_is_made(cli: Cli, hub: FailingHub) -> None:
+    write_model(cli.folder / "model")
+
+    code, told, stderr = run_gated(
+        cli, hub, "def act(name, path): '00001' in name and wait_for('PUT-1')"
+    )
+
+    assert code == 0, stderr
+    assert set(SHARDS) < set(hub.tree("prod"))
+    assert hub.answers["revisions"] == hub.answers["finalize"] == 1
+    published = told[-1]
+    assert hub.answers["uploads"] == published["files"]  # none twice
+    assert hub.sent_bytes == published["sent_bytes"] == published["size_bytes"]
+    assert all("sent_bytes" in one for one in told if one["kind"] == "convert.progress")
+    assert os.listdir(cli.folder / ".gen-worker-convert") == []
+
+
+@pytest.mark.claims("convert.early")
+def test_a_file_that_was_refused_early_is_sent_in_the_end(cli: Cli, hub: FailingHub) -> None:
+    write_model(cli.folder / "model")
+    hub.refuse_once = "/uploads"
+
+    code, told, stderr = run_gated(
+        cli, hub, "def act(name, path): '00001' in name and wait_for('refused-1')"
+    )
+
+    assert code == 0, stderr
+    assert set(SHARDS) < set(hub.tree("prod"))
+    assert hub.answers["uploads"] == told[-1]["files"]
+
+
+@pytest.mark.claims("convert.early")
+def test_what_is_not_right_is_never_visible(cli: Cli, hub: FailingHub) -> None:
+    write_model(cli.folder / "model")
+    act = """
+def act(name, path):
+    if "00001" in name:
+        wait_for("complete-1")
+        with open(path, "r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(bytes([255, 255]))  # no number
+"""
+
+    code, told, stderr = run_gated(cli, hub, act)
+
+    assert code == 1
+    assert "model-00001" in stderr or "layer.0" in stderr, stderr
+    assert told[-1]["kind"] == "convert.done"
+    assert hub.tree("prod") == hub.tree("latest") == []
+    assert (hub.answers["revisions"], hub.answers["finalize"]) == (1, 0)
+    assert hub.answers["DELETE"] >= 1  # the revision
+    assert os.listdir(cli.folder / ".gen-worker-convert") == []
+
+
+@pytest.mark.claims("convert.early", "convert.resume")
+def test_what_was_sent_before_a_kill_is_not_sent_again(cli: Cli, hub: FailingHub) -> None:
+    write_model(cli.folder / "model")
+    act = """
+def act(name, path):
+    if "00002" in name:
+        wait_for("complete-2")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+    code, _, stderr = run_gated(cli, hub, act)
+
+    assert code == -signal.SIGKILL, stderr
+    assert hub.tree("prod") == hub.tree("latest") == []
+    held_bytes = hub.held_bytes()
+    hub.heal()
+
+    process = cli.start(*SHARDED, *FOUR, **hub.environment())
+    stdout, stderr = process.communicate(timeout=300)
+
+    assert process.returncode == 0, stderr
+    told = {one["kind"]: one for one in map(json.loads, stdout.splitlines())}
+    assert told["convert.done"]["resumed"] == 2
+    published = told["convert.published"]
+    assert hub.sent_bytes == published["size_bytes"] - held_bytes
+    assert hub.sent_bytes == published["sent_bytes"]
+    assert set(SHARDS) < set(hub.tree("prod"))
+    assert os.listdir(cli.folder / ".gen-worker-convert") == []

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Cli
+    from conftest import Cli, Hub
 
 torch: Any = pytest.importorskip("torch")
 safetensors_torch: Any = pytest.importorskip("safetensors.torch")
@@ -50,6 +51,37 @@ def test_models_are_merged_by_weight(cli: Cli) -> None:
     for name, tensor in load(cli.folder / "out").items():
         torch.testing.assert_close(tensor, (3 * a[name] + b[name]) / 4)
     assert json.loads((cli.folder / "out" / "config.json").read_text()) == {"seed": 0}
+
+
+@pytest.mark.claims("merge.publish")
+def test_a_merge_is_published_with_all_that_it_was_made_from(
+    cli: Cli, start_hub: Callable[..., Hub]
+) -> None:
+    hub = start_hub()
+    for seed, name in enumerate("ab"):
+        write_model(cli.folder / name, seed)
+        pushed = cli("hub", "push", name, f"acme/{name}:prod", TENSORHUB_URL=hub.url)
+        assert pushed.code == 0, pushed.stderr
+
+    words = ("merge", "acme/a:prod", "acme/b:prod", "--to", "bf16", "--out", "acme/both:v1")
+    done = cli(*words, TENSORHUB_URL=hub.url, **ENVIRONMENT)
+
+    assert done.code == 0, done.stderr
+    published = events(done.stdout)["convert.published"]
+    assert (published["flavors"], published["tags"]) == (["bf16"], ["v1"])
+    pulled = cli("hub", "pull", "acme/both:v1", "pulled", TENSORHUB_URL=hub.url)
+    assert pulled.code == 0, pulled.stderr
+    assert set(load(cli.folder / "pulled")) == {"layer.weight", "norm.weight"}
+    from gen_worker.models.hub import HubClient
+
+    with HubClient(hub.url) as client:
+        path = "/api/v1/repos/acme/both/resolve"
+        found = client.connection.call("POST", path, phase="resolve", body={"tag": "v1"})
+    edges = [
+        (edge["parent_repo"], edge["relationship_kind"])
+        for edge in found.record("resolve")["lineage"]
+    ]
+    assert edges == [("acme/a", "manual-fork"), ("acme/b", "manual-fork")]
 
 
 @pytest.mark.claims("merge.base")

@@ -49,6 +49,12 @@ class TransferBar:
             done, total = map(sum, zip(*self._sizes.values(), strict=True))
         self._show(done, total)
 
+    @property
+    def sent_bytes(self) -> int:
+        """What was sent so far, of all files."""
+        with self._lock:
+            return sum(sent for sent, _ in self._sizes.values())
+
     def fetched(self, progress: FetchProgress) -> None:
         self._show(progress.bytes_done, progress.bytes_total)
 

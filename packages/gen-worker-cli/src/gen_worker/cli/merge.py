@@ -2,7 +2,8 @@
 
 MODELS are folders, files of weights, or refs. The first one, or the base, gives everything that is
 no weight, and the precision unless `--to` does. The plan comes first, as with `convert`, and a run
-that was broken off is gone on with by the same command.
+that was broken off is gone on with by the same command. `--out owner/repo:tag` publishes to the
+hub, once the output is verified.
 
   gen-worker merge ./a ./b --method slerp --weight 0.3 --out ./between
   gen-worker merge ./a ./b --weight 2,1 --out ./mean
@@ -44,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="of what dare drops (default: 0)"
     )
     parser.add_argument("--to", metavar="PRECISION", help="bf16, fp16, fp32, or fewer bits")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder, or owner/repo:tag to publish to"
+    )
     parser.add_argument(
         "--components",
         metavar="NAMES",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
 from gen_worker.cancel import CancelToken
-from gen_worker.cli.converting.places import destination_of, held_source
+from gen_worker.cli.converting.places import held_source
 from gen_worker.cli.converting.running import Conversion
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.hub_progress import TransferBar
@@ -17,7 +16,9 @@ from gen_worker.conversion.merge.methods import BASED
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
+    from gen_worker.cli.converting.places import HeldSource
     from gen_worker.conversion.convert import ConversionPlan, MergedLora
 
 __all__ = ["run"]
@@ -37,10 +38,8 @@ class _Merge(Conversion):
     command = "merge"
 
     def __init__(self, args: argparse.Namespace, out: BinaryIO, cancel: CancelToken) -> None:
-        if destination_of(args.out) is not None:
-            raise UsageError(f"--out {args.out!r}: give a folder, and push it with `hub push`")
         self._models, self._weights = _checked(args)
-        self._held: list[str] = []
+        self._held: list[HeldSource] = []
         args.source, args.lora, args.gate = self._models[0], [], None
         super().__init__(args, out, cancel)
 
@@ -49,7 +48,7 @@ class _Merge(Conversion):
             for model in self._models[1:]:
                 bar = TransferBar("fetch")
                 held = held_source(model, is_offline=self.args.offline, bar=bar, token=self.cancel)
-                self._held.append(stack.enter_context(held).path)
+                self._held.append(stack.enter_context(held))
             return super().run()
 
     def plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
@@ -59,7 +58,7 @@ class _Merge(Conversion):
         is_linear = args.method == "linear"
         merge = ModelMerge(
             method=args.method,
-            models=tuple(self._held),
+            models=tuple(held.path for held in self._held),
             weights=self._weights[1:] if is_linear else self._weights,
             source_weight=self._weights[0] if is_linear else 1.0,
             density=args.density,
@@ -68,11 +67,14 @@ class _Merge(Conversion):
         return plan_conversion(
             source,
             [args.to or _precision_of(source)],
-            out=os.path.expanduser(args.out),
             components=args.components.split(",") if args.components else None,
             merge=merge,
             loras=loras,
+            **self.place(),
         )
+
+    def parents(self, source: HeldSource) -> Sequence[HeldSource]:
+        return (source, *self._held)
 
 
 def _checked(args: argparse.Namespace) -> tuple[list[str], tuple[float, ...]]:

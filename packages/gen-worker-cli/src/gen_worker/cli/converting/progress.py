@@ -14,6 +14,7 @@ from gen_worker.cli.sizes import size_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gen_worker.cli.hub_progress import TransferBar
     from gen_worker.conversion.convert import Progress
 
 __all__ = ["ConversionBar"]
@@ -24,13 +25,20 @@ _EVERY_S = 0.5
 class ConversionBar:
     """Shows bytes, rate and time left, not more than twice a second."""
 
-    def __init__(self, tell: Callable[[str, dict[str, Any]], None] | None) -> None:
+    def __init__(
+        self,
+        tell: Callable[[str, dict[str, Any]], None] | None,
+        *,
+        sending: TransferBar | None = None,
+    ) -> None:
         """Choose who is told.
 
         Args:
             tell: Takes `convert.progress` events; None shows a bar where a person looks.
+            sending: Knows what is sent meanwhile; None where nothing is.
         """
         self._tell = tell
+        self._sending = sending
         self._started_at = time.monotonic()
         self._next_at = 0.0
         self._first_bytes: int | None = None
@@ -53,16 +61,18 @@ class ConversionBar:
         now = time.monotonic()
         if self._first_bytes is None:  # what an earlier run had done is no work of this one
             self._first_bytes = progress.done_bytes
-        is_last = progress.done_bytes >= progress.total_bytes and not self._is_over
-        if now < self._next_at and not is_last:
+        is_last = progress.done_bytes >= progress.total_bytes
+        if self._is_over or (now < self._next_at and not is_last):
             return
-        self._is_over |= is_last
+        self._is_over = is_last
         self._next_at = now + _EVERY_S
         done = progress.done_bytes - self._first_bytes
         rate = done / max(now - self._started_at, 1e-3)
         left_s = (progress.total_bytes - progress.done_bytes) / rate if rate > 0 else None
         if self._tell is not None:
             facts = {name: getattr(progress, name) for name in progress.__struct_fields__}
+            if self._sending is not None:
+                facts["sent_bytes"] = self._sending.sent_bytes
             self._tell("convert.progress", {**facts, "bytes_per_s": rate, "eta_s": left_s})
         elif self._reports is not None:
             self._draw(progress, rate, left_s)
@@ -77,4 +87,6 @@ class ConversionBar:
         stage = f"{where} {size}, {size_text(rate)}/s{left}"
         if progress.calibrated is not None:
             stage = f"{where} {size}, calibration {progress.calibrated:.0%}"
+        if self._sending is not None:
+            stage += f"; {size_text(self._sending.sent_bytes)} sent"
         self._reports.emit(Report(request_id="", progress=share, at=time.time(), stage=stage))

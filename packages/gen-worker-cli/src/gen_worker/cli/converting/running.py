@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -23,7 +24,7 @@ from gen_worker.cli.sizes import size_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gen_worker.cli.converting.places import HeldSource
     from gen_worker.conversion.convert import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     )
     from gen_worker.conversion.quantize import CalibrationData
     from gen_worker.conversion.verify import QualityGate
-    from gen_worker.models.hub import Flavor
+    from gen_worker.models.hub import Flavor, Publication
     from gen_worker.models.refs import TensorhubRef
 
 __all__ = ["Conversion", "run"]
@@ -62,6 +63,7 @@ class Conversion:
         self._out = out
         self._is_for_people = not args.json and os.isatty(out.fileno())
         self._printer = ResultPrinter(out, envelope=False)
+        self._sending = TransferBar("publish")
         self._result: ConversionResult | None = None
 
     def run(self) -> int:
@@ -77,14 +79,22 @@ class Conversion:
                 return 2 if plan.refusals else 0
             gate = self._gate(plan)
             if self.ref is not None:
-                self._check_destination(self.ref)
-            if not plan.is_finished or self.ref is None:
-                self._result = self._convert(plan)
-            if self.ref is not None:
-                self._publish(plan, self.ref, source, self._prove(plan, source, gate))
-            elif self.args.verify or gate is not None:
+                self._make_for(self.ref, plan, source, gate)
+                return 0
+            self._result = self._convert(plan)
+            if self.args.verify or gate is not None:
                 self._prove(plan, source, gate)
         return 0
+
+    def _make_for(
+        self, ref: TensorhubRef, plan: ConversionPlan, source: HeldSource, gate: QualityGate | None
+    ) -> None:
+        """Make outputs and publish them; the files go up as they are finished."""
+        with self._publication(ref, plan) as publication:
+            if not plan.is_finished:
+                self._result = self._convert(plan, publication)
+            proven = self._prove(plan, source, gate)
+            self._publish(plan, ref, source, proven, publication)
 
     def plan(self, source: str, loras: tuple[MergedLora, ...]) -> ConversionPlan:
         """Plan what the command asks for."""
@@ -101,9 +111,17 @@ class Conversion:
             **file_options(args),
         }
         tokens = [word for word in args.to.split(",") if word.strip()]
+        return plan_conversion(source, tokens, **self.place(), **options)
+
+    def place(self) -> dict[str, Any]:
+        """Return where outputs are made, as `plan_conversion` is told of it."""
         if self.ref is not None:
-            return plan_conversion(source, tokens, keep_in=_WORK, **options)
-        return plan_conversion(source, tokens, out=os.path.expanduser(args.out), **options)
+            return {"keep_in": _WORK}
+        return {"out": os.path.expanduser(self.args.out)}
+
+    def parents(self, source: HeldSource) -> Sequence[HeldSource]:
+        """Return the models that outputs are made from."""
+        return (source,)
 
     def _calibration(self) -> CalibrationData | None:
         from gen_worker.conversion.quantize import calibration_data
@@ -128,13 +146,23 @@ class Conversion:
         for problem in problems:
             print(f"gen-worker {self.command}: {problem}", file=sys.stderr)
 
-    def _convert(self, plan: ConversionPlan) -> ConversionResult:
+    def _convert(
+        self, plan: ConversionPlan, publication: Publication | None = None
+    ) -> ConversionResult:
         from gen_worker.conversion.convert import run_conversion
 
         self._ask()
-        bar = ConversionBar(None if self._is_for_people else self._tell)
+        bar = ConversionBar(
+            None if self._is_for_people else self._tell,
+            sending=None if publication is None else self._sending,
+        )
         with bar.showing():
-            result = run_conversion(plan, progress=bar.follow, token=self.cancel)
+            result = run_conversion(
+                plan,
+                progress=bar.follow,
+                on_file=None if publication is None else publication.send,
+                token=self.cancel,
+            )
         for name, (nan, inf) in result.nonfinite.items():
             text = f"{name} has {nan} NaN and {inf} infinite values"
             print(f"gen-worker {self.command}: {text}", file=sys.stderr)
@@ -159,13 +187,24 @@ class Conversion:
 
         return None if self.args.gate is None else gate_of(plan, min_snr_db=self.args.gate)
 
-    def _check_destination(self, ref: TensorhubRef) -> None:
-        """Ask the hub before anything is made for it: it may not be there, or refuse the token."""
+    @contextmanager
+    def _publication(self, ref: TensorhubRef, plan: ConversionPlan) -> Iterator[Publication]:
+        """Yield a publication, which is given up unless all goes well."""
         from gen_worker.cli.hub import users_hub
-        from gen_worker.models.hub import HubClient
+        from gen_worker.models.hub import HubClient, Publication
 
+        parent, name = os.path.split(plan.request.out)
         with HubClient(*users_hub()) as client:
+            # Before anything is made for it: it may not be there, or refuse the token.
             client.repo_exists(ref.owner, ref.repo)
+            with Publication(
+                client,
+                f"{ref.owner}/{ref.repo}",
+                names=os.path.join(parent, f".{name}.sending"),
+                tell=self._sending.sent,
+                cancel=self.cancel,
+            ) as publication:
+                yield publication
 
     def _prove(
         self, plan: ConversionPlan, source: HeldSource, gate: QualityGate | None
@@ -208,21 +247,14 @@ class Conversion:
         ref: TensorhubRef,
         source: HeldSource,
         proven: Sequence[ProvenFlavor],
+        publication: Publication,
     ) -> None:
-        from gen_worker.cli.hub import users_hub
         from gen_worker.conversion.convert import discard_outputs
-        from gen_worker.models.hub import HubClient, publish_flavors
 
-        bar = TransferBar("publish")
-        with HubClient(*users_hub()) as client, bar.showing():
-            done = publish_flavors(
-                client,
-                [_flavor(*pair, source) for pair in zip(proven, plan.flavors, strict=True)],
-                f"{ref.owner}/{ref.repo}",
-                tags=() if ref.tag == "latest" else (ref.tag,),
-                tell=bar.sent,
-                cancel=self.cancel,
-            )
+        parents = self.parents(source)
+        flavors = [_flavor(*pair, parents) for pair in zip(proven, plan.flavors, strict=True)]
+        with self._sending.showing():
+            done = publication.publish(flavors, tags=() if ref.tag == "latest" else (ref.tag,))
         discard_outputs(plan.request.out)
         if self._is_for_people:
             sizes = f"{size_text(done.size_bytes)}, {size_text(done.sent_bytes)} sent"
@@ -237,7 +269,7 @@ class Conversion:
         self._out.write("".join(f"{line}\n" for line in lines).encode())
 
 
-def _flavor(proven: ProvenFlavor, plan: FlavorPlan, source: HeldSource) -> Flavor:
+def _flavor(proven: ProvenFlavor, plan: FlavorPlan, parents: Sequence[HeldSource]) -> Flavor:
     """Return an output as the hub is told of it."""
     from gen_worker.context.lineage import quantization_facts
     from gen_worker.conversion.convert import relation_of
@@ -245,15 +277,16 @@ def _flavor(proven: ProvenFlavor, plan: FlavorPlan, source: HeldSource) -> Flavo
 
     made, relation = proven.produced, relation_of(plan)
     facts = quantization_facts(made.flavor, made.attributes)
-    parent = Lineage(
-        parent_repo=source.repo,
-        parent_checkpoint_id=source.revision,
-        relationship_kind=relation,
-        metadata=facts if relation == "quantization" else {},
+    lineage = tuple(
+        Lineage(
+            parent_repo=parent.repo,
+            parent_checkpoint_id=parent.revision,
+            relationship_kind=relation,
+            metadata=facts if relation == "quantization" else {},
+        )
+        for parent in parents
+        if parent.repo
     )
     return Flavor(
-        folder=os.fspath(made.path),
-        name=made.flavor,
-        metadata=made.attributes,
-        lineage=(parent,) if source.repo else (),
+        folder=os.fspath(made.path), name=made.flavor, metadata=made.attributes, lineage=lineage
     )

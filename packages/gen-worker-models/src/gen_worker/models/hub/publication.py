@@ -119,9 +119,10 @@ class Publication:
     def __exit__(self, *exception: object) -> None:
         if self._outer_cancel is not None:
             self._outer_cancel.discard(self._stop)
-        self._early.end()
-        if self._opened is not None and not self._opened.is_closed:
+        if self._opened is None or not self._opened.is_closed:
             self._stop()
+        self._early.end()
+        if self._opened is not None:
             self._opened.abort()
         self._early.join()
         if self._names:
@@ -213,6 +214,7 @@ class Publication:
 
     def _measured(self, path: str) -> tuple[FileFacts, Uploaded | None]:
         sent = self._early.facts_of(path)
+        self._cancel.raise_if_canceled()
         if sent is None:
             return file_facts(path), None
         return FileFacts(path, sent.size_bytes, sent.blake3), sent

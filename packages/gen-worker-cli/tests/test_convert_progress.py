@@ -1,0 +1,61 @@
+"""How far a conversion is: what was made, and what of it was sent."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gen_worker.cli.converting import progress as progress_module
+from gen_worker.cli.converting.progress import ConversionBar
+from gen_worker.cli.hub_progress import TransferBar
+from gen_worker.conversion.convert import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock whose `now` a test moves on."""
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(progress_module, "time", clock)
+    return clock
+
+
+class Told:
+    """What a program reads."""
+
+    def __init__(self, sending: TransferBar | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._bar = ConversionBar(self._take, sending=sending)
+
+    def _take(self, kind: str, facts: dict[str, Any]) -> None:
+        assert kind == "convert.progress"
+        self.events.append(facts)
+
+    def follow(self, done_bytes: int) -> None:
+        made = Progress(flavor="bf16", component="", done_bytes=done_bytes, total_bytes=100)
+        self._bar.follow(made)
+
+
+@pytest.mark.claims("convert.progress")
+def test_the_end_is_told_at_once_and_once(clock: SimpleNamespace) -> None:
+    told = Told()
+    for done_bytes, pause_s in ((10, 0.1), (20, 0.1), (100, 1.0), (100, 1.0)):
+        told.follow(done_bytes)
+        clock.now += pause_s
+    assert [one["done_bytes"] for one in told.events] == [10, 100]
+    assert "sent_bytes" not in told.events[-1]
+
+
+@pytest.mark.claims("convert.progress")
+def test_what_was_sent_stands_beside_what_was_made(clock: SimpleNamespace) -> None:
+    sending = TransferBar("publish")
+    told = Told(sending)
+    told.follow(10)
+    for ref, sent in (("0/a", 3), ("1/a", 4), ("0/a", 5)):
+        sending.sent(
+            "request.upload_progress", {"ref": ref, "bytes_uploaded": sent, "bytes_written": 9}
+        )
+    told.follow(100)
+    assert [one["sent_bytes"] for one in told.events] == [0, 9]
