@@ -114,6 +114,11 @@ PHASE = 'worker.startup.phase {"phase":"%s","status":"%s","pid":1,"cwd":"/","rea
             '"exception_message":"set WORKER_JWT","traceback":"Traceback\\n  f"}',
             ("failed at settings load: SettingsError: set WORKER_JWT", "critical"),
         ),
+        (
+            'worker.fatal {"phase_context":"runtime","exception_class":"ListenError",'
+            '"exception_message":"give another address","traceback":"Traceback\\n  f"}',
+            ("failed at runtime: ListenError: give another address", "critical"),
+        ),
     ],
 )
 def test_lines_are_told_in_words(line: str, words: tuple[str, str] | None) -> None:

@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -147,7 +149,9 @@ def test_what_is_killed_is_started_again(name: str, project: Project, start_up: 
     platform.await_answer()
     assert platform.ended(request_id)["output"]["text"] == "one slow"
     assert platform.call() == "one x"
-    assert platform.processes()[name]["pid"] != before["pid"]
+    after = platform.processes()[name]
+    assert after["pid"] != before["pid"]
+    assert (before["restarts"], after["restarts"]) == (0, 1)
     assert platform.stop() == 0
 
 
@@ -252,6 +256,16 @@ def test_what_cannot_be_started_is_one_line(cli: Cli, project: Project, start_up
     assert [line.partition("endpoint.toml")[0] for line in missing.stderr.splitlines()] == [
         "gen-worker up: there is no "
     ] * 2
+
+
+@pytest.mark.claims("up.cannot-start", "up.token")
+def test_the_usual_port_gives_way_only_if_nobody_named_it(cli: Cli) -> None:
+    with socket.socket() as taken:
+        with suppress(OSError):  # somebody else has it
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        done = cli("up", "--data", "other", "--http", "127.0.0.1:8787")
+    assert (done.code, "cannot listen on 127.0.0.1:8787" in done.stderr) == (2, True)
 
 
 @pytest.mark.claims("up.workers")

@@ -125,7 +125,8 @@ def _options(args: argparse.Namespace, projects: tuple[str, ...], claims: ExitSt
     from gen_worker.settings import load
 
     settings, usual = load(SchedulerSettings, http=args.http or None), SchedulerSettings()
-    http = free_address(settings.http, is_fixed=settings.http != usual.http, claims=claims)
+    is_named = bool(args.http) or settings.http != usual.http
+    http = free_address(settings.http, is_fixed=is_named, claims=claims)
     is_any = http.endswith(":0")
     gateway = "127.0.0.1:0" if settings.workers == usual.workers else settings.workers
     return UpOptions(

@@ -45,7 +45,8 @@ _SERVING = frozenset(("ready", "overloaded"))
 class Hired:
     """One worker, from the decision to start it to its end."""
 
-    def __init__(self, number: int, key: ReleaseKey) -> None:
+    def __init__(self, number: int, key: ReleaseKey, restarts: int = 0) -> None:
+        self.restarts = restarts
         self.name = f"{key.endpoint}.{number}"
         self.number = number
         self.key = key
@@ -74,6 +75,7 @@ class Hired:
             endpoint=f"{self.key.owner}/{self.key.endpoint}",
             release_id=self.key.release_id,
             worker_id=self.worker_id,
+            restarts=self.restarts,
         )
 
 
@@ -108,6 +110,8 @@ class Workers:
         self._hub = hub
         self._hired: dict[str, Hired] = {}
         self._failures: dict[ReleaseKey, int] = {}
+        self._ended: dict[tuple[ReleaseKey, int], int] = {}
+        """How often the worker of this number has ended and was not to."""
         self._paused: dict[ReleaseKey, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -208,7 +212,7 @@ class Workers:
     def _begin(self, key: ReleaseKey) -> None:
         used = {hired.number for hired in self._hired.values() if hired.key.endpoint == key[1]}
         number = next(number for number in range(1, len(used) + 2) if number not in used)
-        hired = Hired(number, key)
+        hired = Hired(number, key, self._ended.get((key, number), 0))
         self._hired[hired.name] = hired
         self._spawn(self._work(hired))
 
@@ -263,6 +267,7 @@ class Workers:
 
     def _note_failure(self, hired: Hired, problem: str) -> None:
         is_steady = time.monotonic() - hired.began > STEADY_S
+        self._ended[hired.key, hired.number] = hired.restarts + 1
         failures = 1 if is_steady else self._failures.get(hired.key, 0) + 1
         self._failures[hired.key] = failures
         pause = pause_s(failures)

@@ -27,6 +27,8 @@ _QUIET_PHASES = frozenset(
     "registered models_downloading".split()
 )
 """Steps that always go well: they are in the log file, nobody needs to see them pass by."""
+_SAYS_IT_ALL = frozenset(("SettingsError", "DiscoveryError", "ListenError"))
+"""Errors whose sentence is enough: no code is at fault."""
 _QUIET_FACTS = frozenset(
     "phase status pid uid gid cwd worker_id scheduler_addr elapsed_ms traceback".split()
 )
@@ -145,7 +147,7 @@ def _told_fatal(facts: dict[str, object], line: str) -> tuple[str, str]:
     where = str(facts.get("phase_context", "")).replace("_", " ")
     error = f"{facts.get('exception_class')}: {facts['exception_message']}"
     trace = str(facts.get("traceback", "")).rstrip("\n")
-    is_shown = facts.get("exception_class") not in ("SettingsError", "DiscoveryError")
+    is_shown = facts.get("exception_class") not in _SAYS_IT_ALL
     return f"failed at {where}: {error}" + (f"\n{trace}" if trace and is_shown else ""), "critical"
 
 
