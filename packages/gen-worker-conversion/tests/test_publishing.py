@@ -18,6 +18,7 @@ from gen_worker.conversion import (
     training_function,
 )
 from gen_worker.endpoint.classes import conversion
+from gen_worker.errors import Failure
 from gen_worker.models.hub import publish_folder
 from gen_worker.models.refs import TensorhubRef
 
@@ -118,6 +119,19 @@ def broken(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
     raise LookupError("half-way")
 
 
+@training_function(kind="quantization")
+def mixed(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
+    return [ProducedFlavor(write(ctx, name), flavor=name) for name in ("nf4", "bf16")]
+
+
+@training_function(kind="pruning")
+def smaller(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
+    (root := ctx.mktemp() / "bf16").mkdir()
+    SCRATCH.append(root.parent.parent)
+    (root / "model.gguf").write_bytes(b"one file")
+    return [ProducedFlavor(root, flavor="bf16")]
+
+
 @training_function(kind="pruning")
 def pickled(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
     root = write(ctx)
@@ -125,7 +139,7 @@ def pickled(ctx: ConversionContext, source: Source) -> list[ProducedFlavor]:
     return [ProducedFlavor(root, flavor="pruned")]
 
 
-FUNCTIONS = (pickled, shape_a, shape_b, ShapeC, early, broken)
+FUNCTIONS = (pickled, shape_a, shape_b, ShapeC, early, broken, mixed, smaller)
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +210,30 @@ def test_a_second_run_sends_no_byte_and_another_flavor_only_what_is_new(
     answer = worker.run("shape-b", {**payload, "name": "fp8", "weights": "other"})
     assert answer["published"]["ok"]
     assert hub.sent_bytes == 50_000
+
+
+def test_an_artifact_takes_the_place_of_the_one_before(
+    hub: Hub, worker: Worker, source: dict[str, Any]
+) -> None:
+    """It is what was verified: nothing of another model is mixed into it."""
+    payload = {"source": source, "destination": destination("replaced", "prod")}
+    assert worker.run("shape-b", payload)["published"]["ok"]
+    assert worker.run("shape-b", {**payload, "name": "fp8"})["published"]["ok"]
+    assert worker.run("smaller", payload)["published"]["ok"]
+    assert list(hub.tree("acme/replaced", "prod", "bf16")) == ["model.gguf"]
+    assert sorted(hub.tree("acme/replaced", "prod", "fp8")) == sorted(DATA)
+
+
+def test_a_quantization_publishes_casts_too(
+    hub: Hub, worker: Worker, source: dict[str, Any]
+) -> None:
+    answer = worker.run("mixed", {"source": source, "destination": destination("mixed")})
+    assert not isinstance(answer, Failure), answer
+    told = {
+        one["flavor"]: [edge["relationship_kind"] for edge in one["lineage"]]
+        for one in hub.finalized[-1]["checkpoint_flavors"]
+    }
+    assert told == {"nf4": ["quantization"], "bf16": ["format-conversion"]}
 
 
 def test_the_lineage_is_the_checkpoint_that_was_read(

@@ -527,10 +527,52 @@ def test_an_item_of_another_type_is_refused() -> None:
         (ProducedFlavor("/a/m", {"flavor": "fp8", "quant_recipe": "x"}), "fp8"),
         (ProducedFlavor("/a/m", {"quant_recipe": "torchao:int4/wo"}), "torchao-int4-wo"),
         (ProducedFlavor("/a/m/"), "m"),
+        (ProducedFlavor("/a/m", flavor="FP8:e4m3"), "fp8-e4m3"),
     ],
 )
 def test_an_artifact_has_a_label(flavor: ProducedFlavor, label: str) -> None:
     assert label_of(flavor) == label
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([{"flavor": "bf16"}, {"flavor": "bf16"}], "two artifacts have the flavor 'bf16'"),
+        ([{"flavor": "a"}, {"flavor": "b", "flavors": ["A"]}], "two artifacts have the flavor 'a'"),
+        ([{"flavor": "my model"}], "'my model' cannot be named by a ref"),
+        (
+            [{"flavor": "w3", "attributes": {"quantization_method": "own"}}],
+            "says quantization_method and no quantization_library",
+        ),
+        (
+            [{"flavor": "w3", "attributes": {"quant_library": "own"}}],
+            "says quantization_library and no quantization_method",
+        ),
+    ],
+)
+def test_what_hubs_refuse_is_refused_before_it_is_sent(
+    tmp_path: Path, weights: Path, made: list[dict[str, Any]], message: str
+) -> None:
+    hub = Hub()
+    payload = {"destination": {"ref": "c/d"}}
+    world = World(tmp_path, payload, hub=hub, job_kind="quantization")
+    with pytest.raises(ValidationError, match=message):
+        world.finish([ProducedFlavor(weights, **one) for one in made])
+    assert len(hub.all("put")) == 3 * (len(made) - 1)
+
+
+def test_a_cast_beside_quantized_artifacts_is_no_quantization(
+    tmp_path: Path, weights: Path
+) -> None:
+    hub = Hub()
+    payload = {"source": {"ref": "a/b"}, "destination": {"ref": "c/d"}}
+    world = World(tmp_path, payload, hub=hub, job_kind="quantization")
+    world.finish([ProducedFlavor(weights, flavor="nf4"), ProducedFlavor(weights, flavor="bf16")])
+    quantized, cast_ = hub.all("finalize")[0]["metadata"]["checkpoint_flavors"]
+    assert quantized["lineage_metadata"]["quantization_method"] == "nf4"
+    assert "relationship_kind" not in quantized
+    assert cast_["relationship_kind"] == "format-conversion"
+    assert quantized["replaces_latest"] is cast_["replaces_latest"] is True
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gen_worker.context.producers import ProducerContext
     from gen_worker.ports import Ports
     from gen_worker.spec import Call, EndpointKind
+    from gen_worker.types import ProducedFlavor
 
 __all__ = ["JobKind", "describe_job", "fetch_source"]
 
@@ -115,17 +116,20 @@ class JobKind:
 
         Raises:
             TypeError: The result is not an iterable of `ProducedFlavor`.
+            ValidationError: An artifact says of itself what hubs refuse; no file of it is sent.
             ArtifactTransferError: It could not be published; nothing is swallowed.
         """
         from gen_worker.context.produced import asked_for, produced_flavors, store_flavor
 
         destination = str(ctx.destination.get("ref") or "")
         names: set[str] = set()
+        labels: set[str] = set()
         stored = []
         outputs = call.raw_payload.get("outputs")
         for index, produced in enumerate(produced_flavors(result)):
             ctx.raise_if_canceled()
             flavor = asked_for(produced, index, outputs)
+            self._check(call, flavor, labels)
             stored.append(await store_flavor(ctx, flavor, destination, self._spec(ctx), names))
         summary = {
             "flavors": [item.summary() for item in stored],
@@ -134,6 +138,15 @@ class JobKind:
         }
         builtins: dict[str, Any] = msgspec.to_builtins(summary, str_keys=True, enc_hook=str)
         return builtins
+
+    def _check(self, call: Call, flavor: ProducedFlavor, labels: set[str]) -> None:
+        """Refuse early what the hub would refuse late; `labels` are those of other artifacts."""
+        from gen_worker.context.lineage import check_quantization, relationship_of
+        from gen_worker.context.produced import check_labels, label_of
+
+        check_labels(flavor, labels)
+        if relationship_of(_job_kind(call)) == "quantization":
+            check_quantization(label_of(flavor), flavor.attributes)
 
     async def _publish(
         self, call: Call, ctx: Any, stored: list[Produced], destination: str
@@ -163,7 +176,7 @@ class JobKind:
     ) -> dict[str, Any]:
         from gen_worker.context.lineage import parent_of, relationship_of
 
-        job_kind = call.spec.job_kind or call.spec.sub_kind or ""
+        job_kind = _job_kind(call)
         parent = parent_of(ctx.source, ctx.source_path)
         answer: dict[str, Any] = await ctx.apublish_repo_revision(
             destination_repo=destination,
@@ -178,6 +191,9 @@ class JobKind:
 
 class DatasetKind(JobKind):
     """The kind whose artifacts are datasets: one directory with a `dataset_info.json` each."""
+
+    def _check(self, call: Call, flavor: ProducedFlavor, labels: set[str]) -> None:
+        """Datasets have no flavors."""
 
     def _allows(self, wanted: type[ProducerContext]) -> bool:
         return issubclass(wanted, self.context_type)  # no other publishes datasets
@@ -205,6 +221,10 @@ class DatasetKind(JobKind):
             tags=ctx.destination.get("tags"),
         )
         return answer
+
+
+def _job_kind(call: Call) -> str:
+    return call.spec.job_kind or call.spec.sub_kind or ""
 
 
 def _visibility(ctx: Any) -> str:

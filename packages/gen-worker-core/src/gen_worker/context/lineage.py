@@ -6,10 +6,18 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gen_worker.errors import ValidationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Parent", "parent_of", "quantization_facts", "relationship_of"]
+__all__ = [
+    "Parent",
+    "check_quantization",
+    "parent_of",
+    "quantization_facts",
+    "relationship_of",
+]
 
 _RELATIONSHIPS = {
     "quantization": "quantization",
@@ -74,3 +82,19 @@ def quantization_facts(label: str, attributes: Mapping[str, Any]) -> dict[str, A
     facts: dict[str, Any] = {"quantization_method": method, "quantization_library": library}
     facts |= {"quantization_params": params} if isinstance(params, dict) else {}
     return {name: value for name, value in facts.items() if value}
+
+
+def check_quantization(label: str, attributes: Mapping[str, Any]) -> None:
+    """Refuse an artifact that says only half of how it was quantized, which hubs do.
+
+    Raises:
+        ValidationError: Its method or its library is missing; one of neither is not quantized.
+    """
+    facts = quantization_facts(label, attributes)
+    names = {"quantization_method", "quantization_library"}
+    missing = sorted(names - facts.keys())
+    if len(missing) == 1:
+        raise ValidationError(
+            f"artifact {label!r} of a quantization says {sorted(names & facts.keys())[0]} and no "
+            f"{missing[0]}: give it both attributes"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -24,12 +25,15 @@ __all__ = [
     "Produced",
     "StoredPart",
     "asked_for",
+    "check_labels",
     "dataset_info",
     "label_of",
+    "labels_of",
     "produced_flavors",
     "store_flavor",
 ]
 
+_LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NOT_METADATA = frozenset({"flavor", "flavors", "produced_by_kind", "produced_by_job_id"})
 
 
@@ -62,8 +66,7 @@ class Produced(NamedTuple):
 
     @property
     def labels(self) -> list[str]:
-        given = list(self.flavor.flavors)
-        return given if self.label in given else [self.label, *given]
+        return labels_of(self.flavor)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the manifest's entries; a file without a digest cannot be one."""
@@ -82,10 +85,12 @@ class Produced(NamedTuple):
             "display_label": self.label,
             "snapshot_manifest": self.entries(),
             "metadata": {k: v for k, v in attributes.items() if k not in _NOT_METADATA},
+            "replaces_latest": True,  # it is whole: no file of the flavor before belongs to it
         }
         if relationship_of(job_kind) == "quantization":
             facts = quantization_facts(self.label, attributes)
-            told |= {"lineage_metadata": facts} if facts else {}
+            as_it_is = {"relationship_kind": "format-conversion"}  # as a cast beside the others
+            told |= {"lineage_metadata": facts} if facts else as_it_is
         return told
 
     def summary(self) -> dict[str, Any]:
@@ -145,9 +150,42 @@ def asked_for(flavor: ProducedFlavor, index: int, outputs: Any) -> ProducedFlavo
 
 def label_of(flavor: ProducedFlavor) -> str:
     """Return the primary label, such as `bf16`: given, from the attributes, or the file's name."""
-    recipe = str(flavor.attributes.get("quant_recipe") or "").replace(":", "-").replace("/", "-")
-    name = os.path.basename(os.path.normpath(flavor.path))
-    return flavor.flavor or str(flavor.attributes.get("flavor") or "") or recipe or name
+    attributes = flavor.attributes
+    told = flavor.flavor or attributes.get("flavor") or attributes.get("quant_recipe")
+    return _label(told or os.path.basename(os.path.normpath(flavor.path)))
+
+
+def labels_of(flavor: ProducedFlavor) -> list[str]:
+    """Return all labels, each once; the primary one is the first unless it is among the others."""
+    primary, given = label_of(flavor), list(dict.fromkeys(map(_label, flavor.flavors)))
+    return given if primary in given else [primary, *given]
+
+
+def check_labels(flavor: ProducedFlavor, taken: set[str]) -> None:
+    """Refuse labels that another artifact has, or that no ref can name.
+
+    Args:
+        flavor: An artifact.
+        taken: Labels of others; those of this one are added.
+
+    Raises:
+        ValidationError: Names the label.
+    """
+    for label in labels_of(flavor):
+        if not _LABEL.fullmatch(label):
+            raise ValidationError(
+                f"flavor {label!r:.120} cannot be named by a ref: use 1 to 63 of a-z 0-9 . _ -"
+            )
+        if label in taken:
+            raise ValidationError(
+                f"two artifacts have the flavor {label!r}: give each a `flavor` of its own"
+            )
+    taken.update(labels_of(flavor))
+
+
+def _label(text: Any) -> str:
+    """Return a label as refs write it: `fp8-e4m3` for `fp8:e4m3`."""
+    return str(text).strip().lower().replace(":", "-").replace("/", "-")
 
 
 async def store_flavor(

@@ -95,17 +95,22 @@ def _flavor(
     name = str(one.get("flavor") or DEFAULT_FLAVOR)
     names = [str(other) for other in one.get("flavors") or ()]
     own = tuple(_converted(parent, Lineage) for parent in one.get("lineage") or ())
-    more = one.get("lineage_metadata")
-    if more and not own:
+    if not own:
+        more, kind = one.get("lineage_metadata") or {}, str(one.get("relationship_kind") or "")
         own = tuple(
-            msgspec.structs.replace(edge, metadata={**edge.metadata, **more}) for edge in lineage
+            msgspec.structs.replace(
+                edge,
+                relationship_kind=kind or edge.relationship_kind,
+                metadata={**edge.metadata, **more},
+            )
+            for edge in lineage
         )
     facts = {key: value for key, value in one.items() if key in _FACTS and value}
     return FlavorPublication(
         snapshot_manifest=_entries(one.get("snapshot_manifest")) or shared,
         flavor=name,
         flavors=tuple(dict.fromkeys((name, *names))),
-        lineage=own or lineage,
+        lineage=own,
         **msgspec.structs.asdict(_converted(facts, FlavorFacts)),
     )
 
