@@ -16,7 +16,7 @@ from gen_worker import (
     Tensors,
     inference_function,
 )
-from gen_worker.errors import ArtifactTransferError
+from gen_worker.errors import ArtifactTransferError, ValidationError
 from gen_worker.testing import EndpointTester
 
 PNG = base64.b64decode(
@@ -84,6 +84,21 @@ def test_limits_come_from_the_annotation_and_never_from_the_caller() -> None:
         wrong = tester.run(read, {"file": file, "image": {"ref": ok}}).failure
         assert wrong is not None
         assert wrong.error_type == "validation"
+
+
+def test_a_refused_file_is_named_by_its_place_in_the_payload() -> None:
+    with EndpointTester(read) as tester:
+        good, bad = ({"ref": tester.files.add(name, b"12345")} for name in ("a", "b"))
+        tester.fail("files.materialize", ValidationError("it is no picture"))
+        failure = tester.run(read, {"file": good}).failure
+        assert failure is not None
+        assert (failure.path, failure.http_status) == ("$.file", 400)
+        failure = tester.run(read, {"file": good, "more": [good, {"ref": "nowhere"}]}).failure
+        assert failure is not None
+        assert failure.path == "$.more[1]"
+        failure = tester.run(read, {"file": good, "small": bad}).failure
+        assert failure is not None
+        assert failure.path == "$.small"
 
 
 def test_a_path_in_the_payload_is_not_believed(tmp_path: Path) -> None:

@@ -237,13 +237,13 @@ def test_the_type_is_told_by_content_then_name_then_caller(
     ("content", "name", "limits", "declared", "message"),
     [
         (WAV, "x.png", IMAGE, None, r"must be 'image/\*', not 'audio/wav'"),
-        (b"text", "x", IMAGE, None, "not 'of an unknown type'"),
+        (b"text", "x", IMAGE, None, "and is of no type that is known"),
         (PNG, "x", ANY, "text/plain", "declared as 'text/plain', but its content is 'image/png'"),
         (PNG, "x", FileLimits(allowed_mime_types=("image/webp",)), None, "one of image/webp"),
         (MP4, "x.mp4", AUDIO, None, r"must be 'audio/\*', not 'video/mp4'"),
         (b"?", "x", FileLimits(allowed_mime_types=("text/csv",)), None, "not 'unknown'"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "x.png", IMAGE, None, "not 'of an unknown type'"),
-        (b"<svg/>", "x", IMAGE, "image/webp", "not 'of an unknown type'"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "x.png", IMAGE, None, "and is of no type that is known"),
+        (b"<svg/>", "x", IMAGE, "image/webp", "and is of no type that is known"),
     ],
 )
 def test_another_type_is_refused(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from gen_worker.errors import ValidationError
 from gen_worker.ports import SaveOptions
 from gen_worker.types import Asset, StoredFile, Tensors
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch_inputs", "has_local_files", "save_outputs"]
 
+_MAX_PLACE_CHARS = 200
 _URL_SCHEMES = ("http://", "https://", "file://")
 
 
@@ -23,9 +27,29 @@ async def fetch_inputs(call: RunningCall, plan: FilePlan, payload: Any) -> Any:
     fetched: dict[int, StoredFile] = {}
     for found in plan.find(payload, host=files.input_limits):
         call.token.raise_if_canceled()
-        file = fetched[id(found.file)] = await _fetch(files, found, call.request_id)
+        try:
+            file = fetched[id(found.file)] = await _fetch(files, found, call.request_id)
+        except ValidationError as error:
+            error.path = error.path or place_of(found.file, payload)
+            raise
         call.input_paths = call.input_paths | {file.local_path}
     return plan.replace(payload, fetched) if fetched else payload
+
+
+def place_of(wanted: object, value: Any, place: str = "$") -> str:
+    """Return the JSON path of an object inside a payload; empty where it is not found."""
+    if value is wanted or len(place) > _MAX_PLACE_CHARS:
+        return place if value is wanted else ""
+    inside: list[tuple[str, Any]] = []
+    if isinstance(value, msgspec.Struct):
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        inside = [(f".{shown}", getattr(value, name)) for name, shown in names]
+    elif isinstance(value, dict):
+        inside = [(f"[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        inside = [(f"[{index}]", item) for index, item in enumerate(value)]
+    found = (place_of(wanted, item, place + step) for step, item in inside)
+    return next(filter(None, found), "")
 
 
 async def _fetch(files: Files, found: FoundFile, request_id: str) -> StoredFile:
@@ -39,8 +63,6 @@ async def _fetch(files: Files, found: FoundFile, request_id: str) -> StoredFile:
 
 
 def _as_type_of(file: StoredFile, fetched: StoredFile) -> StoredFile:
-    import msgspec
-
     return type(file)(**msgspec.structs.asdict(fetched))
 
 

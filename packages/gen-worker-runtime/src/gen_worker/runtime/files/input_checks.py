@@ -45,8 +45,8 @@ def checked_media_type(
     if given not in _GENERIC and found and _major(given) != _major(found):
         raise ValidationError(f"{name!r} is declared as {given!r}, but its content is {found!r}")
     if limits.mime_prefix and not (found or "").startswith(limits.mime_prefix):
-        wanted = f"{limits.mime_prefix}*"
-        raise ValidationError(f"{name!r} must be {wanted!r}, not {found or 'of an unknown type'!r}")
+        other = f"not {found!r}" if found else "and is of no type that is known"
+        raise ValidationError(f"{name!r} must be '{limits.mime_prefix}*', {other}")
     if limits.allowed_mime_types and found not in limits.allowed_mime_types:
         allowed = ", ".join(limits.allowed_mime_types)
         raise ValidationError(f"{name!r} must be one of {allowed}, not {found or 'unknown'!r}")
