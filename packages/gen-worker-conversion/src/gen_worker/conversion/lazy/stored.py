@@ -10,6 +10,7 @@ from gen_worker.conversion.errors import UnreadableSourceError
 from gen_worker.conversion.lazy.dtypes import size_bytes_of, torch_dtype
 from gen_worker.conversion.lazy.slab_memory import slab_memory
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
+from gen_worker.conversion.lazy.turns import waiting_for_disk
 from gen_worker.errors import ArtifactTransferError, WorkerError
 from gen_worker.models.formats import DamagedFileError, Header
 from gen_worker.models.formats.plain_files import open_plain
@@ -73,7 +74,8 @@ class WeightsFile(NamedTuple):
             first = start // PAGE * PAGE
             skipped = start - first
             made = slab_memory(-(-(skipped + size_bytes) // PAGE) * PAGE)
-            file.read(bytes_of(made), first)
+            with waiting_for_disk():
+                file.read(bytes_of(made), first)
             return made[skipped : skipped + size_bytes]
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from gen_worker.conversion.lazy.slab_memory import release_idle
+from gen_worker.conversion.lazy.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ __all__ = ["pump"]
 T = TypeVar("T")
 _THREADS = 6
 """Most of them wait: a disk gives its best to several reads at once."""
+_COMPUTING = 3
+"""Two that compute on a small machine, and one that is ready."""
 _MAX_COST_BYTES = 96 << 20
 
 
@@ -34,7 +37,7 @@ def pump(
     Args:
         jobs: What each holds in memory from its start until it was used, and what to call.
         use: Takes one result.
-        threads: How many jobs run at once.
+        threads: How many jobs run at once; fewer of them compute, others wait for the disk.
         max_cost_bytes: What jobs that are not used yet hold together; a larger one runs alone.
         token: Looked at before each result is used.
 
@@ -45,6 +48,7 @@ def pump(
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(threads, "gen-worker-convert")
+    turns = Turns(_COMPUTING)
     waiting: deque[tuple[int, Future[T]]] = deque()
     cost_bytes = 0
 
@@ -59,7 +63,7 @@ def pump(
         for cost, job in jobs:
             while waiting and cost_bytes + cost > max_cost_bytes:
                 cost_bytes -= use_next()
-            waiting.append((cost, pool.submit(job)))
+            waiting.append((cost, pool.submit(turns.run, job)))
             cost_bytes += cost
         while waiting:
             use_next()
