@@ -102,3 +102,68 @@ def test_what_needs_data_and_has_none_and_what_cannot_take_them_are_refused(cli:
     assert "--calibrate" in without.stderr
     assert "'nf4' cannot be calibrated" in with_data.stderr
     assert "gone.txt" in absent.stderr
+
+
+@pytest.mark.claims("convert.plan")
+def test_options_are_read_as_people_write_them(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+    cli("convert", "model", "--to", "bf16", "--out", "out", "--plan")
+
+    done = cli(
+        *("convert", "model", "--to", "bf16, fp16", "--to", "fp32", "--out", "out", "--plan"),
+        *("--max-shard-bytes", "1.5GiB", "--components", " ,"),
+    )
+
+    assert done.code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert [flavor["flavor"] for flavor in plan["flavors"]] == ["bf16", "fp16", "fp32"]
+    assert plan["request"]["max_shard_bytes"] == 3 << 29
+    assert plan["request"]["components"] is None
+
+
+@pytest.mark.claims("convert.refused")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--max-shard-bytes", "0"), "a size such as 2GB"),
+        (("--max-shard-bytes", "2X"), "a size such as 2GB"),
+        (("--max-shard-bytes", "nan"), "a size such as 2GB"),
+        (("--calibration-samples", "0"), "a number at least 1"),
+        (("--lora", "model:much"), "'much' is no scale: give a number such as 0.8"),
+        (("--components", " unet , vae"), "no component 'unet'"),
+    ],
+)
+def test_what_an_option_cannot_be_is_told(cli: Cli, words: tuple[str, str], told: str) -> None:
+    write_model(cli.folder / "model")
+
+    done = cli("convert", "model", "--to", "bf16", "--out", "out", *words)
+
+    assert done.code == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.claims("convert.source")
+def test_a_file_that_is_misspelt_is_no_ref(cli: Cli) -> None:
+    done = cli("convert", "models/gone.safetensors", "--to", "bf16", "--out", "out")
+
+    assert done.code == 2
+    assert "gone.safetensors' does not exist: give a model's directory" in done.stderr
+
+
+@pytest.mark.claims("front.help", "convert.plan")
+def test_the_help_names_what_is_needed_and_every_precision(cli: Cli) -> None:
+    from gen_worker.conversion.gguf.types import WRITTEN
+    from gen_worker.conversion.quantize.methods import METHODS
+
+    text = cli("convert", "--help").stdout
+
+    assert text.startswith("usage: gen-worker convert [options] SOURCE --to PRECISIONS --out DIR\n")
+    listed = text.partition("PRECISIONS, of")[2].partition("Several")[0]
+    told = {word.strip(",:").removeprefix("gguf:") for word in listed.split()}
+    methods = [{method.name, *method.aliases} for method in METHODS.values()]
+    names = set(WRITTEN).union({"fp32", "fp16", "32bit", "16bit", "8bit", "4bit"}, *methods)
+    assert {word for word in told if any(map(str.isdigit, word))} <= names, "nothing is made up"
+    rest = {name for name in WRITTEN if name.endswith(("_l", "_xl"))}
+    assert set(WRITTEN) - rest <= told, "nothing is left out"
+    assert all(one & told or min(one).startswith("int4:gptq:") for one in methods)

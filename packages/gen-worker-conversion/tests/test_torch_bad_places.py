@@ -113,5 +113,6 @@ def test_a_disk_that_fills_up_is_named_and_left_as_it_was(
 def test_a_disk_that_is_read_only_is_named(writer: str, on_a_small_disk: dict[str, Any]) -> None:
     found = on_a_small_disk["read-only"][writer]
     assert "ConversionError" in found["kinds"], found
-    assert "Read-only" in found["text"]
+    told = "may not be written to" if writer.startswith("run") else "Read-only"  # a plan tells it
+    assert told in found["text"]
     assert found["left"] == []

@@ -106,6 +106,8 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
     module.configure(parser)
     # Left to itself, argparse lays out every option in the usage line, for each command again.
     words = [_placeholder(action) for action in parser._actions if not action.option_strings]
+    asked = [action for action in parser._actions if action.option_strings and action.required]
+    words += [f"{action.option_strings[0]} {_placeholder(action)}" for action in asked]
     parser.usage = " ".join([parser.prog, "[options]", *words])
     return parser
 
@@ -113,6 +115,8 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
 def _placeholder(action: argparse.Action) -> str:
     choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else ""
     name = str(action.metavar or choices or action.dest.upper())
+    if action.nargs == "+":
+        return f"{name} ..."
     return f"[{name} ...]" if action.nargs == "*" else name
 
 

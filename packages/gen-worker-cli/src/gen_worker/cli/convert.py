@@ -10,6 +10,14 @@ precision. A run that was broken off is gone on with by the same command.
   gen-worker convert ./model --to bf16 --lora style.safetensors:0.8 --out ./styled
   gen-worker convert style.safetensors --to bf16 --layout kohya --out ./style-kohya
 
+PRECISIONS, of which docs/conversion.md says what is made of what:
+
+  safetensors   fp32 fp16 bf16, fp8 fp8:e5m2 (with scales), fp8:e4m3:storage fp8:e5m2:storage, int8,
+                nf4 fp4, int4:wo, mxfp8 mxfp4 nvfp4, with --calibrate int4:gptq int8:gptq
+  GGUF          gguf:f32 f16 bf16 keep, q8_0 q6_k q5_k_m q5_k_s q5_0 q5_1 q4_k_m q4_k_s q4_0 q4_1
+                iq4_nl iq4_xs q3_k_l q3_k_m q3_k_s q2_k, and _l as others have them
+  by bits       32bit 16bit 8bit 4bit: the first that the model can have
+
 Several precisions have a folder each. `--out owner/repo:tag` publishes to the hub, each precision
 as a flavor, once it is verified. Exit codes: 0 done, 1 it failed, 2 it cannot be done as asked, 130
 interrupted.
@@ -19,7 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gen_worker.cli.options import add_plan_options
+from gen_worker.cli.options import add_plan_options, byte_size, separated, whole_number
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder, file or ref of the model")
     parser.add_argument(
         "--to",
+        action="append",
         required=True,
         metavar="PRECISIONS",
-        help="separated by commas, such as bf16, fp8, int8, nf4, gguf:q4_k_m, 4bit",
+        help="separated by commas, such as bf16, fp8, int8, nf4, gguf:q4_k_m, 4bit; see above",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder, or owner/repo:tag to publish to"
@@ -61,6 +70,7 @@ def _add_shape(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--components",
+        type=separated,
         metavar="NAMES",
         help="convert only these, separated by commas; the others are copied",
     )
@@ -73,9 +83,9 @@ def _add_shape(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--max-shard-bytes",
-        type=int,
-        metavar="BYTES",
-        help="of tensors in one file; a GGUF file is split only with this",
+        type=byte_size,
+        metavar="SIZE",
+        help="of tensors in one file, such as 2GB; a GGUF file is split only with this",
     )
 
 
@@ -87,7 +97,7 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--calibration-samples",
-        type=int,
+        type=whole_number(1),
         default=128,
         metavar="N",
         help="how many rows of it are read (default: 128)",
@@ -129,4 +139,5 @@ def _add_proof(group: argparse._ArgumentGroup) -> None:
 def main(args: argparse.Namespace) -> int:
     from gen_worker.cli.converting.running import run
 
+    args.to = ",".join(args.to)
     return run(args)

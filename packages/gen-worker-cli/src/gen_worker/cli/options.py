@@ -13,8 +13,34 @@ __all__ = [
     "add_output_options",
     "add_plan_options",
     "add_project_options",
+    "byte_size",
+    "separated",
     "whole_number",
 ]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def byte_size(text: str) -> int:
+    """Read an argument that is a number of bytes, with a unit or without: `5GB`, `2GiB`, `4096`."""
+    import argparse
+
+    word = text.strip().lower().removesuffix("b")
+    number = word.rstrip("kmgti")
+    unit = (_UNITS | _BINARY_UNITS).get(word[len(number) :])
+    try:
+        size = int(float(number) * (unit or 0))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}, and has to be a size such as 2GB")
+    return size
+
+
+def separated(text: str) -> str:
+    """Read an argument of words with commas between them: spaces beside those do not count."""
+    return ",".join(filter(None, (word.strip() for word in text.split(","))))
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -36,7 +36,7 @@ def model_lines(facts: ModelFacts) -> Iterator[str]:
     """Yield what a model is."""
     yield facts.path
     words = [facts.layout, facts.family, facts.class_name, size_text(facts.size_bytes)]
-    yield "  " + ", ".join(word for word in words if word)
+    yield "  " + ", ".join(word for word in words if word not in ("", "unknown"))
     if facts.components:
         yield from _component_table(facts.components)
     if facts.adapter is not None:

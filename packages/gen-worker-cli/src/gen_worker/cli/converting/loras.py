@@ -32,7 +32,9 @@ def scaled_path(text: str) -> tuple[str, float]:
     try:
         number = float(scale)
     except ValueError:
-        return text, 1.0
+        if not os.path.exists(os.path.expanduser(path)):
+            return text, 1.0  # the tag of a ref
+        number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"--lora {text!r}: {scale!r} is no scale: give a number such as 0.8")
     return path, number

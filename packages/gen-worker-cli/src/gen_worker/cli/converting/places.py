@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldSource", "destination_of", "held_source"]
 
+_FILES = (".safetensors", ".gguf", ".ckpt", ".bin", ".pt", ".pth", ".sft", ".json")
+
 
 class HeldSource(NamedTuple):
     """A model that is here, and what it is called elsewhere."""
@@ -43,14 +45,18 @@ def held_source(
         ModelResolutionError: It cannot be had.
     """
     path = os.path.expanduser(text)
-    if os.path.exists(path) or text.startswith((".", "/", "~")):
+    is_file = ":" not in text and text.lower().endswith(_FILES)  # and not a repository called so
+    if os.path.exists(path) or text.startswith((".", "/", "~")) or is_file:
         yield HeldSource(os.path.abspath(path))
         return
     try:
         ref = parse_prefixed_ref(text)
         choice = ModelChoice.of(ref)
     except ValidationError as error:
-        raise UsageError(f"{text!r} is not here, and it is no ref: {error}") from error
+        raise UsageError(
+            f"{text!r} is not here, and it is no ref: give a path that exists, or a ref such as "
+            "'hf:owner/repo' or 'owner/repo:tag'"
+        ) from error
     from gen_worker.models.assembly import open_store
     from gen_worker.models.settings import load_model_settings
     from gen_worker.models.sources import open_sources

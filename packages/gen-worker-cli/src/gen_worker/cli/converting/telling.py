@@ -24,7 +24,8 @@ def time_text(seconds: float) -> str:
 
 def plan_lines(plan: ConversionPlan) -> Iterator[str]:
     """Yield what a conversion will do."""
-    yield f"{plan.request.source}: {plan.layout}, {plan.family}, {size_text(plan.source_bytes)}"
+    words = [plan.layout, plan.family, size_text(plan.source_bytes)]
+    yield f"{plan.request.source}: {', '.join(word for word in words if word != 'unknown')}"
     for flavor in plan.flavors:
         yield f"{flavor.flavor} -> {flavor.path}: {size_text(flavor.size_bytes)}"
         rows = [
@@ -40,15 +41,16 @@ def plan_lines(plan: ConversionPlan) -> Iterator[str]:
             )
             for part in flavor.components
         ]
-        yield from _table(rows)
-        for part in flavor.components:
+        for part, row in zip(flavor.components, _table(rows), strict=True):
+            yield row
             for kept in part.kept:
-                size = size_text(kept.size_bytes)
-                what = f"{kept.tensors} tensors, {size}, such as {kept.example}"
+                count = "1 tensor" if kept.tensors == 1 else f"{kept.tensors} tensors"
+                what = f"{count}, {size_text(kept.size_bytes)}, such as {kept.example}"
                 yield f"    stays: {kept.reason}: {what}"
+    duration = time_text(max(plan.seconds, 1))
     yield (
         f"in all {size_text(plan.size_bytes)} on disk, {size_text(plan.free_bytes)} are free; "
-        f"{size_text(plan.memory_bytes)} of memory beyond torch; about {time_text(plan.seconds)}"
+        f"{size_text(plan.memory_bytes)} of memory beyond torch; about {duration}"
     )
 
 

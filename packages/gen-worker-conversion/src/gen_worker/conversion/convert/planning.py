@@ -210,6 +210,12 @@ def _asked(
     elif _is_taken(out) and not is_finished:
         reason = f"{out!r} exists already: choose another place, or remove it"
         yield Refusal(target="", reason=reason)
+    elif not os.path.isdir(parent := _existing(out)):
+        reason = f"{parent!r} is no directory: nothing can be put into it, choose another place"
+        yield Refusal(target="", reason=reason)
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        reason = f"{parent!r} may not be written to: choose another place, or get the right to it"
+        yield Refusal(target="", reason=reason)
 
 
 def _unused_gguf(request: ConversionRequest, targets: Sequence[Target]) -> Iterator[Refusal]:
