@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.errors import GgufSourceError, computed_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,8 @@ class Architecture(NamedTuple):
     """Whether queries, keys and values are one weight, and gate and up another."""
     has_experts: bool = False
     """Whether layers may be mixtures of experts."""
+    has_divided_heads: bool = False
+    """Whether all heads together are as wide as the model."""
     assumes: Mapping[str, tuple[Any, ...]] = MappingProxyType({})
     """What llama.cpp computes whatever the configuration says: its values, by name."""
 
@@ -39,31 +41,58 @@ WITH_OFFSET = ("roberta", "xlm-roberta", "camembert")
 """Types of encoders that count positions from behind that of the padding."""
 _LARGEST_LAYERS = {"gemma2": 46, "gemma3": 62}
 """Of models whose attention is scaled by the width, which llama.cpp knows by their layers."""
-_NO_WINDOW: Mapping[str, tuple[Any, ...]] = MappingProxyType({"use_sliding_window": (False, None)})
+_SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+"""Of Gemma 2: what is taken where a file says nothing; there is no way to say none."""
+_SILU: Mapping[str, tuple[Any, ...]] = MappingProxyType({"hidden_act": ("silu", "swish", None)})
+_GELU = ("gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast", None)
+"""All are computed by the formula with tanh, within a thousandth of the exact one."""
+_NO_BIAS = {"attention_bias": (False, None)}
+_NO_WINDOW = {**_SILU, "use_sliding_window": (False, None)}
 _ALL_SPARSE = {**_NO_WINDOW, "decoder_sparse_step": (1, None), "mlp_only_layers": ([], None)}
+_GEMMA = {**_NO_BIAS, "hidden_activation": _GELU, "use_bidirectional_attention": (False, None)}
+_ENCODER = {
+    "hidden_act": _GELU,
+    "is_decoder": (False, None),
+    "position_embedding_type": ("absolute", None),
+}
 ARCHITECTURES = (
     Architecture(
-        "llama", ("llama", "mistral", "mixtral"), is_rotated_in_pairs=True, has_experts=True
+        "llama",
+        ("llama", "mistral", "mixtral"),
+        is_rotated_in_pairs=True,
+        has_experts=True,
+        assumes=_SILU,
     ),
-    Architecture("gemma", ("gemma",), norm_offset=1, has_unused_head=True),
-    Architecture("gemma2", ("gemma2",), norm_offset=1, has_unused_head=True),
-    Architecture("gemma3", ("gemma3_text",), norm_offset=1, has_unused_head=True),
-    Architecture("qwen2", ("qwen2",), assumes=_NO_WINDOW),
+    Architecture(
+        "gemma",
+        ("gemma",),
+        norm_offset=1,
+        has_unused_head=True,
+        assumes={**_GEMMA, "hidden_act": _GELU},
+    ),
+    Architecture("gemma2", ("gemma2",), norm_offset=1, has_unused_head=True, assumes=_GEMMA),
+    Architecture("gemma3", ("gemma3_text",), norm_offset=1, has_unused_head=True, assumes=_GEMMA),
+    Architecture("qwen2", ("qwen2",), has_divided_heads=True, assumes=_NO_WINDOW),
     Architecture(
         "qwen2moe",
         ("qwen2_moe",),
         has_experts=True,
-        assumes={**_ALL_SPARSE, "norm_topk_prob": (False, None)},
+        has_divided_heads=True,
+        assumes={
+            **_ALL_SPARSE,
+            "norm_topk_prob": (False, None),
+            "tie_word_embeddings": (False, None),
+        },
     ),
-    Architecture("qwen3", ("qwen3",), assumes=_NO_WINDOW),
+    Architecture("qwen3", ("qwen3",), assumes={**_NO_WINDOW, **_NO_BIAS}),
     Architecture(
         "qwen3moe",
         ("qwen3_moe",),
         has_experts=True,
-        assumes={**_ALL_SPARSE, "norm_topk_prob": (True,)},
+        assumes={**_ALL_SPARSE, **_NO_BIAS, "norm_topk_prob": (True,)},
     ),
-    Architecture("phi3", ("phi3",), is_fused=True),
-    Architecture("bert", ("bert", *WITH_OFFSET), is_encoder=True),
+    Architecture("phi3", ("phi3",), is_fused=True, has_divided_heads=True, assumes=_SILU),
+    Architecture("bert", ("bert", *WITH_OFFSET), is_encoder=True, assumes=_ENCODER),
 )
 
 
@@ -97,11 +126,12 @@ def _check(config: Mapping[str, Any], architecture: Architecture, file: str) -> 
     if architecture.name in _LARGEST_LAYERS:
         is_largest = config.get("num_hidden_layers") == _LARGEST_LAYERS[architecture.name]
         allowed["query_pre_attn_scalar"] = () if is_largest else (config.get("head_dim", 256), None)
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if architecture.has_divided_heads and isinstance(width, int) and isinstance(heads, int):
+        allowed["head_dim"] = (width // heads if heads else width, None)
     for name, values in allowed.items():
         if values and config.get(name) not in values:
-            raise GgufSourceError(
-                f"{file!r} says {config.get(name)!r} for {name!r}, and llama.cpp computes models "
-                f"of {architecture.name} with {values[0]!r}: choose another format for this model",
-                code="gguf_unsupported_config",
-                file=file,
-            )
+            raise computed_otherwise(file, name, config.get(name), architecture.name, values[0])
+    for name, usual in _SOFTCAPS.items() if architecture.name == "gemma2" else ():
+        if not config.get(name, usual):
+            raise computed_otherwise(file, name, config[name], architecture.name, usual)

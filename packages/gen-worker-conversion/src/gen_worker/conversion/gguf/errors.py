@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gen_worker.conversion.errors import ConversionInputError
 
-__all__ = ["GgufSourceError"]
+__all__ = ["GgufSourceError", "computed_otherwise"]
 
 
 class GgufSourceError(ConversionInputError):
@@ -24,3 +24,23 @@ class GgufSourceError(ConversionInputError):
         """
         super().__init__(message, file=file, tensor=tensor, step=step)
         self.code = code
+
+
+def computed_otherwise(
+    file: str, name: str, value: object, architecture: str, known: object
+) -> GgufSourceError:
+    """Return the error of a model whose file would give other results than the model does.
+
+    Args:
+        file: Path of the configuration.
+        name: Of what it says.
+        value: What it says.
+        architecture: Of the model.
+        known: What llama.cpp computes instead.
+    """
+    return GgufSourceError(
+        f"{file!r} says {value!r:.100} for {name!r}, and llama.cpp computes models of "
+        f"{architecture} with {known!r}: choose another format for this model",
+        code="gguf_unsupported_config",
+        file=file,
+    )

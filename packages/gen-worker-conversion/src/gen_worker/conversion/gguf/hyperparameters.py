@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.gguf.architectures import WITH_OFFSET
-from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.errors import GgufSourceError, computed_otherwise
 from gen_worker.conversion.gguf.experts import expert_count
 from gen_worker.conversion.gguf.rotations import rope_of, rotation_metadata
 
@@ -30,7 +30,9 @@ _REALS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-_WITH_WINDOW = ("gemma2", "gemma3", "phi3")
+_WINDOWS = {"gemma2": 2, "gemma3": 6}
+"""Every how many layers one sees all, where a configuration says nothing else."""
+_LAYERS = ("sliding_attention", "full_attention")
 _EXPERTS = {
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
@@ -104,8 +106,10 @@ def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> di
         made["rope.dimension_count"] = int(size * share)
     if architecture.name == "llama":
         made["vocab_size"] = number_of(config, "vocab_size", file)
-    if architecture.name in _WITH_WINDOW:
+    if architecture.name == "phi3":
         made["attention.sliding_window"] = config.get("sliding_window") or 0
+    if architecture.name in _WINDOWS:
+        made |= _windows(config, architecture.name, file)
     if architecture.is_encoder:
         made["attention.causal"] = False
         positions = number_of(config, _SIZES["context_length"], file)
@@ -115,4 +119,27 @@ def _own(config: Mapping[str, Any], architecture: Architecture, file: str) -> di
         made |= {
             key: number_of(config, name, file) for key, name in _EXPERTS.items() if name in config
         }
+    return made
+
+
+def _windows(config: Mapping[str, Any], architecture: str, file: str) -> dict[str, Value]:
+    """Return which layers see a part of a text, and how much."""
+    count, usual = number_of(config, "num_hidden_layers", file), _WINDOWS[architecture]
+    every = usual
+    if config.get("sliding_window_pattern"):
+        every = number_of(config, "sliding_window_pattern", file)
+    kinds = config.get("layer_types")
+    if not kinds:
+        kinds = [_LAYERS[index % every == every - 1] for index in range(count)]
+    is_known = isinstance(kinds, list) and all(kind in _LAYERS for kind in kinds)
+    if not is_known or len(kinds) != count:
+        raise computed_otherwise(file, "layer_types", kinds, architecture, list(_LAYERS))
+    windows = [kind == _LAYERS[0] for kind in kinds]
+    if not any(windows):
+        if architecture == "gemma2":
+            raise computed_otherwise(file, "layer_types", kinds, architecture, _LAYERS[0])
+        return {"attention.sliding_window": 0}
+    made: dict[str, Value] = {"attention.sliding_window": number_of(config, "sliding_window", file)}
+    if windows != [index % usual != usual - 1 for index in range(count)]:
+        made["attention.sliding_window_pattern"] = windows
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.errors import GgufSourceError, computed_otherwise
 from gen_worker.conversion.lazy import LazyTensor, computed
 
 if TYPE_CHECKING:
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["rope_of", "rotation_metadata", "rotation_tensors"]
 
-_YARN = {
-    "rope.scaling.yarn_ext_factor": "extrapolation_factor",
-    "rope.scaling.yarn_attn_factor": "attention_factor",
-    "rope.scaling.yarn_beta_fast": "beta_fast",
-    "rope.scaling.yarn_beta_slow": "beta_slow",
-}
+_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+"""What is computed with, whatever a file says: its keys are read for other architectures."""
+_ORIGINAL = "original_max_position_embeddings"
+_THETA = {"mixtral": 1e6, "gemma3_text": 1e6}
+"""Of configurations that say nothing; of all others it is the 10,000 of llama.cpp."""
 _ANYWHERE = ("default", "linear", "yarn")
 _OF_ONE = {"llama3": "llama", "longrope": "phi3"}
 """Kinds whose factors are tensors that one architecture alone reads."""
@@ -34,9 +33,16 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
         found |= whole
     kind = found.get("rope_type") or found.get("type") or "default"
     found["rope_type"] = {"su": "longrope"}.get(kind, kind)
-    for name in ("rope_theta", "original_max_position_embeddings", "partial_rotary_factor"):
+    for name in ("rope_theta", "partial_rotary_factor"):
         if config.get(name):
             found.setdefault(name, config[name])
+    if config.get("model_type") in _THETA:
+        found.setdefault("rope_theta", _THETA[config["model_type"]])
+    original = (
+        config.get(_ORIGINAL) or found.get(_ORIGINAL) or config.get("max_position_embeddings")
+    )
+    if original:
+        found[_ORIGINAL] = original
     local = config.get("rope_local_base_freq")
     if local:
         found.setdefault("sliding_attention", {"rope_theta": local})
@@ -53,22 +59,29 @@ def rotation_metadata(config: Mapping[str, Any], architecture: str, file: str) -
     kind = rope["rope_type"]
     if kind not in _ANYWHERE and _OF_ONE.get(kind) != architecture:
         raise _unknown(file, f"models of {architecture} with positions scaled by {kind!r}")
+    share = rope.get("partial_rotary_factor") or 1.0
+    if architecture != "phi3" and share != 1.0:
+        raise computed_otherwise(file, "partial_rotary_factor", share, architecture, 1.0)
     made: dict[str, Value] = {}
     if rope.get("rope_theta"):
         made["rope.freq_base"] = float(rope["rope_theta"])
     local = rope.get("sliding_attention")
-    if isinstance(local, dict) and local.get("rope_theta"):
-        made["rope.freq_base_swa"] = float(local["rope_theta"])
+    if isinstance(local, dict):
+        scaled = local.get("rope_type") or "default"
+        if scaled != "default":
+            raise computed_otherwise(file, "sliding_attention", scaled, architecture, "default")
+        if local.get("rope_theta"):
+            made["rope.freq_base_swa"] = float(local["rope_theta"])
     if kind in ("linear", "yarn"):
         factor = _number(rope, "factor", file)
         made |= {"rope.scaling.type": kind, "rope.scaling.factor": factor}
     if kind == "yarn":
-        made |= {key: float(rope[name]) for key, name in _YARN.items() if rope.get(name)}
+        made["rope.scaling.attn_factor"] = _yarn_attention(rope, architecture, file)
     if kind == "longrope":
         made["rope.scaling.type"] = kind
         made["rope.scaling.attn_factor"] = _long_attention(rope, config, file)
     if kind in ("yarn", "longrope"):
-        original = int(_number(rope, "original_max_position_embeddings", file))
+        original = int(_number(rope, _ORIGINAL, file))
         made["rope.scaling.original_context_length"] = original
     return made
 
@@ -103,10 +116,7 @@ def _llama3_factors(rope: Mapping[str, Any], size: int, file: str) -> list[float
     """Return what frequencies are divided by: `_compute_llama3_parameters` of transformers."""
     factor, low, high, original = (
         _number(rope, name, file)
-        for name in (
-            *("factor", "low_freq_factor", "high_freq_factor"),
-            "original_max_position_embeddings",
-        )
+        for name in ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL)
     )
     made = []
     for index in range(0, size, 2):
@@ -120,9 +130,36 @@ def _long_attention(rope: Mapping[str, Any], config: Mapping[str, Any], file: st
     """Return what attention is multiplied by: `_compute_longrope_parameters` of transformers."""
     if rope.get("attention_factor"):
         return float(rope["attention_factor"])
-    original = _number(rope, "original_max_position_embeddings", file)
-    longer = _number(config, "max_position_embeddings", file) / original
+    original = _number(rope, _ORIGINAL, file)
+    if rope.get("factor") is not None:
+        longer = _number(rope, "factor", file)
+    else:
+        longer = _number(config, "max_position_embeddings", file) / original
     return math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 else 1.0
+
+
+def _yarn_attention(rope: Mapping[str, Any], architecture: str, file: str) -> float:
+    """Return what attention is multiplied by: `_compute_yarn_parameters` of transformers.
+
+    Divided by what llama.cpp multiplies it by itself: `llama_context` in llama-context.cpp.
+    """
+    for name, known in _YARN.items():
+        if rope.get(name) not in (known, None):
+            raise computed_otherwise(file, name, rope[name], architecture, known)
+    factor = _number(rope, "factor", file)
+
+    def strength(scale: float) -> float:
+        return 1.0 + 0.1 * scale * math.log(factor) if factor > 1 else 1.0
+
+    wanted = strength(1.0)
+    if rope.get("attention_factor") is not None:
+        wanted = _number(rope, "attention_factor", file)
+    elif rope.get("mscale") and rope.get("mscale_all_dim"):
+        wanted = strength(_number(rope, "mscale", file))
+        wanted /= strength(_number(rope, "mscale_all_dim", file))
+    if architecture == "gemma3" and wanted != strength(1.0):  # its windows would have it, too
+        raise computed_otherwise(file, "attention_factor", wanted, architecture, strength(1.0))
+    return wanted / strength(1.0)
 
 
 def _number(found: Mapping[str, Any], name: str, file: str) -> float:
