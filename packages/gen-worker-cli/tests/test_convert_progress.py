@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gen_worker.cli.converting import progress as progress_module
-from gen_worker.cli.converting.progress import ConversionBar
+from gen_worker.cli.converting.progress import ConversionBar, SendingLines
 from gen_worker.cli.hub_progress import TransferBar
 from gen_worker.conversion.convert import Progress
 
@@ -59,3 +59,24 @@ def test_what_was_sent_stands_beside_what_was_made(clock: SimpleNamespace) -> No
         )
     told.follow(100)
     assert [one["sent_bytes"] for one in told.events] == [0, 9]
+
+
+@pytest.mark.claims("convert.progress")
+def test_a_publication_is_told_once_nothing_else_is(clock: SimpleNamespace) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    lines = SendingLines(TransferBar("publish"), lambda kind, facts: told.append((kind, facts)))
+    for ref, is_on, pause_s in (
+        ("a", False, 1.0),
+        ("b", True, 0.1),
+        ("c", True, 0.4),
+        ("d", True, 0),
+    ):
+        lines.is_on = is_on
+        lines.follow(
+            "request.upload_progress", {"ref": ref, "bytes_uploaded": 2, "bytes_written": 2}
+        )
+        clock.now += pause_s
+    assert told == [
+        ("convert.sending", {"sent_bytes": 4}),
+        ("convert.sending", {"sent_bytes": 8}),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gen_worker.cli.hub_progress import TransferBar
     from gen_worker.conversion.convert import Progress
 
-__all__ = ["ConversionBar"]
+__all__ = ["ConversionBar", "SendingLines"]
 
 _EVERY_S = 0.5
 
@@ -90,3 +91,25 @@ class ConversionBar:
         if self._sending is not None:
             stage += f"; {size_text(self._sending.sent_bytes)} sent"
         self._reports.emit(Report(request_id="", progress=share, at=time.time(), stage=stage))
+
+
+class SendingLines:
+    """Tells a program how much was sent, not more than twice a second, once `is_on`."""
+
+    def __init__(self, sending: TransferBar, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        self._sending = sending
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._next_at = 0.0
+        self.is_on = False
+        """From then on nobody else tells anything."""
+
+    def follow(self, kind: str, payload: dict[str, Any]) -> None:
+        """Take an upload's progress event, in any thread."""
+        self._sending.sent(kind, payload)
+        with self._lock:
+            now = time.monotonic()
+            if not self.is_on or now < self._next_at:
+                return
+            self._next_at = now + _EVERY_S
+            self._tell("convert.sending", {"sent_bytes": self._sending.sent_bytes})

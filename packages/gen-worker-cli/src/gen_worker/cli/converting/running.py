@@ -13,7 +13,7 @@ from gen_worker.cancel import CancelToken
 from gen_worker.cli.converting.gguf_options import file_options
 from gen_worker.cli.converting.loras import held_loras
 from gen_worker.cli.converting.places import destination_of, held_source
-from gen_worker.cli.converting.progress import ConversionBar
+from gen_worker.cli.converting.progress import ConversionBar, SendingLines
 from gen_worker.cli.converting.telling import plan_lines, verified_text
 from gen_worker.cli.failures import UsageError
 from gen_worker.cli.hub_progress import TransferBar
@@ -64,6 +64,7 @@ class Conversion:
         self._is_for_people = not args.json and os.isatty(out.fileno())
         self._printer = ResultPrinter(out, envelope=False)
         self._sending = TransferBar("publish")
+        self._lines = SendingLines(self._sending, self._tell)
         self._result: ConversionResult | None = None
 
     def run(self) -> int:
@@ -201,7 +202,7 @@ class Conversion:
                 client,
                 f"{ref.owner}/{ref.repo}",
                 names=os.path.join(parent, f".{name}.sending"),
-                tell=self._sending.sent,
+                tell=self._lines.follow,
                 cancel=self.cancel,
             ) as publication:
                 yield publication
@@ -253,6 +254,7 @@ class Conversion:
 
         parents = self.parents(source)
         flavors = [_flavor(*pair, parents) for pair in zip(proven, plan.flavors, strict=True)]
+        self._lines.is_on = not self._is_for_people
         with self._sending.showing():
             done = publication.publish(flavors, tags=() if ref.tag == "latest" else (ref.tag,))
         discard_outputs(plan.request.out)
