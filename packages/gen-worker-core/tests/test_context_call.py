@@ -199,6 +199,8 @@ def test_telemetry_reaches_the_host() -> None:
 
     ctx.progress(0.5, stage="decode")
     ctx.progress(1)
+    with pytest.raises(TypeError, match="a number from 0 to 1, not 'half'"):
+        ctx.progress("half")  # type: ignore[arg-type]  # the mistake
     ctx.log("hello")
     ctx.log("bad", level="error")
     ctx.emit("tile.done", {"n": 1})

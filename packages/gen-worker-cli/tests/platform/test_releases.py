@@ -105,6 +105,7 @@ def test_releases_and_what_happened_to_their_tags(
     assert [(row["release_id"], row["tags"]) for row in rows] == [(second, ["prod"]), (first, [])]
     changes = platform.rows("releases", "changes", "shout", "--history")
     assert (changes[0]["action"], changes[0]["reason"]) == ("promote", "better")
+    assert [change["changed_by"] for change in changes] == ["ann", "ann"]
     refused = cli("releases", "shout", "--delete", str(second))
     assert refused.code != 0
     assert "Traceback" not in refused.stderr

@@ -334,8 +334,14 @@ class CallContext:
         Args:
             progress: From 0 to 1; values beyond are cut.
             stage: What it is doing now.
+
+        Raises:
+            TypeError: `progress` is no number.
         """
-        fraction = min(1.0, max(0.0, float(progress)))
+        try:
+            fraction = min(1.0, max(0.0, float(progress)))
+        except (TypeError, ValueError) as error:  # which would say that the payload is wrong
+            raise TypeError(f"progress is a number from 0 to 1, not {progress!r}") from error
         self._send(
             Progress(request_id=self.request_id, progress=fraction, stage=stage, at=self._clock())
         )

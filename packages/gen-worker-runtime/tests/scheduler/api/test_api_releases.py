@@ -53,10 +53,10 @@ async def test_a_release_is_published_shown_promoted_and_rolled_back(run_api: Ru
         with open(f"{shown['source']}/src/paint.py", "rb") as file:
             assert file.read() == b"one"
 
-        move = {"owner": "acme", "endpoint": "paint", "reason": "better"}
+        move = {"owner": "acme", "endpoint": "paint", "reason": "better", "by": "ann"}
         promote = move | {"action": "promote", "release_id": two["release_id"]}
         moved = (await host.http.post("/v1/tags", json=promote)).json()
-        assert moved["change"]["reason"] == "better"
+        assert (moved["change"]["reason"], moved["change"]["changed_by"]) == ("better", "ann")
         assert moved["moves"] == [
             {"function": "draw", "from_release": one["release_id"], "to_release": two["release_id"]}
         ]

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.cli.failures import UsageError
+from gen_worker.cli.host import local_owner
 from gen_worker.cli.platform.api import find_api
 from gen_worker.cli.platform.environments import environment_name, project_interpreter
 from gen_worker.cli.platform.folder import DataFolder
@@ -50,11 +51,14 @@ def deploy(args: argparse.Namespace) -> Deployed:
             return current
     folder = DataFolder(args.data)
     environment = args.environment or _environment(folder, interpreter, endpoint)
-    query = {"owner": owner, "endpoint": endpoint, "environment": environment}
-    answer = _upload(api, root, lock, {**query, "tag": _DEFAULT_TAG, "by": args.by}, folder)
+    by = args.by or local_owner()
+    query = {"owner": owner, "endpoint": endpoint, "environment": environment, "by": by}
+    answer = _upload(api, root, lock, {**query, "tag": _DEFAULT_TAG}, folder)
     moved = [tag for tag in (args.tag, _DEFAULT_TAG if args.promote else "") if tag]
     for tag in dict.fromkeys(moved):
-        _promote(api, owner, endpoint, tag, answer["release_id"])
+        move = {"owner": owner, "endpoint": endpoint, "tag": tag, "by": by}
+        release_id = answer["release_id"]
+        api.post("/v1/tags", {"action": "promote", **move, "release_id": release_id})
     first = [answer["change"]["tag"]] if answer["change"] else []
     return Deployed(
         owner=answer["owner"],
@@ -68,8 +72,6 @@ def deploy(args: argparse.Namespace) -> Deployed:
 
 def default_owner() -> str:
     """Return whose endpoints these are unless somebody says."""
-    from gen_worker.cli.host import local_owner
-
     return slugify_name(local_owner()) or "local"
 
 
@@ -150,11 +152,6 @@ def _upload(
         file.seek(0)
         answer: dict[str, Any] = api.upload("/v1/releases", file, size, **query)
         return answer
-
-
-def _promote(api: Api, owner: str, endpoint: str, tag: str, release_id: str) -> None:
-    body = {"owner": owner, "endpoint": endpoint, "tag": tag, "release_id": release_id}
-    api.post("/v1/tags", {"action": "promote", **body})
 
 
 def _current(api: Api, owner: str, endpoint: str, tag: str) -> Deployed | None:

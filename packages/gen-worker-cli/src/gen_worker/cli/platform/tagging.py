@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gen_worker.cli.failures import UsageError
+from gen_worker.cli.host import local_owner
 from gen_worker.cli.results import ResultPrinter
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def change_tag(api: Api, args: argparse.Namespace, action: str, named: Named, **
         raise UsageError(f"which tag is meant, {named.tag!r} of the name or {tag!r} of --tag?")
     endpoint = f"{named.owner}/{named.endpoint}"
     body = {"action": action, "owner": named.owner, "endpoint": named.endpoint, "tag": tag, **more}
-    wishes = {"function": named.function, "reason": args.reason}
+    wishes = {"function": named.function, "reason": args.reason, "by": local_owner()}
     change = api.post("/v1/tags", body | {key: wish for key, wish in wishes.items() if wish})
     if args.json or not os.isatty(sys.stdout.fileno()):
         sys.stdout.flush()

@@ -119,7 +119,7 @@ class TagRoutes:
         asked = call.read(TagMove)
         owner = owner_to_change(call.caller, asked.owner, self._shelf.default_owner)
         try:
-            change = await self._moved(asked, owner, call.caller.name)
+            change = await self._moved(asked, owner, call.caller.name or asked.by)
         except NoOtherReleaseError as error:
             name = "/".join(filter(None, (owner, asked.endpoint, asked.function)))
             raise Refusal(409, error.code, f"{name}:{asked.tag}: {error}") from error

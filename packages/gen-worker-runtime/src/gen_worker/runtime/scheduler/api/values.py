@@ -250,6 +250,8 @@ class TagMove(msgspec.Struct, frozen=True, kw_only=True):
     function: _Name = ""
     """Only this one's; empty means all."""
     reason: _Reason = ""
+    by: _Name = ""
+    """Who moves it, where the token has no name."""
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
