@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +12,9 @@ from gen_worker.cli.converting import progress as progress_module
 from gen_worker.cli.converting.progress import ConversionBar, SendingLines
 from gen_worker.cli.hub_progress import TransferBar
 from gen_worker.conversion.convert import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -80,3 +84,34 @@ def test_a_publication_is_told_once_nothing_else_is(clock: SimpleNamespace) -> N
         ("convert.sending", {"sent_bytes": 4}),
         ("convert.sending", {"sent_bytes": 8}),
     ]
+
+
+class Screen:
+    """What stands on a person's terminal."""
+
+    stages: list[str]
+
+    def __init__(self) -> None:
+        type(self).stages = []
+
+    @contextmanager
+    def showing(self, _label: str) -> Iterator[None]:
+        yield
+
+    def emit(self, event: Any) -> None:
+        self.stages.append(event.stage)
+
+
+@pytest.mark.claims("convert.terminal")
+def test_a_person_sees_what_was_sent(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.time = lambda: clock.now
+    monkeypatch.setattr("os.isatty", lambda _descriptor: True)
+    monkeypatch.setattr("gen_worker.cli.terminal.TerminalReports", Screen)
+    sending = TransferBar("publish")
+    bar = ConversionBar(None, sending=sending)
+    sending.sent("request.upload_progress", {"ref": "a", "bytes_uploaded": 4, "bytes_written": 4})
+    with bar.showing():
+        bar.follow(Progress(flavor="bf16", component="unet", done_bytes=9, total_bytes=100))
+    assert Screen.stages == ["bf16/unet 9 B of 100 B, 0 B/s; 4 B sent"]
