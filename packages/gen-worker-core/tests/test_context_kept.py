@@ -29,7 +29,7 @@ class Silent:
     def emit(self, event: object) -> None: ...
 
 
-def attempt(job: str = "j", repeats_within_s: float = 0.0) -> ConversionContext:
+def attempt(job: str = "j", repeats_within_s: float | None = 0.0) -> ConversionContext:
     ports = Ports(
         files=cast("Any", LocalOutputs()),
         events=Silent(),
@@ -122,6 +122,54 @@ def test_a_killed_attempt_leaves_them_to_the_next(place: Path) -> None:
     os.utime(place / "txform-persistent-in-use" / "j", (weeks_ago, weeks_ago))
     remove_ended()
     assert not state.exists()
+
+
+def test_where_no_call_is_made_again_they_go_however_it_ends(place: Path) -> None:
+    ctx = attempt(repeats_within_s=None)
+    state = ctx.checkpoint_dir(key="k") / "state"
+    state.write_text("x")
+    attempt("other").checkpoint_dir(key="k")
+    assert state.exists()  # it runs
+    run_blocking(ctx.release())
+    assert names(place) == ["txform-persistent-in-use/other"]
+
+
+_KILLED = (
+    "import os, tempfile; tempfile.tempdir = os.environ['PLACE']\n"
+    "from gen_worker.context import ConversionContext\n"
+    "from gen_worker.ports import Ports\n"
+    "ports = Ports(files=None, events=None, models=None, repeats_within_s=None)\n"
+    "ctx = ConversionContext('r', ports=ports)\n"
+    "(ctx.mktemp() / 'weights').write_text('x')\n"
+    "(ctx.checkpoint_dir(key='k') / 'state').write_text('x')\n"
+    "os.kill(os.getpid(), 9)\n"
+)
+
+
+def test_what_a_killed_call_leaves_goes_with_the_next_one(place: Path) -> None:
+    live = attempt()
+    mine = live.mktemp() / "weights"
+    mine.write_text("x")
+    environment = {**os.environ, "PLACE": str(place)}
+    subprocess.run([sys.executable, "-c", _KILLED], env=environment, check=False)
+    assert len([name for name in names(place) if name.endswith(("weights", "state"))]) == 3
+    attempt("next").mktemp()
+    left = [name for name in names(place) if name.endswith(("weights", "state"))]
+    assert left == [str(mine.relative_to(place))]
+    run_blocking(live.release())
+    assert not mine.exists()
+
+
+def test_where_files_cannot_be_locked_nothing_of_others_is_removed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gen_worker.context.kept._lock", lambda *_, is_shared: None)
+    live = attempt(repeats_within_s=None)
+    mine = live.mktemp()
+    attempt("next").mktemp()
+    assert mine.is_dir()
+    run_blocking(live.release())
+    assert not mine.exists()
 
 
 def test_a_note_of_something_else_is_no_word_to_remove(place: Path) -> None:

@@ -319,5 +319,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """None: publishing answers `{"ok": False, "skipped": True, …}`."""
     run: Callable[[Coroutine[Any, Any, Any]], Any] = drive
     """Runs a port's coroutine for a blocking caller (`ctx.save_bytes`) in the handler's thread."""
-    repeats_within_s: float = 0.0
-    """For so long a call may come again that has ended for good, as nobody heard of its end."""
+    repeats_within_s: float | None = 0.0
+    """For so long a call may come again that has ended for good, as nobody heard of its end.
+
+    None: no call ever comes again, even one that was killed.
+    """

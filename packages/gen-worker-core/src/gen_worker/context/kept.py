@@ -2,7 +2,8 @@
 
 A job's directory lies below `txform-persistent`. A file of its name below
 `txform-persistent-in-use` is locked while an attempt runs, and says from when on nobody is going to
-ask for the directory any more. Whoever comes along removes such directories.
+ask for the directory any more. Whoever comes along removes such directories: those of a call that
+is never made again, too, when its process is gone.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ _waiting: threading.Timer | None = None
 class KeptDirectories:
     """Those of one job, held by one attempt. Blocking."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_repeated: bool = True) -> None:
         """Make the job's directory, or take over the one that is there.
 
         Args:
             name: Of the job, as a path can hold it.
+            is_repeated: Another attempt may come, should this one be killed.
 
         Raises:
-            PermissionError: Another user of this machine got there first.
+            PermissionError: Other users of this machine have taken its places.
         """
         remove_ended()
         self.path = os.path.join(_root(), name)
         self._note = os.path.join(_notes(), name)
-        self._held = self._hold()
+        self._held = self._hold(b"" if is_repeated else b"0")
         self._close = weakref.finalize(self, os.close, self._held)  # should nobody leave
         os.makedirs(self.path, mode=0o700, exist_ok=True)
 
@@ -67,14 +69,16 @@ class KeptDirectories:
         elif over_in_s is not None:
             _remove_later(over_in_s)
 
-    def _hold(self) -> int:
+    def _hold(self, over_at: bytes) -> int:
         while True:
             held = os.open(self._note, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            _lock(held, is_shared=True)
+            is_locked = _lock(held, is_shared=True)
             # Removed while we waited for it: the next one is another file.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(held), os.stat(self._note)):
                     os.truncate(held, 0)
+                    if is_locked:  # else nobody could tell that an attempt runs
+                        os.write(held, over_at)
                     os.utime(self._note)
                     return held
             os.close(held)
@@ -91,7 +95,7 @@ def remove_ended() -> None:
 def _remove(path: str, note: str) -> None:
     """Remove a directory and its note, unless an attempt holds it."""
     with suppress(OSError), open(note, "r+b", buffering=0) as file:
-        if _lock(file.fileno(), is_shared=False) and _is_over(note):
+        if _lock(file.fileno(), is_shared=False) is not False and _is_over(note):
             shutil.rmtree(path, ignore_errors=True)
             os.unlink(note)
 
@@ -124,8 +128,8 @@ def _remove_rest() -> None:
         remove_ended()
 
 
-def _lock(descriptor: int, *, is_shared: bool) -> bool:
-    """Lock a file until it is closed; False when it is locked, True where none can be."""
+def _lock(descriptor: int, *, is_shared: bool) -> bool | None:
+    """Lock a file until it is closed; False when it is locked already, None when none can be."""
     try:
         import fcntl
 
@@ -134,7 +138,7 @@ def _lock(descriptor: int, *, is_shared: bool) -> bool:
     except BlockingIOError:
         return False
     except (ImportError, OSError):  # Windows, and some network file systems
-        return True
+        return None
     return True
 
 
@@ -147,10 +151,15 @@ def _notes() -> str:
 
 
 def _own_directory(path: str) -> str:
-    """Make a directory of a name that everybody can guess, where everybody can write."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    facts = os.lstat(path)
-    is_mine = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
-    if not (is_mine and stat.S_ISDIR(facts.st_mode)):
-        raise PermissionError(f"{path!r} belongs to somebody else: remove it, or set TMPDIR")
-    return path
+    """Make a directory of a name that everybody can guess, where everybody can write.
+
+    Where another user of this machine was first, it is one with the own user's number.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else None
+    for place in (path, f"{path}-{user}"):
+        with suppress(FileExistsError):
+            os.makedirs(place, mode=0o700, exist_ok=True)
+        facts = os.lstat(place)
+        if stat.S_ISDIR(facts.st_mode) and user in (None, facts.st_uid):
+            return place
+    raise PermissionError(f"{path!r} belongs to somebody else: remove it, or set TMPDIR")

@@ -60,24 +60,33 @@ class ProducerContext(RequestContext):
     __slots__ = ()
 
     def mktemp(self) -> Path:
-        """Return a new empty directory; it is removed when the call has ended."""
+        """Return a new empty directory; it is removed when the call has ended.
+
+        What a killed process leaves is removed by the next call that asks for one.
+
+        Raises:
+            PermissionError: Other users of this machine have taken its place.
+        """
         import tempfile
         from pathlib import Path
 
         root = self._extra.get("scratch")
         if root is None:
-            name = _UNSAFE.sub("_", self.request_id)[:40]
-            root = self._extra["scratch"] = tempfile.mkdtemp(prefix=f"txform-{name}-")
-        return Path(tempfile.mkdtemp(dir=root))
+            from gen_worker.context.kept import KeptDirectories
+
+            name = f"txform-{_UNSAFE.sub('_', self.request_id)[:40]}-{os.urandom(4).hex()}"
+            root = self._extra["scratch"] = KeptDirectories(name, is_repeated=False)
+        return Path(tempfile.mkdtemp(dir=root.path))
 
     def checkpoint_dir(self, *, key: str) -> Path:
         """Return a directory that a restarted job finds again with the same key.
 
         It is on this machine's temporary disk, and is removed once the job has ended for good: it
-        is done, was canceled, or failed with an error that is not tried again.
+        is done, was canceled, or failed with an error that is not tried again. On a host where no
+        call is made again that is however it ends.
 
         Raises:
-            PermissionError: Another user of this machine got there first.
+            PermissionError: Other users of this machine have taken its place.
         """
         if not key:
             raise ValueError("checkpoint_dir needs a key, such as 'optimizer'")
@@ -85,7 +94,10 @@ class ProducerContext(RequestContext):
         if kept is None:
             from gen_worker.context.kept import KeptDirectories
 
-            kept = self._extra["kept"] = KeptDirectories(_directory_name(self.workspace_scope_id))
+            kept = self._extra["kept"] = KeptDirectories(
+                _directory_name(self.workspace_scope_id),
+                is_repeated=self._repeats_within_s is not None,
+            )
         found: Path = kept.directory(_directory_name(key))
         return found
 
@@ -215,6 +227,10 @@ class ProducerContext(RequestContext):
         early.add(path)
 
     @property
+    def _repeats_within_s(self) -> float | None:
+        return self._ports.repeats_within_s if self._ports is not None else 0.0
+
+    @property
     def _repo_metadata(self) -> RepoMetadata | None:
         publisher = self._ports.publisher if self._ports is not None else None
         return publisher if isinstance(publisher, RepoMetadata) else None
@@ -258,10 +274,12 @@ class ProducerContext(RequestContext):
             if root is not None:
                 import shutil
 
-                await off_loop(shutil.rmtree, root, True)
+                await off_loop(shutil.rmtree, root.path, True)
+                await off_loop(root.leave, 0.0)
             if kept is not None:
-                over_in_s = self._ports.repeats_within_s if self._ports is not None else 0.0
-                await off_loop(kept.leave, over_in_s if is_over else None)
+                within_s = self._repeats_within_s
+                may_come = within_s is not None and not is_over
+                await off_loop(kept.leave, None if may_come else within_s or 0.0)
 
 
 class ConversionContext(ProducerContext):

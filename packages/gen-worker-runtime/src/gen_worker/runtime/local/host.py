@@ -44,4 +44,5 @@ def local_ports(
         models=LocalModels(events, cas_dir=cas_dir, offline=offline),
         publisher=StubPublisher(files, events),
         run=run_blocking,
+        repeats_within_s=None,
     )
