@@ -94,10 +94,15 @@ async def test_there_is_nothing_else(path: Path) -> None:
         assert "allow: GET, HEAD" in head
 
 
-def test_a_port_alone_means_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_alone_means_this_machine_and_the_log_says_which(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     probes = Probes(bytes, is_healthy=bool, is_ready=bool)
     server = open_metrics_server(":0", probes)
-    assert server._listener.getsockname()[0] == "127.0.0.1"
+    host, port = server._listener.getsockname()
+    assert host == "127.0.0.1"
+    assert f"figures are on http://127.0.0.1:{port}" in caplog.text
     server._listener.close()
 
 

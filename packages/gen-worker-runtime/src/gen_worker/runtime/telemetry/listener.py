@@ -85,13 +85,17 @@ def open_metrics_server(address: str, probes: Probes) -> HttpServer:
         SettingsError: It is no address.
         ListenError: It is taken or out of reach.
     """
+    import logging
+
     from gen_worker.runtime.http import HttpServer, open_listener
+    from gen_worker.runtime.http.listener import url_of
     from gen_worker.runtime.ndjson.claim import ListenError
 
     try:
         listener = open_listener(parse_metrics_address(address))
     except ListenError as error:
         raise ListenError(f"WORKER_METRICS_ADDR {address!r} is not to be had: {error}") from error
+    logging.getLogger("gen_worker.telemetry").info("figures are on %s", url_of(listener))
     return HttpServer(probes, listener, grace_s=1.0)
 
 
