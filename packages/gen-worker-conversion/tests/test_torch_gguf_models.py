@@ -218,6 +218,13 @@ def broken_tokenizer(place: Path) -> None:
     (place / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 7}}')
 
 
+def doubled_tokens(place: Path) -> None:
+    content = json.loads((place / "tokenizer.json").read_text())
+    text = next(token for token, index in content["model"]["vocab"].items() if index == 6)
+    content["added_tokens"].append({"id": 5, "content": text, "special": True})
+    (place / "tokenizer.json").write_text(json.dumps(content))
+
+
 def whole_words(place: Path) -> None:
     (place / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": []}}')
 
@@ -256,6 +263,7 @@ def change(place: Path, **values: Any) -> None:
         (broken_positions, "gguf_invalid_config_json"),
         (without_tokenizer, "gguf_missing_tokenizer_assets"),
         (broken_tokenizer, "gguf_invalid_tokenizer"),
+        (doubled_tokens, "gguf_unsupported_tokenizer"),
         (whole_words, "gguf_unsupported_tokenizer"),
         (broken_pieces, "gguf_invalid_tokenizer"),
         (more_layers, "gguf_missing_tensor"),

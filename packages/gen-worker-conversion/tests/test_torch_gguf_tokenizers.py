@@ -38,7 +38,8 @@ def pieces_file(path: Path, kind: int = 2) -> Path:
     for piece in PIECES:
         score = b"\x15" + struct.pack("<f", piece.score)
         content += field(1, field(1, piece.text.encode()) + score + bytes([0x18, piece.kind]))
-    path.write_bytes(content + field(2, bytes([0x18, kind])))
+    # of the trainer and the normalizer: the kind of model, and that spaces stay as they are
+    path.write_bytes(content + field(2, bytes([0x18, kind])) + field(3, b"\x20\x00"))
     return path
 
 
@@ -67,9 +68,9 @@ def test_pieces_are_read_and_added_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("normalizer", "config", "expected"),
     [
-        (b"", {}, True),
-        (b"\x18\x00", {}, False),  # add_dummy_prefix of Gemma
-        (b"\x18\x01", {"add_prefix_space": False}, False),
+        (b"\x20\x00", {}, True),
+        (b"\x20\x00\x18\x00", {}, False),  # add_dummy_prefix of Gemma
+        (b"\x20\x00\x18\x01", {"add_prefix_space": False}, False),
     ],
 )
 def test_a_space_before_a_text_is_told(
@@ -182,7 +183,7 @@ def test_pairs_over_characters_get_scores_by_the_order_of_merges(tmp_path: Path)
     ],
 )
 def test_how_texts_are_cut_has_a_name(pattern: str, name: str, tmp_path: Path) -> None:
-    parts: list[dict[str, Any]] = [{"type": "ByteLevel"}]
+    parts: list[dict[str, Any]] = [{"type": "ByteLevel", "use_regex": not pattern}]
     if pattern:
         parts.insert(0, {"type": "Split", "pattern": {"Regex": pattern}})
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}

@@ -6,10 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.json_files import read_json
 from gen_worker.conversion.gguf.mixes import Fallback, fallback_of
 from gen_worker.conversion.gguf.models import GgufPlan, general
 from gen_worker.conversion.gguf.packing import packed
-from gen_worker.conversion.gguf.tokenizers import read_json
 from gen_worker.conversion.gguf.types import file_type
 from gen_worker.conversion.lazy import open_checkpoint
 from gen_worker.conversion.lazy.dtypes import FLOATS

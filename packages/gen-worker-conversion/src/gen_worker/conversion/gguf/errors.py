@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gen_worker.conversion.errors import ConversionInputError
 
-__all__ = ["GgufSourceError", "computed_otherwise"]
+__all__ = ["GgufSourceError", "computed_otherwise", "unsupported_tokenizer"]
 
 
 class GgufSourceError(ConversionInputError):
@@ -42,5 +42,19 @@ def computed_otherwise(
         f"{file!r} says {value!r:.100} for {name!r}, and llama.cpp computes models of "
         f"{architecture} with {known!r}: choose another format for this model",
         code="gguf_unsupported_config",
+        file=file,
+    )
+
+
+def unsupported_tokenizer(file: str, what: str) -> GgufSourceError:
+    """Return the error of a tokenizer that llama.cpp would cut texts otherwise with, or not at all.
+
+    Args:
+        file: Path of the tokenizer, or of its directory.
+        what: It does or has; goes on a sentence.
+    """
+    return GgufSourceError(
+        f"{file!r} is a tokenizer {what}: choose another format for this model",
+        code="gguf_unsupported_tokenizer",
         file=file,
     )

@@ -12,10 +12,11 @@ from gen_worker.conversion.gguf.errors import GgufSourceError
 from gen_worker.conversion.gguf.experts import expert_count
 from gen_worker.conversion.gguf.hyperparameters import hyperparameters, key_heads
 from gen_worker.conversion.gguf.importance import check_names
+from gen_worker.conversion.gguf.json_files import read_json
 from gen_worker.conversion.gguf.mixes import Heads, choose_types
 from gen_worker.conversion.gguf.packing import PLAIN, packed
 from gen_worker.conversion.gguf.tensor_names import named_tensors
-from gen_worker.conversion.gguf.tokenizers import read_json, tokenizer_metadata
+from gen_worker.conversion.gguf.tokenizers import check_vocabulary, tokenizer_metadata
 from gen_worker.conversion.gguf.types import file_type
 from gen_worker.conversion.lazy import open_checkpoint
 
@@ -110,6 +111,7 @@ def plan_language_model(
         | (_pooling(place, architecture.name) if architecture.is_encoder else {})
         | tokenizer_metadata(place, config, pre_tokenizer=pre_tokenizer)
     )
+    check_vocabulary(metadata, place)
     return GgufPlan(
         packed_all(tensors, choice, importance),
         metadata,

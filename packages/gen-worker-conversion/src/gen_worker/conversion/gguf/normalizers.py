@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adds_space",
+    "changes_of_text",
     "charsmap_of",
     "lowers_case",
     "merges_spaces",
+    "parts_in",
+    "splits_chinese",
+    "strips_accents",
     "types_in",
     "unigram_options",
 ]
 
 _UINT8 = 0
+_CHANGES = ("Lowercase", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents")
+_SPACE = {"String": " "}
 
 
 def adds_space(content: Mapping[str, Any]) -> bool:
@@ -39,6 +45,32 @@ def lowers_case(content: Mapping[str, Any]) -> bool:
     """Tell whether letters become small, as those of uncased BERT models do."""
     found = (part.get("lowercase", True) for part in _parts(content) if _is_bert(part))
     return bool(next(found, any(part.get("type") == "Lowercase" for part in _parts(content))))
+
+
+def strips_accents(content: Mapping[str, Any]) -> bool | None:
+    """Tell whether letters lose their accents; None where they do as they become small."""
+    found = (part.get("strip_accents") for part in _parts(content) if _is_bert(part))
+    return next(found, None)
+
+
+def changes_of_text(content: Mapping[str, Any]) -> str:
+    """Return what a tokenizer of pairs does to a text that llama.cpp does not; empty for nothing.
+
+    Not named is NFC, which Qwen has: texts in another form are rare.
+    """
+    for part in _parts(content):
+        kind = part.get("type")
+        if kind in _CHANGES or (kind == "Replace" and part.get("pattern") != _SPACE):
+            return f"with the normalizer {kind!r}"
+        if kind == "ByteLevel" and part.get("add_prefix_space"):
+            return "that puts a space before every text"
+    return ""
+
+
+def splits_chinese(content: Mapping[str, Any]) -> bool:
+    """Tell whether every Chinese character is a word, as llama.cpp has it."""
+    found = (part.get("handle_chinese_chars", True) for part in _parts(content) if _is_bert(part))
+    return bool(next(found, True))
 
 
 def merges_spaces(content: Mapping[str, Any]) -> bool:
@@ -66,7 +98,7 @@ def charsmap_of(content: Mapping[str, Any]) -> bytes:
 
 def types_in(part: Any) -> set[str]:
     """Return the types of a part of a tokenizer and of those in it."""
-    return {str(one.get("type")) for one in _inside(part)}
+    return {str(one.get("type")) for one in parts_in(part)}
 
 
 def unigram_options(charsmap: bytes, *, merges_spaces: bool) -> dict[str, Value]:
@@ -80,15 +112,15 @@ def _is_bert(part: Mapping[str, Any]) -> bool:
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from _inside(content.get("normalizer"))
-    yield from _inside(content.get("pre_tokenizer"))
+    yield from parts_in(content.get("normalizer"))
+    yield from parts_in(content.get("pre_tokenizer"))
 
 
-def _inside(part: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield a part and those in it."""
+def parts_in(part: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield a part of a tokenizer and those in it."""
     if not isinstance(part, dict):
         return
     yield part
     for key in ("normalizers", "pretokenizers"):
         for inner in part.get(key) or ():
-            yield from _inside(inner)
+            yield from parts_in(inner)

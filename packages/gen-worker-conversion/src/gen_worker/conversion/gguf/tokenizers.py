@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen_worker.conversion.gguf.errors import GgufSourceError
+from gen_worker.conversion.gguf.errors import GgufSourceError, unsupported_tokenizer
+from gen_worker.conversion.gguf.json_files import read_json, unreadable
 from gen_worker.conversion.gguf.normalizers import (
     adds_space,
+    changes_of_text,
     charsmap_of,
     lowers_case,
     merges_spaces,
+    splits_chinese,
+    strips_accents,
     types_in,
     unigram_options,
 )
+from gen_worker.conversion.gguf.pre_tokenizers import pre_tokenizer_of
 from gen_worker.conversion.gguf.sentencepiece_file import read_sentencepiece
-from gen_worker.conversion.gguf.tensor_names import gguf_package
+from gen_worker.conversion.gguf.special_tokens import added_tokens, ids_around, special_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,15 +28,12 @@ if TYPE_CHECKING:
     from gen_worker.conversion.gguf.container import Value
     from gen_worker.conversion.gguf.sentencepiece_file import Sentencepiece
 
-__all__ = ["read_json", "tokenizer_metadata"]
+__all__ = ["check_vocabulary", "tokenizer_metadata"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _OWN, _UNUSED, _BYTE = range(1, 7)
-_MAX_JSON_BYTES = 128 << 20
 _MAX_TOKENS = 1 << 22
 """Some ten times as many as any model knows."""
 _LOOK_SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
-_KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
-"""Parts of keys, spelled as llama.cpp reads them."""
 _PRE_OF = {"roberta": "roberta-bpe"}
 """Of models whose tokenizer is cut as another one's, and puts other tokens around a text."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -66,9 +67,7 @@ def tokenizer_metadata(
     """
     if pre_tokenizer is None and config.get("model_type") in _PRE_OF:
         pre_tokenizer = _PRE_OF[config["model_type"]]
-    vocabulary = _vocabulary(directory, pre_tokenizer)
-    count = max(vocabulary.tokens, default=-1) + 1
-    size = config.get("vocab_size") or count
+    size = config.get("vocab_size") or 0
     if not isinstance(size, int) or size > _MAX_TOKENS:
         raise GgufSourceError(
             f"the configuration of {directory!r} says {size!r:.100} for 'vocab_size': take the one "
@@ -76,6 +75,9 @@ def tokenizer_metadata(
             code="gguf_invalid_config_json",
             file=directory,
         )
+    vocabulary = _vocabulary(directory, pre_tokenizer, size or _MAX_TOKENS)
+    count = max(vocabulary.tokens, default=-1) + 1
+    size = size or count
     if count > size:
         raise GgufSourceError(
             f"the tokenizer in {directory!r} has {count} tokens, and the model knows {size}: take "
@@ -94,33 +96,38 @@ def tokenizer_metadata(
         made["scores"] = [vocabulary.scores.get(index, -10000.0) for index in ids]
     if vocabulary.model == "bert" or config.get("type_vocab_size"):
         made["token_type_count"] = config.get("type_vocab_size") or 1
+    unknown = [index for index, kind in vocabulary.kinds.items() if kind == _UNKNOWN]
+    made |= {"unknown_token_id": unknown[0]} if unknown else {}
     made |= vocabulary.options | _own_options(directory, vocabulary)
-    special, templates = _special(directory, size, with_merges=vocabulary.model == "gpt2")
+    special, templates = special_tokens(directory, size, with_merges=vocabulary.model == "gpt2")
     return {f"tokenizer.ggml.{key}": value for key, value in (made | special).items()} | templates
 
 
-def read_json(path: str, code: str) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def check_vocabulary(metadata: Mapping[str, Value], directory: str) -> None:
+    """Refuse a vocabulary that llama.cpp ends the process for.
+
+    Args:
+        metadata: From `tokenizer_metadata`.
+        directory: Of the tokenizer, for messages.
 
     Raises:
-        GgufSourceError: It has none; with this code.
+        GgufSourceError: Two tokens are one text, or there is a byte that no token stands for.
     """
-    try:
-        with open(path, "rb") as file:
-            is_sensible = os.fstat(file.fileno()).st_size <= _MAX_JSON_BYTES
-            found = json.loads(file.read()) if is_sensible else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, code, str(error)) from error
-    if not isinstance(found, dict):
-        raise _unreadable(path, code, "it is no JSON object of a sensible size")
-    return found
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list)
+    first: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        other = first.setdefault(token, index)
+        if other != index:
+            raise unsupported_tokenizer(directory, f"with {token!r} as {other} and as {index}")
+    if metadata["tokenizer.ggml.model"] != "llama":
+        return
+    for byte in range(256):  # `llama_vocab::impl::byte_to_token`
+        if f"<0x{byte:02X}>" not in first and (byte > 127 or chr(byte) not in first):
+            raise unsupported_tokenizer(directory, f"that has no token for the byte {byte}")
 
 
-def _unreadable(path: str, code: str, why: str) -> GgufSourceError:
-    return GgufSourceError(f"{path!r} cannot be read: {why}; fetch it again", code=code, file=path)
-
-
-def _vocabulary(directory: str, pre_tokenizer: str | None) -> _Vocabulary:
+def _vocabulary(directory: str, pre_tokenizer: str | None, size: int) -> _Vocabulary:
     model, fast = (os.path.join(directory, f"tokenizer.{kind}") for kind in ("model", "json"))
     has_fast = os.path.isfile(fast)
     if not has_fast and not os.path.isfile(model):
@@ -134,26 +141,29 @@ def _vocabulary(directory: str, pre_tokenizer: str | None) -> _Vocabulary:
     try:
         pieces = read_sentencepiece(model) if os.path.isfile(model) else None
         if pieces is not None and not (pieces.is_unigram and has_fast):
-            found = _of_pieces(pieces)
+            found = _of_pieces(model, pieces)
         else:
             found = _of_fast(fast, content, pre_tokenizer)
-        _add(found, content.get("added_tokens") or [])
+        _add(found, added_tokens(directory, content, size))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, GgufSourceError):
             raise
-        raise _unreadable(fast, "gguf_invalid_tokenizer", f"{error!r}") from error
+        raise unreadable(fast, "gguf_invalid_tokenizer", f"{error!r}") from error
     return found
 
 
-def _of_pieces(model: Sentencepiece) -> _Vocabulary:
+def _of_pieces(path: str, model: Sentencepiece) -> _Vocabulary:
     pieces = list(enumerate(model.pieces))
     options: dict[str, Value] = {"add_space_prefix": model.adds_space}
+    if not model.is_unigram and (model.charsmap or model.merges_spaces):
+        what = "replaces characters" if model.charsmap else "makes several spaces one"
+        raise unsupported_tokenizer(path, f"of pairs that {what}")
     if model.is_unigram:
         options |= unigram_options(model.charsmap, merges_spaces=model.merges_spaces)
     return _Vocabulary(
         "t5" if model.is_unigram else "llama",
         "default",
-        {index: piece.text for index, piece in pieces},
+        {index: _plain(piece.text, piece.kind) for index, piece in pieces},
         {index: piece.kind for index, piece in pieces},
         {index: piece.score for index, piece in pieces},
         options,
@@ -175,22 +185,24 @@ def _of_fast(path: str, content: Mapping[str, Any], pre_tokenizer: str | None) -
     if kind == "Unigram":
         return _unigram(content, model)
     if kind not in ("BPE", "WordPiece"):
-        raise GgufSourceError(
-            f"{path!r} is a tokenizer of type {kind!r}, those of BPE, WordPiece and Unigram are "
-            "written: choose another format for this model",
-            code="gguf_unsupported_tokenizer",
-            file=path,
-        )
+        known = "those of BPE, WordPiece and Unigram are written"
+        raise unsupported_tokenizer(path, f"of type {kind!r}, {known}")
     tokens = {int(index): str(token) for token, index in model["vocab"].items()}
     if kind == "WordPiece":
-        return _word_pieces(content, tokens, model.get("continuing_subword_prefix", "##"))
+        if not splits_chinese(content):
+            raise unsupported_tokenizer(path, "that keeps Chinese characters together")
+        return _word_pieces(content, tokens)
+    if changes_of_text(content):
+        raise unsupported_tokenizer(path, changes_of_text(content))
     kinds = dict.fromkeys(tokens, _NORMAL)
+    options: dict[str, Value] = {"add_bos_token": False}
     if "ByteLevel" in types_in(content.get("pre_tokenizer")):
-        return _Vocabulary("gpt2", pre_tokenizer or _pre_of(path, content), tokens, kinds, {}, {})
+        pre = pre_tokenizer or pre_tokenizer_of(path, content)
+        return _Vocabulary("gpt2", pre, tokens, kinds, {}, options)
     kinds |= {index: _BYTE for index, token in tokens.items() if _is_byte(token)}
     kinds |= {index: _UNKNOWN for index, token in tokens.items() if token == model.get("unk_token")}
-    scores, options = _scores(model["merges"], tokens), {"add_space_prefix": adds_space(content)}
-    return _Vocabulary("llama", "default", tokens, kinds, scores, {**options})
+    options["add_space_prefix"] = adds_space(content)
+    return _Vocabulary("llama", "default", tokens, kinds, _scores(model["merges"], tokens), options)
 
 
 def _unigram(content: Mapping[str, Any], model: Mapping[str, Any]) -> _Vocabulary:
@@ -208,8 +220,10 @@ def _unigram(content: Mapping[str, Any], model: Mapping[str, Any]) -> _Vocabular
     return _Vocabulary("t5", "default", tokens, kinds, scores, options)
 
 
-def _word_pieces(content: Mapping[str, Any], tokens: dict[int, str], prefix: str) -> _Vocabulary:
+def _word_pieces(content: Mapping[str, Any], tokens: dict[int, str]) -> _Vocabulary:
     """Return them as llama.cpp has them: with a mark where a word begins, not where it goes on."""
+    prefix = content["model"].get("continuing_subword_prefix", "##")
+    unknown, ids = content["model"].get("unk_token"), {tokens[index]: index for index in tokens}
     special = {one["id"] for one in content.get("added_tokens") or [] if one.get("special")}
     marked = {
         index: token
@@ -220,6 +234,11 @@ def _word_pieces(content: Mapping[str, Any], tokens: dict[int, str], prefix: str
         for index, token in tokens.items()
     }
     options: dict[str, Value] = {"normalizer.lowercase": lowers_case(content)}
+    accents = strips_accents(content)
+    if accents is not None:
+        options["normalizer.strip_accents"] = accents
+    options |= {"unknown_token_id": ids[unknown]} if unknown in ids else {}
+    options |= ids_around(content)
     return _Vocabulary("bert", "bert-bge", marked, dict.fromkeys(tokens, _NORMAL), {}, options)
 
 
@@ -236,70 +255,23 @@ def _is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-_PATTERNS = (
-    (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*", "tekken"),
-    (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|", "llama-bpe"),
-    (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|", "qwen2"),
-)
-"""How regular expressions of pre-tokenizers go on, and what llama.cpp calls them."""
-
-
-def _pre_of(path: str, content: Mapping[str, Any]) -> str:
-    text = json.dumps(content["pre_tokenizer"])
-    for pattern, name in _PATTERNS:
-        if json.dumps(pattern)[1:-1] in text:
-            return name
-    if "Split" not in types_in(content["pre_tokenizer"]):
-        return "gpt-2"
-    raise GgufSourceError(
-        f"{path!r} cuts texts in a way that is not recognised: give the name that llama.cpp has "
-        "for it as pre_tokenizer",
-        code="gguf_unknown_pre_tokenizer",
-        file=path,
-    )
-
-
 def _add(vocabulary: _Vocabulary, added: list[Any]) -> None:
     """Put tokens that are not learned into a vocabulary."""
     for one in added:
         index, token = int(one["id"]), str(one["content"])
         is_special = bool(one.get("special")) or _looks_special(token)
-        vocabulary.tokens[index] = token if is_special else token.replace(_SPACE, " ")
+        vocabulary.tokens[index] = _plain(token, _CONTROL if is_special else _OWN)
         if vocabulary.kinds.get(index) != _UNKNOWN:
             vocabulary.kinds[index] = _CONTROL if is_special else _OWN
         if vocabulary.scores and vocabulary.model == "llama":
             vocabulary.scores[index] = -1000.0
 
 
+def _plain(token: str, kind: int) -> str:
+    """Return what is looked for in a text: for tokens of their own before spaces are replaced."""
+    return token.replace(_SPACE, " ") if kind == _OWN else token
+
+
 def _looks_special(token: str) -> bool:
     is_marked = token.startswith(("<|", "<unused")) and token.endswith(">")
     return token in _LOOK_SPECIAL or is_marked
-
-
-def _special(
-    directory: str, size: int, *, with_merges: bool
-) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return the metadata of special tokens and merges, and those of chat templates."""
-    from pathlib import Path
-
-    try:
-        found = gguf_package().SpecialVocab(Path(directory), with_merges, n_vocab=size)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(directory, "gguf_invalid_tokenizer", f"{error!r}") from error
-    made: dict[str, Value] = {"merges": found.merges} if found.merges else {}
-    for kind, index in found.special_token_ids.items():
-        made[f"{_KEYS.get(kind, kind)}_token_id"] = index
-    for kind, is_added in found.add_special_token.items():
-        made[f"add_{kind}_token"] = is_added
-    return made, _templates(found.chat_template)
-
-
-def _templates(found: Any) -> dict[str, Value]:
-    if isinstance(found, str):
-        return {"tokenizer.chat_template": found}
-    by_name = {str(one["name"]): str(one["template"]) for one in found or []}
-    made: dict[str, Value] = {}
-    for name, template in by_name.items():
-        made["tokenizer.chat_template" + (f".{name}" if name != "default" else "")] = template
-    others = sorted(set(by_name) - {"default"})
-    return made | ({"tokenizer.chat_templates": others} if others else {})
