@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.conversion.gguf.block_parts import half_bytes
-from gen_worker.conversion.gguf.k_fits import divided, peaks, sum_in_order
+from gen_worker.conversion.gguf.k_fits import add_up, divided, peaks, sum_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +101,7 @@ def _fitted(x_VN: Any, weight_VN: Any) -> Any:
     for index, factor_N in enumerate(factors):
         level_VN = levels[_nearest(x_VN * factor_N).long()]
         share_VN = weight_VN * level_VN
-        lx_N, l2_N = sum_in_order(share_VN * x_VN), sum_in_order(share_VN * level_VN)
+        lx_N, l2_N = add_up(share_VN * x_VN), add_up(share_VN * level_VN)
         is_better_N = l2_N > 0
         if index:
             is_better_N &= lx_N * lx_N > best_N * l2_N

@@ -7,6 +7,7 @@ llama.cpp), so that the results are the same to the bit.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = [
     "RangeSearch",
     "Ranges",
     "Symmetric",
+    "add_up",
     "divided",
     "fit_cubes",
     "fit_positive",
@@ -25,6 +27,10 @@ __all__ = [
     "sum_in_order",
 ]
 
+_LANES = 64
+"""Groups that torch adds up at once; it takes another order for what is left."""
+_RUN = 16
+"""Rows that torch adds up before it adds sums."""
 _FLAT = 1e-15
 """Largest magnitude of a group that counts as zero."""
 
@@ -66,7 +72,8 @@ def fit_ranges(x_GN: Any, weight_GN: Any, search: RangeSearch) -> Ranges:
     low_N = x_GN.amin(0).clamp_(max=0)
     high_N = x_GN.amax(0)
     is_flat_N = high_N == low_N
-    weights_N, weighted_N = sum_in_order(weight_GN), sum_in_order(weight_GN * x_GN)
+    weighted_N = add_up(weight_GN * x_GN)
+    weights_N = sum_in_order(weight_GN)
     factor_N = divided(highest, high_N - low_N)
     scale_N = divided(1, factor_N)
     level_GN = _levels(x_GN, factor_N, low_N, highest)
@@ -79,11 +86,8 @@ def fit_ranges(x_GN: Any, weight_GN: Any, search: RangeSearch) -> Ranges:
         factor_N = divided(wanted, high_N - low_N)
         level_GN = _levels(x_GN, factor_N, low_N, highest)
         share_GN = weight_GN * level_GN
-        l_N, l2_N, xl_N = (
-            sum_in_order(share_GN),
-            sum_in_order(share_GN * level_GN),
-            sum_in_order(share_GN * x_GN),
-        )
+        l2_N, xl_N = add_up(share_GN * level_GN), add_up(share_GN * x_GN)
+        l_N = add_up(share_GN)
         spread_N = weights_N * l2_N - l_N * l_N
         new_scale_N = (weights_N * xl_N - weighted_N * l_N) / spread_N
         new_low_N = (l2_N * weighted_N - l_N * xl_N) / spread_N
@@ -115,14 +119,14 @@ def fit_symmetric(x_GN: Any, half: int, weight_GN: Any = None) -> Symmetric:
     cube_GN = square_GN * x_GN
     factor_N = divided(-half, peak_N)
     level_GN = _signed(x_GN, factor_N, half)
-    lx_N, l2_N = sum_in_order(cube_GN * level_GN), sum_in_order(square_GN * level_GN * level_GN)
+    lx_N, l2_N = add_up(cube_GN * level_GN), add_up(square_GN * level_GN * level_GN)
     scale_N = torch.where(l2_N != 0, lx_N / l2_N, 0.0)
     best_N = scale_N * lx_N
     for index in (*range(-9, 0), *range(1, 10)):
         wanted = _float32(half + _float32(_float32(0.1) * index))
         other_N = divided(-wanted, peak_N)
         other_GN = _signed(x_GN, other_N, half)
-        lx_N, l2_N = sum_in_order(cube_GN * other_GN), sum_in_order(square_GN * other_GN * other_GN)
+        lx_N, l2_N = add_up(cube_GN * other_GN), add_up(square_GN * other_GN * other_GN)
         is_better_N = (l2_N > 0) & (lx_N * lx_N > best_N * l2_N)
         scale_N = torch.where(is_better_N, lx_N / l2_N, scale_N)
         best_N = torch.where(is_better_N, scale_N * lx_N, best_N)
@@ -139,7 +143,7 @@ def fit_cubes(x_GN: Any, half: int) -> Symmetric:
     square_GN = x_GN * x_GN
     cube_GN = square_GN * x_GN
     level_GN = _signed(x_GN, divided(-half, peak_N), half)
-    lx_N, l2_N = sum_in_order(cube_GN * level_GN), sum_in_order(square_GN * level_GN * level_GN)
+    lx_N, l2_N = add_up(cube_GN * level_GN), add_up(square_GN * level_GN * level_GN)
     for _ in range(5):
         before_GN = level_GN.clone()
         for index, level_N in enumerate(level_GN):
@@ -187,8 +191,8 @@ def _refined(x_GN: Any, level_GN: Any, weight_GN: Any, highest: int) -> Any:
     import torch
 
     share_GN = weight_GN * x_GN
-    lx_N = sum_in_order(share_GN * level_GN)
-    l2_N = sum_in_order(weight_GN * level_GN * level_GN)
+    lx_N = add_up(share_GN * level_GN)
+    l2_N = add_up(weight_GN * level_GN * level_GN)
     for _ in range(5):
         for index, level_N in enumerate(level_GN):
             share_N, weight_N = share_GN[index], weight_GN[index]
@@ -207,7 +211,7 @@ def _refined(x_GN: Any, level_GN: Any, weight_GN: Any, highest: int) -> Any:
 
 def _square_error(x_GN: Any, level_GN: Any, factor_N: Any, weight_GN: Any) -> Any:
     off_GN = x_GN - level_GN * divided(1, factor_N)
-    return sum_in_order(weight_GN * off_GN * off_GN)
+    return add_up(weight_GN * off_GN * off_GN)
 
 
 def divided(number: float, by_N: Any) -> Any:
@@ -217,10 +221,39 @@ def divided(number: float, by_N: Any) -> Any:
 
 def sum_in_order(term_GN: Any) -> Any:
     """Add up the values of each group, one after the other."""
+    return add_up(term_GN.clone())
+
+
+def add_up(term_GN: Any) -> Any:
+    """Do as `sum_in_order`, and leave anything in the place of the values."""
+    groups = term_GN.shape[1]
+    if groups % _LANES == 0 and term_GN.is_contiguous() and _rows_add_in_order():
+        return _sum_by_rows(term_GN)
     total_N = term_GN[0].clone()
     for term_N in term_GN[1:]:
         total_N += term_N
     return total_N
+
+
+def _sum_by_rows(term_GN: Any) -> Any:
+    total_N = term_GN[:_RUN].sum(0)
+    for start in range(_RUN, len(term_GN), _RUN):
+        term_GN[start - 1] = total_N  # the sum so far comes first
+        total_N = term_GN[start - 1 : start + _RUN].sum(0)
+    return total_N
+
+
+@cache
+def _rows_add_in_order() -> bool:
+    """Tell whether `sum(0)` of so few rows adds them in order: torch does, but promises nothing."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    term_GN: Any = torch.randn(4 * _RUN, 16 * _LANES, generator=generator).exp_()
+    wanted_N = term_GN[0].clone()
+    for term_N in term_GN[1:]:
+        wanted_N += term_N
+    return bool(torch.equal(_sum_by_rows(term_GN), wanted_N))
 
 
 def _levels(x_GN: Any, factor_N: Any, low_N: Any, highest: int) -> Any:
@@ -236,7 +269,7 @@ def _error(
 ) -> Any:
     off_GN = (level_GN * scale_N).add_(low_N).sub_(x_GN)
     off_GN = off_GN.abs_() if search.is_absolute else off_GN.mul_(off_GN)
-    return sum_in_order(off_GN.mul_(weight_GN))
+    return add_up(off_GN.mul_(weight_GN))
 
 
 def peaks(x_GN: Any) -> Any:
