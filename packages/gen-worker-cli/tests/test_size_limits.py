@@ -57,7 +57,7 @@ def test_a_payload_may_be_too_large(cli: Cli, project: Path) -> None:
     words = ("run", "repeat", "text=" + "x" * 50)
     done = cli(*words, project=project, WORKER_MAX_INPUT_BYTES="40")
     assert done.code == 2
-    assert "at most 40 are allowed" in done.stderr
+    assert "at most 40 are allowed: send what is large as a file" in done.stderr
     (answer,) = ask(cli, project, "repeat", {"text": "x" * 50}, WORKER_MAX_INPUT_BYTES="40")
     assert not answer["ok"]
 

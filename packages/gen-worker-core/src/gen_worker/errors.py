@@ -94,9 +94,9 @@ class InputTooLargeError(ValidationError):
     def __init__(
         self, message: str = "", *, size_bytes: int, max_bytes: int, source: str = "input"
     ) -> None:
-        super().__init__(
-            message or f"the {source} has {size_bytes} bytes, at most {max_bytes} are allowed"
-        )
+        remedy = ": send what is large as a file" if source == "payload" else ""
+        text = f"the {source} has {size_bytes} bytes, at most {max_bytes} are allowed{remedy}"
+        super().__init__(message or text)
         self.size_bytes = size_bytes
         self.max_bytes = max_bytes
         self.source = source
