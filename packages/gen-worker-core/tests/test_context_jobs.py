@@ -335,6 +335,33 @@ def test_datasets_for_a_scheme_without_calibration_are_refused(
     assert caught.value.path == "$.datasets"
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"destination": {"ref": "model"}}, "destination.ref must be 'owner/name'"),
+        ({"destination": "acme/model:prod"}, "without a tag"),
+        ({"destination_repo": "a/b/c"}, "destination.ref must be 'owner/name'"),
+        ({"destination": {"ref": "acme/no"}}, "the token does not allow 'acme/no'"),
+        ({"outputs": [{}, {"attributes": {"_size": 1}}]}, r"artifact 1 has the attributes"),
+    ],
+)
+def test_what_cannot_be_published_is_refused_before_there_is_work_in_it(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    class Strict(Hub):
+        async def check_destination(self, repo: str, *, request_id: str) -> None:
+            self.calls.append(("check", repo))
+            if repo == "acme/no":
+                raise ValidationError("the token does not allow 'acme/no'")
+
+    with pytest.raises(ValidationError, match=message):
+        World(tmp_path, fields, hub=Strict())
+    hub = Strict()
+    World(tmp_path, {"destination": {"ref": " acme/yes "}}, hub=hub)
+    World(tmp_path, {"destination": {"ref": "acme/rows"}}, hub=hub, kind=DATASET)
+    assert hub.calls == [("check", "acme/yes")]  # rows are no model
+
+
 # What is produced
 
 

@@ -463,7 +463,10 @@ def test_the_writer_is_the_conversion_packages(
 
     cast("Any", conversion).StreamingWriter = lambda source, out: (source, out)
     source, out = ctx.open_output_writer()
-    assert (source, out.is_dir()) == (str(tmp_path), True)
+    assert source == str(tmp_path)
+    assert out.name == "model"  # so that refs, and a flavor that is not named, are no random text
+    assert out.parent.is_dir()
+    assert ctx.open_output_writer()[1] != out
     with pytest.raises(RuntimeError, match="needs a source"):
         ConversionContext("t").open_output_writer()
     run_blocking(ctx.release())

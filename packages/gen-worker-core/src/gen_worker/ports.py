@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOBODY",
+    "Destinations",
     "Directories",
     "Events",
     "FileLimits",
@@ -274,6 +275,15 @@ class Publisher(Protocol):
 
     async def abort(self, session: object) -> None:
         """Drop a revision that was not finalized."""
+        ...
+
+
+@runtime_checkable
+class Destinations(Protocol):
+    """What a `Publisher` may offer besides: to refuse a destination before there is work in it."""
+
+    async def check_destination(self, repo: str, *, request_id: str) -> None:
+        """Raise what `open` would, as far as it is known; it may ask the hub."""
         ...
 
 

@@ -136,6 +136,32 @@ def test_a_token_is_asked_before_the_hub_is(hub: Hub, files: WorkerFiles, tmp_pa
     assert files.requests.get("r").revisions == {}
 
 
+def test_a_destination_is_asked_for_before_there_is_work_in_it(
+    hub: Hub, files: WorkerFiles
+) -> None:
+    publisher = HubPublisher(files)
+
+    def check(repo: str, **scope: Any) -> None:
+        files.enter("c", msgspec.structs.replace(hub.scope(publish=["dave/model"]), **scope))
+        try:
+            run_blocking(publisher.check_destination(repo, request_id="c"))
+        finally:
+            files.leave("c")
+
+    for repo, message in (
+        ("dave/other", "repo-version:create for 'dave/other'"),
+        ("dave/model", "tensor-repo:create"),  # as it is not there
+        ("dave", "is no destination"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            check(repo)
+    with pytest.raises(AuthError):
+        check("dave/model", capability_token="of another hub")
+    check("dave/model", base_url="", capability_token="")  # there is nobody to ask
+    owner = owned(hub, "dave")
+    check("dave/model", capability_token=owner.capability_token)
+
+
 def test_a_call_that_ends_drops_what_it_did_not_publish(
     hub: Hub, files: WorkerFiles, tmp_path: Path
 ) -> None:

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from gen_worker.context.publishing import checked_tags, checked_visibility, skipped
+from gen_worker.context.publishing import (
+    checked_destination,
+    checked_tags,
+    checked_visibility,
+    skipped,
+)
 from gen_worker.errors import ModelResolutionError, ValidationError
 from gen_worker.file_values import file_plan
-from gen_worker.ports import Directories
+from gen_worker.ports import Destinations, Directories
 from gen_worker.spec import ProvidedParameter
 
 if TYPE_CHECKING:
@@ -79,11 +84,21 @@ class JobKind:
         """Read the reserved payload fields, and look where the sources are."""
         _check_calibration(call)
         _check_refs(call.raw_payload)
+        _check_outputs(call.raw_payload.get("outputs"))
         describe_job(ctx, call.raw_payload)
-        checked_tags(ctx.destination.get("tags"))  # not only once the work is done
+        await self._check_destination(ctx)  # not only once the work is done
         ctx._extra["payload"] = call.raw_payload
         await fetch_source(ctx)
         await _fetch_more_sources(call, ctx)
+
+    async def _check_destination(self, ctx: Any) -> None:
+        checked_tags(ctx.destination.get("tags"))
+        given = ctx.destination.get("ref")
+        if given in (None, ""):
+            return
+        repo, publisher = checked_destination(given, "destination.ref"), ctx._ports.publisher
+        if isinstance(publisher, Destinations) and not ctx._extra.get("makes_dataset"):
+            await publisher.check_destination(repo, request_id=ctx.request_id)
 
     def provide(self, parameter: ProvidedParameter, ctx: Any) -> Any:
         """Return a reserved parameter as the type it is annotated with.
@@ -235,6 +250,15 @@ def _visibility(ctx: Any) -> str:
 def _check_refs(payload: Mapping[str, Any]) -> None:
     for name in ("source", "destination"):
         _checked_ref(name, _named(payload.get(name)) or {})
+
+
+def _check_outputs(outputs: Any) -> None:
+    """Refuse attributes that no artifact may have."""
+    from gen_worker.context.produced import asked_for
+    from gen_worker.types import ProducedFlavor
+
+    for index in range(len(outputs) if isinstance(outputs, list) else 0):
+        asked_for(ProducedFlavor(""), index, outputs)
 
 
 def _checked_ref(name: str, record: Mapping[str, Any]) -> str:

@@ -159,7 +159,7 @@ class ProducerContext(RequestContext):
         return found
 
     def open_output_writer(self) -> Any:
-        """Return a writer of weight files for a new directory, bound to the job's source.
+        """Return a writer of weight files for a new directory `model`, bound to the job's source.
 
         Raises:
             RuntimeError: The job has no source on this machine, or the installed
@@ -168,7 +168,7 @@ class ProducerContext(RequestContext):
         writer = _from_conversion("StreamingWriter", "ctx.open_output_writer")
         if self.source_path is None:
             raise RuntimeError("ctx.open_output_writer needs a source that is on this machine")
-        return writer(self.source_path, self.mktemp())
+        return writer(self.source_path, self.mktemp() / "model")
 
     def copy_unconverted_components(
         self, source: Any, out_dir: str | os.PathLike[str], *, skip: Iterable[str] = ()

@@ -22,6 +22,7 @@ __all__ = [
     "skipped",
 ]
 
+_REPOSITORY = re.compile(r"[^/\s:@#]+/[^/\s:@#]+")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -45,11 +46,17 @@ def checked_tags(tags: Iterable[str] | None) -> list[str]:
     return sorted(set(given))
 
 
-def checked_destination(repo: str, name: str) -> str:
-    """Return a destination without surrounding space; an empty one is a `ValidationError`."""
+def checked_destination(repo: Any, name: str) -> str:
+    """Return a destination without surrounding space.
+
+    Raises:
+        ValidationError: It is not `owner/name`.
+    """
     text = repo.strip() if isinstance(repo, str) else ""
-    if not text:
-        raise ValidationError(f"{name} must be 'owner/name', not {repo!r}")
+    if not _REPOSITORY.fullmatch(text):
+        raise ValidationError(
+            f"{name} must be 'owner/name', without a tag and a flavor, not {repo!r:.200}"
+        )
     return text
 
 

@@ -168,6 +168,21 @@ class HubClient(RepositoryCalls, BlobCalls):
             clock.sleep(delay_s + clock.random() * _POLL_JITTER_S, cancel)
             delay_s = min(delay_s * _POLL_GROWTH, _POLL_MAX_S)
 
+    def check_publish(self, owner: str, repo: str) -> None:
+        """Refuse what the hub would refuse, as far as that is known; it is asked if need be.
+
+        Raises:
+            ValidationError: The token says that it does not allow it.
+            HubAuthError: The hub does not take the token.
+            ArtifactTransferError: The hub does not answer.
+        """
+        own = self.capability
+        if own is not None:
+            own.check_publish(owner, repo, exists=True)
+        if (own is None or not own.may_create(owner, repo)) and not self.repo_exists(owner, repo):
+            if own is not None:
+                own.check_publish(owner, repo, exists=False)
+
     def open_revision(
         self,
         owner: str,
@@ -195,9 +210,7 @@ class HubClient(RepositoryCalls, BlobCalls):
         from gen_worker.models.hub.revision import Revision
 
         if self.capability is not None:
-            self.capability.check_publish(owner, repo, exists=True)
-            if not self.capability.may_create(owner, repo) and not self.repo_exists(owner, repo):
-                self.capability.check_publish(owner, repo, exists=False)
+            self.check_publish(owner, repo)
         return Revision.open(
             self, owner, repo, facts, request_id=request_id, tell=tell, cancel=cancel
         )

@@ -81,6 +81,19 @@ class HubPublisher:
             revision=await self._files.away(self._open_revision, request, session.title, spec)
         )
 
+    async def check_destination(self, repo: str, *, request_id: str) -> None:
+        """Refuse what the job's token does not allow.
+
+        Raises:
+            ValidationError: The token says that it does not allow it.
+            AuthError: The hub refuses the token.
+            ArtifactTransferError: The hub does not answer.
+        """
+        owner, name = _split(repo)
+        request = self._files.requests.get(request_id)
+        if request.scope.has_hub:
+            await self._files.away(lambda: request.client().check_publish(owner, name))
+
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
         """Store one file; see the `Publisher` port.
 

@@ -188,6 +188,9 @@ class AnnouncedPublisher:
         session = await self._publisher.open(destination, request_id=request_id, **spec)
         return _Announced(publication, session)
 
+    async def check_destination(self, repo: str, *, request_id: str) -> None:
+        await self._publisher.check_destination(repo, request_id=request_id)
+
     async def put(self, session: object, path: str, source: Path) -> Mapping[str, Any]:
         announced = _checked(session)
         facts = await self._publisher.put(announced.session, path, source)
