@@ -107,7 +107,7 @@ def publish(
         kept = ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names))
         _check_digests(kept, one)
         stored.append(kept)
-    more = {"replaces_latest": True} if request.overwrite_repo else {}
+    more = {"replaces_latest": request.overwrite_repo}
     manifests = [
         {**_manifest(produced, one), **more} for produced, one in zip(stored, made, strict=True)
     ]
