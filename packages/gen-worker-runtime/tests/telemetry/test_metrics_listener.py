@@ -32,8 +32,8 @@ class Health:
 async def listening(path: Path, health: Health) -> AsyncIterator[str]:
     probes = Probes(
         Metrics().exposition,
-        is_healthy=lambda: health.is_healthy,
-        is_ready=lambda: health.is_ready,
+        trouble=lambda: "" if health.is_healthy else "it is broken",
+        unready=lambda: "" if health.is_ready else "it is leaving",
     )
     server = open_metrics_server(load_telemetry_settings().metrics_addr, probes)
     ready = asyncio.Event()
@@ -81,9 +81,11 @@ async def test_probes_tell_the_truth(path: Path) -> None:
         assert (await get(address, "/readyz"))[0] == 200
         health.is_ready = False
         assert (await get(address, "/healthz"))[0] == 200
-        assert (await get(address, "/readyz"))[0] == 503
+        status, _, reason = await get(address, "/readyz")
+        assert (status, reason) == (503, b"it is leaving\n")
         health.is_healthy = False
-        assert (await get(address, "/healthz"))[0] == 503
+        status, _, reason = await get(address, "/healthz")
+        assert (status, reason) == (503, b"it is broken\n")
 
 
 async def test_there_is_nothing_else(path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_port_alone_means_this_machine_and_the_log_says_which(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    probes = Probes(bytes, is_healthy=bool, is_ready=bool)
+    probes = Probes(bytes, trouble=str, unready=str)
     server = open_metrics_server(":0", probes)
     host, port = server._listener.getsockname()
     assert host == "127.0.0.1"
@@ -109,11 +111,11 @@ def test_a_port_alone_means_this_machine_and_the_log_says_which(
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "1.2.3.4:99999"])
 def test_a_wrong_address_is_refused(address: str) -> None:
     with pytest.raises((SettingsError, ListenError), match=address):
-        open_metrics_server(address, Probes(bytes, is_healthy=bool, is_ready=bool))
+        open_metrics_server(address, Probes(bytes, trouble=str, unready=str))
 
 
 def test_a_taken_address_names_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ListenError, match=f"^WORKER_METRICS_ADDR '{address}'.*in use"):
-            open_metrics_server(address, Probes(bytes, is_healthy=bool, is_ready=bool))
+            open_metrics_server(address, Probes(bytes, trouble=str, unready=str))

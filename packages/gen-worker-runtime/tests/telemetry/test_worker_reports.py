@@ -185,6 +185,25 @@ async def test_a_worker_serves_its_figures(work: Any, tmp_path: Any) -> None:
         assert "gen_worker_connected 1.0" in text
 
 
+async def test_a_worker_says_why_it_is_not_ready(work: Any, tmp_path: Any) -> None:
+    path = f"{tmp_path}/m.sock"
+
+    async def ready() -> str:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        head, _, reason = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return f"{head.split()[1]} {reason}"
+
+    async with Orchestrator() as orchestrator, work(orchestrator, *ALL) as running:
+        await orchestrator.connected()
+        async with metrics_served(running, f"unix://{path}"):
+            await orchestrator.until(lambda: running.is_ready)
+            assert await ready() == "200 ok\n"
+            running.stop("SIGTERM")
+            assert await ready() == "503 it is leaving\n"
+
+
 async def test_leaving_is_told(work: Any) -> None:
     async with Orchestrator() as orchestrator, work(orchestrator, *ALL):
         worker = await orchestrator.connected()

@@ -27,19 +27,19 @@ class Probes:
         self,
         exposition: Callable[[], bytes],
         *,
-        is_healthy: Callable[[], bool],
-        is_ready: Callable[[], bool],
+        trouble: Callable[[], str],
+        unready: Callable[[], str],
     ) -> None:
         """Serve what these say.
 
         Args:
             exposition: All figures, in the text format of Prometheus.
-            is_healthy: Whether the process can still do its work; only a new one mends it if not.
-            is_ready: Whether requests had better come here now.
+            trouble: Why only a new process can do the work of this one; empty while it can.
+            unready: Why requests had better not come here now; empty if they may.
         """
         self._exposition = exposition
-        self._is_healthy = is_healthy
-        self._is_ready = is_ready
+        self._trouble = trouble
+        self._unready = unready
 
     async def __call__(
         self,
@@ -66,12 +66,12 @@ class Probes:
         if path == "/metrics":
             return 200, self._exposition(), CONTENT_TYPE
         if path == "/healthz":
-            return _state(self._is_healthy(), b"broken\n")
-        return _state(self._is_ready(), b"not ready\n")
+            return _state(self._trouble())
+        return _state(self._unready())
 
 
-def _state(is_good: bool, trouble: bytes) -> Answer:
-    return (200, b"ok\n", _TEXT) if is_good else (503, trouble, _TEXT)
+def _state(trouble: str) -> Answer:
+    return 503 if trouble else 200, f"{trouble or 'ok'}\n".encode(), _TEXT
 
 
 def open_metrics_server(address: str, probes: Probes) -> HttpServer:

@@ -130,8 +130,8 @@ async def metrics_served(worker: Worker, address: str) -> AsyncIterator[None]:
 
     probes = Probes(
         worker.telemetry.metrics.exposition,
-        is_healthy=lambda: not worker.engine.statistics().stuck_threads,
-        is_ready=lambda: worker.is_ready,
+        trouble=lambda: _trouble(worker.engine.statistics().stuck_threads),
+        unready=lambda: _unready(worker),
     )
     server = open_metrics_server(address, probes)
     is_serving = asyncio.Event()
@@ -142,3 +142,16 @@ async def metrics_served(worker: Worker, address: str) -> AsyncIterator[None]:
     finally:
         server.stop()
         await task
+
+
+def _trouble(stuck: int) -> str:
+    return f"{stuck} canceled calls do not stop, the log has their names" if stuck else ""
+
+
+def _unready(worker: Worker) -> str:
+    """Return why `worker.is_ready` does not hold."""
+    if worker.leaving.has_begun:
+        return "it is leaving"
+    if not worker.link.is_connected:
+        return "no orchestrator is connected"
+    return "" if worker.is_ready else "models are on their way"
