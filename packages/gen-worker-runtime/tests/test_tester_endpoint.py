@@ -260,3 +260,17 @@ def test_the_fake_publisher_keeps_what_it_is_given(tmp_path: Any) -> None:
     assert publisher.published[0]["destination"] == "acme/tiny"
     assert publisher.published[0]["manifest"]["destination_repo_tags"] == ["v1"]
     assert publisher.aborted == []
+
+
+@inference_function
+def unsaid(ctx: RequestContext, payload: In) -> Out:
+    return Out(object())  # type: ignore[arg-type]  # the mistake
+
+
+def test_what_a_server_could_not_send_fails_here_too() -> None:
+    with EndpointTester(unsaid) as tester:
+        result = tester.run("unsaid")
+        assert result.failure is not None
+        assert result.failure.error_type == "internal"
+        with pytest.raises(TypeError):
+            _ = result.value

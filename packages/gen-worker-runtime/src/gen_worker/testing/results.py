@@ -11,6 +11,7 @@ import msgspec
 from gen_worker import errors
 from gen_worker.errors import WorkerError
 from gen_worker.events import Delta, Failed, Result, Started
+from gen_worker.runtime.engine.payloads import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ class TesterCall:
                     self._deltas.append(event.value)
                 elif isinstance(event, (Result, Failed)):
                     assert self._outcome is None, "a call has one outcome"
-                    self._outcome = event
+                    self._outcome = _as_sent(event, self._deltas)
             self._changed.notify_all()
 
     def cancel(self) -> None:
@@ -155,3 +156,14 @@ def _error_of(failure: Failure) -> Exception:
     if failure.detail:
         error.add_note(failure.detail)
     return error
+
+
+def _as_sent(outcome: Outcome, deltas: list[Any]) -> Outcome:
+    """Fail what a server would fail, which sends values where this one hands over objects."""
+    if isinstance(outcome, Result):
+        try:
+            encode([*deltas, outcome.value], "json", 0)
+        except TypeError as error:
+            failure = errors.classify(error, detail=f"TypeError: {error}")
+            return Failed(request_id=outcome.request_id, failure=failure, timings=outcome.timings)
+    return outcome
