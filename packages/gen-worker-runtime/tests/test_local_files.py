@@ -165,11 +165,20 @@ def test_a_local_path_in_the_payload_is_not_believed(files: LocalFiles, tmp_path
     assert asset.read_bytes() == b"mine"
 
 
-def test_a_directory_is_found_by_its_path(files: LocalFiles, tmp_path: Path) -> None:
+def test_a_directory_or_a_file_of_weights_is_found_by_its_path(
+    files: LocalFiles, tmp_path: Path
+) -> None:
     def find(ref: str) -> str | None:
         return run_blocking(files.find_directory(ref, request_id="r"))
 
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"w")
     assert find(str(tmp_path)) == str(tmp_path)
+    assert find(str(weights)) == str(weights)
+    dataset = files.find_directory(str(weights), request_id="r", is_dataset=True)
+    assert run_blocking(dataset) is None
+    with pytest.raises(ValidationError, match="is a file and no checkpoint '7'"):
+        run_blocking(files.find_directory(str(weights), request_id="r", checkpoint_id="7"))
     assert find(str(tmp_path / "none")) is None
     assert find("https://example.com/") is None
     assert find("owner/repo") is None

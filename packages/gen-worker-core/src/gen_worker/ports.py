@@ -139,6 +139,8 @@ class Directories(Protocol):
     ) -> str | None:
         """Return the local directory of a job's source or dataset; None when it is not here.
 
+        Of a source that is one file of weights it is that file.
+
         Args:
             ref: A repository or dataset, or a directory of this machine, which is what it is.
             request_id: The call that asks.

@@ -296,6 +296,8 @@ def test_what_was_published_is_the_source_of_another_job(
     assert run_blocking(files.find_directory("kim/nothing", request_id="t")) is None
     files.enter("u", JobScope())
     assert run_blocking(files.find_directory("kim/model", request_id="u")) is None
+    with pytest.raises(ValidationError, match=r"is of no hub: import it with `gen_worker\.clone`"):
+        run_blocking(files.find_directory("hf:Kim/Model", request_id="t"))
 
 
 def test_a_dataset_comes_with_its_files(hub: Hub, files: WorkerFiles) -> None:

@@ -351,7 +351,9 @@ def _source(ctx: ProducerContext, name: str, cls: Any, value: Any) -> Any:
         path = ctx._extra.get("source_paths", {}).get(name)
     if path is None:
         raise ModelResolutionError(
-            f"{name} {ref!r} is not on this machine: give a local directory", phase="resolve"
+            f"{name} {ref!r} is not on this machine, and was not fetched: name a model that the "
+            "job's hub has, or a path; on your own machine `gen-worker hub pull` makes one",
+            phase="resolve",
         )
     return cls(path, attributes=dict(record.get("attributes") or {}), ref=ref)
 

@@ -82,8 +82,7 @@ class ProducerContext(RequestContext):
         """Return a directory that a restarted job finds again with the same key.
 
         It is on this machine's temporary disk, and is removed once the job has ended for good: it
-        is done, was canceled, or failed with an error that is not tried again. On a host where no
-        call is made again that is however it ends.
+        is done, was canceled, or failed so that it is not tried again, as on your own machine.
 
         Raises:
             PermissionError: Other users of this machine have taken its place.
@@ -154,7 +153,8 @@ class ProducerContext(RequestContext):
             )
         if found is None:
             raise ArtifactTransferError(
-                f"dataset {ref!r} is not on this machine: give a local directory", phase="resolve"
+                f"dataset {ref!r} is not on this machine: name one of the hub, or a directory",
+                phase="resolve",
             )
         return found
 

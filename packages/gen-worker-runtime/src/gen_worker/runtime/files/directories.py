@@ -53,10 +53,15 @@ def fetch_directory(request: Request, wanted: Wanted, cas_dir: str | None) -> st
         ResourceError: There is no room for it.
     """
     from gen_worker.models.hub import HubAuthError
-    from gen_worker.models.refs import TensorhubRef, parse_ref
+    from gen_worker.models.refs import TensorhubRef, parse_prefixed_ref
 
-    ref = parse_ref(wanted.ref)
-    if not request.scope.has_hub or not isinstance(ref, TensorhubRef):
+    ref = parse_prefixed_ref(wanted.ref)
+    if not isinstance(ref, TensorhubRef):
+        raise ValidationError(
+            f"{wanted.ref!r} is of no hub: import it with `gen_worker.clone`, or with "
+            f"`gen-worker convert {wanted.ref} --out owner/repo:tag`, and name what that published"
+        )
+    if not request.scope.has_hub:
         return None
     refused: HubAuthError | None = None
     # Tokens name repositories, not datasets: either may be refused while the other is there.

@@ -65,7 +65,7 @@ class LocalFiles(LocalOutputs):
         attributes: Mapping[str, Any] | None = None,
         is_dataset: bool = False,
     ) -> str | None:
-        """Return a directory that `ref` names: as a path, or as a model that is here already.
+        """Return what `ref` names: as a path, or as a model that is here already.
 
         Raises:
             ValidationError: A checkpoint is asked for of what has none.
@@ -73,10 +73,11 @@ class LocalFiles(LocalOutputs):
         if not self._allow_local_files or re.match(_SCHEME, ref):
             return None
         path = os.path.abspath(os.path.expanduser(ref))
-        if os.path.isdir(path):
+        if os.path.isdir(path) or (os.path.isfile(path) and not is_dataset):
             if checkpoint_id and os.path.basename(path) != checkpoint_id:
+                kind = "directory" if os.path.isdir(path) else "file"
                 raise ValidationError(
-                    f"{ref!r} is a directory and no checkpoint {checkpoint_id!r:.80}: leave "
+                    f"{ref!r} is a {kind} and no checkpoint {checkpoint_id!r:.80}: leave "
                     "checkpoint_id out"
                 )
             return path
