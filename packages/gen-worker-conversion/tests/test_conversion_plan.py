@@ -19,6 +19,7 @@ from gen_worker.conversion.convert import (
     run_conversion,
 )
 from gen_worker.conversion.errors import ConversionInputError
+from gen_worker.conversion.quantize import calibration_data
 from gen_worker.models.loading.errors import MissingPackageError
 
 if TYPE_CHECKING:
@@ -186,6 +187,48 @@ def test_weights_that_make_no_model_are_refused(
     plan = plan_conversion(first, ["fp32"], out=tmp_path / "out", merge=merge)
 
     assert told in reasons(plan)
+
+
+def test_a_lora_of_another_size_is_refused_by_tensor(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.folder(tmp_path / "m")
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    sizes = {"layer.lora_A.weight": [2, 4], "layer.lora_B.weight": [8, 2]}
+    tensors = {f"base_model.model.{name}": ("F32", size) for name, size in sizes.items()}
+    (lora / "adapter_model.safetensors").write_bytes(small_models.file(tensors))
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+
+    plan = plan_conversion(
+        source, ["bf16"], out=tmp_path / "out", loras=[MergedLora(path=str(lora))]
+    )
+
+    told = "'layer.weight' has the shape [16, 16], and the update of it in the LoRA [8, 4]"
+    assert told in reasons(plan)
+
+
+def test_calibration_asks_for_no_more_rows_than_there_are(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("one\n\ntwo\n")
+
+    assert calibration_data(tmp_path / "rows.txt").samples == 2
+    assert calibration_data(tmp_path / "rows.txt", samples=1).samples == 1
+
+
+def test_calibration_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("\n \n")
+    (tmp_path / "data").mkdir()
+
+    for name, told in (("rows.txt", "has no text"), ("data", "is empty")):
+        with pytest.raises(ConversionInputError, match=told):
+            calibration_data(tmp_path / name)
+
+
+def test_what_reads_no_text_is_not_calibrated(tmp_path: Path, small_models: Any) -> None:
+    source = small_models.pipeline(tmp_path / "model")
+    (tmp_path / "rows.txt").write_text("one\n")
+
+    plan = plan_conversion(source, ["fp8"], out=tmp_path / "o", calibration=tmp_path / "rows.txt")
+
+    assert "'unet' reads no text" in reasons(plan)
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed here")

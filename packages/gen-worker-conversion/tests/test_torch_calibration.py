@@ -364,9 +364,10 @@ def test_data_that_are_no_text_are_refused(
 
 
 def test_a_folder_without_rows_is_refused(llama: Calibrated, tmp_path: Path) -> None:
-    os.makedirs(tmp_path / "empty")
+    os.makedirs(tmp_path / "bare")
+    (tmp_path / "bare" / "README.md").write_text("rows are to come")
     with pytest.raises(DatasetError, match="has no rows"):
-        token_windows(calibration_data(tmp_path / "empty"), llama.tokenizer)
+        token_windows(calibration_data(tmp_path / "bare"), llama.tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from gen_worker.conversion import (
 )
 from gen_worker.conversion.source import MissingShardError
 from gen_worker.models.formats import DamagedIndexError, UnsafeFileFormat
+from gen_worker.models.loading.errors import MissingPackageError
 from gen_worker.models.tiny import tiny_llama, tiny_stable_diffusion
 from gen_worker.runtime import Engine, Invocation
 from gen_worker.runtime.local import JsonLineEvents, local_ports
@@ -372,3 +373,14 @@ def test_a_function_converts_through_the_engine(pipeline_dir: Path, tmp_path: Pa
     assert not any(item["path"].startswith("unet/") for item in rest["files"])
     outputs = {path.name for path in tmp_path.rglob("*.safetensors")}
     assert "diffusion_pytorch_model.safetensors" in outputs
+
+
+def test_a_library_that_is_missing_while_a_model_is_loaded_is_named(llama_dir: Path) -> None:
+    class Quantised:
+        @staticmethod
+        def from_pretrained(*_: object, **__: object) -> None:
+            raise ImportError("pip install compressed-tensors", name="compressed_tensors")
+
+    with pytest.raises(MissingPackageError, match="compressed-tensors") as caught:
+        Source(llama_dir).as_hf_model(model_cls=Quantised)
+    assert "gen-worker[torch,conversion]" in str(caught.value)

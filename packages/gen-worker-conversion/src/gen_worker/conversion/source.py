@@ -14,6 +14,7 @@ from gen_worker.conversion.lazy.weight_sets import holds_weights, weight_set_of
 from gen_worker.models.formats import DamagedIndexError, assert_loadable
 from gen_worker.models.formats.components import components_of
 from gen_worker.models.formats.configs import read_config
+from gen_worker.models.loading.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -284,7 +285,14 @@ def _loaded(cls: Any, path: str, options: dict[str, Any]) -> Any:
         variant = weight_set_of(path).variant
         given |= {"variant": variant} if variant else {}
     with libraries_view(path) as place:
-        return cls.from_pretrained(place, **given)
+        try:
+            return cls.from_pretrained(place, **given)
+        except ImportError as error:
+            raise MissingPackageError(
+                f"loading {path!r} needs a library that is not installed, or not as it has to be: "
+                f"install 'gen-worker[torch,conversion]' ({error})",
+                package=error.name or "",
+            ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:

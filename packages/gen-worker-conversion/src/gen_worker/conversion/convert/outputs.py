@@ -270,6 +270,12 @@ def _quantized(
         raise ConversionInputError(reason, step="quantize")
     is_calibrated = takes_data(request, method, target.token)
     is_static = is_calibrated and not method.is_gptq
+    if is_static and layouts[0] != "compressed-tensors":
+        raise ConversionInputError(
+            f"{name!r} reads no text, and cannot be calibrated with it: leave the data out, or "
+            "name the text encoders as the components to convert",
+            step="calibrate",
+        )
     exclude = tuple(one for one in request.keep if any(fnmatchcase(n, one) for n in checkpoint))
     made = quantize_checkpoint(
         checkpoint,

@@ -77,7 +77,10 @@ def merge_adapters(
                     tensor=name,
                 )
             weight = cast(made[name], "F32") if in_float32 else made[name]
-            made[name] = _merged(weight, layer, strength)
+            try:
+                made[name] = _merged(weight, layer, strength)
+            except ConversionInputError as error:
+                raise _misfit(name, weight, layer) from error
     return Merged(made, tuple(unused))
 
 
@@ -85,6 +88,16 @@ def _merged(weight: LazyTensor, layer: LowRank, strength: float) -> LazyTensor:
     if layer.magnitude is not None:
         return merged_dora(weight, layer, strength)
     return low_rank(weight, layer.up, layer.down, strength * layer.scale)
+
+
+def _misfit(name: str, weight: LazyTensor, layer: LowRank) -> ConversionInputError:
+    update = [*layer.up.shape[:1], *layer.down.shape[1:]]
+    return ConversionInputError(
+        f"{name!r} has the shape {list(weight.shape)}, and the update of it in the LoRA {update}: "
+        "check that they are of one family",
+        tensor=name,
+        step="merge",
+    )
 
 
 def merge_lora(
@@ -171,7 +184,11 @@ def merged_components(
         ours = [(one.layers[name], weight) for one, weight in adapters if name in one.layers]
         made = merge_adapters(open_component(name), ours, in_float32=in_float32)
         place = os.path.join(root, name) if name else root
-        _refuse(place, made.unused, "are in an adapter and not in the model")
+        _refuse(
+            place,
+            made.unused,
+            "are in an adapter and not in the model: check that they are of one family",
+        )
         merged[name] = made
     return merged
 

@@ -39,6 +39,8 @@ def calibration_data(
 ) -> CalibrationData:
     """Name the data of a calibration; reads all of them for the digest.
 
+    Of a file of text no more samples are asked for than it has rows.
+
     Raises:
         ConversionInputError: There is nothing of the kind, or fewer than one sample or token is
             asked for.
@@ -53,13 +55,20 @@ def calibration_data(
         problems.append(f"{os.fspath(path)!r} does not exist")
     elif os.path.isfile(place) and os.path.splitext(place)[1].lower() in _OTHER_FILES:
         problems.append(f"{os.fspath(path)!r} is no file of text")
+    elif not any(names for _, _, names in os.walk(place)) and os.path.isdir(place):
+        problems.append(f"{os.fspath(path)!r} is empty")
+    rows = 0
+    if not problems and os.path.isfile(place):
+        rows = sum(1 for _ in _lines(place))
+        problems += [] if rows else [f"{os.fspath(path)!r} has no text"]
     if problems:
         what = "give a dataset's directory or a file of text, a row in each line"
         raise ConversionInputError(
             f"calibration: {'; '.join(problems)}: {what}", file=place, step="calibrate"
         )
+    count = min(samples, rows) if rows else samples
     return CalibrationData(
-        path=place, samples=samples, length=length, seed=seed, digest=_digest(place)
+        path=place, samples=count, length=length, seed=seed, digest=_digest(place)
     )
 
 

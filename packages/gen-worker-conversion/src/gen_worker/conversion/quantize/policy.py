@@ -74,8 +74,9 @@ def choose(
     if not quantized:
         reasons = ", ".join(sorted(set(kept.values()))) or "there are no tensors"
         raise ConversionInputError(
-            f"{method.name!r} leaves every tensor as it is ({reasons}): include some by name, or "
-            "choose another method",
+            f"{method.name!r} leaves every tensor as it is, from {next(iter(checkpoint), '')!r} on "
+            f"({reasons}): choose another method, leave this component out, or include tensors by "
+            "name",
             step="quantize",
         )
     return Choice(tuple(quantized), kept)

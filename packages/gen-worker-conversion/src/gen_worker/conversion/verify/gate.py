@@ -40,7 +40,8 @@ def behaviour(gate: QualityGate, source: str, result: str) -> tuple[Difference, 
     if difference.snr_db is not None and difference.snr_db < gate.min_snr_db:
         return difference, [
             f"its outputs have {difference.snr_db:.1f} dB against those of the source, "
-            f"{gate.min_snr_db:g} dB are needed"
+            f"{gate.min_snr_db:g} dB are needed: take more bits, keep more tensors in their "
+            "precision, or be content with less"
         ]
     return difference, []
 
