@@ -129,6 +129,12 @@ def test_mistakes_of_decorators_keep_their_codes_and_places(write_project: Write
             "@inference_function\ndef f(ctx, a: Bad) -> In: ...",
             "f cannot be called, Bad has no JSON schema: Bad.x is set[int] | list[str]",
         ),
+        (
+            "from typing import Annotated\nfrom gen_worker import Clamp\n"
+            "class Bad(msgspec.Struct):\n    x: Annotated[str, Clamp(1, 2)]\n"
+            "@inference_function\ndef f(ctx, a: Bad) -> In: ...",
+            "Bad.x: Clamp(min=1, max=2, cast='', round='half_up') does not fit str: put it on",
+        ),
     ],
 )
 def test_mistakes_of_beginners_are_told_with_what_to_do(

@@ -52,7 +52,7 @@ DISCOVERY_CODES: Mapping[str, str] = {
     "return_missing": "A function that returns one value does not say which type.",
     "prompt_role": "A prompt marker stands on something that is not text.",
     "expected_output": "An ExpectedOutput names a field that does not exist, or an unusable value.",
-    "schema": "A payload or output type has no JSON Schema.",
+    "schema": "A payload or output type has no JSON Schema, or a limit in it is on another type.",
     "not_text": "A text of a function is not valid Unicode.",
     # functions against endpoint.toml
     "unknown_function": "A table of endpoint.toml names a function that does not exist.",

@@ -27,6 +27,8 @@ def function_problems(functions: Sequence[FunctionSpec]) -> list[Problem]:
         # Without the module there cannot be a marker anywhere, and nothing has to be looked at.
         if "gen_worker.markers" in sys.modules:
             found += _markers(spec)
+        if "gen_worker.constraints" in sys.modules:
+            found += _misplaced_limits(spec)
     return found
 
 
@@ -75,6 +77,18 @@ def _unreadable_payload(spec: FunctionSpec) -> Iterator[Problem]:
         except SchemaError as blame:
             reason = f"{blame}; {error}"
         yield _problem(spec, "schema", f"{spec.qualname} cannot be called, {reason}")
+
+
+def _misplaced_limits(spec: FunctionSpec) -> Iterator[Problem]:
+    from gen_worker.constraints import compile_clamps
+    from gen_worker.file_values import file_plan
+
+    for compiled in (compile_clamps, file_plan):
+        try:
+            compiled(spec.payload_type)
+        except TypeError as error:
+            reason = f"{spec.qualname} cannot be called, {error}"
+            yield _problem(spec, "schema", reason, "put it on a field of the type it is for")
 
 
 def _markers(spec: FunctionSpec) -> Iterator[Problem]:
