@@ -41,6 +41,8 @@ EXAMPLE_LANES += [
 ]
 # What `uv run --extra dev` installs: every package and every tool.
 EVERYTHING = ("--all-packages", "--extra", "dev", "--group", "dev")
+# The source distribution has llama.cpp in it; a wheel is compiled once and kept by uv.
+LLAMA_CPP = "llama-cpp-python==0.3.36"
 # The meta-package's extras are third-party libraries of several gigabytes and no code of ours.
 NO_EXTRAS = {"gen-worker"}
 
@@ -139,6 +141,18 @@ def quantizers(session: nox.Session) -> None:
     # torchao's own files have escapes that newer Pythons warn of when they are compiled.
     quiet = ("-W", "ignore:invalid escape sequence", "-W", "ignore:.*is an invalid escape sequence")
     run_pytest(session, torch_environment(session, "conversion"), *quiet, *names)
+
+
+@nox.session
+def llama_cpp(session: nox.Session) -> None:
+    """The tests that load GGUF files with llama.cpp, which takes some ten minutes to compile."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    environment = torch_environment(session)
+    # For any processor: files are not computed faster, and a kept wheel may be run elsewhere.
+    own = {"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"}
+    target = ("--python", str(environment))
+    session.run(UV, "pip", "install", "--quiet", *target, LLAMA_CPP, env=own)
+    run_pytest(session, environment, *tests_named("test_llama_cpp_*.py"))
 
 
 @nox.session

@@ -128,6 +128,12 @@ def killed_conversions() -> Any:
 
 
 @pytest.fixture(scope="session")
+def llama_runs() -> Any:
+    """Give what llama.cpp makes of files: see `llama_runs`."""
+    return _beside("llama_runs")
+
+
+@pytest.fixture(scope="session")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give the sources of tests that make every cell of the tables: see `matrix_sources`."""
     return _beside("matrix_sources").Sources(tmp_path_factory.mktemp("matrix"))
