@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,38 @@ def fails_first(world: World, directory: Path) -> None:
 
 def fails_together(world: World, directory: Path) -> None:
     together(world, lambda: 1 // world.rank)
+
+
+def fails_amid(world: World, directory: Path) -> None:
+    """The second process raises while the first is in the midst of what both were to do."""
+    together(world, lambda: amid(world, failing=1))
+
+
+def fails_first_amid(world: World, directory: Path) -> None:
+    """The first one does; the store at which all have met is its own."""
+    together(world, lambda: amid(world, failing=0))
+
+
+def fails_at_length(world: World, directory: Path) -> None:
+    """The second one raises, and is not through with its end before the first one is."""
+    try:
+        together(world, lambda: 1 // (1 - world.rank))
+    except ZeroDivisionError:
+        while not (directory / "0.over").exists():
+            time.sleep(0.01)
+        raise
+    except BaseException:
+        (directory / "0.over").touch()
+        raise
+
+
+def amid(world: World, *, failing: int) -> None:
+    """Exchange tensors over the process group that authors use, unless this one is to fail."""
+    if world.rank == failing:
+        raise OSError("the disk is full")
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    torch.distributed.all_reduce(torch.ones(3))
 
 
 def dies(world: World, directory: Path) -> None:

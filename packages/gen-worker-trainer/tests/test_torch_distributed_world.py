@@ -19,7 +19,17 @@ pytestmark = pytest.mark.one_python
 _SCENES = Path(__file__).with_name("rank_scenes.py")
 
 
-_NAMES = ("agrees", "fails", "fails_first", "fails_together", "dies", "dies_first")
+_NAMES = (
+    "agrees",
+    "fails",
+    "fails_first",
+    "fails_together",
+    "fails_amid",
+    "fails_first_amid",
+    "fails_at_length",
+    "dies",
+    "dies_first",
+)
 
 Play = Callable[..., list[dict[str, Any]]]
 
@@ -73,6 +83,26 @@ def test_one_that_fails_is_named_by_the_other(play: Play, scene: str) -> None:
         "OtherProcessError",
         f"process {by} of 2 has failed: {kind}: {text}",
     ]
+
+
+@pytest.mark.parametrize(("scene", "by"), [("fails_amid", 1), ("fails_first_amid", 0)])
+def test_one_that_fails_while_the_other_is_amid_it_ends_both(
+    play: Play, scene: str, by: int
+) -> None:
+    """As when each has a part of the model, and one's disk is full: nobody waits for a timeout."""
+    said = play(scene, 1, 1)
+
+    assert said[by]["error"] == ["OSError", "the disk is full"]
+    assert said[1 - by]["error"] == [
+        "OtherProcessError",
+        f"process {by} of 2 has failed: OSError: the disk is full",
+    ]
+
+
+def test_a_failure_is_known_before_the_process_has_ended(play: Play) -> None:
+    said = play("fails_at_length", 1, 1)
+
+    assert said[0]["error"][1].startswith("process 1 of 2 has failed: ZeroDivisionError")
 
 
 @pytest.mark.parametrize("scene", ["dies", "dies_first"])

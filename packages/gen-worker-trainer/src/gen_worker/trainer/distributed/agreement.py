@@ -19,19 +19,21 @@ T = TypeVar("T")
 def together(world: World, work: Callable[[], T]) -> T:
     """Do something in every process; collective.
 
+    Where it fails nobody waits for it: the work may be collective itself, and the others be in the
+    midst of it. They learn of the failure as soon as they are out of it.
+
     Raises:
         Exception: What the work has raised here.
         OtherProcessError: It has raised elsewhere.
     """
     if world.size == 1:
         return work()
-    error: Exception | None = None
     try:
         result = work()
-    except Exception as raised:
-        error = raised
-    if world.any(error is not None):
-        raise error or OtherProcessError("what all processes do has failed in another one")
+    except Exception as error:
+        world.fail(error)
+        raise
+    world.arrive()
     return result
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from gen_worker.trainer.distributed.failures import Failures
 from gen_worker.trainer.distributed.world import ALONE, World
 from gen_worker.trainer.errors import OtherProcessError, StartupContractError, TrainingCanceled
 
@@ -27,20 +28,12 @@ __all__ = ["open_world"]
 T = TypeVar("T")
 
 _LOOK_S = 0.02
-_NOTE_S = 2.0
-"""How long a process waits to be told why another has ended; one that is killed tells nobody."""
 _LEAVE_S = 10.0
 """How long the process that holds the store waits for the others to be through with it."""
 _LOST_S = 1.0
 """The same, where one of them has ended already."""
-_FIRST = "first-failure"
-
-
-class _Failure(msgspec.Struct):
-    """What the first process that failed has noted."""
-
-    rank: int
-    text: str
+_SHORTEST_S = 0.0002
+_LONGEST_S = 0.005
 
 
 @contextmanager
@@ -99,7 +92,7 @@ def _met(place: Place, device: str) -> _Group:
             f"process {place.rank} of {place.size} did not find the others at "
             f"{place.address}:{place.port}: {error}"
         ) from error
-    return _Group(place, store, waiting)
+    return _Group(place, store, waiting, Failures(store, place.rank))
 
 
 def _take_gpu(device: str) -> None:
@@ -126,7 +119,9 @@ def _torch_distributed() -> Any:
 class _Group:
     """A `World` of several processes."""
 
-    def __init__(self, place: Place, store: Any, waiting: timedelta, *, part: int = 0) -> None:
+    def __init__(
+        self, place: Place, store: Any, waiting: timedelta, failures: Failures, *, part: int = 0
+    ) -> None:
         dist = _torch_distributed()
         self.rank = place.rank
         self.size = place.size
@@ -136,7 +131,7 @@ class _Group:
         self._waiting = waiting
         self._met_at = store
         self._values = dist.PrefixStore(f"gen-worker/{part}", store)
-        self._notes = dist.PrefixStore("gen-worker/notes", store)
+        self._failures = failures
         self._control = dist.new_group(backend="gloo", timeout=waiting)
         self._parts = 0
         self._count = 0
@@ -147,7 +142,8 @@ class _Group:
 
     def beside(self) -> World:
         self._parts += 1
-        return _Group(self._place, self._met_at.clone(), self._waiting, part=self._parts)
+        met_at = self._met_at.clone()
+        return _Group(self._place, met_at, self._waiting, self._failures, part=self._parts)
 
     # -- together ----------------------------------------------------------------------------------
 
@@ -164,6 +160,24 @@ class _Group:
 
     def barrier(self) -> None:
         self.any(False)
+
+    def arrive(self) -> None:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        dist = _torch_distributed()
+        wait_s = _SHORTEST_S
+        try:
+            work = dist.all_reduce(torch.zeros(1), group=self._control, async_op=True)
+            while not work.is_completed():
+                if self._failures.first is not None:
+                    raise self._lost()
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_S)
+            work.wait()
+        except RuntimeError as error:
+            if isinstance(error, OtherProcessError):
+                raise
+            raise self._lost() from error
 
     def broadcast(self, value: T, /) -> T:
         """Return the first process's value; the others wait for it as long as that one lives."""
@@ -186,7 +200,7 @@ class _Group:
 
     def _wait_for(self, key: str) -> None:
         while not self._values.check([key]):
-            if self._notes.check([_FIRST]):
+            if self._failures.first is not None:
                 raise self._lost()
             time.sleep(_LOOK_S)
 
@@ -198,6 +212,10 @@ class _Group:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    def fail(self, error: BaseException, /) -> None:
+        with suppress(RuntimeError):  # nobody is left to be told
+            self._failures.note(error)
+
     def cause_of(self, error: BaseException, /) -> BaseException:
         if isinstance(error, TrainingCanceled):  # all of them are
             return error
@@ -206,12 +224,10 @@ class _Group:
         return self._cause
 
     def _first_cause(self, error: BaseException) -> BaseException:
-        note = _Failure(self.rank, f"{type(error).__name__}: {error}")
+        if isinstance(error, OtherProcessError):
+            self._failures.wait()
         try:
-            if isinstance(error, OtherProcessError):
-                self._await_note()
-            kept = self._notes.compare_set(_FIRST, "", msgspec.json.encode(note).decode())
-            first = msgspec.json.decode(kept, type=_Failure)
+            first = self._failures.note(error)
         except RuntimeError:  # the store is gone, and the process that had it
             if isinstance(error, OtherProcessError) or self.is_first:
                 return error
@@ -226,11 +242,6 @@ class _Group:
             f"process {first.rank} of {self.size} has failed: {first.text}", rank=first.rank
         )
 
-    def _await_note(self) -> None:
-        until = time.monotonic() + _NOTE_S
-        while not self._notes.check([_FIRST]) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
-
     def close(self) -> None:
         """Part; others may still be asked about what they need of this process."""
         self._control = None
@@ -238,13 +249,14 @@ class _Group:
             _torch_distributed().destroy_process_group()
         with suppress(RuntimeError):
             self._leave()
+        self._failures.close()
 
     def _leave(self) -> None:
         if not self.is_first:
-            self._notes.set(f"left-{self.rank}", "1")
+            self._failures.leave()
             return
-        others = [f"left-{rank}" for rank in range(1, self.size)]
+        others = range(1, self.size)
         is_lost = isinstance(self._cause, OtherProcessError)
         until = time.monotonic() + (_LOST_S if is_lost else _LEAVE_S)
-        while others and not self._notes.check(others) and time.monotonic() < until:
+        while others and not self._failures.have_left(others) and time.monotonic() < until:
             time.sleep(_LOOK_S)

@@ -12,8 +12,8 @@ T = TypeVar("T")
 class World(Protocol):
     """The processes that train one model together; only the first writes what others read.
 
-    `any`, `barrier` and `broadcast` are collective: every process calls them, in the same order,
-    from the thread that trains, and each waits for the others. They raise when one is gone.
+    `any`, `barrier`, `arrive` and `broadcast` are collective: every process calls them, in the same
+    order, from the thread that trains, and each waits for the others. They raise when one is gone.
     """
 
     @property
@@ -38,6 +38,18 @@ class World(Protocol):
         ...
 
     def barrier(self) -> None: ...
+    def arrive(self) -> None:
+        """Wait until every process has come here, as long as none has failed; collective.
+
+        Raises:
+            OtherProcessError: One has, and will not come.
+        """
+        ...
+
+    def fail(self, error: BaseException, /) -> None:
+        """Tell the others at once that this process has failed. Not collective."""
+        ...
+
     def broadcast(self, value: T, /) -> T:
         """Return the first process's value, which JSON can hold."""
         ...
@@ -67,6 +79,12 @@ class _Alone:
 
     def barrier(self) -> None:
         """Return; nobody else is to come."""
+
+    def arrive(self) -> None:
+        """Return; nobody else is to come."""
+
+    def fail(self, error: BaseException, /) -> None:
+        """Nobody is to be told."""
 
     def broadcast(self, value: T, /) -> T:
         return value
