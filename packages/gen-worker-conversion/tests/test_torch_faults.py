@@ -61,14 +61,14 @@ KINDS: dict[str, Convert] = {
 
 
 @pytest.fixture(scope="module")
-def sources(writing_places: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sources(writing_places: Any, matrix: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gen_worker.conversion.layout import diffusers_to_singlefile
     from gen_worker.models.tiny import tiny_stable_diffusion
 
     root = tmp_path_factory.mktemp("sources")
     writing_places.make_sources(root)
     tiny_stable_diffusion(root / "tiny")
-    diffusers_to_singlefile(root / "tiny", root / "single.safetensors", dtype="")
+    diffusers_to_singlefile(matrix.pipeline, root / "single.safetensors", dtype="")
     return root
 
 

@@ -36,7 +36,8 @@ def verify_flavor(
     """Prove that an output of a finished plan is what was planned; blocks.
 
     Every tensor is read again, as a loader would have it, and compared with the source's; each
-    component that has a configuration is loaded on the meta device.
+    component that has a configuration is loaded on the meta device, and so is what diffusers would
+    make of a single file.
 
     Args:
         plan: Of `plan_conversion`, carried out.
@@ -71,8 +72,7 @@ def verify_flavor(
         {name: output.source for name, output in outputs.items()},
         read_back=read_back,
         limits=limits or Limits(),
-        loads=not first.is_whole_model,
-        origin=None if plan.request.layout else plan.request.source,
+        origin=plan.request.source if first.is_whole_model or not plan.request.layout else None,
         token=token,
     )
 

@@ -10,6 +10,7 @@ from gen_worker.conversion.source import Source
 from gen_worker.conversion.verify.comparing import compare, name_problems
 from gen_worker.conversion.verify.gate import behaviour
 from gen_worker.conversion.verify.loading import load_problems
+from gen_worker.conversion.verify.single_files import file_problems, single_file_in
 from gen_worker.conversion.verify.values import (
     Difference,
     Limits,
@@ -55,7 +56,8 @@ def verify_output(
         limits: What is not allowed.
         gate: Compares what both models give; needs a source that is a model.
         loads: Whether each component must load with the class its configuration declares; needs
-            the library that has the class. Single files without a configuration declare none.
+            the library that has the class. Of a single file without a configuration, whether the
+            components load that diffusers would make of it.
         origin: Directory of the source where recipes of its own tensors stand for it: what does
             not load there either is not held against the output.
         token: Ends the work between two slabs.
@@ -73,7 +75,11 @@ def verify_output(
     for name in common:
         problems += name_problems(name, made[name], expected[name])
     loaded: dict[str, str] = {}
-    if loads and os.path.isdir(path):
+    file = single_file_in(path) if loads else ""
+    if file:
+        loaded, found = file_problems(file, _origin(origin, source))
+        problems += found
+    elif loads and os.path.isdir(path):
         for name in common:
             place = os.path.join(path, name) if name else path
             own = _source_component(origin or source, name)
@@ -134,6 +140,16 @@ def _source_component(
 ) -> str:
     """Return the directory of a component of the source; empty where recipes stand for it."""
     return "" if isinstance(source, Mapping) else os.path.join(_model_path(source), component)
+
+
+def _origin(
+    origin: str | os.PathLike[str] | None,
+    source: Source | str | os.PathLike[str] | Mapping[str, Checkpoint],
+) -> str:
+    """Return what a single file was made of; empty where recipes stand for it."""
+    if origin is not None:
+        return os.fspath(origin)
+    return "" if isinstance(source, Mapping) else _model_path(source)
 
 
 def _model_path(source: Source | str | os.PathLike[str] | Mapping[str, Checkpoint]) -> str:
