@@ -48,12 +48,18 @@ def test_a_model_in_components_gets_the_places_where_loaders_look(
     }
     here.sites.add_version(6, parts)
     payload = {"civitai_model_version_id": "6", "destination_repo": "acme/model"}
-    clone.from_civitai(here.context(), payload, providers=here.providers)
+    output = clone.from_civitai(here.context(), payload, providers=here.providers)
     published = here.published("acme/model:latest#fp16", tmp_path / "out")
     assert published == {
         "unet/diffusion_pytorch_model.safetensors": parts["unet.safetensors"],
         "vae/diffusion_pytorch_model.safetensors": parts["x_vae.safetensors"],
     }
+    # No library loads it as it is: it says so, names what it lacks, and promises no pipeline.
+    needs = ["model_index.json", "unet/config.json", "vae/config.json"]
+    for told in (output.metadata, here.said("fp16")["metadata"]):
+        assert told["runtime_library"] == "diffusers-components"
+        assert told["missing_files"] == needs
+    assert here.said("fp16")["pipeline_class"] == ""
 
 
 def test_a_layout_that_is_not_made_is_told(here: World, small_models: Any) -> None:

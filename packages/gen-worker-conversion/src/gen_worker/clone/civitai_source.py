@@ -66,12 +66,17 @@ _COMPONENTS = {
     "sd15": ("unet", "text_encoder", "vae"),
 }
 """Without which a pipeline of a variant does not load."""
+_INDEX = "model_index.json"
 _AIR = re.compile(r"urn:air:([^:]+):")
 _PERMISSIONS = (
     *("allowNoCredit", "allowCommercialUse", "allowDerivatives", "allowDifferentLicense"),
 )
 _CARD = "---\nlicense: other\nlicense_name: civitai\nlicense_link: {link}\n---\n"
-_LIBRARIES = {"native_lora": "diffusers-lora", "aio_singlefile": "diffusers-single-file"}
+_LIBRARIES = {
+    "native_lora": "diffusers-lora",
+    "aio_singlefile": "diffusers-single-file",
+    "components": "diffusers-components",
+}
 
 
 class CivitaiSource:
@@ -100,10 +105,11 @@ class CivitaiSource:
         strategy = "native_lora" if looks_like_adapter(inputs) else "aio_singlefile"
         if len(sizes) > 1:
             strategy = "components"
-        library = _LIBRARIES.get(strategy, "diffusers")
+        library = _LIBRARIES[strategy]
         layout = _layout(found, directory, sizes)
         hint = pipeline_hint(found)
-        spec = {"library_name": library, "model_family": found.family, "class_name": hint}
+        spec = {"library_name": library, "model_family": found.family}
+        spec |= {"class_name": hint} if strategy != "components" else {}  # nothing loads it so
         spec |= {"adapter_for_family": found.family} if strategy == "native_lora" else {}
         return Fetched(
             facts=SourceFacts(
@@ -187,11 +193,16 @@ def _layout(found: CivitaiIdentity, directory: str, sizes: dict[str, int]) -> So
 
 
 def _missing(strategy: str, variant: str, sizes: dict[str, int]) -> dict[str, list[str]]:
-    """Return the components that a pipeline of this variant needs and the version lacks."""
-    here = {path.partition("/")[0] for path in sizes}
-    needed = _COMPONENTS.get(variant, ()) if strategy == "components" else ()
-    missing = [name for name in needed if name not in here]
-    return {"missing_components": missing} if missing else {}
+    """Return what components lack to be a pipeline, which nothing loads them as.
+
+    Those that one of this variant has besides, and the configurations, which the site has not.
+    """
+    if strategy != "components":
+        return {}
+    here = sorted({path.partition("/")[0] for path in sizes})
+    needed = [name for name in _COMPONENTS.get(variant, ()) if name not in here]
+    files = [_INDEX, *(f"{name}/config.json" for name in here)]
+    return {"missing_files": files, **({"missing_components": needed} if needed else {})}
 
 
 def _inputs(directory: str, sizes: dict[str, int]) -> ClassificationInputs:
