@@ -77,3 +77,11 @@ def test_an_image_without_a_caption_is_named(images: Path, tmp_path: Path) -> No
     assert isinstance(answer, Failed)
     assert "03.png" in str(answer)
     assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    answer = run(tmp_path / "none", tmp_path / "out")
+
+    assert isinstance(answer, Failed)
+    assert answer.failure.error_type == "validation"
+    assert "has no images" in answer.failure.message

@@ -22,7 +22,7 @@ def captions(
         trigger: Comes before every caption, such as the word that a LoRA is to learn.
         eval_every: How many images there are for each one of the split `eval`.
     """
-    images = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
+    images = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in IMAGES)
     missing = [path.name for path in images if not path.with_suffix(".txt").is_file()]
     if missing or not images:
         what = f"no caption beside {', '.join(missing)}" if missing else "no images"
