@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -345,6 +346,44 @@ def test_what_the_code_says_is_on_stderr(cli: Cli, serve: Serve) -> None:
     assert {report["request_id"] for report in reports} == {"mine"}
     assert "RuntimeError: boom /tmp/some/private/path" in lines
     assert {"a print", "a raw write", "a child"} <= set(lines)
+
+
+BLOCKING = """
+import time
+import msgspec
+from gen_worker import RequestContext, inference_function
+
+class In(msgspec.Struct):
+    seconds: float
+
+@inference_function
+async def stall(ctx: RequestContext, payload: In) -> In:
+    time.sleep(payload.seconds)
+    return payload
+"""
+
+
+@pytest.mark.claims("serve.blocked-loop")
+@pytest.mark.parametrize("words", [(), ("--http", "127.0.0.1:0")])
+def test_what_blocks_the_event_loop_is_told_with_its_line(
+    cli: Cli, serve: Serve, words: tuple[str, ...]
+) -> None:
+    server = serve(
+        *words,
+        project=cli.write_project(BLOCKING),
+        until="listening",
+        WORKER_WARN_LOOP_BLOCKED_S="0.2",
+    )
+    server.expect("gen-worker serve: ready")
+    if words:
+        url = sidecar(cli, ".gen-worker.http.json")["url"]
+        urlopen(f"{url}/v1/request/stall", b'{"seconds": 2}', timeout=30).close()
+    else:
+        assert ask(cli, "stall", {"seconds": 2})["ok"]
+    line = server.expect("the event loop has not turned")
+    assert ":11 stall: `time.sleep(payload.seconds)`; write it as `def`" in line
+    server.expect("the event loop turns again")
+    assert server.stop() == 0
 
 
 @pytest.mark.claims("serve.frames")

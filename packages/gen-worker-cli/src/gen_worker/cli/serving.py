@@ -8,6 +8,7 @@ import select
 import stat
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gen_worker.cli.describe import CAPABILITIES
@@ -17,10 +18,12 @@ from gen_worker.runtime.ndjson import PROTOCOL_VERSION
 from gen_worker.runtime.ndjson.address import UnixAddress
 from gen_worker.runtime.ndjson.server import Server
 from gen_worker.runtime.settings import serve_token
+from gen_worker.runtime.telemetry.settings import load_telemetry_settings
 from gen_worker.version import sdk_version
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from gen_worker.cli.project import Endpoint
     from gen_worker.errors import Failure
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from gen_worker.runtime.ndjson.claim import Claim
     from gen_worker.runtime.stopping import StopSignals
 
-__all__ = ["Serving", "choose_token", "report_failure", "say", "set_up"]
+__all__ = ["Serving", "choose_token", "report_failure", "say", "set_up", "watched_loop"]
 
 _GRACE_S = 10.0
 _LOG_PATIENCE_S = 0.05
@@ -75,8 +78,9 @@ class Serving:
         for spec in self._endpoint.functions:
             tell_gaps(spec)
         try:
-            if not self._args.eager or await self._set_up():
-                await self._answer()
+            with watched_loop(self._endpoint):
+                if not self._args.eager or await self._set_up():
+                    await self._answer()
         finally:
             await self._server.close(_GRACE_S)
             await self._engine.close(_GRACE_S)
@@ -135,6 +139,27 @@ class Serving:
             "root": self._endpoint.root,
         }
         return document | ({"token": self._token} if self._token else {})
+
+
+@contextmanager
+def watched_loop(endpoint: Endpoint) -> Iterator[None]:
+    """Say which line of an async function blocks the running loop, until the block ends."""
+    limit_s = load_telemetry_settings().warn_loop_blocked_s
+    if not limit_s or not any(spec.is_async for spec in endpoint.functions):
+        yield
+        return
+    from gen_worker.runtime.telemetry.stalls import LoopWatch, complaint
+
+    watch = LoopWatch(
+        limit_s,
+        function_of=lambda request_id: "",  # the line says it
+        stalled=lambda stall: say(complaint(stall)),
+        turned=lambda stall: say(f"the event loop turns again after {stall.seconds:.1f} s"),
+    )
+    try:
+        yield
+    finally:
+        watch.close()
 
 
 async def set_up(engine: Engine, stop: asyncio.Event) -> int:

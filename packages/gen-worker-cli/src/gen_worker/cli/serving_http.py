@@ -19,7 +19,13 @@ from gen_worker.cli.host import (
     published_ports,
     tell_gaps,
 )
-from gen_worker.cli.serving import choose_token, report_failure, say, set_up
+from gen_worker.cli.serving import (
+    choose_token,
+    report_failure,
+    say,
+    set_up,
+    watched_loop,
+)
 from gen_worker.context.local import LocalOutputs
 from gen_worker.runtime.http import (
     HttpApp,
@@ -107,7 +113,8 @@ class HttpServing:
                 work.add(asyncio.ensure_future(self._watch_idleness(app)))
 
         try:
-            await serve_app(app, self._claim.listener, self._stop, ready=ready)
+            with watched_loop(self._endpoint):
+                await serve_app(app, self._claim.listener, self._stop, ready=ready)
         finally:
             for task in work:
                 task.cancel()
