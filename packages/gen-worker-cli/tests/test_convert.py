@@ -167,3 +167,13 @@ def test_the_help_names_what_is_needed_and_every_precision(cli: Cli) -> None:
     rest = {name for name in WRITTEN if name.endswith(("_l", "_xl"))}
     assert set(WRITTEN) - rest <= told, "nothing is left out"
     assert all(one & told or min(one).startswith("int4:gptq:") for one in methods)
+
+
+@pytest.mark.claims("convert.configs")
+def test_configurations_are_for_one_file_that_becomes_a_pipeline(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+
+    done = cli("convert", "model", "--to", "bf16", "--out", "out", "--configs", "~/pipeline")
+
+    assert done.code == 2
+    assert "only a file that becomes a pipeline takes configurations" in done.stderr

@@ -62,6 +62,12 @@ def _add_shape(group: argparse._ArgumentGroup) -> None:
         help="make a pipeline one file, or one file a pipeline; of a LoRA: its format",
     )
     group.add_argument(
+        "--configs",
+        metavar="DIR",
+        help="a pipeline of the same model, for one file that becomes a pipeline: gives "
+        "configurations, tokenizers, and components that are not in the file",
+    )
+    group.add_argument(
         "--lora",
         action="append",
         default=[],

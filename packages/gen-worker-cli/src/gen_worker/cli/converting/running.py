@@ -107,6 +107,7 @@ class Conversion:
             "components": args.components.split(",") if args.components else None,
             "keep": args.keep,
             "loras": loras,
+            "configs": os.path.expanduser(args.configs) if args.configs else None,
             "calibration": self._calibration(),
             "skip_calibration": args.skip_calibration,
             **file_options(args),

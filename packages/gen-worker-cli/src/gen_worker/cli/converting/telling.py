@@ -47,6 +47,7 @@ def plan_lines(plan: ConversionPlan) -> Iterator[str]:
                 count = "1 tensor" if kept.tensors == 1 else f"{kept.tensors} tensors"
                 what = f"{count}, {size_text(kept.size_bytes)}, such as {kept.example}"
                 yield f"    stays: {kept.reason}: {what}"
+        yield from (f"  note: {note}" for note in flavor.notes)
     duration = time_text(max(plan.seconds, 1))
     yield (
         f"in all {size_text(plan.size_bytes)} on disk, {size_text(plan.free_bytes)} are free; "

@@ -42,6 +42,12 @@ def adapter_outputs(request: ConversionRequest, source: Source, target: Target) 
     Raises:
         ConversionInputError: The precision or the format cannot be had.
     """
+    if request.configs:
+        raise ConversionInputError(
+            f"{request.source!r} is a LoRA, and takes no configurations of a pipeline: leave them "
+            "out",
+            step="plan",
+        )
     if request.loras or request.merge is not None:
         raise ConversionInputError(
             f"{request.source!r} is a LoRA, and nothing is merged into those: merge each of them "

@@ -27,12 +27,13 @@ from gen_worker.conversion.source import QUANTIZABLE, Source
 from gen_worker.errors import WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gen_worker.conversion.convert.calibrated import Calibration
     from gen_worker.conversion.convert.cells import Form, Library
     from gen_worker.conversion.convert.targets import Target
     from gen_worker.conversion.convert.values import Action, ConversionRequest
+    from gen_worker.conversion.layout.single_file import UnpackedPipeline
     from gen_worker.conversion.lazy import Checkpoint, OpenCheckpoint
 
 __all__ = ["Output", "open_source", "outputs_of"]
@@ -78,6 +79,8 @@ class Output(NamedTuple):
     """What must be done before it is written."""
     read_back: Callable[[Checkpoint], Checkpoint] | None = None
     """Makes tensors like those of `source` of what was written; None where names are the same."""
+    notes: tuple[str, ...] = ()
+    """What the whole output will not have."""
     stored: Checkpoint | None = None
     """What the files of the source hold, where `source` is merged; else `source` is that."""
 
@@ -121,6 +124,8 @@ def _outputs(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         reason = "it is the folder of one model: give one file with all of a pipeline"
     if not reason and request.layout in ("peft", "kohya"):
         reason = f"it is no LoRA, and {request.layout!r} is a layout of those"
+    if not reason and request.configs and form != "file to pipeline":
+        reason = "only a file that becomes a pipeline takes configurations of another folder"
     if reason:
         raise ConversionInputError(f"{request.source!r} as {target.name!r}: {reason}", step="plan")
     if form != "gguf file":
@@ -333,7 +338,7 @@ def _packed(request: ConversionRequest, target: Target) -> Output:
 def _unpacked(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
     from gen_worker.conversion.layout.single_file import unpacked_pipeline
 
-    unpacked = unpacked_pipeline(request.source)
+    unpacked = unpacked_pipeline(request.source, config_dir=request.configs)
     if unpacked.missing:
         raise ConversionInputError(
             f"{request.source!r} lacks {len(unpacked.missing)} tensors of a {unpacked.family} "
@@ -345,7 +350,22 @@ def _unpacked(request: ConversionRequest, target: Target) -> tuple[Output, ...]:
         _component(request, target, name, tensors, unpacked.prefix(name), "")
         for name, tensors in unpacked.components.items()
     )
-    return first._replace(configs=unpacked.files()), *others
+    index = {"model_index.json": unpacked.model_index()}
+    configs = index if request.configs else unpacked.files()
+    return first._replace(configs=configs, notes=tuple(_lacking(unpacked))), *others
+
+
+def _lacking(unpacked: UnpackedPipeline) -> Iterator[str]:
+    """Yield what a pipeline lacks that is made of one file."""
+    needs = (*unpacked.absent, *unpacked.config.needs)
+    if needs:
+        yield (
+            f"{', '.join(needs)} will be missing, the file has none: give the folder of a pipeline "
+            "of the same model (--configs on the command line)"
+        )
+    if unpacked.extra:
+        count = "1 tensor" if len(unpacked.extra) == 1 else f"{len(unpacked.extra)} tensors"
+        yield f"{count} of the file will be left out, such as {unpacked.extra[0]}: no place for it"
 
 
 def _prefix(files: Sequence[str], root: str) -> str:

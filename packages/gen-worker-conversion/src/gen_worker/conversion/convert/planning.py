@@ -14,6 +14,7 @@ from gen_worker.conversion.cast import CAST_DTYPES
 from gen_worker.conversion.convert.calibrated import described, unused_data
 from gen_worker.conversion.convert.cells import form_of, precision_of_bits
 from gen_worker.conversion.convert.estimates import memory_bytes, seconds_of, whole_bytes
+from gen_worker.conversion.convert.fitting import unfit_files
 from gen_worker.conversion.convert.inspecting import dominant_dtype, inspect_model
 from gen_worker.conversion.convert.notices import notices_in
 from gen_worker.conversion.convert.outputs import outputs_of
@@ -34,6 +35,7 @@ from gen_worker.conversion.side_files import is_weights, json_bytes
 from gen_worker.conversion.source import Source
 from gen_worker.conversion.writer import MAX_SAFETENSORS_SHARD_BYTES
 from gen_worker.errors import WorkerError
+from gen_worker.models.formats.plain_files import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +65,7 @@ def plan_conversion(
     gguf: GgufOptions | None = None,
     merge: ModelMerge | None = None,
     loras: Sequence[MergedLora] = (),
+    configs: str | os.PathLike[str] | None = None,
 ) -> ConversionPlan:
     """Say what a conversion will do, and in `refusals` all that it cannot; reads headers only.
 
@@ -85,6 +88,8 @@ def plan_conversion(
         gguf: What GGUF files alone have; others pass over it.
         merge: Models that the source is merged with first.
         loras: Merged into the source, or into what the merge makes.
+        configs: Of a file that becomes a pipeline: the folder of one of the same model, which gives
+            configurations, tokenizers, and components that are not in the file.
 
     Raises:
         ConversionInputError: There is no source, or no such text.
@@ -107,6 +112,7 @@ def plan_conversion(
         gguf=gguf or GgufOptions(),
         merge=merge,
         loras=tuple(loras),
+        configs="" if configs is None else os.path.abspath(configs),
     )
     if keep_in is not None:
         first = wanted[0].flavor if wanted else "nothing"
@@ -116,6 +122,7 @@ def plan_conversion(
     refusals = [
         *(Refusal(target=text, reason=why) for text, why in unknown),
         *(Refusal(target="", reason=why) for why in facts.refusals),
+        *unfit_files(request),
         *unused_data(request, wanted),
         *_unused_gguf(request, wanted),
         *_asked(request, targets, is_finished),
@@ -240,7 +247,7 @@ def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan
     parts = tuple(_component(target, output) for output in outputs)
     _check_components(request, outputs)
     _check_patterns(request, outputs)
-    others = _other_bytes(request.source, outputs[0])
+    others = _other_bytes(request, outputs)
     return FlavorPlan(
         token=target.name,
         flavor=target.flavor,
@@ -250,6 +257,7 @@ def _flavor(request: ConversionRequest, target: Target, path: str) -> FlavorPlan
         size_bytes=others + sum(part.size_bytes for part in parts),
         seconds=sum(seconds_of(part) for part in parts),
         attributes=next((dict(one.attributes) for one in outputs if one.attributes), {}),
+        notes=tuple(note for one in outputs for note in one.notes),
     )
 
 
@@ -320,9 +328,18 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(tensor.size_bytes for tensor in checkpoint.values())
 
 
-def _other_bytes(source: str, first: Output) -> int:
+def _other_bytes(request: ConversionRequest, outputs: Sequence[Output]) -> int:
     """Return the size of what there will be beside the weights."""
+    first, source = outputs[0], request.source
     total = sum(len(json_bytes(content)) for content in first.configs.values())
+    if request.configs:
+        made = {output.component for output in outputs}
+        return total + sum(
+            os.path.getsize(path)
+            for path, name in files_below(request.configs)
+            if not (name.partition("/")[0] in made and is_weights(name))
+            and name not in first.configs
+        )
     if os.path.isfile(source):
         return total
     if first.is_whole_model:

@@ -260,13 +260,14 @@ class _Run:
     def _complete(self, place: str, outputs: tuple[Output, ...]) -> None:
         """Copy what is no weights, and say in configurations what the weights are now."""
         written = [output for output in outputs if not output.folder]
-        root = self.request.source
+        root = self.request.configs or self.request.source
         if os.path.isdir(root):
             for output in written:
                 if output.component:
                     inside = os.path.join(place, output.component)
                     copy_side_files(os.path.join(root, output.component), inside)
-            copy_side_files(root, place, skip={output.component for output in outputs})
+            skip = {output.component for output in outputs} | _absent_from(outputs[0].configs)
+            copy_side_files(root, place, skip=skip)
         _write_configs(place, outputs[0].configs)
         for output in written:
             folder = os.path.join(place, output.component)
@@ -274,6 +275,12 @@ class _Run:
                 set_config_dtype(folder, output.torch_dtype)
             if output.quantization:
                 set_quantization_config(folder, output.quantization)
+
+
+def _absent_from(configs: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the components that a new pipeline has not, by its index."""
+    index = configs.get("model_index.json", {})
+    return {name for name, kind in index.items() if kind == [None, None]}
 
 
 def _write_configs(place: str, configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -75,7 +75,7 @@ def _read_beside(request: ConversionRequest) -> Iterator[str]:
     """Yield the paths that are read besides the source."""
     yield from (one.path for one in request.loras)
     yield from request.merge.models if request.merge is not None else ()
-    yield from filter(None, (request.gguf.importance, request.gguf.base))
+    yield from filter(None, (request.gguf.importance, request.gguf.base, request.configs))
     if request.calibration is not None:
         yield request.calibration.path
 

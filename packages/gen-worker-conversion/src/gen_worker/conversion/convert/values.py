@@ -92,6 +92,9 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Done before anything else; it takes `components`, or all that every model has."""
     loras: tuple[MergedLora, ...] = ()
     """Merged into the source, in this order, before it is converted."""
+    configs: str = ""
+    """Of a file that becomes a pipeline: the folder of one of the same model, which gives
+    configurations, tokenizers, and components that are not in the file."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +143,8 @@ class FlavorPlan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     attributes: Mapping[str, str] = {}
     """What is published with it."""
+    notes: tuple[str, ...] = ()
+    """What it will not have, and what can be done about that."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -242,7 +242,8 @@ def read_json(path: str) -> dict[str, Any]:
 
 def _not_enough(reason: str) -> ConversionInputError:
     return ConversionInputError(
-        f"the configuration cannot be told from the tensors, {reason}: give config_dir, the folder "
-        "of a pipeline of the same model with its configurations",
+        f"the configuration cannot be told from the tensors, {reason}: give the folder of a "
+        "pipeline of the same model with its configurations, config_dir in Python and --configs on "
+        "the command line",
         step="singlefile_to_diffusers",
     )
