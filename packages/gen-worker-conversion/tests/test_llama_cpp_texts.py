@@ -162,7 +162,8 @@ def test_words_are_parted_alike(
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=400, special_tokens=own, show_progress=False
     )
-    made.train_from_iterator(WORDS, trainer)
+    # a word that goes on with a mark would be one that begins, and be refused
+    made.train_from_iterator([text for text in WORDS if SPACE not in text], trainer)
     around(made, "[CLS]", "[SEP]")
     names = {f"{one[1:-1].lower()}_token": one for one in own} if is_named else {}
     file, reference = model(tmp_path, made, "Bert", **names)
