@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import random
 import signal
@@ -20,16 +21,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen_worker.settings import load
+from gen_worker.trainer import StepResult
+from gen_worker.trainer.data import MockBatches
+from gen_worker.trainer.data.shares import Shares
 from gen_worker.trainer.distributed.agreement import first_does, together
 from gen_worker.trainer.distributed.group import open_world
 from gen_worker.trainer.distributed.place import place_of
+from gen_worker.trainer.loop import Run
+from gen_worker.trainer.loop.evaluation import evaluate
+from gen_worker.trainer.loop.reporting import Reporting
+from gen_worker.trainer.reporter import LocalTrainingReporter
 from gen_worker.trainer.settings import TrainerSettings
 from gen_worker.trainer.state.rng import part_ways, seed_everything
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gen_worker.trainer.distributed.world import World
 
 SAY: dict[str, Any] = {}
+ALSO_ALONE = ("evaluates",)
 
 
 def agrees(world: World, directory: Path) -> None:
@@ -60,6 +71,45 @@ def drawn(world: World) -> list[float]:
     seed_everything(5)
     part_ways(world.rank)
     return [random.random(), torch.rand(1).item()]
+
+
+class Evaluated:
+    """Says of a batch, which is a list of numbers, what their mean is."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def prepare_batch(self, raw: list[float], state: Any, ctx: Any) -> list[float]:
+        return raw
+
+    def eval_step(self, batch: list[float], state: Any, ctx: Any) -> StepResult:
+        self.seen.append(batch)
+        some = {"most": max(batch)} if len(batch) > 1 else {}
+        mean = sum(batch) / len(batch)
+        return StepResult({"loss": mean, "weight": len(batch), "tokens": len(batch), **some})
+
+    def eval_end(self, state: Any, ctx: Any, *, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {"perplexity": math.exp(metrics["loss"])} if metrics else {}
+
+
+def evaluates(world: World, directory: Path) -> None:
+    """Data of each length, from none."""
+    SAY["metrics"], SAY["seen"] = [], []
+    for count in range(len(EVALUATED) + 1):
+        trainer: Any = Evaluated()
+        ctx: Any = None
+        run = Run(ctx=ctx, trainer=trainer, world=world, reporting=quiet(world), step=0)
+        data = Shares(MockBatches(EVALUATED[:count]), world.rank, world.size)
+        SAY["metrics"].append(evaluate(run, data))
+        SAY["seen"].append(trainer.seen)
+
+
+EVALUATED = [[0.5], [0.25, 0.1, 0.7], [0.3, 0.9], [0.2], [0.4, 0.6, 0.1, 0.35], [0.15, 0.85]]
+
+
+def quiet(world: World) -> Reporting:
+    """Return what tells nobody of a run, and is never asked to stop."""
+    return Reporting(LocalTrainingReporter(is_heard=False), None, (), world)
 
 
 def fails(world: World, directory: Path) -> None:
@@ -124,7 +174,7 @@ def dies_first(world: World, directory: Path) -> None:
 
 
 def main(scene: str, directory: Path) -> None:
-    place = place_of(load(TrainerSettings))
+    place = place_of(load(TrainerSettings)) if "RANK" in os.environ else None
     try:
         with open_world(place) as world:
             globals()[scene](world, directory)
@@ -157,6 +207,8 @@ def play_all(directory: Path, scenes: list[str]) -> None:
             port = listener.getsockname()[1]
         pids = [play(scene, directory / scene, rank, port) for rank in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        if scene in ALSO_ALONE:
+            main(scene, directory / scene)
         (directory / scene / "codes.json").write_text(json.dumps(codes))
 
 

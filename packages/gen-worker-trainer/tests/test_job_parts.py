@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,8 +11,10 @@ import pytest
 
 from gen_worker.trainer import StepContext, StepResult
 from gen_worker.trainer.cancel import RuntimeCancelPolicy
+from gen_worker.trainer.data.shares import Spare
 from gen_worker.trainer.errors import LossError, StartupContractError
 from gen_worker.trainer.job_file import parse_job
+from gen_worker.trainer.job_parts import eval_batches_of
 from gen_worker.trainer.runtime import Host, TrainingRun
 
 if TYPE_CHECKING:
@@ -145,6 +148,30 @@ def test_an_evaluation_has_data_of_its_own(job: Job, tmp_path: Path) -> None:
     job.run(Looking(), eval_every=4, eval_max_batches=3)
 
     assert seen == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_each_process_has_its_share_of_an_evaluation(loads: bool) -> None:
+    """A `load_batch` is asked for that share alone."""
+    loaded: list[Any] = []
+
+    class Loading(Tuner):
+        def load_batch(self, raw: Any, epoch: int, ctx: StepContext) -> Any:
+            loaded.append(raw)
+            return raw
+
+    wanted = parse_job(
+        {"request_id": "r", "mock_batches": list("abcdefg"), "eval_every": 1, "eval_max_batches": 5}
+    )
+    shares = []
+    for rank in range(3):
+        world = SimpleNamespace(rank=rank, size=3)
+        trainer = Loading() if loads else Tuner()
+        run: Any = SimpleNamespace(trainer=trainer, ctx=None, world=world)
+        shares.append(list(eval_batches_of(wanted, run).iter_batches()))
+
+    assert shares == [["a", "d"], ["b", "e"], ["c", Spare("d")]]
+    assert sorted(loaded) == (list("abcdde") if loads else [])
 
 
 def test_figures_are_reported(job: Job) -> None:

@@ -21,6 +21,7 @@ _SCENES = Path(__file__).with_name("rank_scenes.py")
 
 _NAMES = (
     "agrees",
+    "evaluates",
     "fails",
     "fails_first",
     "fails_together",
@@ -45,8 +46,9 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
         """Return what each says, nothing for one that was killed."""
         ended = json.loads((directory / scene / "codes.json").read_text())
         assert ended == list(codes or (0, 0))
-        paths = [directory / scene / f"{rank}.json" for rank in range(2)]
-        return [json.loads(path.read_text()) if path.exists() else {} for path in paths]
+        paths = [directory / scene / f"{name}.json" for name in (0, 1, "alone")]
+        said = [json.loads(path.read_text()) if path.exists() else {} for path in paths]
+        return said if said[2] else said[:2]
 
     return play
 
@@ -69,6 +71,20 @@ def test_they_agree(play: Play) -> None:
         "beside": [True, 5],
         "first": {"by": 0},
     }
+
+
+def test_an_evaluation_is_shared_and_says_what_one_process_would_say(play: Play) -> None:
+    """Whether or not there are as many batches for each."""
+    first, second, alone = play("evaluates")
+
+    assert first["metrics"] == second["metrics"], "to the last bit"
+    for count, (shared, whole) in enumerate(zip(first["metrics"], alone["metrics"], strict=True)):
+        assert shared == pytest.approx(whole, rel=1e-12)
+        assert set(whole) >= ({"eval/loss", "eval/perplexity", "eval/tokens"} if count else set())
+    for one, two, every in zip(first["seen"], second["seen"], alone["seen"], strict=True):
+        assert len(one) == len(two) == -(-len(every) // 2), "each does as much"
+        assert one == every[::2]
+        assert two[: len(every) // 2] == every[1::2]
 
 
 @pytest.mark.parametrize("scene", ["fails", "fails_first", "fails_together"])

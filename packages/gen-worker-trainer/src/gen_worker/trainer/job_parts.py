@@ -9,6 +9,7 @@ import msgspec
 
 from gen_worker.trainer.batches import batches_of
 from gen_worker.trainer.data import LoadedBatches
+from gen_worker.trainer.data.shares import Shares, Spare
 from gen_worker.trainer.loop.early_stop import Patience
 from gen_worker.trainer.loop.evaluation import Evaluation
 from gen_worker.trainer.loop.finite import FiniteLoss, SkippedUpdates
@@ -44,15 +45,24 @@ def parts_of(config: RunConfig, world: World, start_step: int = 0) -> list[Part]
 
 
 def eval_batches_of(job: JobFile, run: Run) -> Any:
-    """Return the data of an evaluation from their beginning; without files, the spec's batches."""
+    """Return this process's share of the data of an evaluation, from their beginning.
+
+    Without files they are the spec's batches.
+    """
     dataset = msgspec.structs.replace(job.eval_dataset, epochs=1)
-    batches = batches_of(msgspec.structs.replace(job, dataset=dataset), dataset.parquet_paths)
+    every = batches_of(msgspec.structs.replace(job, dataset=dataset), dataset.parquet_paths)
+    batches = Shares(every, run.world.rank, run.world.size, job.eval_max_batches)
     trainer, ctx = run.trainer, run.ctx
     if not callable(getattr(trainer, "load_batch", None)):
         return batches
-    return LoadedBatches(
-        batches, lambda raw, epoch: trainer.load_batch(raw, epoch, ctx), ahead=dataset.readahead
-    )
+
+    def load(raw: Any, epoch: int) -> Any:
+        if not isinstance(raw, Spare):
+            return trainer.load_batch(raw, epoch, ctx)
+        loaded = trainer.load_batch(raw.batch, epoch, ctx)
+        return None if loaded is None else Spare(loaded)
+
+    return LoadedBatches(batches, load, ahead=dataset.readahead, may_omit=run.world.size == 1)
 
 
 def _of_each(job: JobFile) -> Iterator[Part]:
@@ -61,9 +71,7 @@ def _of_each(job: JobFile) -> Iterator[Part]:
     else:
         yield FiniteLoss(is_fatal=job.nan_policy == "fail")
     if job.eval_every:
-        yield Evaluation(
-            job.eval_every, lambda run: eval_batches_of(job, run), job.eval_max_batches
-        )
+        yield Evaluation(job.eval_every, lambda run: eval_batches_of(job, run))
 
 
 def _of_the_first(config: RunConfig, start_step: int) -> Iterator[Part]:

@@ -14,6 +14,7 @@ __all__ = [
     "RESUMED_FROM",
     "TOKENS",
     "WEIGHT",
+    "Sums",
     "averaged",
     "loss_in",
     "metrics_of",
@@ -96,21 +97,53 @@ def require_metrics(result: Any, hook: str = "train_step") -> Mapping[Any, Any]:
     return given
 
 
+class Sums:
+    """Metrics of several parts, each counted by its `weight`; `tokens` are added up."""
+
+    def __init__(self) -> None:
+        """Begin with no part."""
+        self.weight = 0.0
+        """Of all parts."""
+        self._sums: dict[str, list[float]] = {}
+        """Of each metric: the sum, and the sum of its weights."""
+
+    def add(self, part: Mapping[str, float]) -> None:
+        """Count one part more."""
+        weight = part.get(WEIGHT, 1.0)
+        self.weight += weight
+        for name, value in part.items():
+            self._add(name, value if name in _ADDED else value * weight, weight)
+
+    def means(self) -> dict[str, float]:
+        """Return the metrics of all parts."""
+        return {
+            name: value if name in _ADDED or not weight else value / weight
+            for name, (value, weight) in self._sums.items()
+        }
+
+    def told(self) -> dict[str, list[str]]:
+        """Return all of it, to the last bit, as JSON can hold it: it has no word for nan."""
+        return {name: [one.hex() for one in pair] for name, pair in self._sums.items()}
+
+    def hear(self, told: Mapping[str, Sequence[str]]) -> None:
+        """Add what other sums have told."""
+        for name, (value, weight) in told.items():
+            self._add(name, float.fromhex(value), float.fromhex(weight))
+
+    def _add(self, name: str, value: float, weight: float) -> None:
+        pair = self._sums.setdefault(name, [0.0, 0.0])
+        pair[0] += value
+        pair[1] += weight
+
+
 def averaged(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the means of metrics, each part counted by its `weight`; `tokens` are added up."""
     if len(parts) == 1:
         return dict(parts[0])
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
+    sums = Sums()
     for part in parts:
-        weight = part.get(WEIGHT, 1.0)
-        for name, value in part.items():
-            sums[name] = sums.get(name, 0.0) + (value if name in _ADDED else value * weight)
-            weights[name] = weights.get(name, 0.0) + weight
-    return {
-        name: value if name in _ADDED or not weights[name] else value / weights[name]
-        for name, value in sums.items()
-    }
+        sums.add(part)
+    return sums.means()
 
 
 def loss_in(metrics: Mapping[Any, Any]) -> Any:

@@ -198,6 +198,22 @@ class _Group:
             raise self._lost() from error
         return told
 
+    def gather(self, value: T, /) -> list[T]:
+        self._count += 1
+        keys = [f"value-{self._count}-{rank}" for rank in range(self.size)]
+        try:
+            self._values.set(keys[self.rank], msgspec.json.encode(value).decode())
+            self.barrier()
+            told: list[T] = [msgspec.json.decode(self._values.get(key)) for key in keys]
+            if self._values.add(f"{keys[0]}-read", 1) == self.size:
+                for key in (*keys, f"{keys[0]}-read"):
+                    self._values.delete_key(key)
+        except RuntimeError as error:
+            if isinstance(error, OtherProcessError):
+                raise
+            raise self._lost() from error
+        return told
+
     def _wait_for(self, key: str) -> None:
         while not self._values.check([key]):
             if self._failures.first is not None:

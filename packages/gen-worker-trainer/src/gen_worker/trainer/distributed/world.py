@@ -12,8 +12,9 @@ T = TypeVar("T")
 class World(Protocol):
     """The processes that train one model together; only the first writes what others read.
 
-    `any`, `barrier`, `arrive` and `broadcast` are collective: every process calls them, in the same
-    order, from the thread that trains, and each waits for the others. They raise when one is gone.
+    `any`, `barrier`, `arrive`, `broadcast` and `gather` are collective: every process calls them,
+    in the same order, from the thread that trains, and each waits for the others. They raise when
+    one is gone.
     """
 
     @property
@@ -54,6 +55,10 @@ class World(Protocol):
         """Return the first process's value, which JSON can hold."""
         ...
 
+    def gather(self, value: T, /) -> list[T]:
+        """Return every process's value, by rank; JSON can hold them."""
+        ...
+
     def beside(self) -> World:
         """Return the same processes for a thread beside the one that trains; collective."""
         ...
@@ -88,6 +93,9 @@ class _Alone:
 
     def broadcast(self, value: T, /) -> T:
         return value
+
+    def gather(self, value: T, /) -> list[T]:
+        return [value]
 
     def beside(self) -> World:
         return self

@@ -7,11 +7,13 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from gen_worker.trainer.calling import accepted
+from gen_worker.trainer.data.shares import Spare
 from gen_worker.trainer.errors import StartupContractError
 from gen_worker.trainer.loop.duties import Duty
 from gen_worker.trainer.loop.parts import Part
 from gen_worker.trainer.loop.stepping import source_of
-from gen_worker.trainer.metrics import WEIGHT, averaged, numbers, require_metrics
+from gen_worker.trainer.metrics import WEIGHT, Sums, numbers, require_metrics
 from gen_worker.trainer.state.rng import untouched_rng
 
 if TYPE_CHECKING:
@@ -25,15 +27,15 @@ _PREFIX = "eval/"
 
 
 class Evaluation(Part):
-    """Evaluates on all processes, each on all data, so that all know the same."""
+    """Evaluates on all processes, each on its share of the data; all know the same afterwards."""
 
     def __init__(self, every: int, open_batches: Callable[[Run], Any], most: int = 0) -> None:
         """Prepare.
 
         Args:
             every: Steps between two evaluations.
-            open_batches: Returns the data, from their beginning.
-            most: Batches of an evaluation; 0 takes all.
+            open_batches: Returns this process's data, from their beginning.
+            most: Batches of an evaluation in each process; 0 takes all.
         """
         self._every = every
         self._open = open_batches
@@ -67,9 +69,13 @@ class Evaluation(Part):
 def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
     """Return the means of what `eval_step` says of all batches, and what `eval_end` adds to them.
 
+    Batches count by their weights, whichever process has had them. An `eval_end` that takes
+    `metrics` is given the means; what it returns otherwise is the mean over the processes, by the
+    weight of what each has had. Collective.
+
     Args:
         run: Whose trainer is asked.
-        batches: From their beginning.
+        batches: From their beginning; as many in each process. A `Spare` one is not counted.
         most: Batches that are looked at; 0 looks at all.
 
     Raises:
@@ -79,21 +85,26 @@ def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
     begin, end = (getattr(trainer, name, None) for name in ("eval_begin", "eval_end"))
     if callable(begin):
         begin(state, ctx)
+    sums = Sums()
     try:
-        parts = list(_parts(run, islice(source_of(batches), most or None)))
+        _measure(run, islice(source_of(batches), most or None), sums)
+        metrics = _of_all(run, sums)
     except BaseException:
         with suppress(Exception):  # the first error is what matters
             if callable(end):
-                end(state, ctx)
+                _ended(run, end, {})
         raise
     run.phase = "train-step"
     run.reporting.moved(run)
-    added = end(state, ctx) if callable(end) else None
-    if not parts:
+    added = _ended(run, end, metrics) if callable(end) else {}
+    if not metrics:  # there were no batches
         return {}
-    metrics = averaged(parts)
-    if isinstance(added, Mapping):
-        metrics |= numbers(added, {})
+    if run.world.size > 1 and callable(end):
+        here = Sums()
+        if sums.weight:
+            here.add({**added, WEIGHT: sums.weight})
+        added = _of_all(run, here)
+    metrics |= added
     return {
         _PREFIX + name.removeprefix(_PREFIX): value
         for name, value in metrics.items()
@@ -101,14 +112,33 @@ def evaluate(run: Run, batches: Any, most: int = 0) -> dict[str, float]:
     }
 
 
-def _parts(run: Run, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
+def _measure(run: Run, batches: Iterator[Any], sums: Sums) -> None:
     trainer, state, ctx = run.trainer, run.state, run.ctx
     run.phase = "input"
     for raw in batches:
         if run.is_canceled():
             raise run.canceled()
-        prepared = trainer.prepare_batch(raw, state, ctx)
+        is_spare = isinstance(raw, Spare)
+        prepared = trainer.prepare_batch(raw.batch if is_spare else raw, state, ctx)
         run.phase = "train-step"
         run.reporting.moved(run)
-        yield numbers(require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step"), {})
+        said = require_metrics(trainer.eval_step(prepared, state, ctx), "eval_step")
+        if not is_spare:
+            sums.add(numbers(said, {}))
         run.phase = "input"
+
+
+def _of_all(run: Run, sums: Sums) -> dict[str, float]:
+    """Return the means over all processes, the same in each."""
+    if run.world.size > 1:
+        told = run.world.gather(sums.told())
+        sums = Sums()
+        for one in told:
+            sums.hear(one)
+    return sums.means()
+
+
+def _ended(run: Run, end: Callable[..., Any], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Have the trainer end an evaluation; return what it adds."""
+    added = end(run.state, run.ctx, **accepted(end, {"metrics": dict(metrics)}))
+    return numbers(added, {}) if isinstance(added, Mapping) else {}

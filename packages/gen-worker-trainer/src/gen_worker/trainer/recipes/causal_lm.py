@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gen_worker.trainer.gradient import GradientState
-    from gen_worker.trainer.steps import StepContext, StepResult
+    from gen_worker.trainer.steps import StepContext
 
 __all__ = ["CausalLMOptions", "CausalLMTrainer"]
 
@@ -134,22 +134,12 @@ class CausalLMTrainer(GradientTrainer):
         is_same_STT = segments_ST.unsqueeze(1) == segments_ST.unsqueeze(2)
         return is_same_STT.tril().view(-1, 1, length, length)
 
-    def eval_begin(self, state: Any, ctx: StepContext) -> None:
-        """Begin to measure."""
-        super().eval_begin(state, ctx)
-        self.nats = self.measured = 0.0
-
-    def eval_step(self, batch: Any, state: Any, ctx: StepContext) -> StepResult:
-        """Measure the loss of a batch."""
-        result = super().eval_step(batch, state, ctx)
-        self.nats += result.metrics["loss"] * result.metrics["weight"]
-        self.measured += result.metrics["weight"]
-        return result
-
-    def eval_end(self, state: Any, ctx: StepContext) -> dict[str, float]:
+    def eval_end(
+        self, state: Any, ctx: StepContext, *, metrics: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """Return the perplexity of all tokens, which is no mean of those of batches."""
         super().eval_end(state, ctx)
-        return {"perplexity": math.exp(self.nats / self.measured)} if self.measured else {}
+        return {"perplexity": math.exp(metrics["loss"])} if metrics else {}
 
     def export(self, state: Any, directory: Path, ctx: StepContext) -> Mapping[str, Any]:
         """Write what `peft` or `AutoModelForCausalLM` loads, with the tokenizer."""
