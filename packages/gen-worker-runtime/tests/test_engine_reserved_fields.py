@@ -1,6 +1,6 @@
 """`ctx.source` and `ctx.destination` say what a payload's reserved fields say, in inference too."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -34,6 +34,11 @@ class Renamed(msgspec.Struct):
     origin: SourceRepo = msgspec.field(name="source")
 
 
+class Text(msgspec.Struct):
+    source: str
+    destination: Literal["fr", "de"] = "fr"
+
+
 class Neither(msgspec.Struct):
     text: str = ""
 
@@ -55,6 +60,11 @@ def older(ctx: RequestContext, payload: Older) -> Seen:
 
 @inference_function
 def renamed(ctx: RequestContext, payload: Renamed) -> Seen:
+    return seen(ctx)
+
+
+@inference_function
+def translate(ctx: RequestContext, payload: Text) -> Seen:
     return seen(ctx)
 
 
@@ -100,3 +110,10 @@ def test_the_name_in_the_payload_counts(is_inline: bool) -> None:
 @pytest.mark.parametrize("function", [neither, older])
 def test_a_field_the_type_does_not_have_says_nothing(function: Any, is_inline: bool) -> None:
     assert ask(function, is_inline, {"source": {"ref": "acme/base"}}).source == {}
+
+
+@WAYS
+def test_a_text_that_is_called_source_is_no_model(is_inline: bool) -> None:
+    """It would be looked for on the hub, and is no ref."""
+    answer = ask(translate, is_inline, {"source": "Bonjour le monde", "destination": "de"})
+    assert (answer.source, answer.destination) == ({}, {})

@@ -203,7 +203,10 @@ def _plain_item_type(expected: Any) -> type | None:
 
 
 def _repo_fields(payload_type: Any) -> frozenset[str]:
-    """Return the fields that name a repository; one that is declared as a file names none."""
+    """Return the fields that name a repository: records, and the older name's text.
+
+    A file names none, nor does a text that is called `source`: it may be what is translated.
+    """
     names = _REPO_FIELDS.intersection(getattr(payload_type, "__struct_encode_fields__", ()))
     if not names:
         return frozenset()
@@ -211,8 +214,21 @@ def _repo_fields(payload_type: Any) -> frozenset[str]:
     return frozenset(
         one.encode_name
         for one in fields
-        if one.encode_name in names and file_plan(one.type) is None
+        if one.encode_name in names
+        and file_plan(one.type) is None
+        and (one.encode_name == "destination_repo" or _may_be_record(one.type))
     )
+
+
+def _may_be_record(annotation: Any) -> bool:
+    from msgspec import inspect  # few payloads have such a field
+
+    found = inspect.type_info(annotation)
+    while isinstance(found, inspect.Metadata):
+        found = found.type
+    records = inspect.StructType | inspect.DictType | inspect.AnyType | inspect.TypedDictType
+    options = found.types if isinstance(found, inspect.UnionType) else (found,)
+    return any(isinstance(one, records) for one in options)
 
 
 def _takes_payload_second(spec: FunctionSpec) -> bool:
