@@ -112,6 +112,46 @@ def test_the_same_command_goes_on_after_a_kill(cli: Cli) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+INTERRUPTED = """
+import os, signal, sys
+from gen_worker.conversion import convert
+
+run = convert.run_conversion
+
+def interrupted(plan, *, progress, **options):
+    def stop(one):
+        progress(one)
+        if one.flavor == "fp16":
+            os.kill(os.getpid(), signal.SIGINT)
+    return run(plan, progress=stop, **options)
+
+convert.run_conversion = interrupted
+from gen_worker.cli import main
+
+sys.argv = ["gen-worker", "convert", "model", "--to", "bf16,fp16", "--out", "out"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.claims("convert.resume")
+def test_who_interrupts_is_told_what_is_left(cli: Cli) -> None:
+    write_model(cli.folder / "model")
+
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=cli.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 130
+    place = str(cli.folder / ".out.converting")
+    told = f"gen-worker convert: stopped: the same command goes on from what is in {place!r}\n"
+    assert done.stderr.endswith(told)
+    assert os.listdir(place)
+
+
 @pytest.mark.claims("convert.publish")
 def test_outputs_are_published_as_flavors_of_one_publication(
     cli: Cli, start_hub: Callable[..., Hub]

@@ -122,7 +122,7 @@ def test_models_that_do_not_fit_are_refused_by_name(cli: Cli) -> None:
     [
         (("a",), "at least two models"),
         (("a", "b", "c", "--method", "slerp"), "slerp takes two models"),
-        (("a", "b", "--weight", "1"), "give 2, separated by commas"),
+        (("a", "b", "--weight", "1"), "give 2 numbers, separated by commas"),
         (("a", "b", "--weight", "1,x"), "give numbers"),
         (("a", "b", "--base", "c"), "--base: linear needs none"),
     ],

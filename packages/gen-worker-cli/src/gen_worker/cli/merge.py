@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gen_worker.cli.options import add_plan_options
+from gen_worker.cli.options import add_plan_options, separated
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base", metavar="MODEL", help="what the models were tuned from")
     parser.add_argument(
-        "--density", type=float, metavar="SHARE", help="of each difference that is kept"
+        "--density",
+        type=float,
+        metavar="SHARE",
+        help="of each difference that is kept (default: 0.2 of ties, 0.5 of dare)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of what dare drops (default: 0)"
@@ -50,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--components",
+        type=separated,
         metavar="NAMES",
         help="merge only these, separated by commas; the others are the first model's",
     )

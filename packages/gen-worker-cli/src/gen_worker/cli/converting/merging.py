@@ -100,8 +100,12 @@ def _checked(args: argparse.Namespace) -> tuple[list[str], tuple[float, ...]]:
     except ValueError:
         raise UsageError(f"--weight {args.weight!r}: give numbers separated by commas") from None
     if len(weights) != wanted:
-        raise UsageError(f"--weight {args.weight!r}: give {wanted}, separated by commas")
+        raise UsageError(f"--weight {args.weight!r}: give {_numbers(wanted)}, separated by commas")
     return models, weights
+
+
+def _numbers(count: int) -> str:
+    return "1 number" if count == 1 else f"{count} numbers"
 
 
 def _precision_of(source: str) -> str:

@@ -21,6 +21,7 @@ from gen_worker.cli.output import divert_stdout
 from gen_worker.cli.results import ResultPrinter
 from gen_worker.cli.signals import interruptible
 from gen_worker.cli.sizes import size_text
+from gen_worker.errors import CanceledError
 
 if TYPE_CHECKING:
     import argparse
@@ -158,7 +159,7 @@ class Conversion:
             None if self._is_for_people else self._tell,
             sending=None if publication is None else self._sending,
         )
-        with bar.showing():
+        with self._telling_of_rest(plan), bar.showing():
             result = run_conversion(
                 plan,
                 progress=bar.follow,
@@ -176,6 +177,19 @@ class Conversion:
         else:
             self._tell("convert.done", msgspec.to_builtins(result))
         return result
+
+    @contextmanager
+    def _telling_of_rest(self, plan: ConversionPlan) -> Iterator[None]:
+        """Say on Ctrl-C what is left, and what it is good for."""
+        try:
+            yield
+        except (KeyboardInterrupt, CanceledError):
+            parent, name = os.path.split(plan.request.out)
+            place = os.path.join(parent, f".{name}.converting")
+            if os.path.isdir(place):
+                text = f"stopped: the same command goes on from what is in {place!r}"
+                print(f"gen-worker {self.command}: {text}", file=sys.stderr)
+            raise
 
     def _ask(self) -> None:
         if self.args.yes or not self._is_for_people or not sys.stdin.isatty():
