@@ -59,7 +59,7 @@ def verify_flavor(
             {"": _in_rows(numbers)},
             read_back=lambda _component, stored: _in_rows(stored),
             limits=limits or Limits(),
-            loads=False,
+            origin=plan.request.source,
             token=token,
         )
 

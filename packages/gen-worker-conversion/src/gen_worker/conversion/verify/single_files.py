@@ -29,9 +29,12 @@ _INDEX = "model_index.json"
 
 
 def single_file_in(path: str) -> str:
-    """Return the one safetensors file that an output is; empty where it is anything else."""
+    """Return the one file that an output is: of a folder, its only safetensors file.
+
+    Empty where it is anything else.
+    """
     if os.path.isfile(path):
-        return path if path.endswith(".safetensors") else ""
+        return path if path.endswith((".safetensors", ".gguf")) else ""
     names = os.listdir(path)
     found = [name for name in names if name.endswith(".safetensors")]
     is_alone = len(found) == 1 and not {"config.json", "adapter_config.json", _INDEX} & {*names}
@@ -53,7 +56,7 @@ def file_problems(file: str, origin: str) -> tuple[dict[str, str], list[str]]:
     unpacked = _unpacked(file, given)
     if unpacked is None:
         return {}, []
-    before = _unpacked(single_file_in(origin), "") if origin and not given else None
+    before = _unpacked(single_file_in(origin), "") if os.path.exists(origin) and not given else None
     loaded: dict[str, str] = {}
     problems: list[str] = []
     with _configured(unpacked, given) as root:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gen_worker.conversion.source import Source
 from gen_worker.conversion.verify.comparing import compare, name_problems
 from gen_worker.conversion.verify.gate import behaviour
+from gen_worker.conversion.verify.gguf_files import gguf_problems
 from gen_worker.conversion.verify.loading import load_problems
 from gen_worker.conversion.verify.single_files import file_problems, single_file_in
 from gen_worker.conversion.verify.values import (
@@ -57,7 +58,8 @@ def verify_output(
         gate: Compares what both models give; needs a source that is a model.
         loads: Whether each component must load with the class its configuration declares; needs
             the library that has the class. Of a single file without a configuration, whether the
-            components load that diffusers would make of it.
+            components load that diffusers would make of it; of a GGUF file, whether its tensors
+            are those that its metadata say.
         origin: Directory of the source where recipes of its own tensors stand for it: what does
             not load there either is not held against the output.
         token: Ends the work between two slabs.
@@ -75,17 +77,10 @@ def verify_output(
     for name in common:
         problems += name_problems(name, made[name], expected[name])
     loaded: dict[str, str] = {}
-    file = single_file_in(path) if loads else ""
-    if file:
-        loaded, found = file_problems(file, _origin(origin, source))
-        problems += found
-    elif loads and os.path.isdir(path):
-        for name in common:
-            place = os.path.join(path, name) if name else path
-            own = _source_component(origin or source, name)
-            known = (own, expected[name]) if own else None
-            loaded[name], found = load_problems(name, place, made[name], known)
-            problems += [text for text in found if text not in problems]
+    if loads:
+        pairs = {name: (made[name], expected[name]) for name in common}
+        loaded, found = _loaded(path, pairs, source if origin is None else origin)
+        problems += [text for text in found if text not in problems]
     if problems:
         raise VerificationError(path, problems)
     tensors: list[TensorReport] = []
@@ -142,14 +137,31 @@ def _source_component(
     return "" if isinstance(source, Mapping) else os.path.join(_model_path(source), component)
 
 
-def _origin(
-    origin: str | os.PathLike[str] | None,
-    source: Source | str | os.PathLike[str] | Mapping[str, Checkpoint],
-) -> str:
-    """Return what a single file was made of; empty where recipes stand for it."""
-    if origin is not None:
-        return os.fspath(origin)
-    return "" if isinstance(source, Mapping) else _model_path(source)
+def _loaded(
+    path: str,
+    pairs: Mapping[str, tuple[Checkpoint, Checkpoint]],
+    origin: Source | str | os.PathLike[str] | Mapping[str, Checkpoint],
+) -> tuple[dict[str, str], list[str]]:
+    """Return what loads as which class, by component, and what does not.
+
+    Args:
+        path: Of the output.
+        pairs: What was made and what was expected, by component.
+        origin: What it was made of; where that is recipes alone, nothing is known of it.
+    """
+    file = single_file_in(path)
+    if file:
+        problems_of = gguf_problems if file.endswith(".gguf") else file_problems
+        return problems_of(file, "" if isinstance(origin, Mapping) else _model_path(origin))
+    loaded: dict[str, str] = {}
+    problems: list[str] = []
+    for name, (made, expected) in pairs.items() if os.path.isdir(path) else ():
+        own = _source_component(origin, name)
+        known = (own, expected) if own else None
+        place = os.path.join(path, name) if name else path
+        loaded[name], found = load_problems(name, place, made, known)
+        problems += found
+    return loaded, problems
 
 
 def _model_path(source: Source | str | os.PathLike[str] | Mapping[str, Checkpoint]) -> str:
