@@ -59,3 +59,26 @@ def test_a_turn_is_given_back_after_a_failure() -> None:
 def test_without_a_turn_there_is_nothing_to_give() -> None:
     with waiting_for_disk():
         assert Turns(1).run(lambda: 7) == 7
+
+
+def test_who_holds_a_lock_that_the_others_wait_for_goes_on() -> None:
+    turns, lock, reading = Turns(1), threading.Lock(), threading.Event()
+
+    def whole() -> None:
+        with lock, waiting_for_disk():
+            reading.set()
+            both_wait.wait(60)
+
+    both_wait = threading.Event()
+
+    def part() -> None:
+        both_wait.set()  # in the turn that was given up
+        with lock:
+            return
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(turns.run, whole)
+        assert reading.wait(60)
+        second = pool.submit(turns.run, part)
+        first.result(60)
+        second.result(60)
