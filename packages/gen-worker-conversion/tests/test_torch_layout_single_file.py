@@ -371,5 +371,5 @@ def test_without_a_folder_the_tokenizers_are_asked_for(made: _Made, tmp_path: Pa
     for part in ("vae", "unet", "text_encoder"):
         config = json.loads((tmp_path / "back" / part / "config.json").read_text())
         assert config.get("_class_name") or config["architectures"]
-    with pytest.raises(ConversionInputError, match="give config_dir"):
+    with pytest.raises(ConversionInputError, match="config_dir in Python"):
         singlefile_to_diffusers(made.file("sd2"), tmp_path / "never")

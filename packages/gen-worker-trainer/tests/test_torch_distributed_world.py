@@ -30,6 +30,7 @@ _NAMES = (
     "fails_at_length",
     "dies",
     "dies_first",
+    "dies_meeting",
 )
 
 Play = Callable[..., list[dict[str, Any]]]
@@ -121,11 +122,11 @@ def test_a_failure_is_known_before_the_process_has_ended(play: Play) -> None:
     assert said[0]["error"][1].startswith("process 1 of 2 has failed: ZeroDivisionError")
 
 
-@pytest.mark.parametrize("scene", ["dies", "dies_first"])
+@pytest.mark.parametrize("scene", ["dies", "dies_first", "dies_meeting"])
 def test_one_that_is_killed_ends_the_other(play: Play, scene: str) -> None:
     killed = -signal.SIGKILL
     said = play(scene, *((1, killed) if scene == "dies" else (killed, 1)))
 
-    kind, text = said[1 if scene == "dies_first" else 0]["error"]
+    kind, text = said[0 if scene == "dies" else 1]["error"]
     assert kind == "OtherProcessError"
     assert "has ended" in text

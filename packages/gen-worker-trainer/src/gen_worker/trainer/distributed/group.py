@@ -92,7 +92,10 @@ def _met(place: Place, device: str) -> _Group:
             f"process {place.rank} of {place.size} did not find the others at "
             f"{place.address}:{place.port}: {error}"
         ) from error
-    return _Group(place, store, waiting, Failures(store, place.rank))
+    try:
+        return _Group(place, store, waiting, Failures(store, place.rank))
+    except RuntimeError as error:  # somebody who was there a moment ago
+        raise _lost(place) from error
 
 
 def _take_gpu(device: str) -> None:
@@ -110,6 +113,13 @@ def _take_gpu(device: str) -> None:
 
 def _unstartable(message: str) -> StartupContractError:
     return StartupContractError("startup.world", message)
+
+
+def _lost(place: Place) -> OtherProcessError:
+    return OtherProcessError(
+        f"another of the {place.size} processes of this run has ended, or did not answer for "
+        f"{place.timeout_s:g} s; its own output says why"
+    )
 
 
 def _torch_distributed() -> Any:
@@ -155,7 +165,7 @@ class _Group:
         try:
             dist.all_reduce(told, dist.ReduceOp.MAX, group=self._control)
         except RuntimeError as error:
-            raise self._lost() from error
+            raise _lost(self._place) from error
         return bool(told.item())
 
     def barrier(self) -> None:
@@ -170,14 +180,14 @@ class _Group:
             work = dist.all_reduce(torch.zeros(1), group=self._control, async_op=True)
             while not work.is_completed():
                 if self._failures.first is not None:
-                    raise self._lost()
+                    raise _lost(self._place)
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_S)
             work.wait()
         except RuntimeError as error:
             if isinstance(error, OtherProcessError):
                 raise
-            raise self._lost() from error
+            raise _lost(self._place) from error
 
     def broadcast(self, value: T, /) -> T:
         """Return the first process's value; the others wait for it as long as that one lives."""
@@ -195,7 +205,7 @@ class _Group:
         except RuntimeError as error:
             if isinstance(error, OtherProcessError):
                 raise
-            raise self._lost() from error
+            raise _lost(self._place) from error
         return told
 
     def gather(self, value: T, /) -> list[T]:
@@ -211,20 +221,14 @@ class _Group:
         except RuntimeError as error:
             if isinstance(error, OtherProcessError):
                 raise
-            raise self._lost() from error
+            raise _lost(self._place) from error
         return told
 
     def _wait_for(self, key: str) -> None:
         while not self._values.check([key]):
             if self._failures.first is not None:
-                raise self._lost()
+                raise _lost(self._place)
             time.sleep(_LOOK_S)
-
-    def _lost(self) -> OtherProcessError:
-        return OtherProcessError(
-            f"another of the {self.size} processes of this run has ended, or did not answer for "
-            f"{self._place.timeout_s:g} s; its own output says why"
-        )
 
     # -- the end -----------------------------------------------------------------------------------
 
