@@ -162,7 +162,7 @@ def test_a_wrong_token_is_told_and_nothing_is_visible(jobs: Jobs, function: str)
     done = jobs.run(function, "--allow-publish", payload=payload, token="wrong")
 
     assert (done.code, done.stdout) == (1, "")
-    assert "HubAuthError" in done.stderr
+    assert "refuses the token" in done.stderr
     with jobs.client() as client:
         assert client.find_dataset("acme", "none") is None
         assert not client.repo_exists("acme", "none")
@@ -175,7 +175,7 @@ def test_a_hub_that_is_not_there_fails_the_job(jobs: Jobs) -> None:
     payload = {"destination": {"ref": "acme/none"}}
     done = jobs.run("convert", "--allow-publish", payload=payload, url=url)
     assert (done.code, done.stdout) == (1, "")
-    assert "HubUnreachableError" in done.stderr
+    assert "did not answer" in done.stderr
 
 
 @pytest.mark.claims("run.publish", "exit.2")
