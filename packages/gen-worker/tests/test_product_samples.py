@@ -481,7 +481,7 @@ def quant(ctx: ConversionContext, source: Source, specs: list[Spec],
 
 @training_function
 def tune(ctx, source: Source, destination: DestinationRepo, steps: int = 3) -> list[ProducedFlavor]:
-    return [flavor(ctx, f"{destination.ref} {steps}")]
+    return [flavor(ctx, f"{destination.ref.replace('/', '.')}-{steps}")]
 
 @conversion(sub_kind="format-conversion", resources=Resources(accelerator="none"))
 class Cast:
@@ -626,7 +626,7 @@ SAMPLES = {
                 {"text": "{root} ['prod'] ['fp8']"},
             ),
             "quant": ({**JOB, "specs": [{"scheme": "int4"}, {}]}, ["int4", "fp8"]),
-            "tune": ({**JOB, "steps": 7}, ["acme/out 7"]),
+            "tune": ({**JOB, "steps": 7}, ["acme.out-7"]),
             "cast": ({**JOB, "dtype": "fp16"}, ["fp16"]),
             "train": ({**JOB, "dtype": "fp32"}, ["fp32"]),
             "rows": ({"destination": {"ref": "acme/rows"}}, ["rows"]),
