@@ -233,7 +233,7 @@ def test_of_two_at_the_same_moment_one_has_the_folder(project: Project, start_up
 def test_of_two_at_the_same_moment_each_has_ports_of_its_own(
     cli: Cli, project: Project, start_up: StartUp
 ) -> None:
-    usual = ("--http", "127.0.0.1:8787")
+    usual = ("--http", "")
     both = [
         start_up(*usual, "--data", str(cli.folder / name), project=project, is_open=False)
         for name in "ab"
@@ -261,6 +261,7 @@ def test_what_cannot_be_started_is_one_line(cli: Cli, project: Project, start_up
 @pytest.mark.claims("up.cannot-start", "up.token")
 def test_the_usual_port_gives_way_only_if_nobody_named_it(cli: Cli) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # its last user may have gone
         with suppress(OSError):  # somebody else has it
             taken.bind(("127.0.0.1", 8787))
             taken.listen()
