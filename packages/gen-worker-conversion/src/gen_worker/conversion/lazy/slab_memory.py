@@ -1,4 +1,4 @@
-"""Memory that slabs are read into and cast to: used again, as fresh pages cost as much as a read.
+"""Memory that slabs are read into and cast to: used again, as fresh pages have to be cleared first.
 
 What an allocator gets back from other threads stays with it, and adds up to twice of what is used;
 this memory goes from slab to slab, and back to the system when the work has ended.
@@ -13,10 +13,10 @@ from typing import Any
 
 from gen_worker.models.reader.memory import HostMemory
 
-__all__ = ["release_idle", "slab_memory"]
+__all__ = ["LEAST_BYTES", "release_idle", "slab_memory"]
 
-_LEAST_BYTES = 1 << 20
-"""What is smaller is left to the allocator."""
+LEAST_BYTES = 1 << 20
+"""What is smaller is left to the allocator, and begins anywhere."""
 _MAX_IDLE_BYTES = 32 << 20
 
 
@@ -49,7 +49,7 @@ _pool = _Pool()
 
 
 def slab_memory(size_bytes: int) -> Any:
-    """Return uninitialised bytes as a tensor; from a mebibyte on it begins at a page.
+    """Return uninitialised bytes as a tensor; from `LEAST_BYTES` on it begins at a page.
 
     Its memory goes to the next slab when the last tensor that views it is gone.
 
@@ -58,7 +58,7 @@ def slab_memory(size_bytes: int) -> Any:
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    if size_bytes < _LEAST_BYTES:
+    if size_bytes < LEAST_BYTES:
         return torch.empty(size_bytes, dtype=torch.uint8)
     memory = _pool.take(size_bytes)
     lent = (ctypes.c_char * size_bytes).from_buffer(memory)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_worker.conversion.errors import UnreadableSourceError
 from gen_worker.conversion.lazy.dtypes import size_bytes_of, torch_dtype
-from gen_worker.conversion.lazy.slab_memory import slab_memory
+from gen_worker.conversion.lazy.slab_memory import LEAST_BYTES, slab_memory
 from gen_worker.conversion.lazy.tensor import Extent, LazyTensor
 from gen_worker.conversion.lazy.turns import waiting_for_disk
 from gen_worker.errors import ArtifactTransferError, WorkerError
@@ -54,7 +54,7 @@ class WeightsFile(NamedTuple):
 
         The file is opened for each read: a checkpoint of a hundred files holds no descriptor, and
         one that is replaced meanwhile is noticed. What the page cache does not hold is read past
-        it, for which memory and offsets are those of whole pages.
+        it, for which memory and offsets are those of whole pages; what is small is not.
 
         Args:
             start: Offset in the file.
@@ -67,7 +67,8 @@ class WeightsFile(NamedTuple):
             ArtifactTransferError: It cannot be read.
         """
         with self._opened() as file:
-            if start % alignment or not file.is_cold(start, start + size_bytes):
+            is_small = size_bytes < LEAST_BYTES
+            if is_small or start % alignment or not file.is_cold(start, start + size_bytes):
                 made = slab_memory(size_bytes)
                 file.read(bytes_of(made), start)
                 return made
