@@ -69,6 +69,27 @@ def sends_early(
     return ctx.publish_early
 
 
+def _stored(
+    ctx: ConversionContext,
+    request: CloneRequest,
+    made: Sequence[MadeFlavor],
+    spec: Mapping[str, str],
+    metadata: Mapping[str, Any],
+) -> list[Produced]:
+    """Send the files of each flavor; nothing is visible yet."""
+    stored: list[Produced] = []
+    names: set[str] = set()
+    for one in made:
+        ctx.raise_if_canceled()
+        attributes = {**metadata, **one.attributes, "size_facts": one.size_facts}
+        attributes["dtype"] = one.flavor.dtype
+        flavor = ProducedFlavor(one.directory, flavor=one.flavor.label, attributes=attributes)
+        kept = ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names))
+        _check_digests(kept, one)
+        stored.append(kept)
+    return stored
+
+
 def publish(
     ctx: ConversionContext,
     request: CloneRequest,
@@ -97,16 +118,7 @@ def publish(
             nothing is.
         AuthError: The call may not publish there.
     """
-    stored: list[Produced] = []
-    names: set[str] = set()
-    for one in made:
-        ctx.raise_if_canceled()
-        attributes = {**metadata, **one.attributes, "size_facts": one.size_facts}
-        attributes["dtype"] = one.flavor.dtype
-        flavor = ProducedFlavor(one.directory, flavor=one.flavor.label, attributes=attributes)
-        kept = ctx._block(store_flavor(ctx, flavor, request.destination, dict(spec), names))
-        _check_digests(kept, one)
-        stored.append(kept)
+    stored = _stored(ctx, request, made, spec, metadata)
     more = {"replaces_latest": request.overwrite_repo}
     manifests = [
         {**_manifest(produced, one), **more} for produced, one in zip(stored, made, strict=True)
